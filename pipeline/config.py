@@ -1,0 +1,330 @@
+"""Every option of a training run, with its default, unit and meaning. Defaults are the paper's.
+
+YAML files hold differences from these only. Importing this module is cheap: omegaconf is loaded where it is used.
+"""
+
+import os
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used: value, rule and remedy in one sentence."""
+
+
+def option(default: Any, meaning: str) -> Any:
+    """A field with the help text that `elmo COMMAND -h` prints."""
+    metadata = {"meaning": meaning}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass
+class RunConfig:
+    dir: str = option("runs/elmo", "folder of the run: checkpoints, logs, wandb files; an existing one is resumed")
+    name: str = option("", "name shown in wandb [default: the folder's name]")
+    seed: int = option(1, "seeds weights, order, candidates and dropout")
+
+
+@dataclass
+class DataConfig:
+    path: str = option("", "dataset made by `elmo prep`: a folder or a URL")
+    cache_dir: str = option("~/.cache/elmo", "where shards of a dataset behind a URL are kept on each node")
+    lanes: int = option(384, "rows of the global batch, shared out over all ranks [the paper: 128 on each of 3 GPUs]")
+    window: int = option(20, "tokens of a lane in one step: truncated back-propagation through time")
+    vocab_size: int = option(793_471, "words of the softmax, <S> </S> <UNK> included: the lexicon's most frequent")
+    vocab_min_count: int = option(1, "a word of the softmax was seen at least so often in training")
+    workers: int = option(1, "loader processes of each rank; 0 makes batches in the training process")
+
+    def __post_init__(self) -> None:
+        for name in ("lanes", "window", "vocab_min_count"):
+            require(getattr(self, name) >= 1, f"data.{name}={getattr(self, name)} must be at least 1")
+        require(self.vocab_size >= 4, f"data.vocab_size={self.vocab_size} must be at least 4: <S>, </S>, <UNK>, a word")
+        require(self.workers >= 0, f"data.workers={self.workers} must not be negative; use 0 for none")
+
+
+@dataclass
+class ModelConfig:
+    character_dim: int = option(16, "values of a character's embedding")
+    filters: list[list[int]] = option(
+        [[1, 32], [2, 32], [3, 64], [4, 128], [5, 256], [6, 512], [7, 1024]],
+        "convolutions over characters: [width in characters, number of filters] each",
+    )
+    activation: str = option("relu", "after the maximum over positions: relu or tanh")
+    max_characters: int = option(50, "ids a word is spelled in, both word bounds included; the rest is cut")
+    num_highway: int = option(2, "highway layers after the convolutions")
+    lstm_dim: int = option(4096, "cell values of an LSTM layer, in each direction")
+    projection_dim: int = option(512, "output values of a layer, in each direction")
+    num_layers: int = option(2, "LSTM layers")
+    cell_clip: float | None = option(3.0, "bound of the cell's values; null is off")
+    proj_clip: float | None = option(3.0, "bound of a layer's output; null is off")
+    skip_connections: bool = option(True, "add a layer's input to its output, from the second layer on")
+    dropout: float = option(0.1, "share of values dropped before each layer and before the softmax")
+
+    def __post_init__(self) -> None:
+        require(self.activation in ("relu", "tanh"), f"model.activation={self.activation!r} must be relu or tanh")
+        require(0 <= self.dropout < 1, f"model.dropout={self.dropout} must be in [0, 1)")
+        for name in ("character_dim", "lstm_dim", "projection_dim", "num_layers"):
+            require(getattr(self, name) >= 1, f"model.{name}={getattr(self, name)} must be at least 1")
+        require(self.num_highway >= 0, f"model.num_highway={self.num_highway} must not be negative")
+        for name in ("cell_clip", "proj_clip"):
+            clip = getattr(self, name)
+            require(clip is None or clip > 0, f"model.{name}={clip} must be positive; use null for no clip")
+        good = all(len(f) == 2 and 1 <= f[0] <= self.max_characters and f[1] >= 1 for f in self.filters)
+        require(
+            bool(self.filters) and good,
+            f"model.filters={self.filters} must be [width, number] pairs, each width from 1 to "
+            f"model.max_characters={self.max_characters}",
+        )
+        require(self.max_characters >= 4, f"model.max_characters={self.max_characters} must be at least 4")
+
+
+@dataclass
+class SoftmaxConfig:
+    kind: str = option("sampled", "training loss: sampled, or full (exact, and as slow as the vocabulary is large)")
+    num_samples: int = option(8192, "candidate words drawn for a step")
+    candidates: str = option("shared", "one set of candidates for both directions: shared; else per_direction")
+
+    def __post_init__(self) -> None:
+        require(self.kind in ("sampled", "full"), f"softmax.kind={self.kind!r} must be sampled or full")
+        require(self.num_samples >= 1, f"softmax.num_samples={self.num_samples} must be at least 1")
+        require(
+            self.candidates in ("shared", "per_direction"),
+            f"softmax.candidates={self.candidates!r} must be shared or per_direction",
+        )
+
+
+@dataclass
+class OptimizerConfig:
+    name: str = option("adagrad", "adagrad (the paper) or adam (moments of touched rows only in the softmax)")
+    lr: float = option(0.2, "learning rate; adam wants about 0.001")
+    initial_accumulator: float = option(1.0, "adagrad: where the sum of squared gradients starts")
+    beta1: float = option(0.9, "adam: decay of the mean")
+    beta2: float = option(0.999, "adam: decay of the square")
+    eps: float = option(1e-8, "adam: added to the root")
+    clip_norm: float | None = option(10.0, "bound of the one norm over all gradients of loss x window; null is off")
+    schedule: str = option("constant", "learning rate over the run: constant, linear (to 0) or cosine (to 0)")
+    warmup_steps: int = option(0, "steps in which the learning rate rises from 0")
+
+    def __post_init__(self) -> None:
+        require(self.name in ("adagrad", "adam"), f"optimizer.name={self.name!r} must be adagrad or adam")
+        require(self.lr > 0, f"optimizer.lr={self.lr} must be positive")
+        schedules = ("constant", "linear", "cosine")
+        require(self.schedule in schedules, f"optimizer.schedule={self.schedule!r} must be one of {schedules}")
+        require(
+            self.clip_norm is None or self.clip_norm > 0,
+            f"optimizer.clip_norm={self.clip_norm} must be positive; use null for no clip",
+        )
+        require(self.warmup_steps >= 0, f"optimizer.warmup_steps={self.warmup_steps} must not be negative")
+        require(self.initial_accumulator > 0, "optimizer.initial_accumulator must be positive: it is divided by")
+
+
+@dataclass
+class TrainConfig:
+    epochs: float = option(10.0, "passes over the training split; may be a fraction")
+    max_steps: int | None = option(None, "end after so many steps, if that is sooner")
+    lanes_at_once: int | None = option(
+        None, "lanes a rank computes at once, to save memory: it accumulates gradients over the rest [null: all]"
+    )
+    precision: str = option("32-true", "32-true, or bf16-mixed (float32 weights, cell state and statistics)")
+    accelerator: str = option("auto", "auto, cpu or gpu")
+    devices: int = option(1, "processes on each node: one for each GPU")
+    nodes: int = option(1, "nodes")
+    threads: int | None = option(None, "CPU threads of each process [null: cores shared out]")
+    log_every_steps: int = option(50, "steps between logged metrics")
+    validate_every_steps: int = option(5000, "steps between validations by full softmax on the held-out split")
+    validate_tokens: int | None = option(None, "score about so many held-out tokens each way [null: all]")
+    max_bad_steps: int = option(20, "stop after so many steps in a row with a loss or gradient that is not finite")
+
+    def __post_init__(self) -> None:
+        require(self.epochs > 0, f"train.epochs={self.epochs} must be positive")
+        require(
+            self.precision in ("32-true", "bf16-mixed"),
+            f"train.precision={self.precision!r} must be 32-true or bf16-mixed",
+        )
+        names = ("devices", "nodes", "log_every_steps", "validate_every_steps", "max_bad_steps")
+        optional = ("max_steps", "lanes_at_once", "threads", "validate_tokens")
+        for name in names + tuple(n for n in optional if getattr(self, n) is not None):
+            require(getattr(self, name) >= 1, f"train.{name}={getattr(self, name)} must be at least 1")
+        accelerators = ("auto", "cpu", "gpu")
+        require(self.accelerator in accelerators, f"train.accelerator={self.accelerator!r} must be one of {accelerators}")
+
+
+@dataclass
+class CheckpointConfig:
+    every_steps: int = option(1000, "steps between checkpoints; the last step of a run is always saved")
+    keep_last: int = option(2, "newest checkpoints kept, besides the best by held-out perplexity; at least 2")
+
+    def __post_init__(self) -> None:
+        require(self.every_steps >= 1, f"checkpoint.every_steps={self.every_steps} must be at least 1")
+        require(
+            self.keep_last >= 2,
+            f"checkpoint.keep_last={self.keep_last} must be at least 2, so that one is left if the newest is damaged",
+        )
+
+
+@dataclass
+class EvaluateConfig:
+    lanes: int = option(32, "held-out text is cut into so many lanes, whose states start cold; 1 = strict reading order")
+    lanes_at_once: int = option(32, "lanes computed together: memory and speed, never the result")
+    window: int = option(64, "tokens of a lane computed together: memory and speed, never the result")
+
+    def __post_init__(self) -> None:
+        for name in ("lanes", "lanes_at_once", "window"):
+            require(getattr(self, name) >= 1, f"evaluate.{name}={getattr(self, name)} must be at least 1")
+
+
+@dataclass
+class WandbConfig:
+    mode: str = option("auto", "auto (online with a key, else offline), online, offline or disabled")
+    project: str = option("elmo", "wandb project [environment: WANDB_PROJECT]")
+    entity: str | None = option(None, "wandb entity [environment: WANDB_ENTITY]")
+    group: str | None = option(None, "wandb group")
+    tags: list[str] = option([], "wandb tags")
+    notes: str | None = option(None, "wandb notes")
+
+    def __post_init__(self) -> None:
+        modes = ("auto", "online", "offline", "disabled")
+        require(self.mode in modes, f"wandb.mode={self.mode!r} must be one of {modes}")
+
+
+@dataclass
+class PretrainConfig:
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    softmax: SoftmaxConfig = field(default_factory=SoftmaxConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    def __post_init__(self) -> None:
+        ranks = self.train.devices * self.train.nodes
+        require(
+            self.data.lanes % ranks == 0,
+            f"data.lanes={self.data.lanes} does not divide over {ranks} ranks; use a multiple of {ranks} "
+            "(changing it starts another run), or a number of ranks that divides it",
+        )
+        share, at_once = self.data.lanes // ranks, self.train.lanes_at_once
+        require(
+            at_once is None or share % at_once == 0,
+            f"train.lanes_at_once={at_once} does not divide the {share} lanes of a rank; use a divisor of {share}",
+        )
+
+    @property
+    def lane_groups(self) -> int:
+        """Groups of lanes that a rank computes one after the other in a step (gradient accumulation)."""
+        share = self.data.lanes // (self.train.devices * self.train.nodes)
+        return share // (self.train.lanes_at_once or share)
+
+
+@dataclass
+class PrepConfig:
+    input: list[str] = option([], "files, globs and folders of text, one tokenised sentence a line; - is standard input")
+    output: str = option("", "folder of the dataset")
+    heldout: float = option(0.01, "held-out sentences: a share below 1, or a count")
+    heldout_input: list[str] = option([], "held-out text of its own, instead of a share or count")
+    tokenize: bool = option(False, "the text is raw: split it into sentences and words (extra `text`)")
+    language: str = option("en", "language code of the tokeniser's rules")
+    shuffle: str = option("sentences", "order of the dataset: sentences, documents (kept whole) or none")
+    seed: int = option(0, "seeds the shuffle and the held-out choice")
+    workers: int = option(0, "processes [0: one a core]; the result does not depend on it")
+    on_error: str = option("fail", "a bad line: fail, or skip (counted and listed)")
+    max_sentence_words: int = option(100_000, "a longer line is an error")
+    shard_tokens: int = option(32 << 20, "tokens of a shard, 4 bytes each")
+    overwrite: bool = option(False, "replace a dataset made from other input or options")
+
+
+@dataclass
+class EvaluateCommandConfig:
+    checkpoint: str = option("", "checkpoint file, or a run's folder (its best checkpoint, else its newest)")
+    data: list[str] = option([], "a dataset, or text files of one tokenised sentence a line")
+    split: str = option("heldout", "split of the dataset")
+    output: str = option("", "write the result as JSON to this file")
+    accelerator: str = option("auto", "auto, cpu or gpu")
+    devices: int = option(1, "processes; the result does not depend on it")
+    precision: str = option("32-true", "32-true or bf16-mixed")
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+
+T = TypeVar("T")
+
+
+def load(schema: type[T], arguments: list[str]) -> T:
+    """Merge defaults, YAML files and key=value arguments, in this order, into a validated `schema` object.
+
+    Raises ConfigError for unknown keys, wrong types, missing files and values out of range.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    files, pairs = _split_arguments(arguments)
+    try:
+        config = OmegaConf.structured(schema)
+        for file in files:
+            config = OmegaConf.merge(config, _read_yaml(file))
+        config = OmegaConf.merge(config, OmegaConf.from_dotlist(pairs))
+        return cast(T, OmegaConf.to_object(config))
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_sentence(error)) from None
+    except AttributeError as error:  # from_dotlist on a key that goes through a value
+        raise ConfigError(f"{pairs}: {error}") from None
+
+
+def _split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
+    files = [a for a in arguments if a.endswith((".yaml", ".yml")) and "=" not in a]
+    pairs = [a for a in arguments if a not in files]
+    for pair in pairs:
+        key, equals, _ = pair.partition("=")
+        if not equals or not key.replace(".", "").replace("_", "").isalnum():
+            raise ConfigError(f"{pair!r} is neither a .yaml file nor key=value; write for example data.lanes=32")
+    return files, pairs
+
+
+def _read_yaml(file: str) -> Any:
+    import yaml
+    from omegaconf import OmegaConf
+
+    if not Path(file).is_file():
+        raise ConfigError(f"{file}: no such config file; see configs/ for those that come with the project")
+    try:
+        return OmegaConf.load(file)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def _one_sentence(error: Exception) -> str:
+    key = getattr(error, "full_key", None)
+    text = str(error).split("\n    full_key")[0].strip()
+    return f"{key}: {' '.join(text.split())}" if key else " ".join(text.split())
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain dicts, lists and scalars: what a checkpoint and wandb hold."""
+    return {f.name: _plain(getattr(config, f.name)) for f in fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return to_dict(value)
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def from_dict(schema: type[T], values: dict[str, Any]) -> T:
+    """The inverse of `to_dict`."""
+    from omegaconf import OmegaConf
+
+    return cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(values))))
+
+
+def expand(path: str) -> Path:
+    return Path(os.path.expanduser(path))

@@ -1,0 +1,103 @@
+"""The bidirectional language model: one token encoder, LSTMP layers of both directions, one softmax.
+
+Source: Peters et al. 2018, section 3.1 and 3.4; bilm-tf training.py:36-560.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.config import ModelConfig
+from pipeline.model.dropout import lane_dropout, mix32
+from pipeline.model.lstmp import LSTMP, LSTMPState
+from pipeline.model.softmax import Softmax
+from pipeline.model.token_encoder import TokenEncoder
+
+States = list[LSTMPState]
+
+
+class DropoutKey(NamedTuple):
+    """Where a window stands in a run: what its dropout masks are a function of. first_lane: of the batch's rows."""
+
+    seed: int
+    step: int
+    first_lane: int
+
+
+class Window(NamedTuple):
+    """What the model reads. Directions: 0 forward, 1 backward, each in its own reading order.
+
+    characters (U, C): spelling of the window's unique words. index (2, T, B): which of them stands where.
+    """
+
+    characters: Tensor
+    index: Tensor
+
+
+class BiLM(nn.Module):
+    """ELMo's biLM over a vocabulary of `vocab_size` target words."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = TokenEncoder(
+            character_dim=config.character_dim,
+            filters=[(width, number) for width, number in config.filters],
+            activation=config.activation,  # type: ignore[arg-type]
+            num_highway=config.num_highway,
+            proj_dim=config.projection_dim,
+        )
+        self.layers = nn.ModuleList(
+            LSTMP(config.projection_dim, config.lstm_dim, config.projection_dim, config.cell_clip, config.proj_clip)
+            for _ in range(config.num_layers)
+        )
+        self.softmax = Softmax(vocab_size, config.projection_dim)
+
+    def initial_states(self, num_lanes: int) -> States:
+        return [layer.initial_state(num_lanes) for layer in self.layers]  # type: ignore[operator]
+
+    def forward(
+        self, window: Window, states: States, dropout: DropoutKey | None = None
+    ) -> tuple[list[Tensor], States]:
+        """Returns the token layer and every LSTM layer's output, each (2, T, B, P), and the next states.
+
+        dropout: given in training only; on the input of every layer (the residual carries the dropped input) and
+        on the top output, which is the last of the list (training.py:389-391, 421-424).
+        """
+        x = F.embedding(window.index, self.encoder(window.characters))
+        outputs, next_states = [x], []
+        for depth, (layer, state) in enumerate(zip(self.layers, states, strict=True)):
+            x = self._drop(x, depth, dropout)
+            y, next_state = layer(x, state)
+            x = y + x if depth and self.config.skip_connections else y
+            outputs.append(x)
+            next_states.append(next_state)
+        outputs[-1] = self._drop(x, len(self.layers), dropout)
+        return outputs, next_states
+
+    def _drop(self, x: Tensor, site: int, dropout: DropoutKey | None) -> Tensor:
+        if dropout is None or self.config.dropout == 0:
+            return x
+        return lane_dropout(x, self.config.dropout, mix32(dropout.seed, dropout.step, site), dropout.first_lane)
+
+    def token_losses(self, window: Window, targets: Tensor, states: States) -> tuple[Tensor, States]:
+        """Full-softmax loss in nats of every target (2, T, B), without dropout, and the next states."""
+        outputs, states = self(window, states)
+        losses = self.softmax.full_loss(outputs[-1].flatten(0, 2).float(), targets.flatten())
+        return losses.view_as(targets), states
+
+
+def num_parameters(bilm: BiLM) -> dict[str, int]:
+    """Parameters of the biLM proper (the paper's count) and of its softmax."""
+    softmax = sum(p.numel() for p in bilm.softmax.parameters())
+    return {"bilm": sum(p.numel() for p in bilm.parameters()) - softmax, "softmax": softmax}
+
+
+def detach(states: States) -> States:
+    return [state.detach() for state in states]
+
+
+def to_device(states: States, device: torch.device) -> States:
+    return [LSTMPState(state.h.to(device), state.c.to(device)) for state in states]

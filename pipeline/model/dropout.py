@@ -1,0 +1,59 @@
+"""Dropout whose mask is a pure function of (key, lane, position), so that no random state has to be saved.
+
+The same lane of the same step drops the same values on one process or on 64, and after any resume.
+"""
+
+import torch
+from torch import Tensor
+
+_MASK32 = 0xFFFFFFFF
+
+
+def mix32(*values: int) -> int:
+    """Fold integers into one well-mixed signed 32-bit key (splitmix64 finaliser, Steele et al. 2014)."""
+    state = 0x9E3779B97F4A7C15
+    for value in values:
+        state = (state + (value & 0xFFFFFFFFFFFFFFFF) + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return ((state & _MASK32) ^ 0x80000000) - 0x80000000
+
+
+def lane_dropout(x_dtbp: Tensor, rate: float, key: int, first_lane: int) -> Tensor:
+    """Zero a share `rate` of the values and scale the rest by 1 / (1 - rate).
+
+    x_dtbp (2, T, B, P): row b is lane first_lane + b of the global batch. key: 32 bits, another for each step
+    and site. Each time step has a mask of its own, as in bilm-tf (training.py:389-391).
+    """
+    if rate == 0.0:
+        return x_dtbp
+    keep = _keep_mask(x_dtbp, rate, key, first_lane)
+    return x_dtbp * keep.to(x_dtbp.dtype).mul_(1.0 / (1.0 - rate))
+
+
+def _keep_mask(x_dtbp: Tensor, rate: float, key: int, first_lane: int) -> Tensor:
+    """Boolean (2, T, B, P), True where the value stays: one 32-bit hash gives 16 bits to each of two neighbours."""
+    directions, steps, lanes, width = x_dtbp.shape
+    pairs = (width + 1) // 2
+    device = x_dtbp.device
+    lane = torch.arange(first_lane, first_lane + lanes, dtype=torch.int64, device=device)
+    place = torch.arange(directions * steps, dtype=torch.int64, device=device).view(directions, steps, 1, 1)
+    row = lane.view(1, 1, lanes, 1) * (directions * steps) + place
+    bits = _wrap32(row * pairs).add(torch.arange(pairs, dtype=torch.int32, device=device))
+    threshold = round(rate * 65536) - 32768
+    return _hash32_(bits.bitwise_xor_(key)).view(torch.int16)[..., :width] >= threshold
+
+
+def _wrap32(counter: Tensor) -> Tensor:
+    return ((counter + 0x80000000) & _MASK32).sub_(0x80000000).to(torch.int32)
+
+
+def _hash32_(bits: Tensor) -> Tensor:
+    """In place: a bijective 32-bit mixer of multiplications and shifts (after C. Wellons' lowbias32)."""
+    bits ^= bits >> 16
+    bits *= 0x7FEB352D
+    bits ^= bits >> 15
+    bits *= -2073254261  # 0x846CA68B as a signed 32-bit number
+    bits ^= bits >> 16
+    return bits

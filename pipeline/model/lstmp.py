@@ -1,0 +1,200 @@
+"""One clipped, projected LSTM layer for both directions at once, with a hand-written backward.
+
+Numerics are TF's LSTMCell as bilm-tf uses it (training.py:365-398): gates in the order i, j, f, o; 1.0 added to
+the forget gate at run time and stored nowhere; c clipped before the output gate reads it, h after projection.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+_sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
+_tanh_backward = torch.ops.aten.tanh_backward.grad_input
+
+
+class LSTMPState(NamedTuple):
+    """What a layer carries from window to window: h (2, B, P), clipped and before the residual; c (2, B, H)."""
+
+    h: Tensor
+    c: Tensor
+
+    def detach(self) -> "LSTMPState":
+        return LSTMPState(self.h.detach(), self.c.detach())
+
+
+class LSTMP(nn.Module):
+    """A layer of both directions. Weights are TF's way round, (in, out), with the direction in front."""
+
+    def __init__(
+        self, input_dim: int, hidden_dim: int, proj_dim: int, cell_clip: float | None, proj_clip: float | None
+    ) -> None:
+        super().__init__()
+        self.hidden_dim, self.proj_dim = hidden_dim, proj_dim
+        self.cell_clip, self.proj_clip = cell_clip or math.inf, proj_clip or math.inf
+        self.weight_input = nn.Parameter(torch.empty(2, input_dim, 4 * hidden_dim))
+        self.weight_recurrent = nn.Parameter(torch.empty(2, proj_dim, 4 * hidden_dim))
+        self.bias = nn.Parameter(torch.zeros(2, 4 * hidden_dim))
+        self.weight_proj = nn.Parameter(torch.empty(2, hidden_dim, proj_dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Glorot uniform over TF's joint [input; recurrent] kernel and over the projection; bias 0."""
+        input_dim = self.weight_input.shape[1]
+        kernel_bound = math.sqrt(6 / (input_dim + self.proj_dim + 4 * self.hidden_dim))
+        proj_bound = math.sqrt(6 / (self.hidden_dim + self.proj_dim))
+        nn.init.uniform_(self.weight_input, -kernel_bound, kernel_bound)
+        nn.init.uniform_(self.weight_recurrent, -kernel_bound, kernel_bound)
+        nn.init.uniform_(self.weight_proj, -proj_bound, proj_bound)
+        nn.init.zeros_(self.bias)
+
+    def initial_state(self, num_lanes: int) -> LSTMPState:
+        h = self.weight_proj.new_zeros(2, num_lanes, self.proj_dim)
+        return LSTMPState(h, self.weight_proj.new_zeros(2, num_lanes, self.hidden_dim))
+
+    def forward(self, x_dtbi: Tensor, state: LSTMPState) -> tuple[Tensor, LSTMPState]:
+        """Run both directions over one window.
+
+        x_dtbi (2, T, B, D): direction, time step, lane, value; each direction in its own reading order.
+        Returns y (2, T, B, P) and the next state. Gradients flow to x, the weights and the state given.
+        """
+        y, c = _Recurrence.apply(
+            x_dtbi, state.h, state.c, self.weight_input, self.weight_recurrent, self.bias, self.weight_proj,
+            self.cell_clip, self.proj_clip,
+        )  # fmt: skip
+        return y, LSTMPState(y[:, -1], c)
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+class _Recurrence(torch.autograd.Function):
+    """The input product is one GEMM for all T steps; in backward each weight's gradient is one GEMM over T * B.
+
+    GEMMs run in the autocast dtype; gates, cell and state stay in the dtype of the state (float32 in training).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, h0: Tensor, c0: Tensor, weight_input: Tensor, weight_recurrent: Tensor, bias: Tensor,
+        weight_proj: Tensor, cell_clip: float, proj_clip: float,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        dtype = _compute_dtype(x)
+        steps, lanes, hidden = x.shape[1], x.shape[2], c0.shape[2]
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(dtype)
+            recurrent, proj = weight_recurrent.to(dtype), weight_proj.to(dtype)
+            gates = _input_gates(x, weight_input.to(dtype), bias, c0.dtype)
+            h = h0.new_empty(2, steps + 1, lanes, h0.shape[2])
+            c = c0.new_empty(2, steps + 1, lanes, hidden)
+            tanh_c, m = c0.new_empty(2, steps, lanes, hidden), c0.new_empty(2, steps, lanes, hidden)
+            h[:, 0], c[:, 0] = h0, c0
+            for t in range(steps):
+                _add_product(gates[:, t], h[:, t].to(dtype), recurrent)
+                _cell_forward(gates[:, t], c[:, t], c[:, t + 1], tanh_c[:, t], m[:, t], cell_clip)
+                _product_into(h[:, t + 1], m[:, t].to(dtype), proj)
+                h[:, t + 1].clamp_(-proj_clip, proj_clip)
+        ctx.save_for_backward(x, h, c, gates, tanh_c, m, weight_input, weight_recurrent, weight_proj)
+        ctx.clips, ctx.dtype = (cell_clip, proj_clip), dtype
+        return h[:, 1:].contiguous(), c[:, -1].contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, h, c, gates, tanh_c, m, weight_input, weight_recurrent, weight_proj = ctx.saved_tensors
+        cell_clip, proj_clip = ctx.clips
+        dtype, steps = ctx.dtype, x.shape[1]
+        dh_all = grads[0].to(h.dtype).clone(memory_format=torch.contiguous_format)
+        dgates = torch.empty_like(gates)
+        # MKL multiplies by a transposed matrix 3-4 times slower than by a copy at these shapes (M = lanes).
+        recurrent_t = weight_recurrent.to(dtype).transpose(1, 2).contiguous()
+        proj_t = weight_proj.to(dtype).transpose(1, 2).contiguous()
+        dc = grads[1].to(c.dtype).clone()
+        dm = torch.empty_like(dc)
+        for t in reversed(range(steps)):
+            dh = dh_all[:, t]
+            if proj_clip != math.inf:
+                dh.mul_(h[:, t + 1].abs() < proj_clip)
+            _product_into(dm, dh.to(dtype), proj_t)
+            _cell_backward(dgates[:, t], dm, dc, gates[:, t], c[:, t], c[:, t + 1], tanh_c[:, t], cell_clip)
+            if t:
+                _add_product(dh_all[:, t - 1], dgates[:, t].to(dtype), recurrent_t)
+        dh0 = torch.bmm(dgates[:, 0].to(dtype), recurrent_t).to(h.dtype) if ctx.needs_input_grad[1] else None
+        dg = dgates.flatten(1, 2).to(dtype)
+        weights = (
+            torch.bmm(x.flatten(1, 2).transpose(1, 2), dg),
+            torch.bmm(h[:, :-1].flatten(1, 2).to(dtype).transpose(1, 2), dg),
+            dgates.sum((1, 2)),
+            torch.bmm(m.flatten(1, 2).to(dtype).transpose(1, 2), dh_all.flatten(1, 2).to(dtype)),
+        )
+        dx = torch.bmm(dg, weight_input.to(dtype).transpose(1, 2)).view_as(x)
+        return dx, dh0, dc, *(w.to(weight_input.dtype) for w in weights), None, None
+
+
+def _input_gates(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+    """(2, T, B, 4H): the input's part of all gates of all steps, bias and forget offset included."""
+    hidden = bias.shape[1] // 4
+    run_bias = bias.to(dtype).clone()
+    run_bias[:, 2 * hidden : 3 * hidden] += 1.0  # TF adds 1.0 to the forget gate at run time and stores it nowhere.
+    flat = x.flatten(1, 2)
+    if x.dtype == dtype:
+        gates = torch.baddbmm(run_bias.unsqueeze(1), flat, weight)
+    else:
+        gates = torch.bmm(flat, weight).to(dtype).add_(run_bias.unsqueeze(1))
+    return gates.view(*x.shape[:3], -1)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total (2, B, N) += left (2, B, K) @ right (2, K, N)."""
+    if total.dtype != left.dtype:
+        total.add_(torch.bmm(left, right))
+    elif total.device.type == "cpu":
+        for d in range(2):
+            torch.addmm(total[d], left[d], right[d], out=total[d])
+    else:
+        total.baddbmm_(left, right)
+
+
+def _product_into(out: Tensor, left: Tensor, right: Tensor) -> None:
+    """out (2, B, N) = left (2, B, K) @ right (2, K, N)."""
+    if out.dtype == left.dtype and out.device.type == "cpu":
+        for d in range(2):
+            torch.mm(left[d], right[d], out=out[d])
+    else:
+        out.copy_(torch.bmm(left, right))
+
+
+def _cell_forward(
+    gates: Tensor, c_prev: Tensor, c: Tensor, tanh_c: Tensor, m: Tensor, cell_clip: float
+) -> None:
+    """In place: gates (2, B, 4H) become their activations; c, tanh(c) and m = o * tanh(c) are filled in."""
+    hidden = c.shape[-1]
+    i, j, f, o = gates.split(hidden, dim=-1)
+    i.sigmoid_()
+    j.tanh_()
+    gates[..., 2 * hidden :].sigmoid_()
+    torch.mul(f, c_prev, out=c)
+    c.addcmul_(i, j)
+    if cell_clip != math.inf:
+        c.clamp_(-cell_clip, cell_clip)
+    torch.tanh(c, out=tanh_c)
+    torch.mul(o, tanh_c, out=m)
+
+
+def _cell_backward(
+    dgates: Tensor, dm: Tensor, dc: Tensor, gates: Tensor, c_prev: Tensor, c: Tensor, tanh_c: Tensor, cell_clip: float
+) -> None:
+    """Fill dgates (2, B, 4H) and turn dc from the gradient of this step's c into that of the step before."""
+    hidden = c.shape[-1]
+    i, j, f, o = gates.split(hidden, dim=-1)
+    di, dj, df, do = dgates.split(hidden, dim=-1)
+    _sigmoid_backward(dm * tanh_c, o, grad_input=do)
+    dc.add_(_tanh_backward(dm.mul_(o), tanh_c, grad_input=dm))
+    if cell_clip != math.inf:
+        dc.mul_(c.abs() < cell_clip)
+    _sigmoid_backward(dc * j, i, grad_input=di)
+    _tanh_backward(dc * i, j, grad_input=dj)
+    _sigmoid_backward(dc * c_prev, f, grad_input=df)
+    dc.mul_(f)

@@ -1,0 +1,171 @@
+"""The output layer: sampled loss whose gradient holds touched rows only, and the full loss in vocabulary blocks."""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_BLOCK_ELEMENTS = 1 << 23  # logits held at once by the full softmax: 32 MiB in float32
+
+
+class Rows(NamedTuple):
+    """Touched rows of the table as autograd leaves: ids (R,) rising, weight (R, P), bias (R,)."""
+
+    ids: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
+class Candidates(NamedTuple):
+    """Sampled words of a window, one set for both directions or one for each.
+
+    ids (1 or 2, C) in any order; num_tries (1 or 2,) draws that each unique set took.
+    """
+
+    ids: Tensor
+    num_tries: Tensor
+
+
+class Softmax(nn.Module):
+    """Table (V, P) and bias (V,) shared by both directions; word k is the k-th most frequent."""
+
+    def __init__(self, vocab_size: int, proj_dim: int) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.weight = nn.Parameter(torch.empty(vocab_size, proj_dim))
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        nn.init.normal_(self.weight, std=1 / math.sqrt(proj_dim))  # bilm-tf training.py:459-470
+
+    def touched_rows(self, candidates: Candidates, targets: Tensor) -> Rows:
+        """Copy out the rows that candidates and targets need; gradients gather there, never in the table."""
+        ids = torch.unique(torch.cat([candidates.ids.flatten(), targets.flatten()]))
+        weight = self.weight.detach()[ids].requires_grad_(torch.is_grad_enabled())
+        return Rows(ids, weight, self.bias.detach()[ids].requires_grad_(torch.is_grad_enabled()))
+
+    def sampled_loss(self, y: Tensor, targets: Tensor, candidates: Candidates, rows: Rows) -> Tensor:
+        """Loss (2, N) in nats of y (2, N, P) for targets (2, N) against sampled candidates.
+
+        Logits less the log of the expected count; a candidate that is the target is left out
+        (bilm-tf training.py:502-509, TF's sampled_softmax_loss with remove_accidental_hits).
+        """
+        losses = []
+        for d in range(y.shape[0]):
+            s = d % candidates.ids.shape[0]
+            losses.append(
+                self._sampled_direction(y[d], targets[d], candidates.ids[s], candidates.num_tries[s], rows)
+            )
+        return torch.stack(losses)
+
+    def _sampled_direction(
+        self, y: Tensor, targets: Tensor, candidate_ids: Tensor, num_tries: Tensor, rows: Rows
+    ) -> Tensor:
+        dtype = rows.weight.dtype
+        candidate_rows = torch.searchsorted(rows.ids, candidate_ids)
+        target_rows = torch.searchsorted(rows.ids, targets)
+        candidate_bias = rows.bias[candidate_rows] - self._log_expected(candidate_ids, num_tries).to(dtype)
+        true_weight = F.embedding(target_rows, rows.weight)
+        true_logits = (y.to(dtype) * true_weight).sum(-1) + rows.bias[target_rows]
+        true_logits = true_logits - self._log_expected(targets, num_tries).to(dtype)
+        hits = _accidental_hits(candidate_ids, targets)
+        weight = F.embedding(candidate_rows, rows.weight)
+        return _SampledLoss.apply(y, weight, candidate_bias, true_logits, *hits)
+
+    def _log_expected(self, word_ids: Tensor, num_tries: Tensor) -> Tensor:
+        """log of expected_counts (sampler.py), in float64 because 1 - P rounds to 1 in float32."""
+        probability = torch.log1p(1 / (word_ids.double() + 1)) / math.log(self.vocab_size + 1)
+        return torch.log(-torch.expm1(num_tries.double() * torch.log1p(-probability)))
+
+    def full_loss(self, y: Tensor, targets: Tensor) -> Tensor:
+        """Exact loss (N,) in nats of y (N, P) for targets (N,), in blocks of words: no (N, V) matrix."""
+        return _FullLoss.apply(y, self.weight, self.bias, targets)
+
+
+def _accidental_hits(candidate_ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """(positions, candidates) of every pair in which the candidate is the target, in O((C + N) log C)."""
+    ranked, order = torch.sort(candidate_ids)
+    place = torch.searchsorted(ranked, targets).clamp_(max=len(ranked) - 1)
+    positions = torch.nonzero(ranked[place] == targets).squeeze(1)
+    return positions, order[place[positions]]
+
+
+class _SampledLoss(torch.autograd.Function):
+    """loss = log(exp(true) + sum over candidates of exp(y . w + b)) - true, keeping one (N, C) buffer."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, true_logits: Tensor, hit_n: Tensor, hit_c: Tensor
+    ) -> Tensor:
+        dtype = _gemm_dtype(y)
+        with torch.autocast(y.device.type, enabled=False):
+            logits = _affine(y.to(dtype), weight.to(dtype), bias)
+        logits[hit_n, hit_c] = -math.inf
+        top = torch.maximum(logits.amax(1), true_logits)
+        true_share = torch.exp(true_logits - top)
+        probabilities = logits.sub_(top.unsqueeze(1)).exp_()
+        total = probabilities.sum(1) + true_share
+        probabilities.div_(total.unsqueeze(1))
+        ctx.save_for_backward(y, weight, probabilities, true_share / total)
+        ctx.dtype = dtype
+        return total.log() + top - true_logits
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        y, weight, probabilities, true_probability = ctx.saved_tensors
+        scaled = probabilities * grads[0].unsqueeze(1)
+        low = scaled.to(ctx.dtype)
+        dy = (low @ weight.to(ctx.dtype)).to(y.dtype)
+        dweight = (low.t() @ y.to(ctx.dtype)).to(weight.dtype)
+        return dy, dweight, scaled.sum(0), (true_probability - 1) * grads[0], None, None
+
+
+class _FullLoss(torch.autograd.Function):
+    """Keeps only the log-normaliser of each position; backward makes each block's logits again."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+        dtype = _gemm_dtype(y)
+        with torch.autocast(y.device.type, enabled=False):
+            low = y.to(dtype)
+            normaliser = torch.full_like(bias[:1], -math.inf).expand(len(y)).clone()
+            for start, end in _blocks(len(weight), len(y)):
+                logits = _affine(low, weight[start:end].to(dtype), bias[start:end])
+                normaliser = torch.logaddexp(normaliser, torch.logsumexp(logits, 1))
+            true = (low * weight[targets].to(dtype)).to(bias.dtype).sum(-1) + bias[targets]
+        ctx.save_for_backward(y, weight, bias, targets, normaliser)
+        ctx.dtype = dtype
+        return normaliser - true
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        y, weight, bias, targets, normaliser = ctx.saved_tensors
+        low, scale = y.to(ctx.dtype), grads[0].unsqueeze(1)
+        dy, dweight, dbias = torch.zeros_like(normaliser.unsqueeze(1) * y), torch.empty_like(weight), bias.clone()
+        for start, end in _blocks(len(weight), len(y)):
+            block = weight[start:end].to(ctx.dtype)
+            share = _affine(low, block, bias[start:end]).sub_(normaliser.unsqueeze(1)).exp_()
+            inside = torch.nonzero((targets >= start) & (targets < end)).squeeze(1)
+            share[inside, targets[inside] - start] -= 1.0
+            share.mul_(scale)
+            dy += (share.to(ctx.dtype) @ block).to(dy.dtype)
+            dweight[start:end] = (share.to(ctx.dtype).t() @ low).to(weight.dtype)
+            dbias[start:end] = share.sum(0)
+        return dy.to(y.dtype), dweight, dbias, None
+
+
+def _gemm_dtype(y: Tensor) -> torch.dtype:
+    device = y.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else y.dtype
+
+
+def _affine(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """y @ weight.T + bias in the bias's dtype (float32 statistics under bf16)."""
+    if y.dtype == bias.dtype:
+        return torch.addmm(bias, y, weight.t())
+    return (y @ weight.t()).to(bias.dtype).add_(bias)
+
+
+def _blocks(vocab_size: int, num_positions: int) -> list[tuple[int, int]]:
+    size = max(1024, _BLOCK_ELEMENTS // max(1, num_positions))
+    return [(start, min(start + size, vocab_size)) for start in range(0, vocab_size, size)]

@@ -1,0 +1,111 @@
+"""Character CNN, highway layers and projection: from the spelling of words to their context-free vectors.
+
+Source: bilm-tf training.py:142-333. Each word is encoded once, however often a window holds it.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.model.characters import NUM_CHARACTERS, PAD
+
+_BUCKET_LENGTHS = (6, 9, 13)  # characters with both word bounds; splits English unique words about evenly
+
+
+class TokenEncoder(nn.Module):
+    """Encode words (U, C) of character ids into vectors (U, P)."""
+
+    def __init__(
+        self,
+        *,
+        character_dim: int,
+        filters: list[tuple[int, int]],
+        activation: Literal["relu", "tanh"],
+        num_highway: int,
+        proj_dim: int,
+    ) -> None:
+        """filters: (width in characters, number) of each convolution. No projection where it would be square."""
+        super().__init__()
+        num_filters = sum(number for _, number in filters)
+        self.activation = activation
+        self.char_embed = nn.Parameter(torch.empty(NUM_CHARACTERS, character_dim))
+        self.convolutions = nn.ModuleList(nn.Conv1d(character_dim, number, width) for width, number in filters)
+        self.highways = nn.ModuleList(Highway(num_filters) for _ in range(num_highway))
+        self.projection = nn.Linear(num_filters, proj_dim) if num_filters != proj_dim else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """bilm-tf's initialisers (training.py:168-283)."""
+        nn.init.uniform_(self.char_embed, -1.0, 1.0)
+        for convolution in self.convolutions:
+            _init_convolution(convolution, self.activation)
+        if self.projection is not None:
+            nn.init.normal_(self.projection.weight, std=1 / math.sqrt(self.projection.in_features))
+            nn.init.zeros_(self.projection.bias)
+
+    @property
+    def max_width(self) -> int:
+        return max(c.kernel_size[0] for c in self.convolutions)  # type: ignore[index, type-var, union-attr, misc]
+
+    def forward(self, characters_uc: Tensor) -> Tensor:
+        """(U, C) character ids -> (U, P), P the projection dimension."""
+        features = self._convolve_by_length(characters_uc)
+        for highway in self.highways:
+            features = highway(features)
+        return features if self.projection is None else self.projection(features)
+
+    def _convolve_by_length(self, characters_uc: Tensor) -> Tensor:
+        """Convolve each word only where characters are; equal to convolving all C positions.
+
+        A word of n ids before its pads is cropped to n + width: that keeps every window that touches a character
+        and one window of pads alone, which stands for all such windows under the maximum.
+        """
+        lengths = (characters_uc != PAD).sum(1)
+        order = torch.argsort(lengths, stable=True)
+        bounds = torch.tensor([length for length in _BUCKET_LENGTHS], device=lengths.device)
+        ends = torch.searchsorted(lengths[order], bounds, right=True).tolist() + [len(order)]
+        longest = [*_BUCKET_LENGTHS, int(lengths[order[-1]]) if len(order) else 0]
+        features, start = [], 0
+        for end, length in zip(ends, longest, strict=True):
+            if end > start:
+                crop = min(characters_uc.shape[1], max(length + self.max_width, self.max_width))
+                features.append(self._convolve(characters_uc[order[start:end], :crop]))
+            start = end
+        if not features:
+            return self.char_embed.new_zeros(0, sum(c.out_channels for c in self.convolutions))  # type: ignore[misc]
+        return torch.cat(features)[torch.argsort(order)]
+
+    def _convolve(self, characters_uc: Tensor) -> Tensor:
+        """Maximum over all windows of every filter, pads included, then the activation: (U, filters)."""
+        x = F.embedding(characters_uc.long(), self.char_embed).transpose(1, 2)
+        peaks = torch.cat([convolution(x).amax(-1) for convolution in self.convolutions], dim=-1)
+        return peaks.relu() if self.activation == "relu" else peaks.tanh()
+
+
+class Highway(nn.Module):
+    """y = g * relu(transform(x)) + (1 - g) * x with g = sigmoid(carry(x)) (training.py:261-264)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.transform = nn.Linear(dim, dim)
+        self.carry = nn.Linear(dim, dim)
+        for linear, bias in ((self.transform, 0.0), (self.carry, -2.0)):
+            nn.init.normal_(linear.weight, std=1 / math.sqrt(dim))
+            nn.init.constant_(linear.bias, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = torch.sigmoid(self.carry(x))
+        return torch.lerp(x, self.transform(x).relu(), gate)
+
+
+def _init_convolution(convolution: nn.Module, activation: str) -> None:
+    assert isinstance(convolution, nn.Conv1d) and convolution.bias is not None
+    if activation == "relu":
+        nn.init.uniform_(convolution.weight, -0.05, 0.05)
+    else:
+        fan = convolution.kernel_size[0] * convolution.in_channels
+        nn.init.normal_(convolution.weight, std=1 / math.sqrt(fan))
+    nn.init.zeros_(convolution.bias)
