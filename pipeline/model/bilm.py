@@ -66,7 +66,8 @@ class BiLM(nn.Module):
         dropout: given in training only; on the input of every layer (the residual carries the dropped input) and
         on the top output, which is the last of the list (training.py:389-391, 421-424).
         """
-        x = F.embedding(window.index, self.encoder(window.characters))
+        # In the state's dtype: under bf16 the gradients of a frequent word's places would stop adding up at 256.
+        x = F.embedding(window.index, self.encoder(window.characters).to(states[0].h.dtype))
         outputs, next_states = [x], []
         for depth, (layer, state) in enumerate(zip(self.layers, states, strict=True)):
             x = self._drop(x, depth, dropout)
@@ -85,7 +86,7 @@ class BiLM(nn.Module):
     def token_losses(self, window: Window, targets: Tensor, states: States) -> tuple[Tensor, States]:
         """Full-softmax loss in nats of every target (2, T, B), without dropout, and the next states."""
         outputs, states = self(window, states)
-        losses = self.softmax.full_loss(outputs[-1].flatten(0, 2).float(), targets.flatten())
+        losses = self.softmax.full_loss(outputs[-1].flatten(0, 2), targets.flatten())
         return losses.view_as(targets), states
 
 

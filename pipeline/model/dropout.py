@@ -41,7 +41,7 @@ def _keep_mask(x_dtbp: Tensor, rate: float, key: int, first_lane: int) -> Tensor
     place = torch.arange(directions * steps, dtype=torch.int64, device=device).view(directions, steps, 1, 1)
     row = lane.view(1, 1, lanes, 1) * (directions * steps) + place
     bits = _wrap32(row * pairs).add(torch.arange(pairs, dtype=torch.int32, device=device))
-    threshold = round(rate * 65536) - 32768
+    threshold = min(round(rate * 65536), 65535) - 32768
     return _hash32_(bits.bitwise_xor_(key)).view(torch.int16)[..., :width] >= threshold
 
 
@@ -50,10 +50,11 @@ def _wrap32(counter: Tensor) -> Tensor:
 
 
 def _hash32_(bits: Tensor) -> Tensor:
-    """In place: a bijective 32-bit mixer of multiplications and shifts (after C. Wellons' lowbias32)."""
-    bits ^= bits >> 16
+    """In place: a bijective 32-bit mixer of multiplications and shifts (C. Wellons' lowbias32)."""
+    # The masks make the shifts logical: torch shifts int32 arithmetically, which would clear every sign bit.
+    bits ^= (bits >> 16).bitwise_and_(0xFFFF)
     bits *= 0x7FEB352D
-    bits ^= bits >> 15
+    bits ^= (bits >> 15).bitwise_and_(0x1FFFF)
     bits *= -2073254261  # 0x846CA68B as a signed 32-bit number
-    bits ^= bits >> 16
+    bits ^= (bits >> 16).bitwise_and_(0xFFFF)
     return bits

@@ -26,7 +26,8 @@ class LogUniformSampler:
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
         draws = np.empty(0, dtype=np.int64)
         while True:
-            more = np.expm1(rng.random(max(2 * self.num_samples, 64)) * math.log(self.vocab_size + 1))
+            size = max(2 * self.num_samples, 64, len(draws))  # doubles: few rounds even when all words are wanted
+            more = np.expm1(rng.random(size) * math.log(self.vocab_size + 1))
             draws = np.concatenate([draws, np.minimum(more.astype(np.int64), self.vocab_size - 1)])
             firsts = self._first_occurrences(draws)
             if len(firsts) >= self.num_samples:

@@ -132,7 +132,7 @@ class _FullLoss(torch.autograd.Function):
             for start, end in _blocks(len(weight), len(y)):
                 logits = _affine(low, weight[start:end].to(dtype), bias[start:end])
                 normaliser = torch.logaddexp(normaliser, torch.logsumexp(logits, 1))
-            true = (low * weight[targets].to(dtype)).to(bias.dtype).sum(-1) + bias[targets]
+            true = (low.to(bias.dtype) * weight[targets].to(dtype)).sum(-1) + bias[targets]
         ctx.save_for_backward(y, weight, bias, targets, normaliser)
         ctx.dtype = dtype
         return normaliser - true
