@@ -63,7 +63,7 @@ class LSTMP(nn.Module):
             x_dtbi, state.h, state.c, self.weight_input, self.weight_recurrent, self.bias, self.weight_proj,
             self.cell_clip, self.proj_clip,
         )  # fmt: skip
-        return y, LSTMPState(y[:, -1], c)
+        return y, LSTMPState(y[:, -1].contiguous(), c)
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.model.characters import NUM_CHARACTERS, PAD
+from pipeline.characters import NUM_CHARACTERS, PAD
 
 _BUCKET_LENGTHS = (6, 9, 13)  # characters with both word bounds; splits English unique words about evenly
 

@@ -1,0 +1,90 @@
+"""What a run reads: the dataset, its target vocabulary, and loaders that start at any step."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from data_prep.shards import Dataset as TokenDataset
+from data_prep.shards import Split
+from pipeline.config import ConfigError, DataConfig, EvaluateConfig
+from pipeline.data.lanes import EvaluationLanes, TrainLanes, lane_groups, lane_share
+from pipeline.data.windows import Batch, BatchMaker, EvaluationWindows, TrainWindows, Vocabulary
+
+
+def choose_vocabulary(dataset: TokenDataset, config: DataConfig) -> int:
+    """Size of the softmax: the lexicon's words seen often enough, at most data.vocab_size of them."""
+    counts = dataset.lexicon.counts
+    often = 3 + int(np.count_nonzero(counts[3:] >= config.vocab_min_count))
+    return min(config.vocab_size, often)
+
+
+def held_out_split(dataset: TokenDataset, name: str = "heldout") -> Split:
+    if name not in dataset.splits or dataset.splits[name].num_tokens == 0:
+        raise ConfigError(
+            f"{dataset.location} has no split {name!r} to score; it has {sorted(dataset.splits)}: prepare one with "
+            "heldout= or heldout_input="
+        )
+    return dataset.splits[name]
+
+
+def evaluation_windows(
+    split: Split, maker: BatchMaker, config: EvaluateConfig, max_tokens: int | None = None
+) -> EvaluationWindows:
+    """Windows over a split, or over about its first max_tokens tokens; no more lanes than tokens."""
+    tokens = split.num_tokens if max_tokens is None else min(max_tokens, split.num_tokens)
+    return EvaluationWindows(split, maker, EvaluationLanes(tokens, min(config.lanes, tokens), config.window))
+
+
+@dataclass
+class StepBatches(Dataset[Batch]):
+    """Batch i is lane group i % groups of step i // groups: a map-style dataset that any worker can serve."""
+
+    windows: TrainWindows
+    groups: list[range]
+
+    def __getitem__(self, item: int) -> Batch:
+        step, group = divmod(item, len(self.groups))
+        return self.windows.batch(step, self.groups[group])
+
+
+@dataclass
+class _From(Sampler[int]):
+    start: int
+    stop: int
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.stop))
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+class BiLMDataModule(pl.LightningDataModule):
+    """Training batches from `start_step` on; which they are is arithmetic, so there is no state to save."""
+
+    def __init__(
+        self, dataset: TokenDataset, maker: BatchMaker, lanes: TrainLanes, config: DataConfig, seed: int,
+        lane_groups: int, start_step: int, total_steps: int,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self._windows = TrainWindows(dataset.splits["train"], maker, lanes, seed)
+        self._config, self._lane_groups = config, lane_groups
+        self._start_step, self._total_steps = start_step, total_steps
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        assert self.trainer is not None
+        share = lane_share(self._config.lanes, self.trainer.global_rank, self.trainer.world_size)
+        groups = lane_groups(share, self._lane_groups)
+        workers = self._config.workers
+        return DataLoader(
+            StepBatches(self._windows, groups),
+            sampler=_From(self._start_step * len(groups), self._total_steps * len(groups)),
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
+            persistent_workers=False,
+        )

@@ -1,0 +1,91 @@
+"""The order of training data as pure arithmetic: which token stands where, at any step, on any rank.
+
+Think of an epoch as one long sequence of tokens. Lane l, a row of the global batch, owns one stretch of it, and
+window w of a lane is T tokens. Nothing here reads data or keeps state.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class TrainLanes:
+    """Lanes of equal length; each epoch leaves out a tail shorter than lanes x window, another one each time."""
+
+    num_tokens: int
+    num_lanes: int
+    window: int
+
+    def __post_init__(self) -> None:
+        if self.windows_per_epoch == 0:
+            raise ValueError(
+                f"the training split has {self.num_tokens} tokens, fewer than data.lanes={self.num_lanes} x "
+                f"data.window={self.window}; use fewer lanes or more text"
+            )
+
+    @property
+    def windows_per_epoch(self) -> int:
+        return self.num_tokens // (self.num_lanes * self.window)
+
+    @property
+    def lane_tokens(self) -> int:
+        return self.windows_per_epoch * self.window
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.num_lanes * self.window
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """(epoch, window within the epoch) of a step; both count from 0."""
+        return divmod(step, self.windows_per_epoch)
+
+    def steps(self, epochs: float, max_steps: int | None) -> int:
+        """Steps of a run of so many epochs."""
+        steps = round(epochs * self.windows_per_epoch)
+        return steps if max_steps is None else min(steps, max_steps)
+
+
+@dataclass(frozen=True)
+class EvaluationLanes:
+    """Lanes that cover every token exactly once; the last may be shorter, and its rest is masked."""
+
+    num_tokens: int
+    num_lanes: int
+    window: int
+
+    @property
+    def lane_tokens(self) -> int:
+        return -(-self.num_tokens // self.num_lanes)
+
+    @property
+    def num_windows(self) -> int:
+        return -(-self.lane_tokens // self.window)
+
+    def bounds(self, lane: int, window: int) -> tuple[int, int]:
+        """[start, stop) of a lane's window in the sequence; empty past the lane's end."""
+        end = min((lane + 1) * self.lane_tokens, self.num_tokens)
+        start = min(lane * self.lane_tokens + window * self.window, end)
+        return start, min(start + self.window, end)
+
+
+def lane_share(num_lanes: int, rank: int, num_ranks: int) -> range:
+    """A rank's contiguous block of lanes; all shares are equal where the ranks divide the lanes."""
+    return range(num_lanes * rank // num_ranks, num_lanes * (rank + 1) // num_ranks)
+
+
+def lane_groups(share: range, num_groups: int) -> list[range]:
+    """A rank's lanes cut into equal groups that are computed one after the other."""
+    size = len(share) // num_groups
+    return [range(share.start + g * size, share.start + (g + 1) * size) for g in range(num_groups)]
+
+
+def epoch_order(chunk_shard: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """Chunk numbers in the order an epoch reads them: shards permuted, then chunks within each shard.
+
+    chunk_shard (chunks,): the shard that each chunk lies in, rising. A function of (seed, epoch) alone.
+    """
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch))))
+    num_shards = int(chunk_shard[-1]) + 1 if len(chunk_shard) else 0
+    shard_rank = rng.permutation(num_shards)
+    return np.lexsort((rng.random(len(chunk_shard)), shard_rank[chunk_shard]))

@@ -1,0 +1,162 @@
+"""Batches as pure functions: a training window of (dataset, seed, lanes, T, step), an evaluation window of its place."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_prep.lexicon import UNK_ID, Lexicon
+from data_prep.shards import Split
+from pipeline.data.lanes import EvaluationLanes, TrainLanes, epoch_order
+from pipeline.data.stream import Stream
+from pipeline.characters import character_rows
+
+_BLOCK_TOKENS = 1 << 21  # read together for all lanes, so that a lane is visited once for many windows
+
+
+@dataclass
+class Batch:
+    """One window of some lanes. Directions: 0 forward, 1 backward.
+
+    characters (U, C) int16: unique words, spelled. index (2, T, B) int32: which of them is read where.
+    targets (2, T, B) int64: vocabulary ids. mask (2, T, B) bool: counted positions (evaluation), or None: all.
+    """
+
+    step: int
+    first_lane: int
+    resets_state: bool
+    characters: Tensor
+    index: Tensor
+    targets: Tensor
+    mask: Tensor | None = None
+
+    def pin_memory(self) -> "Batch":
+        return self._map(lambda t: t.pin_memory())
+
+    def to(self, device: torch.device) -> "Batch":
+        return self._map(lambda t: t.to(device, non_blocking=True))
+
+    def _map(self, change) -> "Batch":  # type: ignore[no-untyped-def]
+        mask = None if self.mask is None else change(self.mask)
+        tensors = (change(self.characters), change(self.index), change(self.targets), mask)
+        return Batch(self.step, self.first_lane, self.resets_state, *tensors)
+
+
+class Vocabulary:
+    """Target ids of lexicon ids: a prefix of the lexicon keeps its ids, any other word is <UNK>.
+
+    mapping (lexicon words,) int32: vocabulary ids under a foreign vocabulary, made by `vocabulary_map`.
+    """
+
+    def __init__(self, size: int, mapping: np.ndarray | None = None) -> None:
+        self.size, self._mapping = size, mapping
+
+    def targets(self, lexicon_ids: np.ndarray) -> np.ndarray:
+        if self._mapping is not None:
+            return self._mapping[lexicon_ids].astype(np.int64)
+        return np.where(lexicon_ids < self.size, lexicon_ids, UNK_ID).astype(np.int64)
+
+
+def vocabulary_map(lexicon: Lexicon, words: list[str]) -> np.ndarray:
+    """(lexicon words,) int32: for each word of a dataset its id in a foreign vocabulary, <UNK> where it has none."""
+    ids = {word: number for number, word in enumerate(words)}
+    block = 1 << 16
+    parts = [
+        np.fromiter((ids.get(w, UNK_ID) for w in lexicon.words(s, min(s + block, len(lexicon)))), dtype=np.int32)
+        for s in range(0, len(lexicon), block)
+    ]
+    return np.concatenate(parts)
+
+
+class BatchMaker:
+    """Spells the unique words of a window; its scratch table makes that cost the batch, never the lexicon."""
+
+    def __init__(self, lexicon: Lexicon, vocabulary: Vocabulary, max_characters: int) -> None:
+        self._lexicon, self._vocabulary, self._max_characters = lexicon, vocabulary, max_characters
+        self._place = np.zeros(len(lexicon), dtype=np.int32)
+
+    def unique(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(unique ids, where each of `ids` is among them), without sorting."""
+        flat = ids.ravel()
+        places = np.arange(len(flat), dtype=np.int32)
+        self._place[flat] = places
+        unique = flat[self._place[flat] == places]
+        self._place[unique] = np.arange(len(unique), dtype=np.int32)
+        return unique, self._place[ids]
+
+    def make(
+        self, inputs: np.ndarray, targets: np.ndarray, *, step: int, first_lane: int, resets_state: bool,
+        mask: np.ndarray | None = None,
+    ) -> Batch:  # fmt: skip
+        """inputs, targets (2, T, B): lexicon ids."""
+        unique, index = self.unique(inputs)
+        rows = character_rows(self._lexicon.utf8, self._lexicon.offsets, unique, self._max_characters)
+        return Batch(
+            step, first_lane, resets_state, torch.from_numpy(rows), torch.from_numpy(index),
+            torch.from_numpy(self._vocabulary.targets(targets)), None if mask is None else torch.from_numpy(mask),
+        )  # fmt: skip
+
+
+class TrainWindows:
+    """Training batches of a block of lanes: `batch(step)` may be asked for in any order, in any process."""
+
+    def __init__(self, split: Split, maker: BatchMaker, lanes: TrainLanes, seed: int) -> None:
+        self._split, self._maker, self.lanes, self._seed = split, maker, lanes, seed
+        self._epoch: tuple[int, Stream] | None = None
+        self._blocks: dict[tuple[int, int, range], tuple[np.ndarray, np.ndarray]] = {}
+
+    def batch(self, step: int, lanes: range) -> Batch:
+        """The window of a step for the given lanes."""
+        epoch, window = self.lanes.locate(step)
+        inputs, targets = self._window(epoch, window, lanes)
+        return self._maker.make(inputs, targets, step=step, first_lane=lanes.start, resets_state=window == 0)
+
+    def _window(self, epoch: int, window: int, lanes: range) -> tuple[np.ndarray, np.ndarray]:
+        """inputs and targets (2, T, B), cut from a block of consecutive windows that is kept until it is passed."""
+        length = self.lanes.window
+        per_block = max(1, _BLOCK_TOKENS // (length * len(lanes)))
+        number, place = divmod(window, per_block)
+        key = (epoch, number, lanes)
+        if key not in self._blocks:
+            self._blocks = {k: v for k, v in self._blocks.items() if k[:2] == key[:2]}
+            self._blocks[key] = self._read_block(epoch, number * per_block, per_block, lanes)
+        inputs, targets = self._blocks[key]
+        here = slice(place * length, (place + 1) * length)
+        return inputs[:, here], targets[:, here]
+
+    def _read_block(self, epoch: int, window: int, count: int, lanes: range) -> tuple[np.ndarray, np.ndarray]:
+        stream, length = self._stream(epoch), self.lanes.window
+        count = min(count, self.lanes.windows_per_epoch - window)
+        block = np.empty((2, 2, count * length, len(lanes)), dtype=np.int32)
+        for column, lane in enumerate(lanes):
+            start = lane * self.lanes.lane_tokens + window * length
+            block[0, :, :, column], block[1, :, :, column] = stream.read(start, start + count * length)
+        return block[0], block[1]
+
+    def _stream(self, epoch: int) -> Stream:
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = epoch, Stream(self._split, epoch_order(self._split.chunk_shard, self._seed, epoch))
+        return self._epoch[1]
+
+
+class EvaluationWindows:
+    """Every token of a split exactly once each way, in the dataset's own order, whatever the batch."""
+
+    def __init__(self, split: Split, maker: BatchMaker, lanes: EvaluationLanes) -> None:
+        self._maker, self.lanes = maker, lanes
+        self._stream = Stream(split, np.arange(len(split.chunk_tokens)))
+
+    def batch(self, window: int, lanes: range) -> Batch:
+        """Window number `window` of the given lanes; positions past a lane's end are masked."""
+        inputs = np.zeros((2, self.lanes.window, len(lanes)), dtype=np.int32)
+        targets, mask = np.zeros_like(inputs), np.zeros(inputs.shape, dtype=bool)
+        for column, lane in enumerate(lanes):
+            start, stop = self.lanes.bounds(lane, window)
+            if stop > start:
+                here = (slice(None), slice(0, stop - start), column)
+                inputs[here], targets[here] = self._stream.read(start, stop)
+                mask[here] = True
+        return self._maker.make(
+            inputs, targets, step=window, first_lane=lanes.start, resets_state=window == 0, mask=mask
+        )

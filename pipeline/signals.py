@@ -1,0 +1,34 @@
+"""Signals that ask a run to stop: noted at once, obeyed at the end of a step.
+
+Installed first thing in a command, because a signal that comes before its handler kills the process.
+"""
+
+import signal
+from types import FrameType
+
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL: stopped on request with a checkpoint; run the same command again to go on
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+_received: list[signal.Signals] = []
+
+
+def install() -> None:
+    for signum in _SIGNALS:
+        signal.signal(signum, _note)
+
+
+def uninstall() -> None:
+    """Back to the interpreter's own handlers: a command that does not train ends at once on a signal."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for signum in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(signum, signal.SIG_DFL)
+
+
+def received() -> signal.Signals | None:
+    """The first signal that came, if any did."""
+    return _received[0] if _received else None
+
+
+def _note(signum: int, frame: FrameType | None) -> None:
+    if _received and signum == signal.SIGINT:
+        raise KeyboardInterrupt  # asked twice at a keyboard: end now, without a checkpoint
+    _received.append(signal.Signals(signum))

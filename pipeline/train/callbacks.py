@@ -1,0 +1,210 @@
+"""What happens at the end of a step, in this order: metrics, validation, checkpoint, stop.
+
+Validation comes before the checkpoint of the same step, so that a kill in between loses neither.
+"""
+
+import logging
+import math
+import resource
+import sys
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline import signals
+from pipeline.data.lanes import TrainLanes
+from pipeline.data.windows import EvaluationWindows
+from pipeline.train.checkpoint import CheckpointFolder
+from pipeline.train.module import BiLMModule
+from pipeline.train.snapshot import take_snapshot
+from pipeline.train.tracking import Tracker
+from pipeline.train.validate import Perplexity, held_out_perplexity
+
+log = logging.getLogger(__name__)
+
+
+class StepCallback(Callback):
+    """Calls `on_step_end` once all lane groups of a step are done and the optimizer has stepped."""
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, BiLMModule)
+        if (batch_idx + 1) % pl_module.config.lane_groups == 0:
+            self.on_step_end(trainer, pl_module)
+
+    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
+        raise NotImplementedError
+
+
+class Metrics(StepCallback):
+    """Logs training metrics at an interval, as means over it where they are rates; None where not rank 0."""
+
+    def __init__(self, tracker: Tracker | None, lanes: TrainLanes) -> None:
+        self._tracker, self._lanes = tracker, lanes
+        self._losses: list[float] = []
+        self._waited = self._since = self._last_end = 0.0
+        self.tokens_per_second = math.nan
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._since = self._last_end = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, i: int) -> None:
+        self._waited += time.perf_counter() - self._last_end
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        super().on_train_batch_end(*args)
+        self._last_end = time.perf_counter()
+
+    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
+        self._losses.append(module.loss)
+        every = module.config.train.log_every_steps
+        if module.step % every == 0 or module.step == module.total_steps:
+            self._log(module)
+
+    def _log(self, module: BiLMModule) -> None:
+        now = time.perf_counter()
+        seconds, steps = now - self._since, len(self._losses)
+        self.tokens_per_second = steps * self._lanes.tokens_per_step / seconds
+        finite = [loss for loss in self._losses if math.isfinite(loss)]
+        loss = sum(finite) / len(finite) if finite else None
+        kind = "sampled_perplexity" if module.config.softmax.kind == "sampled" else "perplexity"
+        metrics = {
+            "train/loss": loss,
+            f"train/{kind}": None if loss is None else math.exp(min(loss, 700.0)),
+            "train/gradient_norm": module.grad_norm if math.isfinite(module.grad_norm) else None,
+            "train/learning_rate": module.trainer.optimizers[0].param_groups[0]["lr"],
+            "train/bad_steps": module.bad_steps,
+            "train/tokens": module.step * self._lanes.tokens_per_step,
+            "train/epoch": module.step / self._lanes.windows_per_epoch,
+            "speed/tokens_per_second": self.tokens_per_second,
+            "speed/data_wait_share": self._waited / seconds,
+            "speed/eta_hours": (module.total_steps - module.step) / steps * seconds / 3600,
+            "memory/peak_gib": _peak_memory_bytes() / 2**30,
+        }
+        if self._tracker is not None:
+            self._tracker.log(metrics, module.step)
+        self._losses, self._waited, self._since = [], 0.0, now
+
+    def leave_out(self, seconds: float) -> None:
+        """Time that was not training (validation, saving) is not counted against its speed."""
+        self._since += seconds
+
+
+def _peak_memory_bytes() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class Validation(StepCallback):
+    """Held-out perplexity by full softmax, at an interval and at the end."""
+
+    def __init__(self, windows: EvaluationWindows | None, tracker: Tracker | None, metrics: Metrics) -> None:
+        self._windows, self._tracker, self._metrics = windows, tracker, metrics
+        self.last: tuple[int, Perplexity] | None = None
+
+    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
+        due = module.step % module.config.train.validate_every_steps == 0 or module.step == module.total_steps
+        if self._windows is None or not due:
+            return
+        started = time.perf_counter()
+        result = held_out_perplexity(
+            module.bilm, self._windows, module.config.evaluate, module.device, trainer.global_rank, trainer.world_size
+        )
+        self.last = module.step, result
+        if self._tracker is not None:
+            values = {"perplexity": result.both, "perplexity_forward": result.forward,
+                      "perplexity_backward": result.backward, "tokens": result.tokens}  # fmt: skip
+            tokens = module.step * module.config.data.lanes * module.config.data.window
+            self._tracker.log({f"val/{k}": v for k, v in values.items()} | {"train/tokens": tokens}, module.step)
+        if trainer.is_global_zero:
+            tqdm.write(
+                f"step {module.step}: held-out perplexity {result.both:.2f} (forward {result.forward:.2f}, "
+                f"backward {result.backward:.2f}) over {result.tokens:,} tokens each way", file=sys.stderr
+            )  # fmt: skip
+        self._metrics.leave_out(time.perf_counter() - started)
+
+
+class Checkpointing(StepCallback):
+    """Saves at an interval and at the end. A save that fails (a full disk) is said aloud; the run goes on."""
+
+    def __init__(
+        self, folder: CheckpointFolder, identity: dict[str, Any], vocabulary: dict[str, Tensor],
+        validation: Validation, metrics: Metrics,
+    ) -> None:  # fmt: skip
+        self._folder, self._identity, self._vocabulary = folder, identity, vocabulary
+        self._validation, self._metrics = validation, metrics
+        self.saved_step: int | None = None
+
+    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
+        if module.step % module.config.checkpoint.every_steps == 0 or module.step == module.total_steps:
+            self.save(module)
+
+    def save(self, module: BiLMModule) -> None:
+        """A checkpoint of this step is there afterwards, unless it was already or cannot be written."""
+        if self.saved_step == module.step:
+            return
+        started = time.perf_counter()
+        content = take_snapshot(module, self._identity, self._vocabulary)
+        if content is not None:
+            last = self._validation.last
+            perplexity = last[1].both if last is not None and last[0] == module.step else None
+            try:
+                self._folder.save(content, perplexity, time.time())
+            except (OSError, RuntimeError) as error:  # torch.save turns some write errors into RuntimeError
+                log.error("NO CHECKPOINT at step %d (%s): the run goes on; free some space", module.step, error)
+                return
+        self.saved_step = module.step
+        self._metrics.leave_out(time.perf_counter() - started)
+
+
+class StopOnSignal(StepCallback):
+    """A signal to any rank stops all of them at the end of the same step, with a checkpoint."""
+
+    def __init__(self, checkpointing: Checkpointing) -> None:
+        self._checkpointing = checkpointing
+        self.stopped = False
+
+    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
+        asked = signals.received() is not None
+        if trainer.world_size > 1:
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked and module.step < module.total_steps:
+            self._checkpointing.save(module)
+            self.stopped = trainer.should_stop = True
+
+
+class ProgressBar(StepCallback):
+    """The whole run, resumed part included: steps, perplexity, tokens/s, ETA. Without a terminal: a line now and then."""
+
+    def __init__(self, start_step: int, total_steps: int, metrics: Metrics, validation: Validation) -> None:
+        self._start, self._total, self._metrics, self._validation = start_step, total_steps, metrics, validation
+        self._bar: tqdm[Any] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        quiet = not sys.stderr.isatty()
+        self._bar = tqdm(
+            initial=self._start, total=self._total, unit="step", desc="pretrain", dynamic_ncols=True,
+            mininterval=30.0 if quiet else 0.2, maxinterval=60.0 if quiet else 10.0, smoothing=0.05,
+            disable=not trainer.is_global_zero,
+        )  # fmt: skip
+
+    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
+        assert self._bar is not None
+        if module.step % module.config.train.log_every_steps == 0:
+            shown = {"loss": f"{module.loss:.3f}", "tokens/s": f"{self._metrics.tokens_per_second:,.0f}"}
+            if self._validation.last is not None:
+                shown["held-out ppl"] = f"{self._validation.last[1].both:.1f}"
+            self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(1)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._bar is not None:
+            self._bar.close()

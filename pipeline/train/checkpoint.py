@@ -1,0 +1,164 @@
+"""Checkpoints that are whole or are not there: written aside, hashed, renamed, then recorded.
+
+CHECKPOINTS/step-00001000.ckpt counts once step-00001000.json beside it holds its size and sha256. The file is a
+plain `torch.save` dict that loads with weights_only=True; `state_dict` and `optimizer_states` are Lightning's names.
+"""
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from data_prep.files import atomic_file, sha256_of, write_json
+from pipeline.config import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a checkpoint without opening it. val_perplexity: the last one before it was saved."""
+
+    step: int
+    file: str
+    bytes: int
+    sha256: str
+    val_perplexity: float | None
+    unix_time: float
+
+
+class CheckpointFolder:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path, keep_last: int = 2) -> None:
+        self.folder, self._keep_last = folder, keep_last
+
+    def records(self) -> list[Record]:
+        """Recorded checkpoints, oldest first. A record that cannot be read is passed over, and said aloud."""
+        found = []
+        for path in sorted(self.folder.glob("step-*.json")):
+            try:
+                found.append(Record(**json.loads(path.read_text())))
+            except (ValueError, TypeError) as error:
+                log.warning("%s is damaged (%s): that checkpoint is not used", path, error)
+        return sorted(found, key=lambda record: record.step)
+
+    def path(self, record: Record) -> Path:
+        return self.folder / record.file
+
+    def save(self, content: dict[str, Any], val_perplexity: float | None, unix_time: float) -> Record:
+        """Write a checkpoint and record it, then remove those that are neither among the last nor the best.
+
+        Raises OSError (a full disk); what stood before still stands then.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        step = int(content["global_step"])
+        target = self.folder / f"step-{step:08d}.ckpt"
+        size, sha256 = _write_hashed(content, target)
+        if val_perplexity is not None and not math.isfinite(val_perplexity):
+            val_perplexity = None
+        record = Record(step, target.name, size, sha256, val_perplexity, unix_time)
+        write_json(self._record_path(record), asdict(record))
+        self._prune()
+        return record
+
+    def newest_good(self) -> Record | None:
+        """The newest checkpoint whose bytes are those recorded; damaged ones are named and passed over."""
+        return next(self._good(reversed(self.records())), None)
+
+    def best(self) -> Record | None:
+        """The whole checkpoint with the lowest held-out perplexity; without any, the newest."""
+        rated = [r for r in self.records() if r.val_perplexity is not None]
+        return next(self._good(iter(sorted(rated, key=_rating))), None) or self.newest_good()
+
+    def _good(self, records: Iterator[Record]) -> Iterator[Record]:
+        for record in records:
+            fault = self._fault(record)
+            if fault is None:
+                yield record
+            else:
+                log.warning("checkpoint %s is damaged (%s): the one before is used", self.path(record), fault)
+
+    def _fault(self, record: Record) -> str | None:
+        path = self.path(record)
+        if not path.exists():
+            return "it is missing"
+        if path.stat().st_size != record.bytes:
+            return f"it has {path.stat().st_size} bytes instead of {record.bytes}"
+        return None if sha256_of(path) == record.sha256 else "its sha256 is not the one recorded"
+
+    def _prune(self) -> None:
+        records = self.records()
+        rated = [r for r in records if r.val_perplexity is not None]
+        keep = {r.file for r in records[-self._keep_last :]} | {r.file for r in sorted(rated, key=_rating)[:1]}
+        for record in records:
+            if record.file not in keep:
+                self._record_path(record).unlink(missing_ok=True)
+                self.path(record).unlink(missing_ok=True)
+        recorded = {r.file for r in records}
+        for path in [*self.folder.glob("*.ckpt"), *self.folder.glob(".*.tmp")]:
+            if path.name not in recorded:  # left by a kill between writing and recording
+                path.unlink(missing_ok=True)
+
+    def _record_path(self, record: Record) -> Path:
+        return (self.folder / record.file).with_suffix(".json")
+
+
+def _rating(record: Record) -> tuple[float, int]:
+    assert record.val_perplexity is not None
+    return record.val_perplexity, -record.step
+
+
+class _HashingFile:
+    """Passes writes on and hashes them, so that a checkpoint of gigabytes is not read again to be hashed."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.sha256, self.bytes = file, hashlib.sha256(), 0
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        written = self._file.write(data)
+        self.bytes += written
+        return written
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _write_hashed(content: dict[str, Any], target: Path) -> tuple[int, str]:
+    with atomic_file(target) as file:
+        hashing = _HashingFile(file)
+        torch.save(content, hashing)  # type: ignore[arg-type]
+    return hashing.bytes, hashing.sha256.hexdigest()
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint file, memory-mapped, tensors on the CPU."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such checkpoint; a run keeps its own in RUN_DIR/checkpoints") from None
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ... for damaged files
+        reason = str(error).split("\n")[0][:200]
+        raise ConfigError(f"{path} is not a readable checkpoint ({reason}); use another one of the run") from None
+    if not isinstance(content, dict) or "state_dict" not in content or "elmo" not in content:
+        raise ConfigError(f"{path} is not a checkpoint of this project; use one that `elmo pretrain` wrote")
+    return content
+
+
+def resolve_checkpoint(location: str) -> Path:
+    """A checkpoint file, or for a run's folder its best checkpoint (by held-out perplexity), else its newest."""
+    path = Path(location).expanduser()
+    if not path.is_dir():
+        return path
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    record = CheckpointFolder(folder).best()
+    if record is None:
+        raise ConfigError(f"{path} holds no whole checkpoint; give a run's folder after its first checkpoint")
+    return folder / record.file

@@ -1,0 +1,120 @@
+"""The LightningModule: one window in, one loss out; states and gradients kept the way the run's promises need."""
+
+import math
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from pipeline.config import PretrainConfig
+from pipeline.data.windows import Batch
+from pipeline.model.bilm import BiLM, DropoutKey, States, Window, detach
+from pipeline.model.lstmp import LSTMPState
+from pipeline.model.sampler import LogUniformSampler
+from pipeline.model.softmax import Candidates
+from pipeline.train.optimizer import build_optimizer, clip_global_norm_, learning_rate
+from pipeline.train.rows import RowGradients
+
+_CANDIDATE_SITE = 1  # keeps the candidates' random numbers apart from those of the order
+
+
+class Diverged(RuntimeError):
+    """Too many steps in a row had a loss or gradient that was not finite."""
+
+
+class BiLMModule(pl.LightningModule):
+    """Trains a BiLM on `Batch`es: a step is one window of all lanes, computed in `config.lane_groups` groups."""
+
+    def __init__(self, config: PretrainConfig, bilm: BiLM, total_steps: int, start_step: int = 0) -> None:
+        super().__init__()
+        self.config, self.bilm = config, bilm
+        self.total_steps, self.step = total_steps, start_step
+        self.states: list[States | None] = [None] * config.lane_groups
+        self.optimizer_state: dict[str, Any] | None = None
+        self.rows = RowGradients(bilm.softmax)
+        sampled = config.softmax.kind == "sampled"
+        self._sampler = LogUniformSampler(bilm.softmax.vocab_size, config.softmax.num_samples) if sampled else None
+        self._candidates: tuple[int, Candidates] | None = None
+        self._step_loss = torch.zeros(1)
+        self.loss = math.nan  # mean over ranks, lanes and directions of the last step, nats
+        self.grad_norm = math.nan
+        self.bad_steps = self.bad_steps_in_a_row = 0
+        # DDP would all-reduce the whole table; RowGradients exchanges its touched rows instead.
+        self._ddp_params_and_buffers_to_ignore = ["bilm.softmax.weight", "bilm.softmax.bias"]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        optimizer = build_optimizer(self.config.optimizer, self.bilm.parameters())
+        if self.optimizer_state is not None:
+            optimizer.load_state_dict(self.optimizer_state)
+            self.optimizer_state = None
+        return optimizer
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch.to(device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of one lane group, times the window's length as in bilm-tf (training.py:709-712)."""
+        assert batch.step == self.step, f"batch of step {batch.step} in step {self.step}"
+        group = batch_idx % self.config.lane_groups
+        states = self.states[group]
+        if states is None or batch.resets_state:
+            states = self.bilm.initial_states(batch.index.shape[2])
+        key = DropoutKey(self.config.run.seed, batch.step, batch.first_lane)
+        outputs, states = self.bilm(Window(batch.characters, batch.index), states, key)
+        self.states[group] = detach(states)
+        loss = self._loss(outputs[-1], batch).mean()
+        self._step_loss = self._step_loss.to(loss.device) + loss.detach() / self.config.lane_groups
+        return loss * self.config.data.window
+
+    def _loss(self, y: Tensor, batch: Batch) -> Tensor:
+        if self._sampler is None:
+            return self.bilm.softmax.full_loss(y.flatten(0, 2).float(), batch.targets.flatten())
+        candidates = self._step_candidates(batch.step, y.device)
+        targets = batch.targets.flatten(1)
+        rows = self.bilm.softmax.touched_rows(candidates, targets)
+        self.rows.collect(rows)
+        return self.bilm.softmax.sampled_loss(y.flatten(1, 2), targets, candidates, rows)
+
+    def _step_candidates(self, step: int, device: torch.device) -> Candidates:
+        """Drawn from (seed, step): the same on all ranks and in all lane groups."""
+        assert self._sampler is not None
+        if self._candidates is None or self._candidates[0] != step:
+            sets = 1 if self.config.softmax.candidates == "shared" else 2
+            draws = [self._sampler.draw(self.config.run.seed, _CANDIDATE_SITE, step, s) for s in range(sets)]
+            ids = torch.stack([torch.from_numpy(ids) for ids, _ in draws]).to(device)
+            self._candidates = step, Candidates(ids, torch.tensor([tries for _, tries in draws], device=device))
+        return self._candidates[1]
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """All gradients of the step are here: exchange the rows, clip once, or drop the step if it is not finite."""
+        # The loss travels with the rows, so that every rank comes to the same verdict.
+        self.loss = float(self.rows.exchange(self._step_loss.reshape(1).float()))
+        self._step_loss = torch.zeros(1)
+        parameters = list(self.bilm.parameters())
+        self.grad_norm = float(clip_global_norm_(parameters, self.config.optimizer.clip_norm))
+        if math.isfinite(self.loss) and math.isfinite(self.grad_norm):
+            self.bad_steps_in_a_row = 0
+        else:
+            self._drop_step(optimizer)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(self.config.optimizer, self.step, self.total_steps)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.step += 1  # a dropped step counts: its tokens are spent and its learning rate is passed
+
+    def _drop_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Without gradients the optimizer changes nothing; states that are not finite start cold."""
+        self.bad_steps += 1
+        self.bad_steps_in_a_row += 1
+        optimizer.zero_grad(set_to_none=True)
+        self.states = [
+            states and [LSTMPState(*(torch.nan_to_num(t, 0.0, 0.0, 0.0) for t in state)) for state in states]
+            for states in self.states
+        ]
+        if self.bad_steps_in_a_row >= self.config.train.max_bad_steps:
+            raise Diverged(
+                f"loss {self.loss} and gradient norm {self.grad_norm} at step {self.step}: "
+                f"{self.bad_steps_in_a_row} steps in a row were not finite"
+            )

@@ -1,0 +1,75 @@
+"""All that a run is at the end of a step, as one dict of plain values and tensors, and back again."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pipeline.config import to_dict
+from pipeline.data.lanes import lane_groups, lane_share
+from pipeline.model.bilm import States
+from pipeline.model.lstmp import LSTMPState
+from pipeline.train.module import BiLMModule
+
+FORMAT = 1
+
+
+def take_snapshot(module: BiLMModule, identity: dict[str, Any], vocabulary: dict[str, Tensor]) -> dict[str, Any] | None:
+    """The content of a checkpoint; every rank calls it, because states are gathered. None but on rank 0."""
+    states = _gather_states(module)
+    if module.global_rank != 0:
+        return None
+    optimizer = module.optimizers(use_pl_optimizer=False)
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    return {
+        "global_step": module.step,
+        "state_dict": module.bilm.state_dict(),
+        "optimizer_states": [optimizer.state_dict()],
+        "elmo": {
+            "format": FORMAT,
+            "identity": identity,
+            "config": to_dict(module.config),
+            "vocabulary": vocabulary,
+            "states": [{"h": state.h, "c": state.c} for state in states],
+            "tokens": module.step * module.config.data.lanes * module.config.data.window,
+            "bad_steps": module.bad_steps,
+            "bad_steps_in_a_row": module.bad_steps_in_a_row,
+        },
+    }
+
+
+def restore_snapshot(module: BiLMModule, content: dict[str, Any], rank: int, ranks: int) -> None:
+    """Make the module what it was; each rank takes its own lanes' states, whatever the world size was."""
+    module.bilm.load_state_dict(content["state_dict"])
+    module.optimizer_state = content["optimizer_states"][0]
+    module.step = content["global_step"]
+    module.bad_steps = content["elmo"]["bad_steps"]
+    module.bad_steps_in_a_row = content["elmo"]["bad_steps_in_a_row"]
+    groups = lane_groups(lane_share(module.config.data.lanes, rank, ranks), module.config.lane_groups)
+    module.states = [
+        [
+            LSTMPState(s["h"][:, group.start : group.stop].clone(), s["c"][:, group.start : group.stop].clone())
+            for s in content["elmo"]["states"]
+        ]
+        for group in groups
+    ]
+
+
+def _gather_states(module: BiLMModule) -> States:
+    """States of all lanes of the global batch, on the CPU; h (2, lanes, P) and c (2, lanes, H) of each layer."""
+    gathered = []
+    for layer in range(len(module.bilm.layers)):
+        parts = [states[layer] for states in module.states if states is not None]
+        h, c = (torch.cat([part[i] for part in parts], dim=1) for i in range(2))
+        gathered.append(LSTMPState(_gather_lanes(h, module).cpu(), _gather_lanes(c, module).cpu()))
+    return gathered
+
+
+def _gather_lanes(mine: Tensor, module: BiLMModule) -> Tensor:
+    if module.trainer.world_size == 1:
+        return mine
+    lanes_first = mine.transpose(0, 1).contiguous()
+    all_lanes = lanes_first.new_empty(module.config.data.lanes, *lanes_first.shape[1:])
+    dist.all_gather_into_tensor(all_lanes, lanes_first)
+    return all_lanes.transpose(0, 1).contiguous()

@@ -1,0 +1,104 @@
+"""Metrics of a run: to wandb, and as lines of RUN_DIR/metrics.jsonl that any tool reads. Rank 0 only."""
+
+import json
+import logging
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from data_prep.files import write_json
+from pipeline.config import WandbConfig
+
+log = logging.getLogger(__name__)
+STEP_METRIC = "trainer/global_step"
+_INIT_TIMEOUT_SECONDS = 60
+
+
+class Tracker:
+    """One wandb run for a training, however often it is resumed: its id is kept in RUN_DIR/wandb-run.json."""
+
+    def __init__(self, run_dir: Path, name: str, config: WandbConfig, facts: dict[str, Any]) -> None:
+        self._metrics = (run_dir / "metrics.jsonl").open("a", buffering=1)
+        self.run = None if config.mode == "disabled" else _start(run_dir, name, config, facts)
+
+    def log(self, metrics: dict[str, float | int | None], step: int) -> None:
+        """Record metrics of a step; what is None or not known is left out."""
+        record = {STEP_METRIC: step} | {k: v for k, v in metrics.items() if v is not None}
+        self._metrics.write(json.dumps(record) + "\n")
+        if self.run is not None:
+            self.run.log(record)
+
+    def summarize(self, values: dict[str, Any]) -> None:
+        if self.run is not None:
+            self.run.summary.update(values)
+
+    def alert(self, title: str, text: str) -> None:
+        """Shown in the dashboard and mailed as the user set it there; offline it waits for the sync."""
+        if self.run is not None:
+            self.run.alert(title=title, text=text)
+
+    def finish(self, exit_code: int = 0) -> None:
+        """Flush: offline, wandb writes only every 15 s or so."""
+        self._metrics.close()
+        if self.run is not None:
+            self.run.finish(exit_code=exit_code, quiet=True)
+
+    @property
+    def offline_dir(self) -> Path | None:
+        """The wandb folder of this piece of the run, if it has to be uploaded by hand."""
+        if self.run is None or not self.run.offline:
+            return None
+        return Path(self.run.dir).parent
+
+
+def _start(run_dir: Path, name: str, config: WandbConfig, facts: dict[str, Any]) -> Any:
+    import wandb
+
+    mode = _mode(config)
+    arguments: dict[str, Any] = {
+        "id": _run_id(run_dir), "resume": "allow", "dir": str(run_dir), "name": name, "config": facts,
+        "project": os.environ.get("WANDB_PROJECT", config.project),
+        "entity": os.environ.get("WANDB_ENTITY", config.entity), "group": config.group, "tags": config.tags or None,
+        "notes": config.notes,
+    }  # fmt: skip
+    settings = wandb.Settings(init_timeout=_INIT_TIMEOUT_SECONDS, silent=True)
+    try:
+        run = wandb.init(mode=mode, settings=settings, **arguments)  # type: ignore[arg-type]
+    except (wandb.errors.CommError, wandb.errors.UsageError) as error:
+        log.warning("wandb cannot be reached (%s): the run goes on and is tracked offline", str(error).split("\n")[0])
+        run = wandb.init(mode="offline", settings=settings, **arguments)
+    run.define_metric(STEP_METRIC)
+    run.define_metric("*", step_metric=STEP_METRIC)
+    return run
+
+
+def _mode(config: WandbConfig) -> str:
+    """auto: what WANDB_MODE says; else online where a key is known, offline where none is."""
+    if config.mode != "auto":
+        return config.mode
+    if os.environ.get("WANDB_MODE"):
+        return os.environ["WANDB_MODE"]
+    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    has_key = bool(os.environ.get("WANDB_API_KEY")) or (netrc.is_file() and "wandb" in netrc.read_text())
+    return "online" if has_key else "offline"
+
+
+def _run_id(run_dir: Path) -> str:
+    path = run_dir / "wandb-run.json"
+    if not path.exists():
+        write_json(path, {"id": secrets.token_hex(4)})
+    return str(json.loads(path.read_text())["id"])
+
+
+def read_metrics(run_dir: Path) -> dict[int, dict[str, float]]:
+    """The metrics of a run by step; where a resumed run did a step again, the later record counts."""
+    steps: dict[int, dict[str, float]] = {}
+    path = run_dir / "metrics.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line)
+        except ValueError:  # the line that a kill cut short
+            continue
+        steps.setdefault(record.pop(STEP_METRIC), {}).update(record)
+    return steps
