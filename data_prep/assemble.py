@@ -1,0 +1,51 @@
+"""Pass 3: slices of all runs become one shard, its sentences in the order of their keys."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.files import write_json
+from data_prep.merge import finished_runs, read_bounds
+from data_prep.plan import Plan
+from data_prep.runs import gather, part_bounds
+from data_prep.shards import write_shard
+from data_prep.workers import Report
+from data_prep.workspace import Workspace
+
+
+def assemble_shard(output: Path, split: str, number: int, report: Report) -> None:
+    """Shard `number` of a split is written and recorded; one that was recorded before is left alone."""
+    work = Workspace(output)
+    record = work.shard_record(split, number)
+    if record.exists():
+        return
+    plan = Plan.load(work.plan)
+    tokens, lengths, order = _collect(work, plan, split, number)
+    num_words = len(tokens) - len(lengths)
+    entry = write_shard(output, split, number, _chunks(tokens, lengths, order, plan.options.chunk_tokens))
+    write_json(record, entry)
+    report(len(tokens), num_words)
+
+
+def _collect(work: Workspace, plan: Plan, split: str, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The shard's tokens (int32 lexicon ids) and sentence lengths run by run, and the order of the sentences."""
+    bounds = read_bounds(work, split)
+    tokens, lengths, keys = [], [], []
+    for index, run in enumerate(finished_runs(work, plan)[0]):
+        first, stop = bounds.sentences[index, number:number + 2].tolist()
+        if first < stop:
+            tokens.append(run.read_map()[run.tokens(*bounds.tokens[index, number:number + 2].tolist())])
+            lengths.append(run.lengths[first:stop])
+            keys.append(np.zeros(0, np.uint64) if run.keys is None else run.keys[first:stop])
+    joined_keys, joined_lengths = np.concatenate(keys), np.concatenate(lengths)
+    kept_order = np.arange(len(joined_lengths))
+    order = np.argsort(joined_keys, kind="stable") if len(joined_keys) else kept_order
+    return np.concatenate(tokens), joined_lengths, order
+
+
+def _chunks(tokens: np.ndarray, lengths: np.ndarray, order: np.ndarray,
+            chunk_tokens: int) -> Iterator[tuple[np.ndarray, int]]:
+    bounds = part_bounds(lengths[order], chunk_tokens)
+    for (first, stop), chunk in zip(bounds, gather(tokens, lengths, order, chunk_tokens), strict=True):
+        yield chunk, stop - first

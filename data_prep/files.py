@@ -1,0 +1,111 @@
+"""Files that are either whole or absent: atomic writes, hashes, and the one error users see."""
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+_FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class DataError(ValueError):
+    """What is wrong with the user's data or options, in one sentence: the value, the rule, the remedy."""
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file that becomes `path` when the block ends well, durably, and leaves nothing when it does not."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files only their owner can read
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """`path` holds exactly `data`, durably; a crash leaves the old file or the new one."""
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`path` holds `value` as JSON, durably; the same value always gives the same bytes."""
+    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def write_npy(path: Path, array: np.ndarray) -> None:
+    """`path` holds `array` in NumPy's .npy format, durably."""
+    with atomic_file(path) as file:
+        np.lib.format.write_array(file, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file, or DataError if the file is not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}); prepare the dataset again with overwrite=true") from error
+
+
+def map_npy(path: Path, dtype: type[np.generic]) -> np.ndarray:
+    """A .npy file as a read-only memory map of one dimension, or DataError if it is not that."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{path} is damaged ({error}); copy or prepare the dataset again") from error
+    if array.dtype != dtype or array.ndim != 1:
+        raise DataError(f"{path} holds {array.dtype} of shape {array.shape}, not a row of {np.dtype(dtype)}; "
+                        "copy or prepare the dataset again")
+    return array
+
+
+def sha256_of(path: Path) -> str:
+    """The file's SHA-256 as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") \
+            else _sha256_in_blocks(file)
+
+
+def _sha256_in_blocks(file: BinaryIO) -> str:
+    digest = hashlib.sha256()  # hashlib.file_digest is not there before Python 3.11
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """The names in the folder are durable: a rename in it survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def describe_os_error(error: OSError) -> str:
+    """One sentence for a user about a failed read or write, with the remedy where one is known."""
+    where = error.filename or "the output folder"
+    if error.errno in _FULL_DISK:
+        return (f"no room to write {where} ({os.strerror(error.errno or 0)}); free some space and run the same "
+                "command again: finished parts are kept")
+    return f"{where}: {error.strerror or error}; see to it and run the same command again: finished parts are kept"
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,151 @@
+"""What is to be done: the options, the input, and its division into units of work."""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from data_prep.corpus import STDIN, Source, compression_of
+from data_prep.files import DataError, read_json, write_json
+
+UNIT_BYTES = 64 << 20  # of a large plain file: some 12 M words, ten seconds of work
+_LINE_END, _EMPTY_LINE = re.compile(rb"\n"), re.compile(rb"\n[ \t\r]*\n")
+SHUFFLES, ON_ERROR = ("sentences", "documents", "none"), ("fail", "skip")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything besides the text that determines the dataset's bytes. Meaning: prepare.prepare."""
+
+    heldout: float | int = 0.0
+    tokenize: bool = False
+    language: str = "en"
+    shuffle: str = "sentences"
+    seed: int = 0
+    on_error: str = "fail"
+    max_sentence_words: int = 100_000
+    shard_tokens: int = 32 << 20
+    chunk_tokens: int = 1 << 18
+
+    def __post_init__(self) -> None:
+        _one_of("shuffle", self.shuffle, SHUFFLES)
+        _one_of("on_error", self.on_error, ON_ERROR)
+        if isinstance(self.heldout, float) and not 0 <= self.heldout < 1:
+            raise DataError(f"heldout={self.heldout} is no share of the sentences; use 0 <= heldout < 1, or a whole "
+                            "number of sentences")
+        _at_least("heldout", self.heldout, 0)
+        _at_least("seed", self.seed, 0)
+        if self.seed >= 1 << 63:
+            raise DataError(f"seed={self.seed} has more than 63 bits; use a smaller one")
+        for name in ("max_sentence_words", "shard_tokens", "chunk_tokens"):
+            _at_least(name, getattr(self, name), 1)
+        if self.max_sentence_words > 1 << 22:
+            raise DataError(f"max_sentence_words={self.max_sentence_words} is above {1 << 22}; break the lines into "
+                            "sentences")
+
+
+def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise DataError(f"{name}={value} is unknown; use one of {', '.join(allowed)}")
+
+
+def _at_least(name: str, value: float, least: int) -> None:
+    if not value >= least or (isinstance(value, float) and math.isinf(value)):
+        raise DataError(f"{name}={value} is too small; use {least} or more")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A part of the input that one process encodes: bytes start..stop of a source (stop None: to its end)."""
+
+    number: int
+    source: int
+    start: int
+    stop: int | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole preparation, as saved in the work folder; the same for all processes that take part."""
+
+    options: Options
+    sources: list[Source]
+    units: list[Unit]
+
+    @property
+    def has_stdin(self) -> bool:
+        """Standard input cannot be read twice, nor recognised."""
+        return any(source.path == STDIN for source in self.sources)
+
+    def source_of(self, unit: Unit) -> Source:
+        """The input file a unit is a part of."""
+        return self.sources[unit.source]
+
+    def num_bytes(self, unit: Unit) -> int:
+        """The unit's bytes in its file (compressed ones where it is compressed)."""
+        return (self.source_of(unit).num_bytes if unit.stop is None else unit.stop) - unit.start
+
+    def identity(self) -> dict[str, Any]:
+        """What a rerun must share to continue this preparation: options and inputs, wherever those lie."""
+        return {"options": asdict(self.options), "inputs": [source.identity() for source in self.sources]}
+
+    def save(self, path: Path) -> None:
+        """The plan is in a file that load() reads."""
+        write_json(path, {"options": asdict(self.options), "sources": [asdict(s) for s in self.sources],
+                          "units": [asdict(u) for u in self.units]})
+
+    @classmethod
+    def load(cls, path: Path) -> "Plan":
+        """The plan that save() wrote."""
+        saved = read_json(path)
+        return cls(Options(**saved["options"]), [Source(**s) for s in saved["sources"]],
+                   [Unit(**u) for u in saved["units"]])
+
+
+def make_plan(sources: list[Source], options: Options) -> Plan:
+    """The plan for these inputs. It depends on nothing else, so every process that makes it makes the same."""
+    ranges = [(number, start, stop) for number, source in enumerate(sources)
+              for start, stop in _ranges(source, options)]
+    return Plan(options, sources, [Unit(i, *parts) for i, parts in enumerate(ranges)])
+
+
+def _ranges(source: Source, options: Options) -> Iterator[tuple[int, int | None]]:
+    if source.path == STDIN or source.num_bytes <= UNIT_BYTES or compression_of(source.path):
+        yield 0, None
+        return
+    pattern = _EMPTY_LINE if options.shuffle == "documents" else _LINE_END
+    start = 0
+    with open(source.path, "rb") as file:
+        while start < source.num_bytes:
+            file.seek(min(start + UNIT_BYTES, source.num_bytes))
+            stop = min(_after_next(pattern, file.read, file.tell()), source.num_bytes)
+            yield start, stop
+            start = stop
+
+
+def _after_next(pattern: re.Pattern[bytes], read: Any, position: int) -> int:
+    """The position after the next match, or after the file's end."""
+    tail = b""
+    while data := read(1 << 16):
+        if found := pattern.search(tail + data):
+            return position - len(tail) + found.end()
+        position += len(data)
+        tail = (tail + data)[-64:]
+    return position
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two identities, as "name: before -> now"."""
+    found = [f"{field.name}: {before['options'].get(field.name)} -> {now['options'][field.name]}"
+             for field in fields(Options) if before["options"].get(field.name) != now["options"][field.name]]
+    old, new = ({(i["split"], i["label"]): i for i in identity["inputs"]} for identity in (before, now))
+    found += [f"{split} input {label} was not there before" for split, label in new if (split, label) not in old]
+    found += [f"{split} input {label} is gone" for split, label in old if (split, label) not in new]
+    found += [f"{split} input {label} has changed (size or time)" for split, label in new
+              if (split, label) in old and old[split, label] != new[split, label]]
+    if not found and json.dumps(before) != json.dumps(now):
+        found.append("the order of the inputs")
+    return found

@@ -1,0 +1,200 @@
+"""Text to dataset in three passes: encode (by unit of input), merge the lexicons, assemble (by shard).
+
+Each pass is a set of independent tasks whose results are recorded once they are in place, so a preparation can be
+killed at any moment and run again, in one process or many, and always gives the same bytes.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from data_prep.assemble import assemble_shard
+from data_prep.corpus import STDIN, find_sources
+from data_prep.encode import encode_unit, read_record
+from data_prep.files import DataError, describe_os_error, read_json, write_json
+from data_prep.merge import merge, read_merge_record
+from data_prep.plan import Options, Plan, differences, make_plan
+from data_prep.progress import Progress
+from data_prep.shards import FORMAT, SPLITS, VERSION, fingerprint_of
+from data_prep.summary import Summary
+from data_prep.workers import num_workers, run_tasks
+from data_prep.workspace import Workspace
+
+Step = Literal["encode", "merge", "shard"]
+STEPS: tuple[Step, ...] = ("encode", "merge", "shard")
+
+
+def prepare(inputs: Sequence[str], output: str | Path, *, heldout: float | int = 0.0,
+            heldout_inputs: Sequence[str] = (), tokenize: bool = False, language: str = "en",
+            shuffle: str = "sentences", seed: int = 0, workers: int = 0, on_error: str = "fail",
+            max_sentence_words: int = 100_000, shard_tokens: int = 32 << 20, chunk_tokens: int = 1 << 18,
+            overwrite: bool = False, show_progress: bool = True, step: Step | None = None, task: int = 0,
+            tasks: int = 1) -> Summary:
+    """A finished dataset is in `output`; what an earlier, killed call did for it is not done again.
+
+    inputs, heldout_inputs: files, globs, folders, or "-" (standard input); plain, .gz, .xz, .bz2 or .zst.
+        One tokenised sentence a line; with tokenize, running text in `language`.
+    heldout: a share of the sentences (float below 1) or a number of them (int), at random; the last ones if
+        shuffle="none". shuffle: "sentences"; "documents" (parted by empty lines and file ends, kept whole and in
+        order, in random order among each other); "none" (the input's order).
+    workers: processes, 0 for one a core. on_error: "fail", or "skip" and list lines that cannot be used.
+    max_sentence_words: longer lines are errors. shard_tokens, chunk_tokens: sizes to aim at, </S> included.
+    overwrite: what `output` held of a dataset is removed first.
+    step, task, tasks: only part `task` of `tasks` of one pass, for a job array; the summary says what is pending.
+    Raises DataError: bad input, options that differ from those of the work in `output`, a full disk.
+    """
+    begun = time.monotonic()
+    options = Options(heldout, tokenize, language, shuffle, seed, on_error, max_sentence_words, shard_tokens,
+                      chunk_tokens)
+    _check_call(options, inputs, heldout_inputs, overwrite, step, task, tasks)
+    work = Workspace(Path(output))
+    processes = num_workers(workers)
+    try:
+        with work.locked(shared=step is not None):
+            plan = make_plan(find_sources(inputs, heldout_inputs, str(output)), options)
+            if _is_finished(work, plan, overwrite):
+                return Summary.from_index(str(output), read_json(work.index), already_done=True)
+            _begin(work, plan, overwrite, alone=step is None)
+            try:
+                for one in STEPS if step is None else (step,):
+                    _PASSES[one](work, plan, processes, show_progress, task, tasks)
+            finally:
+                if step is None:
+                    work.clear_temporaries()
+            return _finish(work, plan, begun)
+    except OSError as error:
+        raise DataError(describe_os_error(error)) from error
+
+
+def _check_call(options: Options, inputs: Sequence[str], heldout_inputs: Sequence[str], overwrite: bool,
+                step: str | None, task: int, tasks: int) -> None:
+    if isinstance(inputs, str) or isinstance(heldout_inputs, str):
+        raise DataError(f"inputs={inputs!r} is one string; give a list of names")
+    if options.heldout and heldout_inputs:
+        raise DataError(f"heldout={options.heldout} and heldout_inputs exclude each other; give one of them")
+    if step is None:
+        return
+    if step not in STEPS:
+        raise DataError(f"step={step} is unknown; use one of {', '.join(STEPS)}, in this order")
+    if not 0 <= task < tasks:
+        raise DataError(f"task={task} of tasks={tasks} does not exist; use 0 <= task < tasks")
+    if overwrite:
+        raise DataError("overwrite=true with step would remove the other tasks' work; remove the folder yourself")
+    if STDIN in (*inputs, *heldout_inputs):
+        raise DataError("step needs inputs that every task can read, not standard input; save it to a file first")
+
+
+def _is_finished(work: Workspace, plan: Plan, overwrite: bool) -> bool:
+    """Whether the dataset is there already, from this input with these options; DataError if from others."""
+    work.refuse_foreign_files()
+    if overwrite or not work.index.exists():
+        return False
+    if plan.has_stdin:
+        raise DataError(f"{work.output} holds a dataset, and whether standard input is what it was made of cannot be "
+                        "known; use overwrite=true or another output folder")
+    _refuse_other(work, read_json(work.identity) if work.identity.exists() else None, plan, "a finished dataset")
+    work.clear_work()
+    return True
+
+
+def _refuse_other(work: Workspace, before: dict[str, Any] | None, plan: Plan, what: str) -> None:
+    if before is None:
+        raise DataError(f"{work.output} holds {what} of unknown options; use overwrite=true or another output folder")
+    if found := differences(before, plan.identity()):
+        raise DataError(f"{work.output} holds {what} made otherwise ({'; '.join(found[:5])}); repeat those, or use "
+                        "overwrite=true or another output folder")
+
+
+def _begin(work: Workspace, plan: Plan, overwrite: bool, alone: bool) -> None:
+    """The work folder holds this plan, and of earlier work what belongs to it."""
+    if overwrite:
+        work.clear_dataset()
+    if alone and plan.has_stdin:
+        work.clear_work()
+    work.folder.mkdir(parents=True, exist_ok=True)
+    if alone:
+        work.clear_temporaries()
+    if work.plan.exists():
+        _refuse_other(work, Plan.load(work.plan).identity(), plan, "an unfinished preparation")
+    else:
+        plan.save(work.plan)
+
+
+def _encode(work: Workspace, plan: Plan, workers: int, show: bool, task: int, tasks: int) -> None:
+    mine = plan.units[task::tasks]
+    todo = [unit for unit in mine if not work.unit_record(unit.number).exists()]
+    done = [unit for unit in mine if unit not in todo]
+    before = (sum(map(plan.num_bytes, done)), sum(read_record(work, unit.number).words for unit in done))
+    total = 0 if plan.has_stdin else sum(map(plan.num_bytes, mine))
+    progress = Progress("1/3 reading", total, show)
+    if plan.has_stdin:
+        workers = 1  # only this process has it
+    todo.sort(key=plan.num_bytes, reverse=True)  # a large compressed file last would leave the others idle
+    run_tasks(encode_unit, [(work.output, unit.number) for unit in todo], workers, progress, before)
+
+
+def _merge(work: Workspace, plan: Plan, workers: int, show: bool, task: int, tasks: int) -> None:
+    if missing := [unit.number for unit in plan.units if not work.unit_record(unit.number).exists()]:
+        raise DataError(f"{len(missing)} of {len(plan.units)} units are not encoded (the first: {missing[0]}); run "
+                        "step=encode for all tasks first")
+    num_runs = sum(len(read_record(work, unit.number).run_tokens) for unit in plan.units)
+    if task == 0:
+        run_tasks(merge, [(work.output,)], 1, Progress("2/3 lexicon", num_runs, show))
+
+
+def _shard(work: Workspace, plan: Plan, workers: int, show: bool, task: int, tasks: int) -> None:
+    if not work.merge_record.exists():
+        raise DataError("the lexicons are not merged; run step=merge first")
+    record = read_merge_record(work)
+    mine = _shards(record.shards)[task::tasks]
+    todo = [shard for shard in mine if not work.shard_record(*shard).exists()]
+    num_words = sum(record.figures["words"].values()) + sum(record.figures["sentences"].values())
+    share = num_words * len(mine) // max(1, len(_shards(record.shards)))
+    before = share * (len(mine) - len(todo)) // max(1, len(mine))
+    run_tasks(assemble_shard, [(work.output, *shard) for shard in todo], workers,
+              Progress("3/3 shards", share, show), (before, before))
+
+
+_PASSES = {"encode": _encode, "merge": _merge, "shard": _shard}
+
+
+def _shards(counts: dict[str, int]) -> list[tuple[str, int]]:
+    return [(split, number) for split in SPLITS for number in range(counts.get(split, 0))]
+
+
+def _finish(work: Workspace, plan: Plan, begun: float) -> Summary:
+    """The index is written if all shards are there; returns the summary, or one that says what is missing."""
+    location = str(work.output)
+    if work.index.exists():  # another task of the array was as quick
+        return Summary.from_index(location, read_json(work.index), time.monotonic() - begun)
+    encoded = sum(work.unit_record(unit.number).exists() for unit in plan.units)
+    if not work.merge_record.exists():
+        return Summary(location, pending=f"{encoded} of {len(plan.units)} units are encoded; next: step=encode for "
+                                         "those left, then step=merge, then step=shard")
+    record = read_merge_record(work)
+    shards = _shards(record.shards)
+    written = [work.shard_record(*shard).exists() for shard in shards]
+    if not all(written):
+        return Summary(location, pending=f"{sum(written)} of {len(shards)} shards are written; next: step=shard for "
+                                         "those left")
+    index = _index(work, plan)
+    write_json(work.identity, plan.identity())
+    write_json(work.index, index)
+    work.clear_work()
+    return Summary.from_index(location, index, time.monotonic() - begun)
+
+
+def _index(work: Workspace, plan: Plan) -> dict[str, Any]:
+    record = read_merge_record(work)
+    splits = {}
+    for split in SPLITS:
+        shards = [read_json(work.shard_record(split, number)) for number in range(record.shards.get(split, 0))]
+        if shards:
+            splits[split] = {"tokens": sum(shard["tokens"] for shard in shards),
+                             "sentences": sum(shard["sentences"] for shard in shards), "shards": shards}
+    made = {"options": asdict(plan.options), "inputs": [{"name": source.label, "bytes": source.num_bytes,
+                                                         "split": source.split} for source in plan.sources]}
+    return {"format": FORMAT, "version": VERSION, "fingerprint": fingerprint_of(record.lexicon, splits), "made": made,
+            "summary": record.figures, "lexicon": record.lexicon, "splits": splits}

@@ -1,0 +1,58 @@
+"""How far a pass is, on standard error: a bar in a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+from typing import Any
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """Shows one pass: share done, words a second, time left. total: in any unit, 0 if unknown (standard input)."""
+
+    def __init__(self, title: str, total: int, show: bool = True) -> None:
+        self.title, self.total = title, total
+        self._begun = self._last_line = time.monotonic()
+        self._done, self._at_start = 0, (0, 0)
+        self._bar: Any = None
+        self._lines = show and not sys.stderr.isatty()
+        if show and not self._lines:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total or None, unit_scale=True, leave=True, file=sys.stderr,
+                             bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}")
+            self._bar.set_description(title)
+
+    def start_at(self, done: int, words: int) -> None:
+        """That much was done by an earlier run: it counts as done but not for the speed."""
+        self._at_start = (done, words)
+        if self._bar is not None:
+            self._bar.initial = self._bar.n = done
+
+    def update(self, done: int, words: int) -> None:
+        """`done` of `total` and `words` words are done, all in all."""
+        self._done = done
+        if self._bar is not None:
+            self._bar.n = done
+            self._bar.set_postfix_str(f"{self._speed(words) / 1e6:.2f} M words/s", refresh=False)
+            self._bar.update(0)
+            self._bar.refresh()
+        elif self._lines and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            print(self._line(words), file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """The bar is left as it is and the cursor is on a new line."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _speed(self, words: int) -> float:
+        return (words - self._at_start[1]) / max(time.monotonic() - self._begun, 1e-3)
+
+    def _line(self, words: int) -> str:
+        line = f"{self.title}: {words / 1e6:.1f} M words, {self._speed(words) / 1e6:.2f} M words/s"
+        progressed = self._done - self._at_start[0]
+        if self.total and progressed > 0:
+            left = (self.total - self._done) * (time.monotonic() - self._begun) / progressed
+            line += f", {100 * self._done / self.total:.0f}%, {left / 60:.1f} minutes left"
+        return line

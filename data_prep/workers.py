@@ -1,0 +1,121 @@
+"""Runs independent tasks in worker processes; a worker that fails or is killed ends the run with one clear error."""
+
+import concurrent.futures
+import ctypes
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
+from multiprocessing.sharedctypes import RawArray
+from typing import Any
+
+from data_prep.files import DataError, describe_os_error
+from data_prep.progress import Progress
+
+Report = Callable[[int, int], None]
+"""report(done, words): how much of a task is done so far, in the progress bar's unit, and its words."""
+Task = Callable[..., None]
+"""task(*arguments, report): module-level, as worker processes import it by name."""
+
+_POLL_SECONDS = 0.2
+_done_and_words: Any = None  # in a worker: the shared array that the parent reads the progress from
+
+
+def num_workers(workers: int) -> int:
+    """`workers`, or as many as this process may use cores if that is 0."""
+    if workers < 0:
+        raise DataError(f"workers={workers} is no number of processes; use 0 (one a core) or more")
+    if workers:
+        return workers
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_tasks(task: Task, arguments: Sequence[tuple[Any, ...]], workers: int, progress: Progress,
+              before: tuple[int, int] = (0, 0)) -> None:
+    """Every task(*arguments[i], report) has ended well. before: (done, words) of earlier runs, for the progress.
+
+    Raises DataError: the first failure, after the running tasks have stopped.
+    """
+    progress.start_at(*before)
+    if workers > 1 and len(arguments) > 1:
+        _run_in_pool(task, arguments, min(workers, len(arguments)), progress, before)
+    else:
+        _run_here(task, arguments, progress, before)
+    progress.close()
+
+
+def _run_here(task: Task, arguments: Sequence[tuple[Any, ...]], progress: Progress, before: tuple[int, int]) -> None:
+    for argument in arguments:
+        latest = [0, 0]
+
+        def report(done: int, words: int, latest: list[int] = latest, before: tuple[int, int] = before) -> None:
+            latest[:] = [done, words]
+            progress.update(before[0] + done, before[1] + words)
+
+        _run_one(task, argument, report)
+        before = (before[0] + latest[0], before[1] + latest[1])
+
+
+def _run_one(task: Task, argument: tuple[Any, ...], report: Report) -> None:
+    try:
+        task(*argument, report)
+    except OSError as error:
+        raise DataError(describe_os_error(error)) from error
+    except MemoryError as error:
+        raise DataError("out of memory; use fewer workers or a larger machine") from error
+
+
+def _run_in_pool(task: Task, arguments: Sequence[tuple[Any, ...]], workers: int, progress: Progress,
+                 before: tuple[int, int]) -> None:
+    shared = RawArray(ctypes.c_int64, 2 * len(arguments))
+    # Spawned, not forked: the caller may hold threads (torch, a logger), which a fork would freeze.
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _begin_worker, (shared,))
+    try:
+        waiting = {pool.submit(_run_in_worker, task, number, argument) for number, argument in enumerate(arguments)}
+        while waiting:
+            ended, waiting = concurrent.futures.wait(waiting, _POLL_SECONDS, concurrent.futures.FIRST_COMPLETED)
+            for future in ended:
+                future.result()
+            progress.update(before[0] + sum(shared[0::2]), before[1] + sum(shared[1::2]))
+        pool.shutdown()
+    except BrokenProcessPool as error:
+        _stop(pool)
+        raise DataError("a worker process was killed, perhaps for want of memory; run the same command again to go "
+                        "on, with fewer workers if it was memory") from error
+    except BaseException:
+        _stop(pool)
+        raise
+
+
+def _stop(pool: concurrent.futures.ProcessPoolExecutor) -> None:
+    """No worker is left. Tasks are atomic, so one that is stopped leaves nothing that counts."""
+    processes = list((pool._processes or {}).values())
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        process.terminate()
+    pool.shutdown(wait=True)
+
+
+def _begin_worker(shared: Any) -> None:
+    global _done_and_words
+    _done_and_words = shared
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: only the parent answers
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)  # the parent is gone, perhaps by kill -9: nobody would record this work
+
+
+def _run_in_worker(task: Task, number: int, argument: tuple[Any, ...]) -> None:
+    def report(done: int, words: int) -> None:
+        _done_and_words[2 * number:2 * number + 2] = [done, words]
+
+    _run_one(task, argument, report)
