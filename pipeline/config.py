@@ -40,7 +40,7 @@ class DataConfig:
     lanes: int = option(384, "rows of the global batch, shared out over all ranks [the paper: 128 on each of 3 GPUs]")
     window: int = option(20, "tokens of a lane in one step: truncated back-propagation through time")
     vocab_size: int = option(793_471, "words of the softmax, <S> </S> <UNK> included: the lexicon's most frequent")
-    vocab_min_count: int = option(1, "a word of the softmax was seen at least so often in training")
+    vocab_min_count: int = option(3, "a word of the softmax was seen at least so often in training")
     workers: int = option(1, "loader processes of each rank; 0 makes batches in the training process")
 
     def __post_init__(self) -> None:

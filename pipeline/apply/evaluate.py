@@ -1,0 +1,125 @@
+"""Held-out perplexity of a checkpoint on a dataset or on text, beside that of a unigram model on the same tokens."""
+
+import math
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from data_prep.files import write_json
+from data_prep.lexicon import EOS_ID, UNK_ID
+from data_prep.prepare import prepare
+from data_prep.shards import INDEX, Dataset, Split, open_dataset
+from pipeline.apply.load import Trained, load_trained
+from pipeline.config import ConfigError, EvaluateCommandConfig, require
+from pipeline.data.datamodule import evaluation_windows, held_out_split
+from pipeline.data.windows import BatchMaker, Vocabulary, vocabulary_map
+from pipeline.train.validate import Perplexity, held_out_perplexity
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """unknown_share: of words (sentence bounds apart) outside the vocabulary. unigram: perplexity of counts alone."""
+
+    checkpoint: str
+    step: int
+    data: str
+    perplexity: Perplexity
+    vocabulary: int
+    unknown_share: float
+    unigram: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "checkpoint": self.checkpoint, "step": self.step, "data": self.data,
+            "perplexity": self.perplexity.both, "perplexity_forward": self.perplexity.forward,
+            "perplexity_backward": self.perplexity.backward, "tokens": self.perplexity.tokens,
+            "evaluate.lanes": self.perplexity.lanes, "vocabulary": self.vocabulary,
+            "unknown_share": self.unknown_share, "unigram_perplexity": self.unigram,
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        p = self.perplexity
+        rows = [
+            ("checkpoint", f"{self.checkpoint} (step {self.step:,})"),
+            ("data", self.data),
+            ("tokens scored", f"{p.tokens:,} each way, {self.unknown_share:.2%} of words outside the vocabulary "
+                              f"of {self.vocabulary:,}"),
+            ("states start cold", f"in {p.lanes} places (evaluate.lanes={p.lanes}; 1 = strict reading order)"),
+            ("unigram baseline", f"{self.unigram:10.2f}"),
+            ("perplexity forward", f"{p.forward:10.2f}"),
+            ("perplexity backward", f"{p.backward:10.2f}"),
+            ("perplexity", f"{p.both:10.2f}"),
+        ]  # fmt: skip
+        return "\n".join(f"{name:20}{value}" for name, value in rows)
+
+
+def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
+    """Score the data with full softmax, each token exactly once; the result on rank 0, None elsewhere."""
+    require(bool(config.checkpoint), "checkpoint= is missing: give a checkpoint file or a run's folder")
+    require(bool(config.data), "data= is missing: give a dataset or text files")
+    fabric = Fabric(
+        accelerator=config.accelerator, devices=config.devices, precision=config.precision,  # type: ignore[arg-type]
+        strategy="ddp" if config.devices > 1 else "auto",
+    )  # fmt: skip
+    fabric.launch()
+    trained = load_trained(config.checkpoint, fabric.device)
+    with _open(config.data, config.split) as (dataset, split):
+        vocabulary = vocabulary_of(trained, dataset)
+        maker = BatchMaker(dataset.lexicon, vocabulary, trained.config.model.max_characters)
+        windows = evaluation_windows(split, maker, config.evaluate)
+        with fabric.autocast():
+            perplexity = held_out_perplexity(
+                trained.bilm, windows, config.evaluate, fabric.device, fabric.global_rank, fabric.world_size
+            )
+        if fabric.global_rank != 0:
+            return None
+        unknown, unigram = unigram_baseline(split, vocabulary, trained.counts)
+    result = Evaluation(
+        str(trained.path), trained.step, " ".join(config.data), perplexity, len(trained.words), unknown, unigram
+    )
+    if config.output:
+        write_json(Path(config.output), result.as_dict())
+    return result
+
+
+def vocabulary_of(trained: Trained, dataset: Dataset) -> Vocabulary:
+    """Targets of a dataset under the checkpoint's vocabulary."""
+    if dataset.fingerprint == trained.dataset_fingerprint:
+        return Vocabulary(len(trained.words))
+    return Vocabulary(len(trained.words), vocabulary_map(dataset.lexicon, trained.words))
+
+
+def unigram_baseline(split: Split, vocabulary: Vocabulary, counts: np.ndarray) -> tuple[float, float]:
+    """(share of words outside the vocabulary, perplexity of add-one smoothed training counts) on forward targets."""
+    log_probability = np.log(counts + 1.0) - math.log(float(counts.sum()) + len(counts))
+    nats, tokens, unknown, ends = 0.0, 0, 0, 0
+    for chunk in range(len(split.chunk_tokens)):
+        targets = vocabulary.targets(np.asarray(split.chunk(chunk)))
+        nats -= float(log_probability[targets].sum())
+        tokens += len(targets)
+        unknown += int((targets == UNK_ID).sum())
+        ends += int((targets == EOS_ID).sum())
+    return unknown / max(1, tokens - ends), math.exp(nats / tokens)
+
+
+@contextmanager
+def _open(data: list[str], split: str) -> Iterator[tuple[Dataset, Split]]:
+    """A dataset's split as it is; text files through the same preparation, in their own order, in a temporary folder."""
+    if len(data) == 1 and ("://" in data[0] or (Path(data[0]).expanduser() / INDEX).exists()):
+        dataset = open_dataset(data[0])
+        yield dataset, held_out_split(dataset, split)
+        return
+    for path in data:
+        if Path(path).expanduser().is_dir() and not any(Path(path).expanduser().iterdir()):
+            raise ConfigError(f"data={path} is an empty folder; give a dataset or text files")
+    with tempfile.TemporaryDirectory(prefix="elmo-evaluate-") as folder:
+        prepare(data, folder, heldout=0, shuffle="none", workers=1, show_progress=False)
+        dataset = open_dataset(folder)
+        yield dataset, dataset.splits["train"]

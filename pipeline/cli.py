@@ -1,0 +1,174 @@
+"""The command `elmo`: one function a command. Heavy imports stand inside, so that help and errors are instant."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, NamedTuple, get_args, get_type_hints
+
+from pipeline import __version__, signals
+from pipeline.config import EvaluateCommandConfig, PrepConfig, PretrainConfig, load, require
+
+EXIT_USER_ERROR = 2
+
+
+class Command(NamedTuple):
+    run: Callable[[list[str]], int]
+    schema: type[Any]
+    meaning: str
+    example: str
+
+
+def prep(arguments: list[str]) -> int:
+    if arguments and arguments[0] in ("verify", "info"):
+        return _inspect(arguments)
+    config = load(PrepConfig, arguments)
+    require(bool(config.input), "input= is missing: give files, folders or globs, or - for standard input")
+    require(bool(config.output), "output= is missing: give the folder of the dataset")
+    from data_prep.prepare import prepare
+
+    summary = prepare(
+        config.input, config.output, heldout=config.heldout if config.heldout < 1 else int(config.heldout),
+        heldout_inputs=config.heldout_input, tokenize=config.tokenize, language=config.language,
+        shuffle=config.shuffle, seed=config.seed, workers=config.workers, on_error=config.on_error,
+        max_sentence_words=config.max_sentence_words, shard_tokens=config.shard_tokens, overwrite=config.overwrite,
+    )  # fmt: skip
+    print(summary)
+    print(f"\nNext: elmo pretrain configs/small.yaml data.path={config.output} run.dir=runs/first")
+    return 0
+
+
+def _inspect(arguments: list[str]) -> int:
+    """`elmo prep verify DIR` and `elmo prep info DIR`."""
+    require(len(arguments) == 2, f"elmo prep {arguments[0]} takes one dataset folder: elmo prep {arguments[0]} DIR")
+    from data_prep.verify import describe, verify
+
+    if arguments[0] == "info":
+        print(describe(arguments[1]))
+        return 0
+    report = verify(arguments[1])
+    print(report)
+    return 1 if report.faults else 0
+
+
+def pretrain(arguments: list[str]) -> int:
+    signals.install()
+    config = load(PretrainConfig, arguments)
+    require(bool(config.data.path), "data.path= is missing: give a dataset made by `elmo prep`")
+    from pipeline.train.module import Diverged
+    from pipeline.train.run import pretrain as train
+
+    try:
+        outcome = train(config)
+    except Diverged as error:
+        print(f"elmo pretrain: {error}", file=sys.stderr)
+        return 1
+    again = " ".join(["elmo pretrain", *arguments])
+    if outcome.wandb_offline_dir is not None:
+        print(f"wandb    {outcome.wandb_offline_dir}  (`wandb leet` draws it here, `wandb sync` uploads it)")
+    if outcome.stopped:
+        print(f"stopped at step {outcome.step:,} of {outcome.total_steps:,} with a checkpoint; to go on: {again}")
+        return signals.EXIT_PREEMPTED
+    print(f"Next: elmo evaluate checkpoint={outcome.run_dir} data={config.data.path}")
+    return 0
+
+
+def evaluate(arguments: list[str]) -> int:
+    config = load(EvaluateCommandConfig, arguments)
+    from pipeline.apply.evaluate import evaluate as score
+
+    result = score(config)
+    if result is not None:
+        print(result)
+    return 0
+
+
+def demo(arguments: list[str]) -> int:
+    require(len(arguments) <= 1, "elmo demo takes at most one argument: the folder to work in")
+    from pipeline.apply.demo import main
+
+    return main(arguments[0] if arguments else "runs/demo")
+
+
+COMMANDS = {
+    "prep": Command(prep, PrepConfig, "text into a dataset of webdataset shards (also: prep verify DIR, prep info DIR)",
+                    "elmo prep input=corpus/*.txt.gz output=data/corpus"),
+    "pretrain": Command(pretrain, PretrainConfig, "train the biLM on a dataset; goes on with what run.dir holds",
+                        "elmo pretrain configs/small.yaml data.path=data/corpus run.dir=runs/first"),
+    "evaluate": Command(evaluate, EvaluateCommandConfig, "held-out perplexity of a checkpoint, on a dataset or text",
+                        "elmo evaluate checkpoint=runs/first data=data/corpus"),
+    "demo": Command(demo, type(None), "all of it in a few minutes on real text", "elmo demo"),
+}  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if arguments[0] == "--version":
+        print(f"elmo-pipeline {__version__}")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        print(f"elmo: no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    if any(a in ("-h", "--help") for a in rest):
+        print(_help(name, COMMANDS[name]))
+        return 0
+    try:
+        return COMMANDS[name].run(rest)
+    except ValueError as error:  # ConfigError and DataError: the user's to mend; anything else is ours and traced
+        if not _is_for_the_user(error):
+            raise
+        print(f"elmo {name}: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print(f"elmo {name}: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+
+
+def _is_for_the_user(error: ValueError) -> bool:
+    return type(error).__module__.split(".")[0] in ("pipeline", "data_prep")
+
+
+def _overview() -> str:
+    lines = ["Pretrain, evaluate and use ELMo's bidirectional language model.", "",
+             "elmo COMMAND [CONFIG.yaml ...] [key=value ...]      elmo COMMAND -h lists every key", ""]  # fmt: skip
+    lines += [f"  {name:10}{command.meaning}" for name, command in COMMANDS.items()]
+    return "\n".join(lines)
+
+
+def _help(name: str, command: Command) -> str:
+    lines = [f"elmo {name}: {command.meaning}", "", f"  {command.example}", ""]
+    if is_dataclass(command.schema):
+        lines += ["Keys, with type and default; later files and pairs win:", "", *_keys(command.schema, "")]
+    return "\n".join(lines)
+
+
+def _keys(schema: type[Any], prefix: str) -> list[str]:
+    lines: list[str] = []
+    hints = get_type_hints(schema)
+    for field in fields(schema):
+        if is_dataclass(hints[field.name]):
+            lines += ["", *_keys(hints[field.name], f"{prefix}{field.name}.")]
+        else:
+            factory = field.default_factory
+            default = field.default if field.default is not MISSING else factory() if factory is not MISSING else None
+            shown = f"{prefix}{field.name}={_yaml(default)}"
+            lines.append(f"  {shown:44} {_type(hints[field.name]):13} {field.metadata['meaning']}")
+    return lines
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value)
+
+
+def _type(hint: Any) -> str:
+    options = [a for a in get_args(hint) if a is not type(None)] if type(None) in get_args(hint) else []
+    return f"{_type(options[0])}|null" if options else getattr(hint, "__name__", str(hint)).replace("builtins.", "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
