@@ -33,9 +33,9 @@ def _collect(work: Workspace, plan: Plan, split: str, number: int) -> tuple[np.n
     bounds = read_bounds(work, split)
     tokens, lengths, keys = [], [], []
     for index, run in enumerate(finished_runs(work, plan)[0]):
-        first, stop = bounds.sentences[index, number:number + 2].tolist()
+        first, stop = bounds.sentences[index, number : number + 2].tolist()
         if first < stop:
-            tokens.append(run.read_map()[run.tokens(*bounds.tokens[index, number:number + 2].tolist())])
+            tokens.append(run.read_map()[run.tokens(*bounds.tokens[index, number : number + 2].tolist())])
             lengths.append(run.lengths[first:stop])
             keys.append(np.zeros(0, np.uint64) if run.keys is None else run.keys[first:stop])
     joined_keys, joined_lengths = np.concatenate(keys), np.concatenate(lengths)
@@ -44,8 +44,9 @@ def _collect(work: Workspace, plan: Plan, split: str, number: int) -> tuple[np.n
     return np.concatenate(tokens), joined_lengths, order
 
 
-def _chunks(tokens: np.ndarray, lengths: np.ndarray, order: np.ndarray,
-            chunk_tokens: int) -> Iterator[tuple[np.ndarray, int]]:
+def _chunks(
+    tokens: np.ndarray, lengths: np.ndarray, order: np.ndarray, chunk_tokens: int
+) -> Iterator[tuple[np.ndarray, int]]:
     bounds = part_bounds(lengths[order], chunk_tokens)
     for (first, stop), chunk in zip(bounds, gather(tokens, lengths, order, chunk_tokens), strict=True):
         yield chunk, stop - first

@@ -1,27 +1,20 @@
 """The inputs: which files, in which order, and their text as blocks of whole lines."""
 
-import bz2
 import glob
-import gzip
-import io
-import lzma
 import os
 import sys
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
+from data_prep.compressed import CUT_SHORT, open_text
 from data_prep.files import DataError
 
 STDIN = "-"
 MAX_LINE_BYTES = 16 << 20  # a file without line ends must not fill the memory
 _BLOCK_BYTES = 1 << 18  # blocks whose words fit the processor's cache are split twice as fast as large ones
 _BOM = b"\xef\xbb\xbf"
-_MAGIC = {"gz": b"\x1f\x8b", "xz": b"\xfd7zXZ\0", "bz2": b"BZh", "zst": b"\x28\xb5\x2f\xfd"}
-_BZ2_BLOCK = (b"1AY&SY", b"\x17rE8P\x90")  # after "BZh" and a digit: no text begins with both
 
 
 @dataclass(frozen=True)
@@ -57,8 +50,12 @@ def find_sources(inputs: Sequence[str], heldout_inputs: Sequence[str], output: s
     Files, globs, folders (all files below, but hidden ones, by name) and "-" for standard input. Raises DataError
     for what does not exist, cannot be read, is named twice, or lies in `output`.
     """
-    named = [(path, split) for split, names in (("train", inputs), ("heldout", heldout_inputs))
-             for name in names for path in _expand(name)]
+    named = [
+        (path, split)
+        for split, names in (("train", inputs), ("heldout", heldout_inputs))
+        for name in names
+        for path in _expand(name)
+    ]
     if not named:
         raise DataError("no input: name at least one file, glob, folder or - (standard input)")
     _refuse_duplicates([path for path, _ in named])
@@ -100,8 +97,9 @@ def _refuse_duplicates(paths: list[str]) -> None:
         status = None if path == STDIN else os.stat(path)
         file = (status.st_dev, status.st_ino) if status else STDIN
         if file in seen:
-            raise DataError(f"input {path} is the same file as {seen[file]}; name it once, in inputs or in "
-                            "heldout_inputs")
+            raise DataError(
+                f"input {path} is the same file as {seen[file]}; name it once, in inputs or in heldout_inputs"
+            )
         seen[file] = path
 
 
@@ -124,62 +122,34 @@ def _source(path: str, split: str, root: str) -> Source:
     return Source(path, os.path.relpath(os.path.abspath(path), root), split, status.st_size, status.st_mtime_ns)
 
 
-def compression_of(path: str) -> str | None:
-    """"gz", "xz", "bz2", "zst", or None for plain text, told by the file's first bytes, not by its name."""
-    with open(path, "rb") as file:
-        found = _sniff(file.read(16))
-    suffix = Path(path).suffix[1:]
-    if suffix in _MAGIC and found is None:
-        raise DataError(f"input {path} is not compressed as its name says; fetch it again or rename it")
-    return found
-
-
-def _sniff(head: bytes) -> str | None:
-    for name, magic in _MAGIC.items():
-        if head.startswith(magic) and (name != "bz2" or head[4:10] in _BZ2_BLOCK):
-            return name
-    return None
-
-
-def read_blocks(path: str, start: int = 0, stop: int | None = None,
-                block_bytes: int = _BLOCK_BYTES) -> Iterator[tuple[Block, int]]:
+def read_blocks(
+    path: str, start: int = 0, stop: int | None = None, block_bytes: int = _BLOCK_BYTES
+) -> Iterator[tuple[Block, int]]:
     """The text of a file as blocks of whole lines; with each, how many bytes of the file have been read.
 
     start, stop: byte range of a plain file (stop must follow a line end); a compressed one is read whole.
     A byte order mark at the beginning of the file is dropped; a last line without line end gets one.
     """
-    with (nullcontext(sys.stdin.buffer) if path == STDIN else open(path, "rb")) as file:
+    with nullcontext(sys.stdin.buffer) if path == STDIN else open(path, "rb") as file:
         try:
-            stream = _open_stream(path, file)
+            stream = open_text(path, file)
             if start:
                 file.seek(start)
             limited = stream if stop is None else _Range(file, stop - start)
             for block in _whole_lines(limited, block_bytes, at_file_start=start == 0):
                 yield block, _position(file) - start
-        except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
+        except CUT_SHORT as error:
             raise DataError(f"input {path} is cut short or damaged ({error}); fetch it again") from error
         except OSError as error:
             if error.errno is not None:
-                raise DataError(f"input {path} cannot be read ({error.strerror}); check the disk or the "
-                                "permissions") from error
+                raise DataError(
+                    f"input {path} cannot be read ({error.strerror}); check the disk or the permissions"
+                ) from error
             raise DataError(f"input {path} is cut short or damaged ({error}); fetch it again") from error
 
 
 def _position(file: BinaryIO) -> int:
     return file.tell() if file.seekable() else 0
-
-
-def _open_stream(path: str, file: Any) -> Any:
-    kind = _sniff(file.peek(16)[:16]) if path == STDIN else compression_of(path)
-    if kind == "gz":
-        return gzip.GzipFile(fileobj=file)
-    if kind == "xz":
-        return lzma.LZMAFile(file)
-    if kind == "bz2":
-        return bz2.BZ2File(file)
-    if kind == "zst":
-        return io.BufferedReader(_ZstdReader(path, file), 1 << 17)
-    return file
 
 
 class _Range:
@@ -192,44 +162,6 @@ class _Range:
         data = self.file.read(min(size, self.left))
         self.left -= len(data)
         return data
-
-
-class _ZstdReader(io.RawIOBase):
-    """All frames of a .zst file; EOFError where the last one is cut short (zstandard's own reader is silent)."""
-
-    def __init__(self, path: str, file: BinaryIO) -> None:
-        try:
-            import zstandard
-        except ImportError:
-            raise DataError(f"input {path} is zstd-compressed, which needs a library: pip install zstandard") from None
-        self._new_frame = zstandard.ZstdDecompressor().decompressobj
-        self._error = zstandard.ZstdError
-        self._file, self._frame, self._begun, self._ready = file, self._new_frame(), False, b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._ready:
-            data = (self._frame.unused_data if self._frame.eof else b"") or self._file.read(1 << 16)
-            if not data:
-                if self._begun and not self._frame.eof:
-                    raise EOFError("the last zstd frame does not end")
-                return 0
-            if self._frame.eof:
-                self._frame = self._new_frame()
-            self._begun = True
-            self._ready = self._decompress(data)
-        count = min(len(buffer), len(self._ready))
-        buffer[:count] = self._ready[:count]
-        self._ready = self._ready[count:]
-        return count
-
-    def _decompress(self, data: bytes) -> bytes:
-        try:
-            return self._frame.decompress(data)
-        except self._error as error:
-            raise EOFError(str(error)) from error
 
 
 def _whole_lines(stream: Any, block_bytes: int, at_file_start: bool) -> Iterator[Block]:
@@ -257,5 +189,5 @@ def _whole_lines(stream: Any, block_bytes: int, at_file_start: bool) -> Iterator
 def _skip_line(stream: Any, block_bytes: int) -> bytes:
     while data := stream.read(block_bytes):
         if (cut := data.find(b"\n")) >= 0:
-            return bytes(data[cut + 1:])
+            return bytes(data[cut + 1 :])
     return b""

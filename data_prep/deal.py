@@ -48,9 +48,11 @@ def deal(runs: Sequence[Run], splits: Sequence[str], options: Options) -> dict[s
         ranges = {"train": whole, "heldout": own}
     elif options.heldout:
         cut = _heldout_cut(runs, whole[:, 1], options)
-        ranges = ({"train": np.stack([0 * cut, cut], 1), "heldout": np.stack([cut, whole[:, 1]], 1)}
-                  if options.shuffle == "none" else
-                  {"train": np.stack([cut, whole[:, 1]], 1), "heldout": np.stack([0 * cut, cut], 1)})
+        ranges = (
+            {"train": np.stack([0 * cut, cut], 1), "heldout": np.stack([cut, whole[:, 1]], 1)}
+            if options.shuffle == "none"
+            else {"train": np.stack([cut, whole[:, 1]], 1), "heldout": np.stack([0 * cut, cut], 1)}
+        )
     else:
         ranges = {"train": whole}
     return {split: _cut_into_shards(runs, bounds, options) for split, bounds in ranges.items()}
@@ -71,8 +73,10 @@ def _heldout_cut(runs: Sequence[Run], lengths: np.ndarray, options: Options) -> 
         cut = np.array([_below(run, end) for run in runs], np.int64)
         num_heldout = int(cut.sum())
     if not 0 < num_heldout < total:
-        raise DataError(f"heldout={options.heldout} would hold out {num_heldout} of {total} sentences; choose a share "
-                        "or number that leaves some on both sides")
+        raise DataError(
+            f"heldout={options.heldout} would hold out {num_heldout} of {total} sentences; choose a share "
+            "or number that leaves some on both sides"
+        )
     return cut
 
 
@@ -122,12 +126,13 @@ def _equal_key_cuts(runs: Sequence[Run], ranges: np.ndarray, num_shards: int) ->
     edges = [(int(_keys(run)[a]), int(_keys(run)[b - 1])) for run, (a, b) in zip(runs, ranges, strict=True) if a < b]
     low, high = min(edge[0] for edge in edges), max(edge[1] for edge in edges) + 1
     inner = np.array([low + (high - low) * i // num_shards for i in range(1, num_shards)], np.uint64)
-    return np.array([[a, *np.clip(np.searchsorted(_keys(run), inner), a, b), b]
-                     for run, (a, b) in zip(runs, ranges, strict=True)], np.int64)
+    return np.array(
+        [[a, *np.clip(np.searchsorted(_keys(run), inner), a, b), b] for run, (a, b) in zip(runs, ranges, strict=True)],
+        np.int64,
+    )
 
 
-def _equal_token_cuts(runs: Sequence[Run], ranges: np.ndarray, token_ranges: np.ndarray,
-                      num_shards: int) -> np.ndarray:
+def _equal_token_cuts(runs: Sequence[Run], ranges: np.ndarray, token_ranges: np.ndarray, num_shards: int) -> np.ndarray:
     """Shards as equal parts of the text as it runs; a sentence that straddles a cut goes with the part before."""
     sizes = token_ranges[:, 1] - token_ranges[:, 0]
     before = np.cumsum(sizes) - sizes

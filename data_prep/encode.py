@@ -118,8 +118,12 @@ class _UnitEncoder:
         tokens, lengths = encode_lines(text, self._runs.ids)
         too_long = lengths - 1 > self.options.max_sentence_words
         if too_long.any():
-            self._note({int(line): self._too_long(int(length) - 1)
-                        for line, length in zip(lines[too_long], lengths[too_long], strict=True)})
+            self._note(
+                {
+                    int(line): self._too_long(int(length) - 1)
+                    for line, length in zip(lines[too_long], lengths[too_long], strict=True)
+                }
+            )
         empty = (lengths == 1) & ~np.isin(lines, skipped)
         self._keep(tokens, lengths, empty, (lengths > 1) & ~too_long)
 
@@ -140,19 +144,24 @@ class _UnitEncoder:
         tokens[0] += self._document_tokens
         self._document_tokens = int(tokens[-1])
         if tokens.max() > self.options.shard_tokens:
-            raise DataError(f"{self.source.path} holds a document of more than shard_tokens="
-                            f"{self.options.shard_tokens:,} tokens; part documents by empty lines, or use "
-                            "shuffle=sentences or none")
+            raise DataError(
+                f"{self.source.path} holds a document of more than shard_tokens="
+                f"{self.options.shard_tokens:,} tokens; part documents by empty lines, or use "
+                "shuffle=sentences or none"
+            )
 
     def _too_long(self, num_words: int) -> str:
-        return (f"has {num_words:,} words, more than max_sentence_words={self.options.max_sentence_words:,}; "
-                "break it into sentences")
+        return (
+            f"has {num_words:,} words, more than max_sentence_words={self.options.max_sentence_words:,}; "
+            "break it into sentences"
+        )
 
     def _note(self, faults: dict[int, str]) -> None:
         if faults and self.options.on_error == "fail":
             line, fault = next(iter(faults.items()))
-            raise DataError(f"{self.source.path}, line {self._line_in_file(line):,} {fault} (or skip such lines: "
-                            "on_error=skip)")
+            raise DataError(
+                f"{self.source.path}, line {self._line_in_file(line):,} {fault} (or skip such lines: on_error=skip)"
+            )
         self.record.skipped += faults.items()
 
     def _line_in_file(self, line_in_unit: int) -> int:

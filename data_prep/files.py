@@ -68,16 +68,21 @@ def map_npy(path: Path, dtype: type[np.generic]) -> np.ndarray:
     except (ValueError, EOFError) as error:
         raise DataError(f"{path} is damaged ({error}); copy or prepare the dataset again") from error
     if array.dtype != dtype or array.ndim != 1:
-        raise DataError(f"{path} holds {array.dtype} of shape {array.shape}, not a row of {np.dtype(dtype)}; "
-                        "copy or prepare the dataset again")
+        raise DataError(
+            f"{path} holds {array.dtype} of shape {array.shape}, not a row of {np.dtype(dtype)}; "
+            "copy or prepare the dataset again"
+        )
     return array
 
 
 def sha256_of(path: Path) -> str:
     """The file's SHA-256 as 64 hexadecimal digits."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") \
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
             else _sha256_in_blocks(file)
+        )
 
 
 def _sha256_in_blocks(file: BinaryIO) -> str:
@@ -100,8 +105,10 @@ def describe_os_error(error: OSError) -> str:
     """One sentence for a user about a failed read or write, with the remedy where one is known."""
     where = error.filename or "the output folder"
     if error.errno in _FULL_DISK:
-        return (f"no room to write {where} ({os.strerror(error.errno or 0)}); free some space and run the same "
-                "command again: finished parts are kept")
+        return (
+            f"no room to write {where} ({os.strerror(error.errno or 0)}); free some space and run the same "
+            "command again: finished parts are kept"
+        )
     return f"{where}: {error.strerror or error}; see to it and run the same command again: finished parts are kept"
 
 

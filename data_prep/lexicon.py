@@ -45,7 +45,7 @@ class Lexicon:
         """The spelling of a word id, 0 <= index < len."""
         if not 0 <= index < len(self):
             raise IndexError(f"word id {index} is not in 0..{len(self) - 1}")
-        return self.utf8[self.offsets[index]:self.offsets[index + 1]].tobytes().decode()
+        return self.utf8[self.offsets[index] : self.offsets[index + 1]].tobytes().decode()
 
     def words(self, start: int = 0, stop: int | None = None) -> list[str]:
         """The spellings of ids start..stop-1 (stop None: to the end)."""
@@ -56,8 +56,8 @@ class Lexicon:
         start, stop, _ = slice(start, stop).indices(len(self))
         if start >= stop:
             return []
-        bounds = (self.offsets[start:stop + 1] - self.offsets[start]).tolist()
-        text = self.utf8[self.offsets[start]:self.offsets[stop]].tobytes()
+        bounds = (self.offsets[start : stop + 1] - self.offsets[start]).tolist()
+        text = self.utf8[self.offsets[start] : self.offsets[stop]].tobytes()
         return [text[i:j] for i, j in zip(bounds, bounds[1:], strict=False)]
 
     def byte_lengths(self) -> np.ndarray:
@@ -68,7 +68,7 @@ class Lexicon:
         """The lines of lexicon.tsv, "word<TAB>count", some ten thousand at a time."""
         for start in range(0, len(self), _LINES_A_BLOCK):
             words = self.words_utf8(start, start + _LINES_A_BLOCK)
-            counts = self.counts[start:start + _LINES_A_BLOCK].tolist()
+            counts = self.counts[start : start + _LINES_A_BLOCK].tolist()
             yield b"".join(b"%s\t%d\n" % pair for pair in zip(words, counts, strict=True))
 
     def write(self, folder: Path) -> None:
@@ -82,8 +82,12 @@ class Lexicon:
     @classmethod
     def open(cls, folder: Path) -> "Lexicon":
         """The lexicon in `folder`, memory-mapped: nothing is read until it is asked for."""
-        lexicon = cls(map_npy(folder / UTF8, np.uint8), map_npy(folder / OFFSETS, np.int64),
-                      map_npy(folder / COUNTS, np.int64), folder)
+        lexicon = cls(
+            map_npy(folder / UTF8, np.uint8),
+            map_npy(folder / OFFSETS, np.int64),
+            map_npy(folder / COUNTS, np.int64),
+            folder,
+        )
         if len(lexicon.offsets) != len(lexicon) + 1 or lexicon.offsets[-1] != len(lexicon.utf8):
             raise DataError(f"the lexicon files in {folder} do not belong together; copy or prepare the dataset again")
         return lexicon

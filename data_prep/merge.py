@@ -143,8 +143,9 @@ def _order(words: list[bytes], train: np.ndarray, heldout: np.ndarray) -> np.nda
 
 
 def _lexicon_entry(output: Path, lexicon: Lexicon) -> dict[str, Any]:
-    files = {name: {"bytes": (output / name).stat().st_size, "sha256": sha256_of(output / name)}
-             for name in LEXICON_FILES}
+    files = {
+        name: {"bytes": (output / name).stat().st_size, "sha256": sha256_of(output / name)} for name in LEXICON_FILES
+    }
     return {"types": len(lexicon), "files": files}
 
 
@@ -174,9 +175,15 @@ def _lexicon_figures(lexicon: Lexicon, heldout: np.ndarray) -> dict[str, Any]:
         "unk_words": int(sum(count[UNK_ID] for count in counts.values())),
         "cut_words_share": float(sum(count[is_cut].sum() for count in counts.values()) / total),
         "cut_types": int(is_cut.sum()),
-        "oov_share": {split: {str(size): float((count[size:].sum() + count[UNK_ID]) / words[split])
-                              for size in VOCABULARY_SIZES if size < len(lexicon)}
-                      for split, count in counts.items() if words[split]},
+        "oov_share": {
+            split: {
+                str(size): float((count[size:].sum() + count[UNK_ID]) / words[split])
+                for size in VOCABULARY_SIZES
+                if size < len(lexicon)
+            }
+            for split, count in counts.items()
+            if words[split]
+        },
     }
 
 

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from data_prep.corpus import STDIN, Source, compression_of
+from data_prep.compressed import compression_of
+from data_prep.corpus import STDIN, Source
 from data_prep.files import DataError, read_json, write_json
 
 UNIT_BYTES = 64 << 20  # of a large plain file: some 12 M words, ten seconds of work
@@ -34,8 +35,10 @@ class Options:
         _one_of("shuffle", self.shuffle, SHUFFLES)
         _one_of("on_error", self.on_error, ON_ERROR)
         if isinstance(self.heldout, float) and not 0 <= self.heldout < 1:
-            raise DataError(f"heldout={self.heldout} is no share of the sentences; use 0 <= heldout < 1, or a whole "
-                            "number of sentences")
+            raise DataError(
+                f"heldout={self.heldout} is no share of the sentences; use 0 <= heldout < 1, or a whole "
+                "number of sentences"
+            )
         _at_least("heldout", self.heldout, 0)
         _at_least("seed", self.seed, 0)
         if self.seed >= 1 << 63:
@@ -43,8 +46,9 @@ class Options:
         for name in ("max_sentence_words", "shard_tokens", "chunk_tokens"):
             _at_least(name, getattr(self, name), 1)
         if self.max_sentence_words > 1 << 22:
-            raise DataError(f"max_sentence_words={self.max_sentence_words} is above {1 << 22}; break the lines into "
-                            "sentences")
+            raise DataError(
+                f"max_sentence_words={self.max_sentence_words} is above {1 << 22}; break the lines into sentences"
+            )
 
 
 def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
@@ -94,21 +98,31 @@ class Plan:
 
     def save(self, path: Path) -> None:
         """The plan is in a file that load() reads."""
-        write_json(path, {"options": asdict(self.options), "sources": [asdict(s) for s in self.sources],
-                          "units": [asdict(u) for u in self.units]})
+        write_json(
+            path,
+            {
+                "options": asdict(self.options),
+                "sources": [asdict(s) for s in self.sources],
+                "units": [asdict(u) for u in self.units],
+            },
+        )
 
     @classmethod
     def load(cls, path: Path) -> "Plan":
         """The plan that save() wrote."""
         saved = read_json(path)
-        return cls(Options(**saved["options"]), [Source(**s) for s in saved["sources"]],
-                   [Unit(**u) for u in saved["units"]])
+        return cls(
+            Options(**saved["options"]),
+            [Source(**s) for s in saved["sources"]],
+            [Unit(**u) for u in saved["units"]],
+        )
 
 
 def make_plan(sources: list[Source], options: Options) -> Plan:
     """The plan for these inputs. It depends on nothing else, so every process that makes it makes the same."""
-    ranges = [(number, start, stop) for number, source in enumerate(sources)
-              for start, stop in _ranges(source, options)]
+    ranges = [
+        (number, start, stop) for number, source in enumerate(sources) for start, stop in _ranges(source, options)
+    ]
     return Plan(options, sources, [Unit(i, *parts) for i, parts in enumerate(ranges)])
 
 
@@ -139,13 +153,19 @@ def _after_next(pattern: re.Pattern[bytes], read: Any, position: int) -> int:
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs between two identities, as "name: before -> now"."""
-    found = [f"{field.name}: {before['options'].get(field.name)} -> {now['options'][field.name]}"
-             for field in fields(Options) if before["options"].get(field.name) != now["options"][field.name]]
+    found = [
+        f"{field.name}: {before['options'].get(field.name)} -> {now['options'][field.name]}"
+        for field in fields(Options)
+        if before["options"].get(field.name) != now["options"][field.name]
+    ]
     old, new = ({(i["split"], i["label"]): i for i in identity["inputs"]} for identity in (before, now))
     found += [f"{split} input {label} was not there before" for split, label in new if (split, label) not in old]
     found += [f"{split} input {label} is gone" for split, label in old if (split, label) not in new]
-    found += [f"{split} input {label} has changed (size or time)" for split, label in new
-              if (split, label) in old and old[split, label] != new[split, label]]
+    found += [
+        f"{split} input {label} has changed (size or time)"
+        for split, label in new
+        if (split, label) in old and old[split, label] != new[split, label]
+    ]
     if not found and json.dumps(before) != json.dumps(now):
         found.append("the order of the inputs")
     return found

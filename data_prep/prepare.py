@@ -26,12 +26,27 @@ Step = Literal["encode", "merge", "shard"]
 STEPS: tuple[Step, ...] = ("encode", "merge", "shard")
 
 
-def prepare(inputs: Sequence[str], output: str | Path, *, heldout: float | int = 0.0,
-            heldout_inputs: Sequence[str] = (), tokenize: bool = False, language: str = "en",
-            shuffle: str = "sentences", seed: int = 0, workers: int = 0, on_error: str = "fail",
-            max_sentence_words: int = 100_000, shard_tokens: int = 32 << 20, chunk_tokens: int = 1 << 18,
-            overwrite: bool = False, show_progress: bool = True, step: Step | None = None, task: int = 0,
-            tasks: int = 1) -> Summary:
+def prepare(
+    inputs: Sequence[str],
+    output: str | Path,
+    *,
+    heldout: float | int = 0.0,
+    heldout_inputs: Sequence[str] = (),
+    tokenize: bool = False,
+    language: str = "en",
+    shuffle: str = "sentences",
+    seed: int = 0,
+    workers: int = 0,
+    on_error: str = "fail",
+    max_sentence_words: int = 100_000,
+    shard_tokens: int = 32 << 20,
+    chunk_tokens: int = 1 << 18,
+    overwrite: bool = False,
+    show_progress: bool = True,
+    step: Step | None = None,
+    task: int = 0,
+    tasks: int = 1,
+) -> Summary:
     """A finished dataset is in `output`; what an earlier, killed call did for it is not done again.
 
     inputs, heldout_inputs: files, globs, folders, or "-" (standard input); plain, .gz, .xz, .bz2 or .zst.
@@ -46,8 +61,9 @@ def prepare(inputs: Sequence[str], output: str | Path, *, heldout: float | int =
     Raises DataError: bad input, options that differ from those of the work in `output`, a full disk.
     """
     begun = time.monotonic()
-    options = Options(heldout, tokenize, language, shuffle, seed, on_error, max_sentence_words, shard_tokens,
-                      chunk_tokens)
+    options = Options(
+        heldout, tokenize, language, shuffle, seed, on_error, max_sentence_words, shard_tokens, chunk_tokens
+    )
     _check_call(options, inputs, heldout_inputs, overwrite, step, task, tasks)
     work = Workspace(Path(output))
     processes = num_workers(workers)
@@ -68,8 +84,15 @@ def prepare(inputs: Sequence[str], output: str | Path, *, heldout: float | int =
         raise DataError(describe_os_error(error)) from error
 
 
-def _check_call(options: Options, inputs: Sequence[str], heldout_inputs: Sequence[str], overwrite: bool,
-                step: str | None, task: int, tasks: int) -> None:
+def _check_call(
+    options: Options,
+    inputs: Sequence[str],
+    heldout_inputs: Sequence[str],
+    overwrite: bool,
+    step: str | None,
+    task: int,
+    tasks: int,
+) -> None:
     if isinstance(inputs, str) or isinstance(heldout_inputs, str):
         raise DataError(f"inputs={inputs!r} is one string; give a list of names")
     if options.heldout and heldout_inputs:
@@ -92,8 +115,10 @@ def _is_finished(work: Workspace, plan: Plan, overwrite: bool) -> bool:
     if overwrite or not work.index.exists():
         return False
     if plan.has_stdin:
-        raise DataError(f"{work.output} holds a dataset, and whether standard input is what it was made of cannot be "
-                        "known; use overwrite=true or another output folder")
+        raise DataError(
+            f"{work.output} holds a dataset, and whether standard input is what it was made of cannot be "
+            "known; use overwrite=true or another output folder"
+        )
     _refuse_other(work, read_json(work.identity) if work.identity.exists() else None, plan, "a finished dataset")
     work.clear_work()
     return True
@@ -103,8 +128,10 @@ def _refuse_other(work: Workspace, before: dict[str, Any] | None, plan: Plan, wh
     if before is None:
         raise DataError(f"{work.output} holds {what} of unknown options; use overwrite=true or another output folder")
     if found := differences(before, plan.identity()):
-        raise DataError(f"{work.output} holds {what} made otherwise ({'; '.join(found[:5])}); repeat those, or use "
-                        "overwrite=true or another output folder")
+        raise DataError(
+            f"{work.output} holds {what} made otherwise ({'; '.join(found[:5])}); repeat those, or use "
+            "overwrite=true or another output folder"
+        )
 
 
 def _begin(work: Workspace, plan: Plan, overwrite: bool, alone: bool) -> None:
@@ -137,8 +164,10 @@ def _encode(work: Workspace, plan: Plan, workers: int, show: bool, task: int, ta
 
 def _merge(work: Workspace, plan: Plan, workers: int, show: bool, task: int, tasks: int) -> None:
     if missing := [unit.number for unit in plan.units if not work.unit_record(unit.number).exists()]:
-        raise DataError(f"{len(missing)} of {len(plan.units)} units are not encoded (the first: {missing[0]}); run "
-                        "step=encode for all tasks first")
+        raise DataError(
+            f"{len(missing)} of {len(plan.units)} units are not encoded (the first: {missing[0]}); run "
+            "step=encode for all tasks first"
+        )
     num_runs = sum(len(read_record(work, unit.number).run_tokens) for unit in plan.units)
     if task == 0:
         run_tasks(merge, [(work.output,)], 1, Progress("2/3 lexicon", num_runs, show))
@@ -153,8 +182,13 @@ def _shard(work: Workspace, plan: Plan, workers: int, show: bool, task: int, tas
     num_words = sum(record.figures["words"].values()) + sum(record.figures["sentences"].values())
     share = num_words * len(mine) // max(1, len(_shards(record.shards)))
     before = share * (len(mine) - len(todo)) // max(1, len(mine))
-    run_tasks(assemble_shard, [(work.output, *shard) for shard in todo], workers,
-              Progress("3/3 shards", share, show), (before, before))
+    run_tasks(
+        assemble_shard,
+        [(work.output, *shard) for shard in todo],
+        workers,
+        Progress("3/3 shards", share, show),
+        (before, before),
+    )
 
 
 _PASSES = {"encode": _encode, "merge": _merge, "shard": _shard}
@@ -171,14 +205,19 @@ def _finish(work: Workspace, plan: Plan, begun: float) -> Summary:
         return Summary.from_index(location, read_json(work.index), time.monotonic() - begun)
     encoded = sum(work.unit_record(unit.number).exists() for unit in plan.units)
     if not work.merge_record.exists():
-        return Summary(location, pending=f"{encoded} of {len(plan.units)} units are encoded; next: step=encode for "
-                                         "those left, then step=merge, then step=shard")
+        return Summary(
+            location,
+            pending=f"{encoded} of {len(plan.units)} units are encoded; next: step=encode for "
+            "those left, then step=merge, then step=shard",
+        )
     record = read_merge_record(work)
     shards = _shards(record.shards)
     written = [work.shard_record(*shard).exists() for shard in shards]
     if not all(written):
-        return Summary(location, pending=f"{sum(written)} of {len(shards)} shards are written; next: step=shard for "
-                                         "those left")
+        return Summary(
+            location,
+            pending=f"{sum(written)} of {len(shards)} shards are written; next: step=shard for those left",
+        )
     index = _index(work, plan)
     write_json(work.identity, plan.identity())
     write_json(work.index, index)
@@ -192,9 +231,21 @@ def _index(work: Workspace, plan: Plan) -> dict[str, Any]:
     for split in SPLITS:
         shards = [read_json(work.shard_record(split, number)) for number in range(record.shards.get(split, 0))]
         if shards:
-            splits[split] = {"tokens": sum(shard["tokens"] for shard in shards),
-                             "sentences": sum(shard["sentences"] for shard in shards), "shards": shards}
-    made = {"options": asdict(plan.options), "inputs": [{"name": source.label, "bytes": source.num_bytes,
-                                                         "split": source.split} for source in plan.sources]}
-    return {"format": FORMAT, "version": VERSION, "fingerprint": fingerprint_of(record.lexicon, splits), "made": made,
-            "summary": record.figures, "lexicon": record.lexicon, "splits": splits}
+            splits[split] = {
+                "tokens": sum(shard["tokens"] for shard in shards),
+                "sentences": sum(shard["sentences"] for shard in shards),
+                "shards": shards,
+            }
+    made = {
+        "options": asdict(plan.options),
+        "inputs": [{"name": source.label, "bytes": source.num_bytes, "split": source.split} for source in plan.sources],
+    }
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "fingerprint": fingerprint_of(record.lexicon, splits),
+        "made": made,
+        "summary": record.figures,
+        "lexicon": record.lexicon,
+        "splits": splits,
+    }

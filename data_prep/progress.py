@@ -19,8 +19,13 @@ class Progress:
         if show and not self._lines:
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total or None, unit_scale=True, leave=True, file=sys.stderr,
-                             bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}")
+            self._bar = tqdm(
+                total=total or None,
+                unit_scale=True,
+                leave=True,
+                file=sys.stderr,
+                bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+            )
             self._bar.set_description(title)
 
     def start_at(self, done: int, words: int) -> None:

@@ -74,9 +74,11 @@ class _Fetched:
                 digest.update(block)
                 num_bytes += file.write(block)
             if (num_bytes, digest.hexdigest()) != self.hashes[name]:
-                raise DataError(f"{self.url}/{name} arrived damaged ({num_bytes:,} bytes, sha256 "
-                                f"{digest.hexdigest()[:12]}; the index says {self.hashes[name][0]:,} and "
-                                f"{self.hashes[name][1][:12]}); try again, then upload the file again")
+                raise DataError(
+                    f"{self.url}/{name} arrived damaged ({num_bytes:,} bytes, sha256 "
+                    f"{digest.hexdigest()[:12]}; the index says {self.hashes[name][0]:,} and "
+                    f"{self.hashes[name][1][:12]}); try again, then upload the file again"
+                )
 
 
 def _fetch_index(url: str) -> object:

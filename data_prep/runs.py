@@ -57,8 +57,9 @@ class Run:
         return np.load(self.folder / "map.npy")
 
 
-def write_run(folder: Path, tokens: np.ndarray, lengths: np.ndarray, keys: np.ndarray | None,
-              words: Sequence[str]) -> None:
+def write_run(
+    folder: Path, tokens: np.ndarray, lengths: np.ndarray, keys: np.ndarray | None, words: Sequence[str]
+) -> None:
     """A run is in the new folder `folder`, sentences by key (equal keys and None: in the order given), durably."""
     assert int(lengths.sum()) == len(tokens) and len(words) < 1 << 24
     folder.mkdir()
@@ -74,8 +75,9 @@ def write_run(folder: Path, tokens: np.ndarray, lengths: np.ndarray, keys: np.nd
     sync_folder(folder)
 
 
-def gather(tokens: np.ndarray, lengths: np.ndarray, order: np.ndarray,
-           part_tokens: int = _GATHER_TOKENS) -> Iterator[np.ndarray]:
+def gather(
+    tokens: np.ndarray, lengths: np.ndarray, order: np.ndarray, part_tokens: int = _GATHER_TOKENS
+) -> Iterator[np.ndarray]:
     """The sentences of `tokens` (cut by `lengths`) in the order `order`, in parts of about part_tokens.
 
     A part holds whole sentences; it ends with the sentence that fills it up.

@@ -10,6 +10,7 @@ import mmap
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -73,9 +74,14 @@ def write_shard(folder: Path, split: str, number: int, chunks: Iterable[tuple[np
                 key = f"{split}-{number:06d}-{len(entries):06d}"
                 tar.write({"__key__": key, "tokens.npy": member})
                 entries.append([data_at, len(tokens), num_sentences])
-    return {"file": shard_name(split, number), "bytes": hashing.written, "sha256": hashing.digest.hexdigest(),
-            "tokens": sum(entry[1] for entry in entries), "sentences": sum(entry[2] for entry in entries),
-            "chunks": entries}
+    return {
+        "file": shard_name(split, number),
+        "bytes": hashing.written,
+        "sha256": hashing.digest.hexdigest(),
+        "tokens": sum(entry[1] for entry in entries),
+        "sentences": sum(entry[2] for entry in entries),
+        "chunks": entries,
+    }
 
 
 def _npy_bytes(tokens: np.ndarray) -> bytes:
@@ -116,6 +122,10 @@ class Split:
         shard = self._map(int(self.chunk_shard[index]))
         return np.frombuffer(shard, np.int32, int(self.chunk_tokens[index]), int(self._chunk_offset[index]))
 
+    def chunk_offset(self, index: int) -> int:
+        """Where the chunk's ids begin in its shard, in bytes."""
+        return int(self._chunk_offset[index])
+
     def _map(self, number: int) -> mmap.mmap:
         if number in self._maps:
             self._maps.move_to_end(number)
@@ -135,8 +145,16 @@ class Split:
         shards = entry["shards"]
         chunks = np.array([chunk for shard in shards for chunk in shard["chunks"]], np.int64).reshape(-1, 3)
         chunk_shard = np.repeat(np.arange(len(shards)), [len(shard["chunks"]) for shard in shards])
-        return cls(name, entry["tokens"], entry["sentences"], chunks[:, 1].copy(), chunk_shard.astype(np.int64),
-                   chunks[:, 0].copy(), [shard["file"] for shard in shards], locate)
+        return cls(
+            name,
+            entry["tokens"],
+            entry["sentences"],
+            chunks[:, 1].copy(),
+            chunk_shard.astype(np.int64),
+            chunks[:, 0].copy(),
+            [shard["file"] for shard in shards],
+            locate,
+        )
 
 
 @dataclass
@@ -156,14 +174,9 @@ class Dataset:
         return cls(location, index["fingerprint"], Lexicon.open(folder), splits, index)
 
 
-@dataclass(frozen=True)
-class _InFolder:
-    """Finds shards in the dataset's own folder. A class, not a closure: a Dataset must pickle."""
-
-    folder: Path
-
-    def __call__(self, name: str) -> Path:
-        return self.folder / name
+def locate_in(folder: Path) -> Locate:
+    """Finds shards in the dataset's own folder; can be pickled, as a Dataset must."""
+    return partial(Path.joinpath, folder)
 
 
 def open_dataset(location: str | Path, cache_dir: str | Path | None = None) -> Dataset:
@@ -182,18 +195,22 @@ def open_dataset(location: str | Path, cache_dir: str | Path | None = None) -> D
     index = check_index(read_json(folder / INDEX), str(folder))
     for name, num_bytes in sizes_in(index).items():
         _check_size(folder / name, num_bytes)
-    return Dataset.from_index(str(location), index, folder, _InFolder(folder))
+    return Dataset.from_index(str(location), index, folder, locate_in(folder))
 
 
 def check_index(index: Any, location: str) -> dict[str, Any]:
     """The index, if this code can read it and it agrees with its own fingerprint; else DataError."""
     found = (index.get("format"), index.get("version")) if isinstance(index, dict) else None
     if found != (FORMAT, VERSION):
-        raise DataError(f"{location}: {INDEX} is of format {found}, this program reads {(FORMAT, VERSION)}; "
-                        "prepare the corpus again or use a matching elmo-pipeline")
+        raise DataError(
+            f"{location}: {INDEX} is of format {found}, this program reads {(FORMAT, VERSION)}; "
+            "prepare the corpus again or use a matching elmo-pipeline"
+        )
     if fingerprint_of(index["lexicon"], index["splits"]) != index["fingerprint"]:
-        raise DataError(f"{location}: {INDEX} does not match its own fingerprint, so it was changed or damaged; "
-                        "copy or prepare the dataset again")
+        raise DataError(
+            f"{location}: {INDEX} does not match its own fingerprint, so it was changed or damaged; "
+            "copy or prepare the dataset again"
+        )
     return index
 
 
@@ -207,5 +224,7 @@ def _check_size(path: Path, num_bytes: int) -> None:
     found = path.stat().st_size if path.exists() else None
     if found != num_bytes:
         what = "is missing" if found is None else f"has {found:,} bytes"
-        raise DataError(f"{path} {what}, the index says {num_bytes:,} bytes; copy the file again or prepare the "
-                        "dataset anew (overwrite=true)")
+        raise DataError(
+            f"{path} {what}, the index says {num_bytes:,} bytes; copy the file again or prepare the "
+            "dataset anew (overwrite=true)"
+        )

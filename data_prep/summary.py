@@ -36,20 +36,44 @@ class Summary:
     already_done: bool = False
 
     @classmethod
-    def from_index(cls, location: str, index: dict[str, Any], seconds: float = 0.0,
-                   already_done: bool = False) -> "Summary":
+    def from_index(
+        cls, location: str, index: dict[str, Any], seconds: float = 0.0, already_done: bool = False
+    ) -> "Summary":
         """The summary of a finished dataset, from its index."""
         figures, splits = index["summary"], index["splits"]
         shards = [shard for split in splits.values() for shard in split["shards"]]
         lexicon_bytes = sum(entry["bytes"] for entry in index["lexicon"]["files"].values())
-        oov = {split: {int(size): share for size, share in shares.items()}
-               for split, shares in figures["oov_share"].items()}
-        same = {name: figures[name] for name in ("types", "cut_words_share", "lines", "empty_lines", "skipped_lines",
-                                                 "first_skipped", "unk_words", "inputs_without_text")}
-        return cls(location, sum(figures["sentences"].values()), sum(figures["words"].values()), oov_share=oov,
-                   sentences_by_split=figures["sentences"], words_by_split=figures["words"], shards=len(shards),
-                   bytes=lexicon_bytes + sum(shard["bytes"] for shard in shards), fingerprint=index["fingerprint"],
-                   seconds=seconds, already_done=already_done, **same)
+        oov = {
+            split: {int(size): share for size, share in shares.items()}
+            for split, shares in figures["oov_share"].items()
+        }
+        same = {
+            name: figures[name]
+            for name in (
+                "types",
+                "cut_words_share",
+                "lines",
+                "empty_lines",
+                "skipped_lines",
+                "first_skipped",
+                "unk_words",
+                "inputs_without_text",
+            )
+        }
+        return cls(
+            location,
+            sum(figures["sentences"].values()),
+            sum(figures["words"].values()),
+            oov_share=oov,
+            sentences_by_split=figures["sentences"],
+            words_by_split=figures["words"],
+            shards=len(shards),
+            bytes=lexicon_bytes + sum(shard["bytes"] for shard in shards),
+            fingerprint=index["fingerprint"],
+            seconds=seconds,
+            already_done=already_done,
+            **same,
+        )
 
     def __str__(self) -> str:
         if self.pending:
@@ -62,16 +86,28 @@ class Summary:
         rows += self._oov_rows()
         rows.append(("shards", f"{self.shards} ({self.bytes / 1e6:,.1f} MB with the lexicon)"))
         rows += self._notes()
-        rows.append(("time", "none: it was prepared already, with the same input and options" if self.already_done
-                     else f"{self.seconds:,.1f} s ({self.words / max(self.seconds, 1e-9) / 1e6:.2f} M words/s)"))
+        rows.append(
+            (
+                "time",
+                "none: it was prepared already, with the same input and options"
+                if self.already_done
+                else f"{self.seconds:,.1f} s ({self.words / max(self.seconds, 1e-9) / 1e6:.2f} M words/s)",
+            )
+        )
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
     def _oov_rows(self) -> list[tuple[str, str]]:
         sizes = sorted({size for shares in self.oov_share.values() for size in shares})
-        return [(f"outside {size:,} entries", ", ".join(f"{shares[size]:.2%} of {split}"
-                                                        for split, shares in self.oov_share.items() if size in shares))
-                for size in sizes]
+        return [
+            (
+                f"outside {size:,} entries",
+                ", ".join(
+                    f"{shares[size]:.2%} of {split}" for split, shares in self.oov_share.items() if size in shares
+                ),
+            )
+            for size in sizes
+        ]
 
     def _notes(self) -> list[tuple[str, str]]:
         rows = []

@@ -44,8 +44,10 @@ def _blank_pipeline(language: str) -> Any:
     try:
         nlp = spacy.blank(language)
     except ImportError as error:
-        raise DataError(f"language={language} is not usable ({error}); use a spaCy language code such as en, de, fr, "
-                        "and install what it names") from None
+        raise DataError(
+            f"language={language} is not usable ({error}); use a spaCy language code such as en, de, fr, "
+            "and install what it names"
+        ) from None
     nlp.add_pipe("sentencizer")
     nlp.max_length = 1 << 62  # spaCy's limit is for its models; lines are limited in corpus.py
     return nlp

@@ -33,8 +33,13 @@ def num_workers(workers: int) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_tasks(task: Task, arguments: Sequence[tuple[Any, ...]], workers: int, progress: Progress,
-              before: tuple[int, int] = (0, 0)) -> None:
+def run_tasks(
+    task: Task,
+    arguments: Sequence[tuple[Any, ...]],
+    workers: int,
+    progress: Progress,
+    before: tuple[int, int] = (0, 0),
+) -> None:
     """Every task(*arguments[i], report) has ended well. before: (done, words) of earlier runs, for the progress.
 
     Raises DataError: the first failure, after the running tasks have stopped.
@@ -68,8 +73,13 @@ def _run_one(task: Task, argument: tuple[Any, ...], report: Report) -> None:
         raise DataError("out of memory; use fewer workers or a larger machine") from error
 
 
-def _run_in_pool(task: Task, arguments: Sequence[tuple[Any, ...]], workers: int, progress: Progress,
-                 before: tuple[int, int]) -> None:
+def _run_in_pool(
+    task: Task,
+    arguments: Sequence[tuple[Any, ...]],
+    workers: int,
+    progress: Progress,
+    before: tuple[int, int],
+) -> None:
     shared = RawArray(ctypes.c_int64, 2 * len(arguments))
     # Spawned, not forked: the caller may hold threads (torch, a logger), which a fork would freeze.
     context = multiprocessing.get_context("spawn")
@@ -84,8 +94,10 @@ def _run_in_pool(task: Task, arguments: Sequence[tuple[Any, ...]], workers: int,
         pool.shutdown()
     except BrokenProcessPool as error:
         _stop(pool)
-        raise DataError("a worker process was killed, perhaps for want of memory; run the same command again to go "
-                        "on, with fewer workers if it was memory") from error
+        raise DataError(
+            "a worker process was killed, perhaps for want of memory; run the same command again to go "
+            "on, with fewer workers if it was memory"
+        ) from error
     except BaseException:
         _stop(pool)
         raise
@@ -116,6 +128,6 @@ def _end_with(sentinel: int) -> None:
 
 def _run_in_worker(task: Task, number: int, argument: tuple[Any, ...]) -> None:
     def report(done: int, words: int) -> None:
-        _done_and_words[2 * number:2 * number + 2] = [done, words]
+        _done_and_words[2 * number : 2 * number + 2] = [done, words]
 
     _run_one(task, argument, report)

@@ -1,0 +1,85 @@
+"""Compressed text: .gz, .xz, .bz2 and .zst, told by their first bytes, and read with damage noticed."""
+
+import bz2
+import gzip
+import io
+import lzma
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from data_prep.files import DataError
+
+CUT_SHORT = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile)
+_MAGIC = {"gz": b"\x1f\x8b", "xz": b"\xfd7zXZ\0", "bz2": b"BZh", "zst": b"\x28\xb5\x2f\xfd"}
+_BZ2_BLOCK = (b"1AY&SY", b"\x17rE8P\x90")  # after "BZh" and a digit: no text begins with both
+
+
+def compression_of(path: str) -> str | None:
+    """ "gz", "xz", "bz2", "zst", or None for plain text, told by the file's first bytes, not by its name."""
+    with open(path, "rb") as file:
+        found = sniff(file.read(16))
+    suffix = Path(path).suffix[1:]
+    if suffix in _MAGIC and found is None:
+        raise DataError(f"input {path} is not compressed as its name says; fetch it again or rename it")
+    return found
+
+
+def sniff(head: bytes) -> str | None:
+    """As compression_of, from a file's first 16 bytes."""
+    for name, magic in _MAGIC.items():
+        if head.startswith(magic) and (name != "bz2" or head[4:10] in _BZ2_BLOCK):
+            return name
+    return None
+
+
+def open_text(path: str, file: Any) -> Any:
+    """The uncompressed bytes of an open, buffered file. Reading raises one of CUT_SHORT where it is damaged."""
+    kind = sniff(file.peek(16)[:16])
+    if kind == "gz":
+        return gzip.GzipFile(fileobj=file)
+    if kind == "xz":
+        return lzma.LZMAFile(file)
+    if kind == "bz2":
+        return bz2.BZ2File(file)
+    if kind == "zst":
+        return io.BufferedReader(_ZstdReader(path, file), 1 << 17)
+    return file
+
+
+class _ZstdReader(io.RawIOBase):
+    """All frames of a .zst file; EOFError where the last one is cut short (zstandard's own reader is silent)."""
+
+    def __init__(self, path: str, file: BinaryIO) -> None:
+        try:
+            import zstandard
+        except ImportError:
+            raise DataError(f"input {path} is zstd-compressed, which needs a library: pip install zstandard") from None
+        self._new_frame = zstandard.ZstdDecompressor().decompressobj
+        self._error = zstandard.ZstdError
+        self._file, self._frame, self._begun, self._ready = file, self._new_frame(), False, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            data = (self._frame.unused_data if self._frame.eof else b"") or self._file.read(1 << 16)
+            if not data:
+                if self._begun and not self._frame.eof:
+                    raise EOFError("the last zstd frame does not end")
+                return 0
+            if self._frame.eof:
+                self._frame = self._new_frame()
+            self._begun = True
+            self._ready = self._decompress(data)
+        count = min(len(buffer), len(self._ready))
+        buffer[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
+
+    def _decompress(self, data: bytes) -> bytes:
+        try:
+            return self._frame.decompress(data)
+        except self._error as error:
+            raise EOFError(str(error)) from error
