@@ -1,0 +1,139 @@
+"""The LSTMP layer's hand-written backward against differences and against autograd."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck
+
+from pipeline.model.lstmp import LSTMP, LSTMPState
+from tests.model import plain_torch
+
+CLIPS = [(None, None), (0.3, None), (None, 0.1), (0.3, 0.1)]
+NAMES = ("weight_input", "weight_recurrent", "bias", "weight_proj")
+
+
+def layer_of(cell_clip: float | None, proj_clip: float | None, dtype: torch.dtype, sizes: tuple[int, int, int]) -> LSTMP:
+    layer = LSTMP(*sizes, cell_clip, proj_clip).to(dtype)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
+    return layer
+
+
+def inputs_of(layer: LSTMP, steps: int, lanes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """x, h and c, all of which want gradients."""
+    generator = torch.Generator().manual_seed(2)
+    shapes = ((2, steps, lanes, layer.weight_input.shape[1]), (2, lanes, layer.proj_dim), (2, lanes, layer.hidden_dim))
+    dtype = layer.bias.dtype
+    x, h, c = (torch.randn(s, generator=generator, dtype=torch.float64).to(dtype) * 0.5 for s in shapes)
+    return x.requires_grad_(), h.requires_grad_(), c.requires_grad_()
+
+
+def results_and_gradients(run: object, layer: LSTMP, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    """y, h, c and the gradients of inputs and weights of a sum with fixed random weights over y, h and c."""
+    y, (h, c) = run(inputs[0], LSTMPState(*inputs[1:]))  # type: ignore[operator]
+    generator = torch.Generator().manual_seed(3)
+    total = sum((v * torch.randn(v.shape, generator=generator).to(v.dtype)).sum() for v in (y, h, c))
+    gradients = torch.autograd.grad(total, [*inputs, *layer.parameters()])  # type: ignore[arg-type]
+    return [y.detach(), h.detach(), c.detach(), *gradients]
+
+
+@pytest.mark.parametrize(("cell_clip", "proj_clip"), CLIPS)
+def test_gradients_are_the_differences(cell_clip: float | None, proj_clip: float | None) -> None:
+    """Of y, h and c for x, for both states and for every weight, in float64, clips active or off."""
+    layer = layer_of(cell_clip, proj_clip, torch.float64, (3, 4, 2))
+    parameters = dict(layer.named_parameters())
+
+    def run(x: Tensor, h: Tensor, c: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        call = (x, LSTMPState(h, c))
+        y, state = torch.func.functional_call(layer, dict(zip(NAMES, weights, strict=True)), call)
+        return y, state.h, state.c
+
+    inputs = inputs_of(layer, steps=4, lanes=2)
+    y, _, c = run(*inputs, *(parameters[name] for name in NAMES))
+    assert cell_clip is None or (c.abs() == cell_clip).any() and (c.abs() < cell_clip).any()
+    assert proj_clip is None or (y.abs() == proj_clip).any() and (y.abs() < proj_clip).any()
+    assert gradcheck(run, (*inputs, *(parameters[name] for name in NAMES)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sizes", [(5, 7, 3), (16, 64, 16), (1, 1, 1)])
+@pytest.mark.parametrize(("steps", "lanes"), [(6, 3), (1, 4), (5, 1), (1, 1)])
+@pytest.mark.parametrize(("cell_clip", "proj_clip"), [(None, None), (0.3, 0.1)])
+def test_results_and_gradients_are_those_of_plain_torch(
+    cell_clip: float | None, proj_clip: float | None, steps: int, lanes: int, sizes: tuple[int, int, int],
+    dtype: torch.dtype,
+) -> None:  # fmt: skip
+    """Also in float32, where neither 0.3 nor 0.1 is what it says."""
+    layer = layer_of(cell_clip, proj_clip, dtype, sizes)
+    inputs = inputs_of(layer, steps, lanes)
+    ours = results_and_gradients(layer, layer, inputs)
+    theirs = results_and_gradients(lambda x, state: plain_torch.lstmp(layer, x, state), layer, inputs)
+    tolerance = 1e-5 if dtype is torch.float32 else 1e-12
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, atol=tolerance * max(1.0, other.abs().max().item()), rtol=0)
+
+
+def test_a_clipped_value_gets_no_gradient_and_passes_none_on() -> None:
+    layer = layer_of(0.01, None, torch.float64, (2, 3, 2))
+    x, h, c = inputs_of(layer, steps=2, lanes=2)
+    with torch.no_grad():
+        layer.bias[:, :6] = 5.0  # i and j wide open: every cell is at its bound at every step
+    y, state = layer(x, LSTMPState(h, c))
+    assert (state.c == 0.01).all()
+    (y.sum() + state.c.sum()).backward()
+    assert c.grad is not None and (c.grad == 0).all()
+    gate_gradients = layer.bias.grad
+    assert gate_gradients is not None
+    assert (gate_gradients[:, :9] == 0).all() and (gate_gradients[:, 9:] != 0).all()
+
+
+def test_the_directions_do_not_touch_each_other() -> None:
+    layer = layer_of(3.0, 3.0, torch.float64, (3, 4, 2))
+    x, h, c = inputs_of(layer, steps=4, lanes=2)
+    y, _ = layer(x, LSTMPState(h, c))
+    with torch.no_grad():
+        changed = x.clone()
+        changed[1] += 1.0
+    other, _ = layer(changed, LSTMPState(h, c))
+    assert torch.equal(y[0], other[0]) and not torch.equal(y[1], other[1])
+    y[0].sum().backward()
+    for value in (x, h, c, *layer.parameters()):
+        assert value.grad is not None
+        first, second = value.grad[0], value.grad[1]
+        assert (first != 0).any() and (second == 0).all()
+
+
+def test_a_state_that_wants_no_gradient_gets_none() -> None:
+    layer = layer_of(3.0, 3.0, torch.float64, (3, 4, 2))
+    x, h, c = inputs_of(layer, steps=4, lanes=2)
+    free = results_and_gradients(layer, layer, (x, h, c))
+    h, c = h.detach(), c.detach()
+    y, state = layer(x, LSTMPState(h, c))
+    generator = torch.Generator().manual_seed(3)
+    total = sum((v * torch.randn(v.shape, generator=generator).to(v.dtype)).sum() for v in (y, *state))
+    gradients = torch.autograd.grad(total, [x, *layer.parameters()])  # type: ignore[arg-type]
+    torch.testing.assert_close([free[3], *free[6:]], list(gradients))
+    assert h.grad is None and c.grad is None
+
+
+def test_the_input_and_the_first_state_are_left_as_they_were() -> None:
+    layer = layer_of(0.3, 0.1, torch.float32, (3, 4, 2))
+    inputs = inputs_of(layer, steps=4, lanes=2)
+    before = [value.detach().clone() for value in inputs]
+    results_and_gradients(layer, layer, inputs)
+    assert all(torch.equal(value, old) for value, old in zip(inputs, before, strict=True))
+
+
+def test_a_value_that_is_not_finite_is_not_hidden_by_the_clips() -> None:
+    layer = layer_of(0.3, 0.1, torch.float32, (3, 4, 2))
+    x, h, c = inputs_of(layer, steps=4, lanes=2)
+    with torch.no_grad():
+        x[0, 1, 0, 0] = math.nan
+    y, _ = layer(x, LSTMPState(h, c))
+    y.sum().backward()
+    assert y[0, 1:, 0].isnan().all() and not y[:, :, 1].isnan().any()
+    assert layer.weight_input.grad is not None and layer.weight_input.grad[0].isnan().any()

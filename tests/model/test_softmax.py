@@ -1,0 +1,271 @@
+"""Sampled and full losses against plain dense ones: values, gradients, and what they touch."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import gradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pipeline.model import softmax as softmax_module
+from pipeline.model.sampler import LogUniformSampler
+from pipeline.model.softmax import Candidates, Rows, Softmax
+from tests.model import plain_torch
+
+V, P, N = 40, 4, 25
+
+
+def softmax_of(vocab_size: int = V, proj_dim: int = P, dtype: torch.dtype = torch.float64) -> Softmax:
+    torch.manual_seed(0)
+    softmax = Softmax(vocab_size, proj_dim).to(dtype)
+    with torch.no_grad():
+        softmax.bias.normal_()
+    return softmax
+
+
+def inputs_of(softmax: Softmax, positions: int = N) -> tuple[Tensor, Tensor]:
+    """y (2, N, P), which wants a gradient, and targets (2, N)."""
+    generator = torch.Generator().manual_seed(1)
+    y = torch.randn(2, positions, softmax.weight.shape[1], generator=generator, dtype=torch.float64)
+    targets = torch.randint(softmax.vocab_size, (2, positions), generator=generator)
+    return y.to(softmax.weight.dtype).requires_grad_(), targets
+
+
+def candidates_of(sets: int, vocab_size: int = V, num_samples: int = 12) -> Candidates:
+    sampler = LogUniformSampler(vocab_size, num_samples)
+    ids, tries = zip(*(sampler.draw(1, number) for number in range(sets)), strict=True)
+    return Candidates(torch.from_numpy(np.stack(ids)), torch.tensor(tries))
+
+
+def all_words(vocab_size: int = V) -> Candidates:
+    """Every word, in an order of its own, drawn so often that each is certain to be there."""
+    order = torch.randperm(vocab_size, generator=torch.Generator().manual_seed(2))
+    return Candidates(order[None], torch.tensor([10**9]))
+
+
+def dense(values: Tensor, rows: Rows, size: int) -> Tensor:
+    return values.new_zeros(size, *values.shape[1:]).index_add(0, rows.ids, values)
+
+
+def gradients_of(losses: Tensor, wanted: list[Tensor]) -> tuple[Tensor, ...]:
+    """Of a sum with random weights, so that no two positions count the same."""
+    weights = torch.rand(losses.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    return torch.autograd.grad((losses * weights.to(losses.dtype)).sum(), wanted)
+
+
+@pytest.mark.parametrize("sets", [1, 2])
+def test_sampled_loss_and_gradients_are_those_of_tfs_dense_formula(sets: int) -> None:
+    softmax, candidates = softmax_of(), candidates_of(sets)
+    y, targets = inputs_of(softmax)
+    hits = (candidates.ids[:, None, :] == targets[:sets, :, None]).sum()
+    assert 0 < hits < N, "some targets are candidates, some are not"
+    rows = softmax.touched_rows(candidates, targets)
+    ours = softmax.sampled_loss(y, targets, candidates, rows)
+    theirs = plain_torch.sampled_loss(y, targets, candidates, softmax.weight, softmax.bias)
+    torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
+    dy, dweight, dbias = gradients_of(ours, [y, rows.weight, rows.bias])
+    expected = gradients_of(theirs, [y, softmax.weight, softmax.bias])
+    torch.testing.assert_close((dy, dense(dweight, rows, V), dense(dbias, rows, V)), expected, atol=1e-12, rtol=1e-12)
+
+
+def test_two_sets_of_candidates_belong_to_the_two_directions() -> None:
+    softmax, candidates = softmax_of(), candidates_of(2)
+    y, targets = inputs_of(softmax)
+    rows = softmax.touched_rows(candidates, targets)
+    both = softmax.sampled_loss(y, targets, candidates, rows)
+    for d in range(2):
+        alone = Candidates(candidates.ids[d : d + 1], candidates.num_tries[d : d + 1])
+        torch.testing.assert_close(both[d], softmax.sampled_loss(y, targets, alone, rows)[d])
+
+
+def test_sampled_loss_and_gradients_are_the_full_ones_when_every_word_is_a_candidate() -> None:
+    softmax, candidates = softmax_of(), all_words()
+    y, targets = inputs_of(softmax)
+    rows = softmax.touched_rows(candidates, targets)
+    sampled = softmax.sampled_loss(y, targets, candidates, rows)
+    full = softmax.full_loss(y.flatten(0, 1), targets.flatten()).view_as(sampled)
+    torch.testing.assert_close(sampled, full)
+    ours = gradients_of(sampled, [y, rows.weight, rows.bias])
+    torch.testing.assert_close(ours, gradients_of(full, [y, softmax.weight, softmax.bias]))
+
+
+def test_the_sampled_gradient_nears_the_full_one_as_candidates_become_many() -> None:
+    softmax = softmax_of(vocab_size=300)
+    y, targets = inputs_of(softmax, positions=400)
+    full = F.cross_entropy(y.flatten(0, 1) @ softmax.weight.T + softmax.bias, targets.flatten(), reduction="none")
+    (exact,) = gradients_of(full.view(2, -1), [y])
+    errors = []
+    for num_samples in (10, 100, 290):
+        candidates = candidates_of(1, 300, num_samples)
+        rows = softmax.touched_rows(candidates, targets)
+        (near,) = gradients_of(softmax.sampled_loss(y, targets, candidates, rows), [y])
+        errors.append(((near - exact).norm() / exact.norm()).item())
+    assert errors[0] > 2 * errors[1] > 8 * errors[2] and errors[2] < 0.05
+
+
+def test_touched_rows_are_candidates_and_targets_and_nothing_reaches_the_table() -> None:
+    softmax, candidates = softmax_of(vocab_size=1000), candidates_of(2, vocab_size=1000)
+    y, targets = inputs_of(softmax)
+    rows = softmax.touched_rows(candidates, targets)
+    assert rows.ids.tolist() == sorted({*candidates.ids.flatten().tolist(), *targets.flatten().tolist()})
+    assert torch.equal(rows.weight, softmax.weight[rows.ids]) and torch.equal(rows.bias, softmax.bias[rows.ids])
+    softmax.sampled_loss(y, targets, candidates, rows).sum().backward()
+    assert softmax.weight.grad is None and softmax.bias.grad is None
+    assert rows.weight.grad is not None and rows.bias.grad is not None
+    assert (rows.weight.grad != 0).all() and (rows.bias.grad != 0).all()
+
+
+def test_more_rows_than_are_touched_change_nothing() -> None:
+    """Rows of the targets of other ranks, or of other groups of lanes, are there and get no gradient."""
+    softmax, candidates = softmax_of(), candidates_of(1)
+    y, targets = inputs_of(softmax, positions=5)
+    few = softmax.touched_rows(candidates, targets)
+    many = softmax.touched_rows(candidates, torch.arange(V))
+    results = [softmax.sampled_loss(y, targets, candidates, rows) for rows in (few, many)]
+    torch.testing.assert_close(*results)
+    ours, theirs = (dense(gradients_of(r, [rows.weight])[0], rows, V) for r, rows in zip(results, (few, many)))
+    torch.testing.assert_close(ours, theirs)
+    untouched = [k for k in range(V) if k not in few.ids.tolist()]
+    assert untouched and (theirs[untouched] == 0).all()
+
+
+def test_rows_want_no_gradient_where_none_is_taken() -> None:
+    softmax, candidates = softmax_of(), candidates_of(1)
+    y, targets = inputs_of(softmax)
+    with torch.no_grad():
+        rows = softmax.touched_rows(candidates, targets)
+        quiet = softmax.sampled_loss(y, targets, candidates, rows)
+    assert not rows.weight.requires_grad and not quiet.requires_grad
+    torch.testing.assert_close(
+        quiet, softmax.sampled_loss(y, targets, candidates, softmax.touched_rows(candidates, targets)).detach()
+    )
+
+
+@pytest.mark.parametrize("sets", [1, 2])
+def test_sampled_gradients_are_the_differences(sets: int) -> None:
+    softmax, candidates = softmax_of(vocab_size=12, proj_dim=3), candidates_of(sets, 12, 6)
+    y, targets = inputs_of(softmax, positions=5)
+    rows = softmax.touched_rows(candidates, targets)
+    assert torch.isin(targets, candidates.ids).any() and not torch.isin(targets, candidates.ids).all()
+
+    def loss(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return softmax.sampled_loss(y, targets, candidates, Rows(rows.ids, weight, bias))
+
+    assert gradcheck(loss, (y, rows.weight, rows.bias))
+
+
+def test_full_gradients_are_the_differences_over_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    softmax = softmax_of(vocab_size=2500, proj_dim=1)
+    y, targets = inputs_of(softmax, positions=2)
+    monkeypatch.setattr(softmax_module, "_BLOCK_ELEMENTS", 1)
+    assert len(softmax_module._blocks(2500, 4)) == 3
+
+    def loss(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return _full(y, weight, bias, targets.flatten())
+
+    assert gradcheck(loss, (y.detach().flatten(0, 1).requires_grad_(), softmax.weight, softmax.bias), fast_mode=True)
+
+
+def _full(*arguments: Any) -> Tensor:
+    return softmax_module._FullLoss.apply(*arguments)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("vocab_size", [4, 1023, 1024, 1025, 3000])
+def test_full_loss_and_gradients_are_cross_entropys_at_any_number_of_blocks(
+    vocab_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(softmax_module, "_BLOCK_ELEMENTS", 1)
+    softmax = softmax_of(vocab_size)
+    y, targets = inputs_of(softmax)
+    y, targets = y.flatten(0, 1), targets.flatten()
+    targets[:3] = torch.tensor([0, vocab_size - 1, vocab_size - 1])  # the bounds, and a word twice
+    ours = softmax.full_loss(y, targets)
+    theirs = F.cross_entropy(y @ softmax.weight.T + softmax.bias, targets, reduction="none")
+    torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
+    wanted = [y, softmax.weight, softmax.bias]
+    torch.testing.assert_close(gradients_of(ours, wanted), gradients_of(theirs, wanted), atol=1e-12, rtol=1e-12)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the size of the largest tensor that any operation makes; a view of its input is not made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        old = {value.untyped_storage().data_ptr() for value in args if isinstance(value, Tensor)}
+        for value in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(value, Tensor) and value.untyped_storage().data_ptr() not in old:
+                self.elements = max(self.elements, value.numel())
+        return result
+
+
+def test_full_loss_never_holds_a_logit_for_every_position_and_word() -> None:
+    vocab_size, positions = 9000, 2000
+    softmax = softmax_of(vocab_size, P, torch.float32)
+    y, targets = inputs_of(softmax, positions // 2)
+    y, targets = y.flatten(0, 1), targets.flatten()
+    with LargestTensor() as largest:
+        losses = softmax.full_loss(y, targets)
+        ours = torch.autograd.grad(losses.mean(), [y, softmax.weight, softmax.bias])
+    assert positions * 1024 <= largest.elements <= 1 << 23 < positions * vocab_size
+    with LargestTensor() as largest:
+        logits = y @ softmax.weight.T + softmax.bias
+        expected = F.cross_entropy(logits, targets, reduction="none")
+        theirs = torch.autograd.grad(expected.mean(), [y, softmax.weight, softmax.bias])
+    assert largest.elements == positions * vocab_size
+    torch.testing.assert_close(losses, expected, atol=1e-5, rtol=1e-6)
+    torch.testing.assert_close(ours, theirs, atol=1e-7, rtol=1e-4)
+
+
+def test_sampled_loss_makes_nothing_of_the_vocabularys_size() -> None:
+    vocab_size = 200_000
+    softmax, candidates = softmax_of(vocab_size, 1, torch.float32), candidates_of(1, vocab_size, 50)
+    y, targets = inputs_of(softmax)
+    with LargestTensor() as largest:
+        rows = softmax.touched_rows(candidates, targets)
+        softmax.sampled_loss(y, targets, candidates, rows).sum().backward()
+    assert largest.elements == N * 50
+
+
+@pytest.mark.parametrize("size", [1e4, -1e4])
+def test_large_logits_neither_overflow_nor_lose_the_gradient(size: float) -> None:
+    softmax, candidates = softmax_of(dtype=torch.float32), candidates_of(1)
+    y, targets = inputs_of(softmax)
+    y = (y.detach() * size).requires_grad_()
+    rows = softmax.touched_rows(candidates, targets)
+    sampled = softmax.sampled_loss(y, targets, candidates, rows)
+    full = softmax.full_loss(y.flatten(0, 1), targets.flatten())
+    exact = F.cross_entropy(y.flatten(0, 1) @ softmax.weight.T + softmax.bias, targets.flatten(), reduction="none")
+    torch.testing.assert_close(full, exact, atol=1e-2, rtol=1e-5)
+    for losses in (sampled, full):
+        assert losses.isfinite().all() and losses.max() > 1e3
+        (dy,) = torch.autograd.grad(losses.sum(), [y])
+        assert dy.isfinite().all() and dy.abs().max() > 0.1
+
+
+def test_a_position_whose_only_candidate_is_its_target_loses_nothing() -> None:
+    softmax = softmax_of()
+    y, targets = inputs_of(softmax)
+    targets[:] = 7
+    candidates = Candidates(torch.tensor([[7]]), torch.tensor([3]))
+    rows = softmax.touched_rows(candidates, targets)
+    losses = softmax.sampled_loss(y, targets, candidates, rows)
+    (dy,) = torch.autograd.grad(losses.sum(), [y])
+    assert (losses == 0).all() and (dy == 0).all()
+
+
+def test_a_value_that_is_not_finite_shows_in_its_own_loss() -> None:
+    softmax, candidates = softmax_of(), candidates_of(1)
+    y, targets = inputs_of(softmax)
+    with torch.no_grad():
+        y[1, 3, 0] = torch.nan
+    rows = softmax.touched_rows(candidates, targets)
+    for losses in (
+        softmax.sampled_loss(y, targets, candidates, rows),
+        softmax.full_loss(y.flatten(0, 1), targets.flatten()).view(2, N),
+    ):
+        assert losses.isnan().nonzero().tolist() == [[1, 3]]
