@@ -3,10 +3,13 @@
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
 
 from pipeline import __version__, signals
 from pipeline.config import EvaluateCommandConfig, PrepConfig, PretrainConfig, load, require
+
+if TYPE_CHECKING:
+    from pipeline.train.run import Outcome
 
 EXIT_USER_ERROR = 2
 
@@ -62,14 +65,19 @@ def pretrain(arguments: list[str]) -> int:
     except Diverged as error:
         print(f"elmo pretrain: {error}", file=sys.stderr)
         return 1
-    again = " ".join(["elmo pretrain", *arguments])
+    if outcome.is_rank_zero:
+        _say_how_it_ended(outcome, arguments, config.data.path)
+    return signals.EXIT_PREEMPTED if outcome.stopped else 0
+
+
+def _say_how_it_ended(outcome: "Outcome", arguments: list[str], data: str) -> None:
     if outcome.wandb_offline_dir is not None:
         print(f"wandb    {outcome.wandb_offline_dir}  (`wandb leet` draws it here, `wandb sync` uploads it)")
     if outcome.stopped:
+        again = " ".join(["elmo pretrain", *arguments])
         print(f"stopped at step {outcome.step:,} of {outcome.total_steps:,} with a checkpoint; to go on: {again}")
-        return signals.EXIT_PREEMPTED
-    print(f"Next: elmo evaluate checkpoint={outcome.run_dir} data={config.data.path}")
-    return 0
+    else:
+        print(f"Next: elmo evaluate checkpoint={outcome.run_dir} data={data}")
 
 
 def evaluate(arguments: list[str]) -> int:

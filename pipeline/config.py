@@ -6,7 +6,7 @@ YAML files hold differences from these only. Importing this module is cheap: ome
 import os
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_type_hints
 
 
 class ConfigError(ValueError):
@@ -272,7 +272,10 @@ def load(schema: type[T], arguments: list[str]) -> T:
         config = OmegaConf.structured(schema)
         for file in files:
             config = OmegaConf.merge(config, _read_yaml(file))
-        config = OmegaConf.merge(config, OmegaConf.from_dotlist(pairs))
+        lists = _lists(schema, pairs)
+        config = OmegaConf.merge(config, OmegaConf.from_dotlist([p for p in pairs if p.partition("=")[0] not in lists]))
+        for key, values in lists.items():
+            OmegaConf.update(config, key, values)
         return cast(T, OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
         raise ConfigError(_one_sentence(error)) from None
@@ -288,6 +291,22 @@ def _split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
         if not equals or not key.replace(".", "").replace("_", "").isalnum():
             raise ConfigError(f"{pair!r} is neither a .yaml file nor key=value; write for example data.lanes=32")
     return files, pairs
+
+
+def _lists(schema: type[Any], pairs: list[str]) -> dict[str, list[str]]:
+    """Lists of strings may be given plainly and more than once: input=a.txt input=b.txt is input=[a.txt,b.txt]."""
+    lists: dict[str, list[str]] = {}
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        if _field_type(schema, key.split(".")) == list[str] and not value.startswith("["):
+            lists.setdefault(key, []).append(value)
+    return lists
+
+
+def _field_type(schema: Any, names: list[str]) -> Any:
+    for name in names:
+        schema = get_type_hints(schema).get(name) if is_dataclass(schema) else None
+    return schema
 
 
 def _read_yaml(file: str) -> Any:

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -45,6 +46,7 @@ class Outcome:
     step: int
     total_steps: int
     stopped: bool
+    is_rank_zero: bool
     perplexity: float | None
     wandb_offline_dir: Path | None
 
@@ -84,7 +86,7 @@ def _train(
         restore_snapshot(module, content, _rank(config), config.train.devices * config.train.nodes)
     _announce(config, run_dir, lanes, module, total_steps)
     if module.step >= total_steps:
-        return Outcome(run_dir, module.step, total_steps, False, newest and newest.val_perplexity, None)
+        return Outcome(run_dir, module.step, total_steps, False, rank_zero_only.rank == 0, newest and newest.val_perplexity, None)
     tracker = _start_tracker(config, run_dir, lanes, module, identity) if rank_zero_only.rank == 0 else None
     maker = BatchMaker(dataset.lexicon, Vocabulary(vocab_size), config.model.max_characters)
     data = BiLMDataModule(
@@ -109,7 +111,7 @@ def _train(
     offline = tracker and tracker.offline_dir
     _end(tracker, 0, "stopped on a signal" if stop.stopped else "finished", f"step {module.step} of {total_steps}")
     perplexity = validation.last[1].both if validation.last else None
-    return Outcome(run_dir, module.step, total_steps, stop.stopped, perplexity, offline)
+    return Outcome(run_dir, module.step, total_steps, stop.stopped, trainer.is_global_zero, perplexity, offline)
 
 
 def run_identity(config: PretrainConfig, dataset: Dataset, vocab_size: int) -> dict[str, Any]:
@@ -214,6 +216,7 @@ def _git_revision() -> str | None:
 
 def build_trainer(config: PretrainConfig, tracker: Tracker | None, callbacks: list[pl.Callback]) -> pl.Trainer:
     """A Trainer that only drives: data order, checkpoints, signals and validation are this project's own."""
+    _quieten_lightning()
     ranks = config.train.devices * config.train.nodes
     trainer = pl.Trainer(
         accelerator=config.train.accelerator, devices=config.train.devices, num_nodes=config.train.nodes,
@@ -226,6 +229,14 @@ def build_trainer(config: PretrainConfig, tracker: Tracker | None, callbacks: li
     )  # fmt: skip
     _leave_signals_to_us(trainer)
     return trainer
+
+
+def _quieten_lightning() -> None:
+    """Its advice is about the parts of it that this project does not use."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in ("You have overridden `transfer_batch_to_device`", "The number of training batches",
+                    "The 'train_dataloader' does not have many workers", ".*isinstance.treespec, LeafSpec.*"):  # fmt: skip
+        warnings.filterwarnings("ignore", message=message)
 
 
 class _NoSignalHandlers:

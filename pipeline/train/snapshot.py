@@ -3,13 +3,13 @@
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from pipeline.config import to_dict
 from pipeline.data.lanes import lane_groups, lane_share
 from pipeline.model.bilm import States
 from pipeline.model.lstmp import LSTMPState
+from pipeline.train.collectives import all_gather
 from pipeline.train.module import BiLMModule
 
 FORMAT = 1
@@ -62,14 +62,9 @@ def _gather_states(module: BiLMModule) -> States:
     for layer in range(len(module.bilm.layers)):
         parts = [states[layer] for states in module.states if states is not None]
         h, c = (torch.cat([part[i] for part in parts], dim=1) for i in range(2))
-        gathered.append(LSTMPState(_gather_lanes(h, module).cpu(), _gather_lanes(c, module).cpu()))
+        gathered.append(LSTMPState(_gather_lanes(h).cpu(), _gather_lanes(c).cpu()))
     return gathered
 
 
-def _gather_lanes(mine: Tensor, module: BiLMModule) -> Tensor:
-    if module.trainer.world_size == 1:
-        return mine
-    lanes_first = mine.transpose(0, 1).contiguous()
-    all_lanes = lanes_first.new_empty(module.config.data.lanes, *lanes_first.shape[1:])
-    dist.all_gather_into_tensor(all_lanes, lanes_first)
-    return all_lanes.transpose(0, 1).contiguous()
+def _gather_lanes(mine: Tensor) -> Tensor:
+    return all_gather(mine.transpose(0, 1)).transpose(0, 1).contiguous()

@@ -42,7 +42,7 @@ class Tracker:
         """Flush: offline, wandb writes only every 15 s or so."""
         self._metrics.close()
         if self.run is not None:
-            self.run.finish(exit_code=exit_code, quiet=True)
+            self.run.finish(exit_code=exit_code)
 
     @property
     def offline_dir(self) -> Path | None:
