@@ -3,6 +3,7 @@
 Takes its parameters from a BiLM; convolves every position, steps one direction at a time, keeps every logit.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,15 +19,15 @@ from pipeline.model.token_encoder import TokenEncoder
 def convolve(encoder: TokenEncoder, characters: Tensor) -> Tensor:
     """(U, filters): every filter at every position of every word, the maximum, then the activation."""
     x = encoder.char_embed[characters.long()].transpose(1, 2)
-    peaks = torch.cat([F.conv1d(x, c.weight, c.bias).amax(-1) for c in encoder.convolutions], 1)  # type: ignore[arg-type]
+    peaks = torch.cat([F.conv1d(x, c.weight, c.bias).amax(-1) for c in encoder.convolutions], 1)
     return torch.relu(peaks) if encoder.activation == "relu" else torch.tanh(peaks)
 
 
 def encode(encoder: TokenEncoder, characters: Tensor) -> Tensor:
     x = convolve(encoder, characters)
     for highway in encoder.highways:
-        gate = torch.sigmoid(highway.carry(x))  # type: ignore[operator]
-        x = gate * torch.relu(highway.transform(x)) + (1 - gate) * x  # type: ignore[operator]
+        gate = torch.sigmoid(highway.carry(x))
+        x = gate * torch.relu(highway.transform(x)) + (1 - gate) * x
     return x if encoder.projection is None else encoder.projection(x)
 
 
@@ -54,7 +55,7 @@ def bilm(model: BiLM, window: Window, states: States, key: DropoutKey) -> tuple[
     layers, next_states = [x], []
     for depth, layer in enumerate(model.layers):
         x = x * _factors(x, model, key, depth)
-        y, state = lstmp(layer, x, states[depth])  # type: ignore[arg-type]
+        y, state = lstmp(layer, x, states[depth])
         x = y + x if depth > 0 and model.config.skip_connections else y
         layers.append(x)
         next_states.append(state)
@@ -73,7 +74,7 @@ def sampled_loss(y: Tensor, targets: Tensor, candidates: Candidates, table: Tens
     for d in range(2):
         s = d if len(candidates.ids) == 2 else 0
         ids, num_tries = candidates.ids[s], int(candidates.num_tries[s])
-        counts = torch.from_numpy(expected_counts(range(len(table)), len(table), num_tries)).to(y.dtype)
+        counts = torch.from_numpy(expected_counts(np.arange(len(table)), len(table), num_tries)).to(y.dtype)
         logits = y[d] @ table.T + bias - counts.log()
         hit = ids == targets[d].unsqueeze(1)
         sampled = logits[:, ids].masked_fill(hit, -torch.inf)

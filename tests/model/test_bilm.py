@@ -164,7 +164,7 @@ def test_lanes_computed_apart_are_the_lanes_computed_together() -> None:
             layers[-1].pow(2).sum().backward()
             tops.append(layers[-1].detach())
         outputs.append(torch.cat(tops, 2))
-        gradients.append([p.grad.clone() for name, p in bilm.named_parameters() if "softmax" not in name])  # type: ignore[union-attr]
+        gradients.append([p.grad.clone() for name, p in bilm.named_parameters() if "softmax" not in name])
     torch.testing.assert_close(*outputs)
     torch.testing.assert_close(*gradients)
 

@@ -126,7 +126,8 @@ def test_more_rows_than_are_touched_change_nothing() -> None:
     many = softmax.touched_rows(candidates, torch.arange(V))
     results = [softmax.sampled_loss(y, targets, candidates, rows) for rows in (few, many)]
     torch.testing.assert_close(*results)
-    ours, theirs = (dense(gradients_of(r, [rows.weight])[0], rows, V) for r, rows in zip(results, (few, many)))
+    wanted = [gradients_of(result, [rows.weight])[0] for result, rows in zip(results, (few, many), strict=True)]
+    ours, theirs = dense(wanted[0], few, V), dense(wanted[1], many, V)
     torch.testing.assert_close(ours, theirs)
     untouched = [k for k in range(V) if k not in few.ids.tolist()]
     assert untouched and (theirs[untouched] == 0).all()
@@ -170,7 +171,7 @@ def test_full_gradients_are_the_differences_over_several_blocks(monkeypatch: pyt
 
 
 def _full(*arguments: Any) -> Tensor:
-    return softmax_module._FullLoss.apply(*arguments)  # type: ignore[no-any-return]
+    return softmax_module._FullLoss.apply(*arguments)
 
 
 @pytest.mark.parametrize("vocab_size", [4, 1023, 1024, 1025, 3000])

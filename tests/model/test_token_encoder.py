@@ -18,15 +18,17 @@ PAPER_FILTERS = [(1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 10
 FEW_FILTERS = [(1, 3), (2, 4), (3, 2), (7, 5)]
 
 
-def encoder_of(filters: list[tuple[int, int]], activation: Literal["relu", "tanh"] = "relu", **sizes: Any) -> TokenEncoder:
+def encoder_of(
+    filters: list[tuple[int, int]], activation: Literal["relu", "tanh"] = "relu", **sizes: Any
+) -> TokenEncoder:
     """With random biases and a pad row that wins many maxima: cropping one pad window too many would show."""
     torch.manual_seed(0)
     values: dict[str, Any] = {"character_dim": 4, "num_highway": 1, "proj_dim": 6} | sizes
     encoder = TokenEncoder(filters=filters, activation=activation, **values)
     with torch.no_grad():
         for convolution in encoder.convolutions:
-            convolution.weight.normal_()  # type: ignore[union-attr, operator]
-            convolution.bias.normal_()  # type: ignore[union-attr, operator]
+            convolution.weight.normal_()
+            convolution.bias.normal_()
     return encoder
 
 

@@ -33,7 +33,7 @@ def bilm(model: ModelConfig, vocab_size: int = 30, seed: int = 0, dtype: torch.d
 
 
 def random_words(steps: int, lanes: int, seed: int = 0) -> Words:
-    return np.random.default_rng(seed).choice(np.array(SOME_WORDS), (2, steps, lanes)).tolist()  # type: ignore[no-any-return]
+    return np.random.default_rng(seed).choice(np.array(SOME_WORDS), (2, steps, lanes)).tolist()
 
 
 def window(words: Words, max_characters: int = 50) -> Window:
