@@ -6,6 +6,7 @@ UTF-8 bytes, so that any prefix of the lexicon is the vocabulary of the most fre
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class Lexicon:
             return []
         bounds = (self.offsets[start : stop + 1] - self.offsets[start]).tolist()
         text = self.utf8[self.offsets[start] : self.offsets[stop]].tobytes()
-        return [text[i:j] for i, j in zip(bounds, bounds[1:], strict=False)]
+        return [text[i:j] for i, j in pairwise(bounds)]
 
     def byte_lengths(self) -> np.ndarray:
         """(types,) int64: the UTF-8 bytes of each word."""

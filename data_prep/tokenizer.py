@@ -1,53 +1,109 @@
-"""Raw text to sentences and words, by spaCy's rule-based tokeniser and sentence splitter (no model, no download)."""
+"""Raw text to sentences and words: spaCy's rule-based tokeniser (no model, no download) and a rule for sentences.
 
-from collections.abc import Iterable
-from typing import Any
+spaCy's own sentencizer is not used: it gives every straight quote that opens a sentence to the one before.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from data_prep.files import DataError
 
+_TERMINAL = frozenset(".!?…؟।。！？")
+_NEEDS_NO_SPACE = frozenset("。！？")
+_OPENING = frozenset("「『“‘（(《")
+_CLOSING = frozenset("»”’)]）」』》")  # alone after white space, as French quotes are, they end what came before
+_ABBREVIATIONS = {
+    # Words that spaCy parts from their full stop though a sentence rarely ends there.
+    "en": frozenset("al Capt cf Col Cpl Esq ff Hon Lieut Lt Ltd Maj Messrs Mlle Mme Prof Pvt Sen Sgt vols".split()),
+}
+_BEFORE_NUMBERS = frozenset(("No.", "Nos.", "Fig.", "Op.", "Vol.", "p.", "pp."))  # "No. 5", but "No. He did."
+_CACHED_CHUNKS = 1 << 18
+
+
+class _Chunk(NamedTuple):
+    """What stood between white space. text: its words parted by spaces (by a line end where a sentence ends)."""
+
+    text: str
+    may_begin: bool
+    may_end: bool
+
 
 class Tokenizer:
-    """A line of running text becomes one sentence or several, each of words parted by single spaces.
+    """A line of running text becomes one sentence or several, their words parted by single spaces.
 
-    Words are split off by the language's rules in spaCy (punctuation, quotes, contractions, abbreviations such as
-    Mr. and U.S. kept whole); a sentence ends after . ! ? and their like, with the quotes and brackets that close it.
+    Words: the language's rules in spaCy (punctuation, quotes and contractions split off; Mr. and U.S. kept whole).
+    Sentences: one ends after . ! ? … and the quotes and brackets that follow without a space, if white space comes
+    next and no small letter after it. A line end is a sentence end. Not split, as both readings occur: after an
+    abbreviation that ends a sentence ("in the U.S. They ...").
     """
 
     def __init__(self, language: str = "en") -> None:
-        self._nlp = _blank_pipeline(language)
+        self._nlp = _spacy_pipeline(language)
+        self._abbreviations = _ABBREVIATIONS.get(language, frozenset())
+        self._chunks: dict[str, _Chunk] = {}
 
     def split(self, text: str) -> tuple[str, np.ndarray]:
         """Whole lines of sentences, one a line, and (lines,) int64: how many came of each line of `text`.
 
         An empty line gives one empty line, so that documents stay apart.
         """
-        parts = [self._sentences(doc) or [""] for doc in self._nlp.pipe(text.split("\n")[:-1], batch_size=256)]
-        sentences = [sentence for part in parts for sentence in part]
-        return "".join(sentence + "\n" for sentence in sentences), np.array([len(part) for part in parts], np.int64)
+        if len(self._chunks) > _CACHED_CHUNKS:
+            self._chunks.clear()
+        with self._nlp.memory_zone():  # without it spaCy keeps every word it ever saw
+            lines = ["\n".join(self._sentences(line)) + "\n" for line in text.split("\n")[:-1]]
+        return "".join(lines), np.array([line.count("\n") for line in lines], np.int64)
 
-    def _sentences(self, doc: Iterable[Any]) -> list[str]:
-        sentences: list[list[str]] = []
-        for token in doc:
-            if token.is_sent_start or not sentences:
-                sentences.append([])
-            sentences[-1] += token.text.split()  # a token may be or hold white space
-        return [" ".join(words) for words in sentences if words]
+    def _sentences(self, line: str) -> Iterator[str]:
+        """The sentences of a line."""
+        words: list[str] = []
+        may_end, before = False, ""
+        for spelling in line.split():
+            chunk = self._chunks.get(spelling) or self._chunk(spelling)
+            if may_end and chunk.may_begin and not (before in _BEFORE_NUMBERS and spelling[0].isdigit()):
+                yield " ".join(words)
+                words = []
+            words.append(chunk.text)
+            may_end = chunk.may_end or (may_end and _CLOSING.issuperset(spelling))
+            before = spelling
+        if words:
+            yield " ".join(words)
+
+    def _chunk(self, spelling: str) -> _Chunk:
+        words = self._words(spelling)
+        text = words[0]
+        for word, following in zip(words, words[1:], strict=False):
+            starts = following[0].isalnum() or following[0] in _OPENING
+            text += ("\n" if word[-1] in _NEEDS_NO_SPACE and starts else " ") + following
+        last = max((i for i, word in enumerate(words) if word[0].isalnum()), default=-1)
+        may_end = any(_TERMINAL.issuperset(word) for word in words[last + 1 :])
+        may_begin = not spelling[0].islower() and not _CLOSING.issuperset(spelling)
+        self._chunks[spelling] = chunk = _Chunk(text, may_begin, may_end)
+        return chunk
+
+    def _words(self, spelling: str) -> list[str]:
+        """The words of a chunk; the full stop of an abbreviation goes with its word."""
+        words: list[str] = []
+        for token in self._nlp.tokenizer(spelling):
+            if token.text == "." and words and words[-1] in self._abbreviations:
+                words[-1] += "."
+            else:
+                words += token.text.split()
+        return words
 
 
-def _blank_pipeline(language: str) -> Any:
+def _spacy_pipeline(language: str) -> Any:
     try:
         import spacy
     except ImportError:
-        raise DataError("tokenize=true needs spaCy; pip install 'elmo-pipeline[text]' or give tokenised text") from None
+        raise DataError(
+            "tokenize=true needs spaCy; pip install 'elmo-pipeline[text]' or give tokenised text"
+        ) from None
     try:
-        nlp = spacy.blank(language)
+        return spacy.blank(language)
     except ImportError as error:
         raise DataError(
-            f"language={language} is not usable ({error}); use a spaCy language code such as en, de, fr, "
-            "and install what it names"
+            f"language={language} is not usable ({error}); use a spaCy language code such as en, de or fr, and "
+            "install what it names"
         ) from None
-    nlp.add_pipe("sentencizer")
-    nlp.max_length = 1 << 62  # spaCy's limit is for its models; lines are limited in corpus.py
-    return nlp

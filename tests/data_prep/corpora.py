@@ -1,0 +1,64 @@
+"""Small corpora, and datasets read back as sentences."""
+
+import hashlib
+import random
+from collections import Counter
+from pathlib import Path
+
+from data_prep.lexicon import EOS_ID
+from data_prep.shards import Dataset, open_dataset
+
+
+def sentences_of(dataset: Dataset | Path, split: str = "train") -> list[str]:
+    """The split's sentences in order, words parted by spaces."""
+    opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
+    part = opened.splits[split]
+    words = opened.lexicon.words()
+    found: list[list[str]] = [[]]
+    for number in range(part.num_chunks):
+        for token in part.chunk(number).tolist():
+            if token == EOS_ID:
+                found.append([])
+            else:
+                found[-1].append(words[token])
+    assert found[-1] == []
+    return [" ".join(sentence) for sentence in found[:-1]]
+
+
+def bytes_of(folder: Path) -> dict[str, str]:
+    """The hash of every file in a dataset's folder, hidden ones too."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def random_sentences(number: int, seed: int = 0, types: int = 500) -> list[str]:
+    """Sentences with the unequal word frequencies of text; no two are alike."""
+    chance = random.Random(seed)
+    words = [f"w{i}" if i % 7 else f"wörd{i}" for i in range(types)]
+    weights = [1 / (i + 2) for i in range(types)]
+    return [
+        " ".join([f"n{seed}.{i}", *chance.choices(words, weights, k=chance.randint(1, 30))]) for i in range(number)
+    ]
+
+
+def write_corpus(folder: Path, files: int = 4, sentences: int = 300, seed: int = 0) -> list[str]:
+    """The paths of `files` files of one sentence a line."""
+    folder.mkdir(exist_ok=True)
+    paths = [folder / f"part-{number}.txt" for number in range(files)]
+    for number, path in enumerate(paths):
+        lines = random_sentences(sentences, seed=seed + 1000 * number)
+        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return [str(path) for path in paths]
+
+
+def lines_of(paths: list[str]) -> list[str]:
+    """All lines of the files."""
+    return [line for path in paths for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def word_counts(sentences: list[str]) -> Counter[str]:
+    """How often each word occurs."""
+    return Counter(word for sentence in sentences for word in sentence.split())
