@@ -21,7 +21,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
 from data_prep.files import write_bytes, write_json
-from data_prep.lexicon import Lexicon
+from data_prep.lexicon import UNK_ID, Lexicon
 from data_prep.shards import Dataset, open_dataset
 from pipeline import __version__
 from pipeline.config import ConfigError, PretrainConfig, expand, to_dict
@@ -264,11 +264,14 @@ def _end(tracker: Tracker | None, exit_code: int, title: str, text: str) -> None
 
 
 def vocabulary_tensors(lexicon: Lexicon, size: int) -> dict[str, Tensor]:
-    """The target words of a run as tensors that a checkpoint can hold: words joined by newlines, and counts."""
+    """The target words of a run as tensors that a checkpoint can hold: words joined by newlines, and training counts, with
+    those of all other words under <UNK>."""
     end = int(lexicon.offsets[size])
     words = "\n".join(lexicon.words(0, size)).encode()
     assert len(words) == end + size - 1
+    counts = np.array(lexicon.counts[:size])
+    counts[UNK_ID] += int(lexicon.counts[size:].sum())
     return {
         "words": torch.from_numpy(np.frombuffer(words, dtype=np.uint8).copy()),
-        "counts": torch.from_numpy(np.array(lexicon.counts[:size])),
+        "counts": torch.from_numpy(counts),
     }
