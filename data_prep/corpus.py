@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 
-from data_prep.compressed import CUT_SHORT, open_text
+from data_prep.compressed import CUT_SHORT, compression_of, open_text
 from data_prep.files import DataError
 
 STDIN = "-"
@@ -115,8 +115,7 @@ def _source(path: str, split: str, root: str) -> Source:
     if not os.path.isfile(path):
         raise DataError(f"input {path} is neither a file nor a folder; pipe it in and name - (standard input)")
     try:
-        with open(path, "rb"):
-            pass
+        compression_of(path)
     except OSError as error:
         raise DataError(f"input {path} cannot be read ({error.strerror}); change its permissions") from error
     return Source(path, os.path.relpath(os.path.abspath(path), root), split, status.st_size, status.st_mtime_ns)

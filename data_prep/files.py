@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -30,8 +31,10 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files only their owner can read
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a failed write does not say to what
         raise
     sync_folder(path.parent)
 
@@ -50,7 +53,14 @@ def write_json(path: Path, value: Any) -> None:
 def write_npy(path: Path, array: np.ndarray) -> None:
     """`path` holds `array` in NumPy's .npy format, durably."""
     with atomic_file(path) as file:
-        np.lib.format.write_array(file, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+        save_npy(file, array)
+
+
+def save_npy(file: BinaryIO | io.BytesIO, array: np.ndarray) -> None:
+    """`array` is written in .npy format. Unlike np.save, a full disk is reported as one, not as a short count."""
+    contiguous = np.ascontiguousarray(array)
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(contiguous))
+    file.write(contiguous.data if contiguous.size else b"")
 
 
 def read_json(path: Path) -> Any:

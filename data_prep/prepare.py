@@ -205,11 +205,8 @@ def _finish(work: Workspace, plan: Plan, begun: float) -> Summary:
         return Summary.from_index(location, read_json(work.index), time.monotonic() - begun)
     encoded = sum(work.unit_record(unit.number).exists() for unit in plan.units)
     if not work.merge_record.exists():
-        return Summary(
-            location,
-            pending=f"{encoded} of {len(plan.units)} units are encoded; next: step=encode for "
-            "those left, then step=merge, then step=shard",
-        )
+        after = "step=merge" if encoded == len(plan.units) else "step=encode for those left"
+        return Summary(location, pending=f"{encoded} of {len(plan.units)} units are encoded; next: {after}")
     record = read_merge_record(work)
     shards = _shards(record.shards)
     written = [work.shard_record(*shard).exists() for shard in shards]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.files import sync_folder, write_bytes, write_npy
+from data_prep.files import atomic_file, write_bytes, write_npy
 
 RUN_TOKENS = 8 << 20  # bounds the memory of a worker; with it a run's ids fit 24 bits
 MARK_ID = 0  # local id of a sentence's end
@@ -68,11 +68,10 @@ def write_run(
     if keys is not None:
         write_npy(folder / "keys.npy", keys[order])
     write_npy(folder / "lengths.npy", lengths[order].astype(np.uint32))
-    with open(folder / "tokens.u24", "wb") as file:
+    with atomic_file(folder / "tokens.u24") as file:
         for part in gather(tokens, lengths, order):
             file.write(_pack(part).data)
     write_bytes(folder / "words.txt", "".join(word + "\n" for word in words).encode())
-    sync_folder(folder)
 
 
 def gather(

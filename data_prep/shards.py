@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from data_prep.files import DataError, atomic_file, read_json
+from data_prep.files import DataError, atomic_file, read_json, save_npy
 from data_prep.lexicon import FILES as LEXICON_FILES
 from data_prep.lexicon import Lexicon
 
@@ -87,7 +87,7 @@ def write_shard(folder: Path, split: str, number: int, chunks: Iterable[tuple[np
 def _npy_bytes(tokens: np.ndarray) -> bytes:
     assert tokens.dtype == np.int32 and tokens.ndim == 1
     buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, tokens, version=(1, 0), allow_pickle=False)
+    save_npy(buffer, tokens)
     return buffer.getvalue()
 
 

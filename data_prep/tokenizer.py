@@ -72,10 +72,11 @@ class Tokenizer:
 
     def _chunk(self, spelling: str) -> _Chunk:
         words = self._words(spelling)
-        text = words[0]
-        for word, following in zip(words, words[1:], strict=False):
-            starts = following[0].isalnum() or following[0] in _OPENING
-            text += ("\n" if word[-1] in _NEEDS_NO_SPACE and starts else " ") + following
+        text, ended = "", False
+        for word in words:
+            starts_next = ended and (word[0].isalnum() or word[0] in _OPENING)
+            text += ("\n" if starts_next else " " if text else "") + word
+            ended = word[-1] in _NEEDS_NO_SPACE or (ended and not starts_next)
         last = max((i for i, word in enumerate(words) if word[0].isalnum()), default=-1)
         may_end = any(_TERMINAL.issuperset(word) for word in words[last + 1 :])
         may_begin = not spelling[0].islower() and not _CLOSING.issuperset(spelling)
@@ -97,9 +98,7 @@ def _spacy_pipeline(language: str) -> Any:
     try:
         import spacy
     except ImportError:
-        raise DataError(
-            "tokenize=true needs spaCy; pip install 'elmo-pipeline[text]' or give tokenised text"
-        ) from None
+        raise DataError("tokenize=true needs spaCy; pip install 'elmo-pipeline[text]' or give tokenised text") from None
     try:
         return spacy.blank(language)
     except ImportError as error:

@@ -39,9 +39,7 @@ def random_sentences(number: int, seed: int = 0, types: int = 500) -> list[str]:
     chance = random.Random(seed)
     words = [f"w{i}" if i % 7 else f"wörd{i}" for i in range(types)]
     weights = [1 / (i + 2) for i in range(types)]
-    return [
-        " ".join([f"n{seed}.{i}", *chance.choices(words, weights, k=chance.randint(1, 30))]) for i in range(number)
-    ]
+    return [" ".join([f"n{seed}.{i}", *chance.choices(words, weights, k=chance.randint(1, 30))]) for i in range(number)]
 
 
 def write_corpus(folder: Path, files: int = 4, sentences: int = 300, seed: int = 0) -> list[str]:

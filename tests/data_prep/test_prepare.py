@@ -14,9 +14,9 @@ from data_prep.shards import open_dataset
 from data_prep.verify import verify
 from tests.data_prep.corpora import bytes_of, lines_of, random_sentences, sentences_of, word_counts, write_corpus
 
-WORDS = st.text(
-    st.characters(exclude_categories=("Cc", "Cs", "Zs", "Zl", "Zp")), min_size=1, max_size=6
-).filter(lambda word: word not in ("<S>", "</S>") and word.split() == [word])
+WORDS = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zs", "Zl", "Zp")), min_size=1, max_size=6).filter(
+    lambda word: word not in ("<S>", "</S>") and word.split() == [word]
+)
 SENTENCES = st.lists(st.lists(WORDS, min_size=1, max_size=8).map(" ".join), min_size=1, max_size=40)
 
 
@@ -35,8 +35,14 @@ def test_a_dataset_holds_exactly_the_sentences_of_its_input(
     for number, lines in enumerate(files):
         (folder / f"{number}.txt").write_bytes("\n".join(lines).encode())
     out = folder / "out"
-    prepare([str(folder / f"{number}.txt") for number in range(len(files))], out, shuffle=shuffle,
-            chunk_tokens=chunk_tokens, shard_tokens=shard_tokens, seed=seed)
+    prepare(
+        [str(folder / f"{number}.txt") for number in range(len(files))],
+        out,
+        shuffle=shuffle,
+        chunk_tokens=chunk_tokens,
+        shard_tokens=shard_tokens,
+        seed=seed,
+    )
     everything = [line for lines in files for line in lines]
     found = sentences_of(out)
     assert Counter(found) == Counter(everything)
@@ -75,8 +81,13 @@ def test_documents_stay_whole_and_in_order_but_are_shuffled(prepare, tmp_path):
     documents = [random_sentences(1 + number % 5, seed=number) for number in range(60)]
     for name, part in (("a.txt", documents[:30]), ("b.txt", documents[30:])):
         (tmp_path / name).write_text("\n \n\n".join("\n".join(document) for document in part), encoding="utf-8")
-    prepare([str(tmp_path / "a.txt"), str(tmp_path / "b.txt")], tmp_path / "out", shuffle="documents",
-            shard_tokens=800, heldout=20)
+    prepare(
+        [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")],
+        tmp_path / "out",
+        shuffle="documents",
+        shard_tokens=800,
+        heldout=20,
+    )
     document_of = {line: number for number, document in enumerate(documents) for line in document}
     order = []
     for split in ("train", "heldout"):
