@@ -65,17 +65,28 @@ def pretrain(arguments: list[str]) -> int:
     except Diverged as error:
         print(f"elmo pretrain: {error}", file=sys.stderr)
         return 1
-    if outcome.is_rank_zero:
-        _say_how_it_ended(outcome, arguments, config.data.path)
-    return signals.EXIT_PREEMPTED if outcome.stopped else 0
+    if not outcome.is_rank_zero:
+        return 0  # Lightning kills rank 0, perhaps before it is done, when a process that it started ends with a code
+    _say_how_it_ended(outcome, arguments, config.data.path)
+    if outcome.stopped:
+        return signals.EXIT_PREEMPTED
+    return 0 if outcome.saved_step == outcome.step else 1
 
 
 def _say_how_it_ended(outcome: "Outcome", arguments: list[str], data: str) -> None:
     if outcome.wandb_offline_dir is not None:
         print(f"wandb    {outcome.wandb_offline_dir}  (`wandb leet` draws it here, `wandb sync` uploads it)")
+    again = " ".join(["elmo pretrain", *arguments])
     if outcome.stopped:
-        again = " ".join(["elmo pretrain", *arguments])
-        print(f"stopped at step {outcome.step:,} of {outcome.total_steps:,} with a checkpoint; to go on: {again}")
+        print(
+            f"stopped at step {outcome.step:,} of {outcome.total_steps:,} with a checkpoint of step "
+            f"{outcome.saved_step:,}; to go on: {again}"
+        )
+    elif outcome.saved_step != outcome.step:
+        print(
+            f"elmo pretrain: the end could not be saved: the last checkpoint is of step {outcome.saved_step:,} of "
+            f"{outcome.step:,}; free some space and run again: {again}", file=sys.stderr
+        )  # fmt: skip
     else:
         print(f"Next: elmo evaluate checkpoint={outcome.run_dir} data={data}")
 

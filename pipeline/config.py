@@ -153,8 +153,8 @@ class TrainConfig:
         optional = ("max_steps", "lanes_at_once", "threads", "validate_tokens")
         for name in names + tuple(n for n in optional if getattr(self, n) is not None):
             require(getattr(self, name) >= 1, f"train.{name}={getattr(self, name)} must be at least 1")
-        accelerators = ("auto", "cpu", "gpu")
-        require(self.accelerator in accelerators, f"train.accelerator={self.accelerator!r} must be one of {accelerators}")
+        known = ("auto", "cpu", "gpu")
+        require(self.accelerator in known, f"train.accelerator={self.accelerator!r} must be one of {known}")
 
 
 @dataclass
@@ -172,7 +172,7 @@ class CheckpointConfig:
 
 @dataclass
 class EvaluateConfig:
-    lanes: int = option(32, "held-out text is cut into so many lanes, whose states start cold; 1 = strict reading order")
+    lanes: int = option(32, "held-out text is cut into so many lanes, each started cold; 1 = strict reading order")
     lanes_at_once: int = option(32, "lanes computed together: memory and speed, never the result")
     window: int = option(64, "tokens of a lane computed together: memory and speed, never the result")
 
@@ -229,7 +229,7 @@ class PretrainConfig:
 
 @dataclass
 class PrepConfig:
-    input: list[str] = option([], "files, globs and folders of text, one tokenised sentence a line; - is standard input")
+    input: list[str] = option([], "files, globs, folders: one tokenised sentence a line; - is standard input")
     output: str = option("", "folder of the dataset")
     heldout: float = option(0.01, "held-out sentences: a share below 1, or a count")
     heldout_input: list[str] = option([], "held-out text of its own, instead of a share or count")

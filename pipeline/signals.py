@@ -8,12 +8,26 @@ from types import FrameType
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: stopped on request with a checkpoint; run the same command again to go on
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+_HELD = (signal.SIGTERM, signal.SIGUSR1)
 _received: list[signal.Signals] = []
 
 
 def install() -> None:
     for signum in _SIGNALS:
         signal.signal(signum, _note)
+    release()
+
+
+def hold() -> None:
+    """SIGTERM and SIGUSR1 wait until `release`, also in processes started meanwhile, until they have a handler.
+
+    Without this a signal to the whole job could kill a rank that is just starting, and the others with it.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+
+
+def release() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
 
 
 def uninstall() -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning_fabric import Fabric
 
 from data_prep.files import write_json
@@ -111,7 +110,7 @@ def unigram_baseline(split: Split, vocabulary: Vocabulary, counts: np.ndarray) -
 
 @contextmanager
 def _open(data: list[str], split: str) -> Iterator[tuple[Dataset, Split]]:
-    """A dataset's split as it is; text files through the same preparation, in their own order, in a temporary folder."""
+    """A dataset's split as it is; text files prepared in their own order, in a temporary folder."""
     if len(data) == 1 and ("://" in data[0] or (Path(data[0]).expanduser() / INDEX).exists()):
         dataset = open_dataset(data[0])
         yield dataset, held_out_split(dataset, split)

@@ -33,7 +33,7 @@ class Window(NamedTuple):
     """
 
     characters: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]
 
 
 class BiLM(nn.Module):

@@ -30,6 +30,7 @@ class TokenEncoder(nn.Module):
         """filters: (width in characters, number) of each convolution. No projection where it would be square."""
         super().__init__()
         num_filters = sum(number for _, number in filters)
+        self._max_width = max(width for width, _ in filters)
         self.activation = activation
         self.char_embed = nn.Parameter(torch.empty(NUM_CHARACTERS, character_dim))
         self.convolutions = nn.ModuleList(nn.Conv1d(character_dim, number, width) for width, number in filters)
@@ -46,10 +47,6 @@ class TokenEncoder(nn.Module):
             nn.init.normal_(self.projection.weight, std=1 / math.sqrt(self.projection.in_features))
             nn.init.zeros_(self.projection.bias)
 
-    @property
-    def max_width(self) -> int:
-        return max(c.kernel_size[0] for c in self.convolutions)  # type: ignore[index, type-var, union-attr, misc]
-
     def forward(self, characters_uc: Tensor) -> Tensor:
         """(U, C) character ids -> (U, P), P the projection dimension."""
         features = self._convolve_by_length(characters_uc)
@@ -65,13 +62,13 @@ class TokenEncoder(nn.Module):
         """
         lengths = (characters_uc != PAD).sum(1)
         order = torch.argsort(lengths, stable=True)
-        bounds = torch.tensor([length for length in _BUCKET_LENGTHS], device=lengths.device)
-        ends = torch.searchsorted(lengths[order], bounds, right=True).tolist() + [len(order)]
+        bounds = torch.tensor(_BUCKET_LENGTHS, device=lengths.device)
+        ends = [*torch.searchsorted(lengths[order], bounds, right=True).tolist(), len(order)]
         longest = [*_BUCKET_LENGTHS, int(lengths[order[-1]]) if len(order) else 0]
         features, start = [], 0
         for end, length in zip(ends, longest, strict=True):
             if end > start:
-                crop = min(characters_uc.shape[1], max(length + self.max_width, self.max_width))
+                crop = min(characters_uc.shape[1], length + self._max_width)
                 features.append(self._convolve(characters_uc[order[start:end], :crop]))
             start = end
         if not features:

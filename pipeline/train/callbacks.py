@@ -137,11 +137,11 @@ class Checkpointing(StepCallback):
 
     def __init__(
         self, folder: CheckpointFolder, identity: dict[str, Any], vocabulary: dict[str, Tensor],
-        validation: Validation, metrics: Metrics,
+        validation: Validation, metrics: Metrics, saved_step: int,
     ) -> None:  # fmt: skip
         self._folder, self._identity, self._vocabulary = folder, identity, vocabulary
         self._validation, self._metrics = validation, metrics
-        self.saved_step: int | None = None
+        self.saved_step = self._tried_step = saved_step
 
     def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
         if module.step % module.config.checkpoint.every_steps == 0 or module.step == module.total_steps:
@@ -149,8 +149,9 @@ class Checkpointing(StepCallback):
 
     def save(self, module: BiLMModule) -> None:
         """A checkpoint of this step is there afterwards, unless it was already or cannot be written."""
-        if self.saved_step == module.step:
+        if self._tried_step == module.step:  # not saved_step: all ranks must agree, and only rank 0 knows that
             return
+        self._tried_step = module.step
         started = time.perf_counter()
         content = take_snapshot(module, self._identity, self._vocabulary)
         if content is not None:
@@ -172,6 +173,9 @@ class StopOnSignal(StepCallback):
         self._checkpointing = checkpointing
         self.stopped = False
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        signals.release()  # the processes of all ranks are up
+
     def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
         asked = signals.received() is not None
         if trainer.world_size > 1:
@@ -182,7 +186,7 @@ class StopOnSignal(StepCallback):
 
 
 class ProgressBar(StepCallback):
-    """The whole run, resumed part included: steps, perplexity, tokens/s, ETA. Without a terminal: a line now and then."""
+    """The whole run, resumed part included: steps, perplexity, tokens/s, ETA. No terminal: a line now and then."""
 
     def __init__(self, start_step: int, total_steps: int, metrics: Metrics, validation: Validation) -> None:
         self._start, self._total, self._metrics, self._validation = start_step, total_steps, metrics, validation

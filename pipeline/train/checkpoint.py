@@ -44,8 +44,8 @@ class CheckpointFolder:
         found = []
         for path in sorted(self.folder.glob("step-*.json")):
             try:
-                found.append(Record(**json.loads(path.read_text())))
-            except (ValueError, TypeError) as error:
+                found.append(_read_record(path))
+            except (ValueError, TypeError, KeyError) as error:
                 log.warning("%s is damaged (%s): that checkpoint is not used", path, error)
         return sorted(found, key=lambda record: record.step)
 
@@ -65,8 +65,26 @@ class CheckpointFolder:
             val_perplexity = None
         record = Record(step, target.name, size, sha256, val_perplexity, unix_time)
         write_json(self._record_path(record), asdict(record))
-        self._prune()
+        self._prune(step)
         return record
+
+    def to_resume_from(self) -> Record | None:
+        """The newest whole checkpoint, or None where no checkpoint was ever recorded.
+
+        Raises ConfigError where all that were are damaged: to start over in silence would lose the whole run.
+        """
+        newest = self.newest_good()
+        recorded = {path.stem for path in self.folder.glob("step-*.json")}
+        unrecorded = [p for p in sorted(self.folder.glob("step-*.ckpt")) if p.stem not in recorded]
+        for path in unrecorded:
+            log.warning("%s has no record beside it (left by a kill, or the record is lost): it is not used", path)
+        if newest is None and (recorded or len(unrecorded) > 1):  # a kill leaves one without a record, never two
+            names = ", ".join(sorted(recorded | {path.stem for path in unrecorded}))
+            raise ConfigError(
+                f"{self.folder} holds no whole checkpoint, only damaged ones ({names}); put back a copy of one with "
+                "its .json, or remove that folder to start over"
+            )
+        return newest
 
     def newest_good(self) -> Record | None:
         """The newest checkpoint whose bytes are those recorded; damaged ones are named and passed over."""
@@ -93,21 +111,30 @@ class CheckpointFolder:
             return f"it has {path.stat().st_size} bytes instead of {record.bytes}"
         return None if sha256_of(path) == record.sha256 else "its sha256 is not the one recorded"
 
-    def _prune(self) -> None:
-        records = self.records()
+    def _prune(self, saved_step: int) -> None:
+        # Records past the step just saved, or not readable, are damaged checkpoints that the run had to pass over.
+        records = [record for record in self.records() if record.step <= saved_step]
         rated = [r for r in records if r.val_perplexity is not None]
         keep = {r.file for r in records[-self._keep_last :]} | {r.file for r in sorted(rated, key=_rating)[:1]}
         for record in records:
             if record.file not in keep:
                 self._record_path(record).unlink(missing_ok=True)
                 self.path(record).unlink(missing_ok=True)
-        recorded = {r.file for r in records}
-        for path in [*self.folder.glob("*.ckpt"), *self.folder.glob(".*.tmp")]:
-            if path.name not in recorded:  # left by a kill between writing and recording
+        kept = {Path(file).stem for file in keep}
+        for path in [*self.folder.glob("step-*"), *self.folder.glob(".*.tmp")]:
+            if path.stem not in kept:  # left by a kill between writing and recording
                 path.unlink(missing_ok=True)
 
     def _record_path(self, record: Record) -> Path:
         return (self.folder / record.file).with_suffix(".json")
+
+
+def _read_record(path: Path) -> Record:
+    values = json.loads(path.read_text())
+    record = Record(**values)
+    if type(record.step) is not int or record.file != f"{path.stem}.ckpt":
+        raise ValueError(f"step {record.step!r} of file {record.file!r}")
+    return record
 
 
 def _rating(record: Record) -> tuple[float, int]:

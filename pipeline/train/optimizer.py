@@ -1,7 +1,7 @@
 """Adagrad and Adam whose step costs the touched rows of the softmax, and one gradient norm over everything."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ class _RowOptimizer(Optimizer):
     """Updates dense gradients whole, and of sparse (coalesced) ones only the rows they hold."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -108,7 +108,7 @@ def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float
     return config.lr * 0.5 * (1 + math.cos(math.pi * progress)) if config.schedule == "cosine" else config.lr
 
 
-def clip_global_norm_(params: list[Tensor], bound: float | None) -> Tensor:
+def clip_global_norm_(params: Sequence[Tensor], bound: float | None) -> Tensor:
     """Scale all gradients, dense and sparse, so that their one norm is at most bound; returns the norm before.
 
     TF's clip_by_global_norm over all variables, as in bilm-tf training.py:926-952.

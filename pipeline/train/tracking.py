@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,16 @@ class Tracker:
     """One wandb run for a training, however often it is resumed: its id is kept in RUN_DIR/wandb-run.json."""
 
     def __init__(self, run_dir: Path, name: str, config: WandbConfig, facts: dict[str, Any]) -> None:
-        self._metrics = (run_dir / "metrics.jsonl").open("a", buffering=1)
+        self._metrics_path = run_dir / "metrics.jsonl"
         self.run = None if config.mode == "disabled" else _start(run_dir, name, config, facts)
 
-    def log(self, metrics: dict[str, float | int | None], step: int) -> None:
+    def log(self, metrics: Mapping[str, float | int | None], step: int) -> None:
         """Record metrics of a step; what is None or not known is left out."""
         record = {STEP_METRIC: step} | {k: v for k, v in metrics.items() if v is not None}
-        self._metrics.write(json.dumps(record) + "\n")
+        try:
+            _append_line(self._metrics_path, json.dumps(record))
+        except OSError as error:
+            log.error("NO METRICS of step %d in %s (%s): the run goes on", step, self._metrics_path, error)
         if self.run is not None:
             self.run.log(record)
 
@@ -40,7 +44,6 @@ class Tracker:
 
     def finish(self, exit_code: int = 0) -> None:
         """Flush: offline, wandb writes only every 15 s or so."""
-        self._metrics.close()
         if self.run is not None:
             self.run.finish(exit_code=exit_code)
 
@@ -50,6 +53,15 @@ class Tracker:
         if self.run is None or not self.run.offline:
             return None
         return Path(self.run.dir).parent
+
+
+def _append_line(path: Path, line: str) -> None:
+    """A line that a kill or a full disk cut short does not swallow this one."""
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else "\n" + line
+        file.write(f"{line}\n".encode())
 
 
 def _start(run_dir: Path, name: str, config: WandbConfig, facts: dict[str, Any]) -> Any:

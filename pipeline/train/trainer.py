@@ -1,0 +1,88 @@
+"""The Lightning Trainer of a run: it drives; data order, checkpoints, signals and validation are this project's own."""
+
+import logging
+import os
+import warnings
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.environments import SLURMEnvironment
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.strategies import DDPStrategy
+
+from pipeline.config import PretrainConfig, TrainConfig
+
+_UNWANTED_ADVICE = (
+    "You have overridden `transfer_batch_to_device`",
+    "The number of training batches",
+    "The 'train_dataloader' does not have many workers",
+    ".*isinstance.treespec, LeafSpec.*",
+)
+
+
+def build_trainer(config: PretrainConfig, wandb_run: Any, callbacks: list[pl.Callback]) -> pl.Trainer:
+    """One Lightning epoch is the whole rest of the run. wandb_run: None but on rank 0."""
+    _quieten_lightning()
+    ranks = config.train.devices * config.train.nodes
+    trainer = pl.Trainer(
+        accelerator=config.train.accelerator,
+        devices=config.train.devices,
+        num_nodes=config.train.nodes,
+        strategy=DDPStrategy(gradient_as_bucket_view=True) if ranks > 1 else "auto",
+        precision=cast(Any, config.train.precision),
+        max_epochs=1,
+        accumulate_grad_batches=config.lane_groups,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=callbacks,
+        log_every_n_steps=1 << 30,
+        logger=WandbLogger(experiment=wandb_run) if wandb_run is not None else False,
+        plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
+    )
+    _leave_signals_to_us(trainer)
+    return trainer
+
+
+def global_rank(config: TrainConfig) -> int:
+    """This process's rank before Lightning has set anything up: from what launched it."""
+    if "RANK" in os.environ:
+        return int(os.environ["RANK"])
+    if SLURMEnvironment.detect():
+        return SLURMEnvironment().global_rank()
+    return int(os.environ.get("NODE_RANK", 0)) * config.devices + int(os.environ.get("LOCAL_RANK", 0))
+
+
+def set_threads(config: TrainConfig) -> None:
+    """Each process of a node gets its share of the cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(config.threads or max(1, cores // config.devices))
+
+
+def _quieten_lightning() -> None:
+    """Its advice is about the parts of it that this project does not use."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in _UNWANTED_ADVICE:
+        warnings.filterwarnings("ignore", message=message)
+
+
+class _NoSignalHandlers:
+    """Lightning's SIGTERM handler talks to other ranks from inside the handler and can hang them all."""
+
+    received_sigterm = False
+
+    def register_signal_handlers(self) -> None:
+        pass
+
+    def teardown(self) -> None:
+        pass
+
+
+def _leave_signals_to_us(trainer: pl.Trainer) -> None:
+    trainer._signal_connector = _NoSignalHandlers()  # type: ignore[assignment]
+    # Lightning would broadcast its own flag before every batch: one more synchronisation of all ranks a step.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
