@@ -14,10 +14,8 @@ _TERMINAL = frozenset(".!?…؟।。！？")
 _NEEDS_NO_SPACE = frozenset("。！？")
 _OPENING = frozenset("「『“‘（(《")
 _CLOSING = frozenset("»”’)]）」』》")  # alone after white space, as French quotes are, they end what came before
-_ABBREVIATIONS = {
-    # Words that spaCy parts from their full stop though a sentence rarely ends there.
-    "en": frozenset("al Capt cf Col Cpl Esq ff Hon Lieut Lt Ltd Maj Messrs Mlle Mme Prof Pvt Sen Sgt vols".split()),
-}
+_ENGLISH = "al Capt cf Col Cpl Esq ff Hon Lieut Lt Ltd Maj Messrs Mlle Mme Prof Pvt Sen Sgt vols"
+_ABBREVIATIONS = {"en": frozenset(_ENGLISH.split())}  # spaCy parts these from their full stop
 _BEFORE_NUMBERS = frozenset(("No.", "Nos.", "Fig.", "Op.", "Vol.", "p.", "pp."))  # "No. 5", but "No. He did."
 _CACHED_CHUNKS = 1 << 18
 

@@ -1,7 +1,6 @@
 """What comes out is what went in: every sentence once, in the promised order, counted right."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
