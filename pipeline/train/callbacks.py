@@ -92,8 +92,9 @@ class Metrics(StepCallback):
         self._losses, self._waited, self._since = [], 0.0, now
 
     def leave_out(self, seconds: float) -> None:
-        """Time that was not training (validation, saving) is not counted against its speed."""
+        """Time that was not training (validation, saving) counts neither against its speed nor as waiting for data."""
         self._since += seconds
+        self._last_end += seconds
 
 
 def _peak_memory_bytes() -> int:
