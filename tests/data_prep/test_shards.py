@@ -84,7 +84,7 @@ def test_the_fingerprint_changes_with_the_content_and_only_with_it(prepare, corp
 
 
 def test_what_is_no_dataset_is_refused_with_a_remedy(folder, tmp_path):
-    with pytest.raises(DataError, match="holds no index.json, so it is no finished dataset"):
+    with pytest.raises(DataError, match=r"holds no index\.json, so it is no finished dataset"):
         open_dataset(tmp_path / "nowhere")
     shutil.copytree(folder, tmp_path / "copy")
     shard = tmp_path / "copy" / "train-000001.tar"
