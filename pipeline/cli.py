@@ -102,10 +102,11 @@ def evaluate(arguments: list[str]) -> int:
 
 
 def demo(arguments: list[str]) -> int:
-    require(len(arguments) <= 1, "elmo demo takes at most one argument: the folder to work in")
+    folder = [argument for argument in arguments if "=" not in argument]
+    require(len(folder) <= 1, f"elmo demo takes one folder to work in, not {len(folder)}: {' '.join(folder)}")
     from pipeline.apply.demo import main
 
-    return main(arguments[0] if arguments else "runs/demo")
+    return main(folder[0] if folder else "runs/demo", [argument for argument in arguments if "=" in argument])
 
 
 COMMANDS = {
@@ -115,7 +116,8 @@ COMMANDS = {
                         "elmo pretrain configs/small.yaml data.path=data/corpus run.dir=runs/first"),
     "evaluate": Command(evaluate, EvaluateCommandConfig, "held-out perplexity of a checkpoint, on a dataset or text",
                         "elmo evaluate checkpoint=runs/first data=data/corpus"),
-    "demo": Command(demo, type(None), "all of it in a few minutes on real text", "elmo demo"),
+    "demo": Command(demo, type(None), "all of it in a few minutes on real text, in a folder of your choice",
+                    "elmo demo runs/demo        (key=value pairs go to elmo pretrain)"),
 }  # fmt: skip
 
 

@@ -32,6 +32,9 @@ class RunConfig:
     name: str = option("", "name shown in wandb [default: the folder's name]")
     seed: int = option(1, "seeds weights, order, candidates and dropout")
 
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**31, f"run.seed={self.seed} must be from 0 to 2147483647")
+
 
 @dataclass
 class DataConfig:

@@ -11,7 +11,7 @@ from data_prep.shards import Dataset as TokenDataset
 from data_prep.shards import Split
 from pipeline.config import ConfigError, DataConfig, EvaluateConfig
 from pipeline.data.lanes import EvaluationLanes, TrainLanes, lane_groups, lane_share
-from pipeline.data.windows import Batch, BatchMaker, EvaluationWindows, TrainWindows, Vocabulary
+from pipeline.data.windows import Batch, BatchMaker, EvaluationWindows, TrainWindows
 
 
 def choose_vocabulary(dataset: TokenDataset, config: DataConfig) -> int:

@@ -85,7 +85,8 @@ def epoch_order(chunk_shard: np.ndarray, seed: int, epoch: int) -> np.ndarray:
 
     chunk_shard (chunks,): the shard that each chunk lies in, rising. A function of (seed, epoch) alone.
     """
-    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch))))
+    # Raw bits: NumPy promises them for all its versions, permutation() it does not.
+    bits = np.random.Philox(np.random.SeedSequence((seed, epoch)))
     num_shards = int(chunk_shard[-1]) + 1 if len(chunk_shard) else 0
-    shard_rank = rng.permutation(num_shards)
-    return np.lexsort((rng.random(len(chunk_shard)), shard_rank[chunk_shard]))
+    shard_rank = np.argsort(np.argsort(bits.random_raw(num_shards), kind="stable"))
+    return np.lexsort((bits.random_raw(len(chunk_shard)), shard_rank[chunk_shard]))

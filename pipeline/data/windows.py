@@ -1,5 +1,6 @@
-"""Batches as pure functions: a training window of (dataset, seed, lanes, T, step), an evaluation window of its place."""
+"""Batches as pure functions: training windows of (dataset, seed, lanes, T, step), evaluation ones of their place."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,11 +9,11 @@ from torch import Tensor
 
 from data_prep.lexicon import UNK_ID, Lexicon
 from data_prep.shards import Split
+from pipeline.characters import character_rows
 from pipeline.data.lanes import EvaluationLanes, TrainLanes, epoch_order
 from pipeline.data.stream import Stream
-from pipeline.characters import character_rows
 
-_BLOCK_TOKENS = 1 << 21  # read together for all lanes, so that a lane is visited once for many windows
+_VISIT_TOKENS = 2048  # of a lane, read together, so that a lane is visited once for many windows
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         return self._map(lambda t: t.to(device, non_blocking=True))
 
-    def _map(self, change) -> "Batch":  # type: ignore[no-untyped-def]
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         mask = None if self.mask is None else change(self.mask)
         tensors = (change(self.characters), change(self.index), change(self.targets), mask)
         return Batch(self.step, self.first_lane, self.resets_state, *tensors)
@@ -101,10 +102,13 @@ class BatchMaker:
 class TrainWindows:
     """Training batches of a block of lanes: `batch(step)` may be asked for in any order, in any process."""
 
-    def __init__(self, split: Split, maker: BatchMaker, lanes: TrainLanes, seed: int) -> None:
+    def __init__(
+        self, split: Split, maker: BatchMaker, lanes: TrainLanes, seed: int, visit_tokens: int = _VISIT_TOKENS
+    ) -> None:
         self._split, self._maker, self.lanes, self._seed = split, maker, lanes, seed
+        self._windows_per_visit = max(1, visit_tokens // lanes.window)
         self._epoch: tuple[int, Stream] | None = None
-        self._blocks: dict[tuple[int, int, range], tuple[np.ndarray, np.ndarray]] = {}
+        self._blocks: dict[tuple[int, int, range], np.ndarray] = {}
 
     def batch(self, step: int, lanes: range) -> Batch:
         """The window of a step for the given lanes."""
@@ -112,27 +116,26 @@ class TrainWindows:
         inputs, targets = self._window(epoch, window, lanes)
         return self._maker.make(inputs, targets, step=step, first_lane=lanes.start, resets_state=window == 0)
 
-    def _window(self, epoch: int, window: int, lanes: range) -> tuple[np.ndarray, np.ndarray]:
-        """inputs and targets (2, T, B), cut from a block of consecutive windows that is kept until it is passed."""
-        length = self.lanes.window
-        per_block = max(1, _BLOCK_TOKENS // (length * len(lanes)))
-        number, place = divmod(window, per_block)
+    def _window(self, epoch: int, window: int, lanes: range) -> np.ndarray:
+        """(2, 2, T, B): inputs and targets, cut from a block of consecutive windows that is kept until it is passed."""
+        number, place = divmod(window, self._windows_per_visit)
         key = (epoch, number, lanes)
         if key not in self._blocks:
             self._blocks = {k: v for k, v in self._blocks.items() if k[:2] == key[:2]}
-            self._blocks[key] = self._read_block(epoch, number * per_block, per_block, lanes)
-        inputs, targets = self._blocks[key]
-        here = slice(place * length, (place + 1) * length)
-        return inputs[:, here], targets[:, here]
+            self._blocks[key] = self._read_block(epoch, number * self._windows_per_visit, lanes)
+        start = place * self.lanes.window
+        block = self._blocks[key][:, :, :, start : start + self.lanes.window]
+        return np.ascontiguousarray(block.swapaxes(2, 3))
 
-    def _read_block(self, epoch: int, window: int, count: int, lanes: range) -> tuple[np.ndarray, np.ndarray]:
-        stream, length = self._stream(epoch), self.lanes.window
-        count = min(count, self.lanes.windows_per_epoch - window)
-        block = np.empty((2, 2, count * length, len(lanes)), dtype=np.int32)
-        for column, lane in enumerate(lanes):
-            start = lane * self.lanes.lane_tokens + window * length
-            block[0, :, :, column], block[1, :, :, column] = stream.read(start, start + count * length)
-        return block[0], block[1]
+    def _read_block(self, epoch: int, window: int, lanes: range) -> np.ndarray:
+        """(2, 2, B, tokens): inputs and targets of one visit to the lanes, from `window` on."""
+        stream = self._stream(epoch)
+        length = min(self._windows_per_visit, self.lanes.windows_per_epoch - window) * self.lanes.window
+        block = np.empty((2, 2, len(lanes), length), dtype=np.int32)
+        for row, lane in enumerate(lanes):
+            start = lane * self.lanes.lane_tokens + window * self.lanes.window
+            block[0, :, row], block[1, :, row] = stream.read(start, start + length)
+        return block
 
     def _stream(self, epoch: int) -> Stream:
         if self._epoch is None or self._epoch[0] != epoch:

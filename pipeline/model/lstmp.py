@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
@@ -102,6 +103,7 @@ class _Recurrence(torch.autograd.Function):
         return h[:, 1:].contiguous(), c[:, -1].contiguous()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, h, c, gates, tanh_c, m, weight_input, weight_recurrent, weight_proj = ctx.saved_tensors
         cell_clip, proj_clip = ctx.clips

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 _BLOCK_ELEMENTS = 1 << 23  # logits held at once by the full softmax: 32 MiB in float32
 
@@ -111,6 +112,7 @@ class _SampledLoss(torch.autograd.Function):
         return total.log() + top - true_logits
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         y, weight, probabilities, true_probability = ctx.saved_tensors
         scaled = probabilities * grads[0].unsqueeze(1)
@@ -138,6 +140,7 @@ class _FullLoss(torch.autograd.Function):
         return normaliser - true
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         y, weight, bias, targets, normaliser = ctx.saved_tensors
         low, scale = y.to(ctx.dtype), grads[0].unsqueeze(1)
