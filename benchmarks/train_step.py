@@ -16,13 +16,14 @@ from typing import Any
 import torch
 
 from data_prep.shards import open_dataset
-from pipeline.config import ModelConfig, PretrainConfig, load
+from pipeline.config import ModelConfig, PretrainConfig
 from pipeline.data.datamodule import choose_vocabulary
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.windows import Batch, BatchMaker, TrainWindows, Vocabulary
 from pipeline.model.bilm import BiLM, DropoutKey, States, Window, detach
 from pipeline.model.sampler import LogUniformSampler
 from pipeline.model.softmax import Candidates
+from pipeline.read_config import load
 from pipeline.train.optimizer import build_optimizer, clip_global_norm_
 from pipeline.train.rows import RowGradients
 

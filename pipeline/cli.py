@@ -6,7 +6,8 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
 
 from pipeline import __version__, signals
-from pipeline.config import EvaluateCommandConfig, PrepConfig, PretrainConfig, load, require
+from pipeline.config import EvaluateCommandConfig, PrepConfig, PretrainConfig, require
+from pipeline.read_config import load
 
 if TYPE_CHECKING:
     from pipeline.train.run import Outcome

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.config import PretrainConfig, from_dict
+from pipeline.config import PretrainConfig
 from pipeline.model.bilm import BiLM
+from pipeline.read_config import from_dict
 from pipeline.train.checkpoint import load_checkpoint, resolve_checkpoint
 
 
