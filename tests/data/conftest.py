@@ -1,0 +1,22 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_prep.prepare import prepare
+from data_prep.shards import Dataset, open_dataset
+from tests.data_prep.corpora import write_corpus
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """A dataset as `elmo prep` makes it: a few shards of a few chunks, and a held-out split."""
+    folder: Path = tmp_path_factory.mktemp("prepared")
+    paths = write_corpus(folder / "corpus", files=2, sentences=60)
+    prepare(paths, folder / "dataset", heldout=0.2, workers=1, shard_tokens=500, chunk_tokens=120, show_progress=False)
+    return open_dataset(folder / "dataset")

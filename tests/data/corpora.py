@@ -1,0 +1,107 @@
+"""Random small datasets: in memory for many of them, in real shards for a few."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from data_prep.files import write_json
+from data_prep.lexicon import EOS_ID, FILES, SPECIALS, Lexicon
+from data_prep.shards import FORMAT, INDEX, VERSION, Dataset, fingerprint_of, open_dataset, write_shard
+from pipeline.data.windows import Batch, BatchMaker, Vocabulary
+
+MAX_CHARACTERS = 12
+many = settings(deadline=None, max_examples=80)
+some = settings(deadline=None, max_examples=25)
+few = settings(deadline=None, max_examples=6)
+
+
+@dataclass
+class Corpus:
+    """lengths: words of each sentence, by shard and chunk. Word ids run on from 3 and start over after `types` words.
+
+    A split in memory: it has what Stream, TrainWindows and EvaluationWindows read of a data_prep.shards.Split.
+    """
+
+    lengths: list[list[list[int]]]
+    types: int = 1 << 30
+    chunks: list[np.ndarray] = field(init=False)
+    chunk_tokens: np.ndarray = field(init=False)
+    chunk_shard: np.ndarray = field(init=False)
+    num_tokens: int = field(init=False)
+    chunks_asked_for: int = 0
+
+    def __post_init__(self) -> None:
+        self.chunks, shards, position = [], [], 0
+        for shard, chunks in enumerate(self.lengths):
+            for chunk in chunks:
+                tokens: list[int] = []
+                for length in chunk:
+                    tokens += [3 + (position + k) % self.types for k in range(length)] + [EOS_ID]
+                    position += length
+                self.chunks.append(np.array(tokens, dtype=np.int32))
+                shards.append(shard)
+        self.chunk_tokens = np.array([len(chunk) for chunk in self.chunks], dtype=np.int64)
+        self.chunk_shard = np.array(shards, dtype=np.int64)
+        self.num_tokens = int(self.chunk_tokens.sum())
+
+    def chunk(self, index: int) -> np.ndarray:
+        self.chunks_asked_for += 1
+        return self.chunks[index]
+
+    def lexicon(self) -> Lexicon:
+        """Short words and words that are cut."""
+        num_types = max(int(chunk.max()) for chunk in self.chunks) + 1
+        words = [f"w{i}" if i % 3 else f"é{i}-a-long-word" for i in range(3, num_types)]
+        return Lexicon.from_words([*SPECIALS, *words], np.zeros(max(num_types, 3), np.int64))
+
+    def maker(self, vocabulary: int = 5) -> BatchMaker:
+        return BatchMaker(self.lexicon(), Vocabulary(vocabulary), MAX_CHARACTERS)
+
+    def write(self, folder: Path) -> Dataset:
+        """The same as a dataset on disk, opened."""
+        folder.mkdir(parents=True)
+        self.lexicon().write(folder)
+        numbered = list(zip(self.chunk_shard, self.chunks, strict=True))
+        shards = [
+            write_shard(folder, "train", s, [(chunk, int((chunk == EOS_ID).sum())) for n, chunk in numbered if n == s])
+            for s in range(len(self.lengths))
+        ]
+        counts = {key: sum(shard[key] for shard in shards) for key in ("tokens", "sentences")}
+        splits = {"train": {"shards": shards, **counts}}
+        files = {name: {"bytes": (folder / name).stat().st_size, "sha256": ""} for name in FILES}
+        index = {
+            "format": FORMAT, "version": VERSION, "lexicon": {"files": files}, "splits": splits,
+            "fingerprint": fingerprint_of({"files": files}, splits),
+        }  # fmt: skip
+        write_json(folder / INDEX, index)
+        return open_dataset(folder)
+
+
+def corpora(most_shards: int = 4) -> st.SearchStrategy[Corpus]:
+    """One shard or several, one-word sentences and ones longer than the blocks in which sentence ends are searched."""
+    lengths = st.one_of(st.integers(1, 9), st.sampled_from([1, 40, 255, 256, 257, 600]))
+    chunk = st.lists(lengths, min_size=1, max_size=6)
+    shard = st.lists(chunk, min_size=1, max_size=4)
+    return st.builds(Corpus, st.lists(shard, min_size=1, max_size=most_shards), st.sampled_from([1, 7, 1 << 30]))
+
+
+@st.composite
+def lane_plans(draw: st.DrawFn, corpus: Corpus) -> tuple[int, int]:
+    """(lanes, T) that the corpus fills at least once."""
+    lanes = draw(st.integers(1, min(12, corpus.num_tokens)))
+    return lanes, draw(st.integers(1, min(25, corpus.num_tokens // lanes)))
+
+
+def read_spelled(batch: Batch) -> np.ndarray:
+    """(2, T, B, C): the characters of what each direction reads."""
+    return batch.characters.numpy()[batch.index.numpy()]
+
+
+def same(one: Batch, other: Batch) -> bool:
+    """Whether two batches agree in every field."""
+    pairs = zip(vars(one).values(), vars(other).values(), strict=True)
+    return all(a.dtype == b.dtype and a.equal(b) if isinstance(a, Tensor) else a == b for a, b in pairs)
