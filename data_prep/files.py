@@ -39,6 +39,21 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """As `atomic_file`, for a library that opens the file itself."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield aside
+        with open(aside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """`path` holds exactly `data`, durably; a crash leaves the old file or the new one."""
     with atomic_file(path) as file:

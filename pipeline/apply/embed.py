@@ -25,7 +25,7 @@ def embed_sentences(bilm: BiLM, sentences: list[list[str]]) -> list[Tensor]:
         index[0, 1 : len(ids) + 1, column] = ids
         index[1, 0, column] = place["</S>"]
         index[1, 1 : len(ids) + 1, column] = ids.flip(0)
-    device = bilm.softmax.weight.device
+    device = bilm.device
     window = Window(torch.from_numpy(np.stack(rows)).to(device), index.to(device))
     layers, _ = bilm(window, bilm.initial_states(len(sentences)))
     return [_sentence_layers(layers, column, len(sentence)) for column, sentence in enumerate(sentences)]

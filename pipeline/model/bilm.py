@@ -37,7 +37,9 @@ class Window(NamedTuple):
 
 
 class BiLM(nn.Module):
-    """ELMo's biLM over a vocabulary of `vocab_size` target words."""
+    """ELMo's biLM over a vocabulary of `vocab_size` target words; with 0 it has layers and no softmax."""
+
+    softmax: Softmax  # there if has_softmax
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__()
@@ -53,7 +55,16 @@ class BiLM(nn.Module):
             LSTMP(config.projection_dim, config.lstm_dim, config.projection_dim, config.cell_clip, config.proj_clip)
             for _ in range(config.num_layers)
         )
-        self.softmax = Softmax(vocab_size, config.projection_dim)
+        if vocab_size:
+            self.softmax = Softmax(vocab_size, config.projection_dim)
+
+    @property
+    def has_softmax(self) -> bool:
+        return "softmax" in self._modules
+
+    @property
+    def device(self) -> torch.device:
+        return self.encoder.char_embed.device
 
     def initial_states(self, num_lanes: int) -> States:
         return [layer.initial_state(num_lanes) for layer in self.layers]  # type: ignore[operator]
@@ -92,7 +103,7 @@ class BiLM(nn.Module):
 
 def num_parameters(bilm: BiLM) -> dict[str, int]:
     """Parameters of the biLM proper (the paper's count) and of its softmax."""
-    softmax = sum(p.numel() for p in bilm.softmax.parameters())
+    softmax = sum(p.numel() for p in bilm.softmax.parameters()) if bilm.has_softmax else 0
     return {"bilm": sum(p.numel() for p in bilm.parameters()) - softmax, "softmax": softmax}
 
 
