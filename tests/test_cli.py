@@ -1,0 +1,116 @@
+"""The command line: instant help that lists everything, and one sentence for a mistake."""
+
+import subprocess
+import sys
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import __version__
+from pipeline.cli import COMMANDS, main
+from pipeline.config import PretrainConfig
+
+HEAVY = {"torch", "numpy", "omegaconf", "pytorch_lightning", "wandb", "webdataset", "yaml", "spacy", "matplotlib"}
+
+
+def keys(schema: type[Any]) -> list[str]:
+    """Dotted names of all options, as the dataclass has them."""
+    names: list[str] = []
+    for field in fields(schema):
+        if is_dataclass(field.default_factory):
+            names += [f"{field.name}.{name}" for name in keys(field.default_factory)]  # type: ignore[arg-type]
+        else:
+            names.append(field.name)
+    return names
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--version"], ["pretrain", "-h"], ["nonsense"], ["prep", "x.txt"]])
+def test_help_and_errors_import_nothing_heavy(arguments: list[str]) -> None:
+    """That is what keeps `elmo -h` under half a second; a time would depend on the machine."""
+    heavy = HEAVY - {"omegaconf", "yaml"} if arguments == ["prep", "x.txt"] else HEAVY  # which read a config
+    code = (
+        f"import sys; from pipeline.cli import main; main({arguments!r})\n"
+        f"print('imported:', *sorted({heavy!r} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "imported:"
+
+
+def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-h"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n  {name} " in shown for name in COMMANDS)
+
+
+def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"elmo-pipeline {__version__}\n"
+
+
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if is_dataclass(command.schema)])
+def test_help_lists_every_key_with_default_type_and_meaning(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "-h"]) == 0
+    lines = {line.split("=")[0].strip(): line for line in capsys.readouterr().out.splitlines() if "=" in line}
+    for key in keys(COMMANDS[name].schema):
+        words = lines[key].split("=", 1)[1].split()
+        assert len(words) >= 3, f"{key} has no default, type or meaning: {lines[key]}"
+
+
+def test_a_key_s_help_is_its_default_type_and_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["pretrain", "-h"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("data.lanes=")]
+    meaning = PretrainConfig().data.__dataclass_fields__["lanes"].metadata["meaning"]
+    assert line.split(maxsplit=2) == ["data.lanes=384", "int", meaning]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["pretrian"], "pretrain"),
+        (["pretrain", "data.lines=3"], "data.lines"),
+        (["pretrain", "data.lanes=many"], "data.lanes"),
+        (["pretrain", "data.lanes=0"], "data.lanes=0 must be at least 1"),
+        (["pretrain", "data.lanes"], "neither a .yaml file nor key=value"),
+        (["pretrain", "train.devices=3", "data.lanes=32"], "use a multiple of 3"),
+        (["pretrain", "model.filters=[[60,2]]"], "model.filters"),
+        (["pretrain", "absent.yaml"], "no such config file"),
+        (["pretrain"], "data.path= is missing"),
+        (["pretrain", "data.path=absent"], "absent"),
+        (["prep"], "input= is missing"),
+        (["prep", "input=absent.txt", "output=out"], "absent.txt"),
+        (["prep", "verify"], "takes one dataset folder"),
+        (["prep", "info", "absent"], "absent"),
+        (["evaluate", "data=absent"], "checkpoint= is missing"),
+        (["evaluate", "checkpoint=absent", "data=text.txt"], "absent"),
+        (["demo", "one", "two"], "one folder"),
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_is_answered_in_one_line_with_code_2(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and said in err
+    assert err.count("\n") == 1 and err.startswith("elmo"), err
+
+
+def test_a_config_that_is_not_yaml_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "odd.yaml"
+    file.write_text("data: {lanes: 32\n")
+    assert main(["pretrain", str(file)]) == 2
+    err = capsys.readouterr().err
+    assert str(file) in err and err.count("\n") == 1
+
+
+def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(arguments: list[str]) -> int:
+        raise ValueError("a bug")
+
+    monkeypatch.setitem(COMMANDS, "demo", COMMANDS["demo"]._replace(run=broken))
+    with pytest.raises(ValueError, match="a bug"):
+        main(["demo"])

@@ -1,0 +1,64 @@
+"""The configs that come with the project: they load, and say only what differs from the defaults."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.config import PretrainConfig, to_dict
+from pipeline.read_config import load
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+REPEATS_DEFAULTS = "Every value is a default of pipeline/config.py"  # the comment of a file that may
+
+
+def settings(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested values by their dotted name."""
+    if not isinstance(values, dict):
+        return {prefix[:-1]: values}
+    return {name: value for key in values for name, value in settings(values[key], f"{prefix}{key}.").items()}
+
+
+def test_there_are_configs() -> None:
+    assert {path.stem for path in CONFIGS} >= {"original", "medium", "small", "demo"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_loads_and_what_it_says_is_used(path: Path) -> None:
+    loaded = settings(to_dict(load(PretrainConfig, [str(path)])))
+    given = settings(yaml.safe_load(path.read_text()))
+    assert given and {name: loaded[name] for name in given} == given
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_says_only_what_differs_from_the_defaults(path: Path) -> None:
+    defaults = settings(to_dict(PretrainConfig()))
+    given = settings(yaml.safe_load(path.read_text()))
+    repeated = {name for name, value in given.items() if defaults[name] == value}
+    assert repeated == (set(given) if REPEATS_DEFAULTS in path.read_text() else set())
+
+
+@pytest.mark.slow
+def test_the_paper_s_config_starts_on_a_cpu(tmp_path: Path) -> None:
+    """93.6 M parameters, but few lanes and a small vocabulary."""
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"sentence {n} has a few words and the number {n % 7} .\n" for n in range(300)))
+    elmo = [sys.executable, "-m", "pipeline.cli"]
+    prep = [*elmo, "prep", f"input={text}", f"output={tmp_path / 'data'}", "heldout=2", "workers=1"]
+    subprocess.run(prep, check=True, capture_output=True, timeout=60)
+    overrides = [
+        f"data.path={tmp_path / 'data'}", f"run.dir={tmp_path / 'run'}", "data.lanes=2", "data.workers=0",
+        "softmax.num_samples=8", "train.max_steps=1", "train.accelerator=cpu", "wandb.mode=disabled",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [*elmo, "pretrain", str(ROOT / "configs/original.yaml"), *overrides],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "93,600,848 parameters" in done.stderr and "held-out perplexity" in done.stderr
