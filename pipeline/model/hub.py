@@ -1,0 +1,137 @@
+"""Models on the Hugging Face hub (extra `hub`): fetch a folder, push one, and the card that tells what it is."""
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.config import ConfigError, ModelConfig
+
+_INSTALL = "pip install 'elmo-pipeline[hub]'"
+
+
+class HubId(NamedTuple):
+    """A repository on the hub. revision: branch, tag or commit, None for the newest."""
+
+    repository: str
+    revision: str | None
+
+    @classmethod
+    def parse(cls, location: str) -> "HubId | None":
+        """ORG/NAME or ORG/NAME@REVISION; None for anything else, a path in a folder that is here included."""
+        match = re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?", location)
+        if match is None or Path(location).exists() or Path(location).parent.is_dir():
+            return None
+        return cls(match[1], match[2])
+
+
+def fetch(hub_id: HubId, files: list[str]) -> Path:
+    """The folder in the hub's own cache that holds those of `files` which the repository has."""
+    try:
+        from huggingface_hub import errors, snapshot_download
+    except ImportError:
+        raise ConfigError(
+            f"{hub_id.repository}: no such folder here; to fetch it from the hub: {_INSTALL}"
+        ) from None
+    at = f"{hub_id.repository} at {hub_id.revision or 'its newest revision'}"
+    try:
+        return Path(snapshot_download(hub_id.repository, revision=hub_id.revision, allow_patterns=files))
+    except errors.GatedRepoError:
+        raise ConfigError(f"{at} is gated on the hub; ask there for access, then `hf auth login`") from None
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+        raise ConfigError(
+            f"{at} is neither a folder here nor on the hub; check the name, or `hf auth login` if it is private"
+        ) from None
+    except (errors.HFValidationError, errors.HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise ConfigError(f"{at} is no folder here, and cannot be fetched from the hub ({reason})") from None
+
+
+def push_to_hub(folder: str | Path, repository: str, *, revision: str | None = None, private: bool = True) -> str:
+    """A folder that `save_pretrained` made is on the hub, as one commit; returns its address.
+
+    private: whether a repository that is not there yet is made so.
+    """
+    try:
+        from huggingface_hub import HfApi, errors
+    except ImportError:
+        raise ConfigError(f"to push to the hub: {_INSTALL}") from None
+    folder = Path(folder).expanduser()
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{folder} holds no whole model; make one with `elmo export`, then push it")
+    api = HfApi()
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repository, branch=revision, exist_ok=True)
+        commit = api.upload_folder(repo_id=repository, folder_path=folder, revision=revision, ignore_patterns=".*")
+    except (errors.HFValidationError, errors.HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise ConfigError(f"{folder} cannot be pushed to {repository} ({reason}); try `hf auth login`") from None
+    return str(commit)
+
+
+def model_card(model: ModelConfig, parameters: dict[str, int], vocabulary: int | None, facts: dict[str, Any]) -> str:
+    """README.md of a model: corpus, tokens, perplexity, settings, how to use it. Unknown facts are said to be unknown."""
+    widths = ", ".join(f"{number} of width {width}" for width, number in model.filters)
+    rows = [
+        ("Corpus", facts.get("corpus")),
+        ("Corpus fingerprint", facts.get("corpus_fingerprint")),
+        ("Training tokens, each way", _number(facts.get("tokens"))),
+        ("Held-out perplexity", _perplexity(facts.get("perplexity"))),
+        ("Parameters", f"{parameters['bilm']:,}, and {parameters['softmax']:,} of the softmax"),
+        ("Vocabulary", f"{vocabulary:,} words" if vocabulary else None),
+        ("Layers", f"{model.num_layers} x {model.lstm_dim} cells projected to {model.projection_dim}, each way"),
+        ("Skip connections", "yes" if model.skip_connections else "no"),
+        ("Clips of cell and projection", f"{model.cell_clip or 'none'} and {model.proj_clip or 'none'}"),
+        ("Characters", f"{model.max_characters} of {model.character_dim} values; {widths}; {model.activation}; "
+                       f"{model.num_highway} highway layers"),
+        ("Made from", facts.get("source")),
+        ("Trained with", facts.get("trained_with")),
+        ("Exported with", facts.get("exported_with")),
+    ]  # fmt: skip
+    table = "\n".join(f"| {name} | {value or 'unknown'} |" for name, value in rows)
+    return _CARD.format(table=table, dim=2 * model.projection_dim)
+
+
+def _number(value: Any) -> str | None:
+    return f"{value:,}" if isinstance(value, int) else None
+
+
+def _perplexity(value: dict[str, Any] | None) -> str | None:
+    """What the number is, with the number: direction, tokens, places where states start cold."""
+    if value is None:
+        return None
+    told = [f"**{value['both']:.2f}**"]
+    told += [f"{name} {value[name]:.2f}" for name in ("forward", "backward") if value.get(name) is not None]
+    told += [f"{value['tokens']:,} tokens each way"] if value.get("tokens") else []
+    told += [f"states start cold in {value['lanes']} places"] if value.get("lanes") else []
+    return ", ".join([*told, "full softmax"])
+
+
+_CARD = """---
+library_name: elmo-pipeline
+pipeline_tag: feature-extraction
+tags: [elmo, bilm, contextual-word-representations]
+license: other
+license_name: to-be-chosen
+---
+# An ELMo biLM
+
+A bidirectional language model over characters (Peters et al., 2018), for contextual word vectors of {dim} values.
+
+| | |
+|---|---|
+{table}
+
+## Use
+```python
+from pipeline.model.pretrained import load_pretrained
+bilm = load_pretrained("ORG/NAME").bilm     # or the path of this folder
+```
+```console
+$ elmo export checkpoint=ORG/NAME output=allennlp format=allennlp
+```
+
+## Licence
+To be chosen by whoever publishes this model: the licence of the weights, and what the corpus allows.
+"""
