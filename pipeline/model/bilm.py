@@ -79,6 +79,10 @@ class BiLM(nn.Module):
         """
         # In the state's dtype: under bf16 the gradients of a frequent word's places would stop adding up at 256.
         x = F.embedding(window.index, self.encoder(window.characters).to(states[0].h.dtype))
+        return self.read(x, states, dropout)
+
+    def read(self, x: Tensor, states: States, dropout: DropoutKey | None = None) -> tuple[list[Tensor], States]:
+        """As `forward`, from token vectors x (2, T, B, P)."""
         outputs, next_states = [x], []
         for depth, (layer, state) in enumerate(zip(self.layers, states, strict=True)):
             x = self._drop(x, depth, dropout)

@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
+_ROWS_AT_ONCE = 1024  # steps x lanes whose gates are held together where no gradient is wanted
 
 
 class LSTMPState(NamedTuple):
@@ -60,7 +61,8 @@ class LSTMP(nn.Module):
         x_dtbi (2, T, B, D): direction, time step, lane, value; each direction in its own reading order.
         Returns y (2, T, B, P) and the next state. Gradients flow to x, the weights and the state given.
         """
-        y, c = _Recurrence.apply(
+        run = _Recurrence.apply if torch.is_grad_enabled() else _read_only
+        y, c = run(
             x_dtbi, state.h, state.c, self.weight_input, self.weight_recurrent, self.bias, self.weight_proj,
             self.cell_clip, self.proj_clip,
         )  # fmt: skip
@@ -133,6 +135,29 @@ class _Recurrence(torch.autograd.Function):
         )
         dx = torch.bmm(dg, weight_input.to(dtype).transpose(1, 2)).view_as(x)
         return dx, dh0, dc, *(w.to(weight_input.dtype) for w in weights), None, None
+
+
+@torch.no_grad()
+def _read_only(
+    x: Tensor, h: Tensor, c: Tensor, weight_input: Tensor, weight_recurrent: Tensor, bias: Tensor, weight_proj: Tensor,
+    cell_clip: float, proj_clip: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """As _Recurrence without what its backward needs: beside y, buffers of some steps only, however long x is."""
+    dtype = _compute_dtype(x)
+    steps, lanes = x.shape[1], x.shape[2]
+    at_once = max(1, _ROWS_AT_ONCE // max(1, lanes))
+    with torch.autocast(x.device.type, enabled=False):
+        low_input, recurrent, proj = weight_input.to(dtype), weight_recurrent.to(dtype), weight_proj.to(dtype)
+        y, c = h.new_empty(2, steps, lanes, h.shape[2]), c.clone()
+        tanh_c, m = torch.empty_like(c), torch.empty_like(c)
+        for start in range(0, steps, at_once):
+            gates = _input_gates(x[:, start : start + at_once].to(dtype), low_input, bias, c.dtype)
+            for t in range(gates.shape[1]):
+                _add_product(gates[:, t], h.to(dtype), recurrent)
+                _cell_forward(gates[:, t], c, c, tanh_c, m, cell_clip)
+                _product_into(y[:, start + t], m.to(dtype), proj)
+                h = y[:, start + t].clamp_(-proj_clip, proj_clip)
+    return y, c
 
 
 def _input_gates(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
