@@ -54,7 +54,8 @@ class Adagrad(_RowOptimizer):
         rows, values = _rows(grad)
         sums = accumulator[rows].addcmul_(values, values)
         accumulator[rows] = sums
-        parameter.index_add_(0, rows, values / sums.sqrt_(), alpha=-group["lr"])
+        # The dense formula on the rows, to the bit.
+        parameter.index_copy_(0, rows, parameter[rows].addcdiv_(values, sums.sqrt_(), value=-group["lr"]))
 
 
 class Adam(_RowOptimizer):

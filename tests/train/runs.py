@@ -1,0 +1,193 @@
+"""Runs of the real command on a tiny dataset: started, watched, and what they leave behind."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_prep.prepare import prepare
+from pipeline.config import PretrainConfig
+from pipeline.read_config import load
+from pipeline.train.checkpoint import CheckpointFolder, load_checkpoint
+from pipeline.train.run import Outcome, pretrain
+from pipeline.train.tracking import read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+WAIT_SECONDS = 240  # never reached on a sound run, however busy the machine
+MODEL = [
+    "model.filters=[[1,8],[2,16],[3,16]]", "model.character_dim=8", "model.num_highway=1", "model.lstm_dim=32",
+    "model.projection_dim=16",
+]  # fmt: skip
+TINY = [
+    *MODEL, "data.lanes=8", "data.window=10", "data.vocab_min_count=1", "data.workers=0", "softmax.num_samples=64",
+    "evaluate.lanes=8", "train.threads=1", "train.accelerator=cpu", "train.log_every_steps=1", "wandb.mode=disabled",
+]  # fmt: skip
+
+
+def zipf_sentences(number: int, seed: int, types: int = 3000) -> list[str]:
+    """Sentences with the word frequencies of text, in which a word often decides the next."""
+    chance = random.Random(seed)
+    words = [f"w{i}" if i % 7 else f"wörd{i}" for i in range(types)]
+    weights = [1 / (i + 1) for i in range(types)]
+    follows = random.Random(0).choices(range(types), weights, k=types)
+    sentences = []
+    for _ in range(number):
+        sentence = chance.choices(range(types), weights, k=1)
+        for _ in range(chance.randint(0, 20)):
+            likely = chance.random() < 0.6
+            sentence.append(follows[sentence[-1]] if likely else chance.choices(range(types), weights, k=1)[0])
+        sentences.append(" ".join(words[i] for i in sentence))
+    return sentences
+
+
+def write_text(path: Path, sentences: list[str]) -> Path:
+    path.write_text("".join(f"{sentence}\n" for sentence in sentences), encoding="utf-8")
+    return path
+
+
+def make_dataset(folder: Path) -> Path:
+    """About 4,400 training tokens (55 steps an epoch of the tiny run) in many chunks, and 1,200 held-out ones."""
+    folder.mkdir(exist_ok=True)
+    train = write_text(folder / "train.txt", zipf_sentences(365, seed=1))
+    heldout = write_text(folder / "heldout.txt", zipf_sentences(100, seed=2))
+    out = folder / "dataset"
+    prepare(
+        [str(train)], str(out), heldout_inputs=[str(heldout)], workers=1, show_progress=False,
+        shard_tokens=2000, chunk_tokens=300,
+    )  # fmt: skip
+    return out
+
+
+def arguments(dataset: Path, run_dir: Path, *pairs: str) -> list[str]:
+    return [*TINY, f"data.path={dataset}", f"run.dir={run_dir}", *pairs]
+
+
+def config_of(dataset: Path, run_dir: Path, *pairs: str) -> PretrainConfig:
+    return load(PretrainConfig, arguments(dataset, run_dir, *pairs))
+
+
+def train_here(dataset: Path, run_dir: Path, *pairs: str) -> Outcome:
+    """A run in this process."""
+    return pretrain(config_of(dataset, run_dir, *pairs))
+
+
+class Process:
+    """`elmo COMMAND` in a session of its own, so that it can be killed with all that it started."""
+
+    def __init__(self, *command: str, log: Path, environment: dict[str, str] | None = None, preexec: Any = None) -> None:
+        self.log = log
+        with log.open("wb") as file:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-m", "pipeline.cli", *command], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=file,
+                stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=preexec,
+                env=clean_environment() | (environment or {}),
+            )  # fmt: skip
+
+    def wait(self) -> int:
+        try:
+            return self.popen.wait(WAIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.signal_group(9)
+            raise AssertionError(f"hangs:\n{self.output()}") from None
+
+    def signal_group(self, signum: int) -> None:
+        os.killpg(self.popen.pid, signum)
+
+    def kill_group(self) -> None:
+        self.signal_group(9)
+        self.popen.wait()
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait_until(self, true: Callable[[], Any]) -> bool:
+        """Whether it came true before the process ended."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not true():
+            if self.popen.poll() is not None:
+                return bool(true())
+            assert time.monotonic() < deadline, f"nothing happens:\n{self.output()}"
+            time.sleep(0.001)
+        return True
+
+
+def clean_environment() -> dict[str, str]:
+    """No launcher's or wandb's variables, which Lightning leaves in a process that has trained."""
+    launcher = {"LOCAL_RANK", "RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    return {k: v for k, v in os.environ.items() if k not in launcher and not k.startswith(("WANDB", "SLURM"))}
+
+
+def start(dataset: Path, run_dir: Path, *pairs: str, **options: Any) -> Process:
+    """`elmo pretrain`, running."""
+    log = run_dir.parent / f"{run_dir.name}.{time.monotonic_ns()}.log"
+    return Process("pretrain", *arguments(dataset, run_dir, *pairs), log=log, **options)
+
+
+def run(dataset: Path, run_dir: Path, *pairs: str, code: int = 0, **options: Any) -> str:
+    """`elmo pretrain` to its end; what it said."""
+    process = start(dataset, run_dir, *pairs, **options)
+    assert process.wait() == code, process.output()
+    return process.output()
+
+
+def last_step(run_dir: Path) -> int:
+    """The newest step with training metrics; cheap enough to be asked a thousand times a second."""
+    path = run_dir / "metrics.jsonl"
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4000))
+        lines = [line for line in file.read().splitlines()[1:] if b"train/loss" in line and line.endswith(b"}")]
+    return int(json.loads(lines[-1])["trainer/global_step"]) if lines else 0
+
+
+def losses(run_dir: Path) -> dict[int, float]:
+    return {step: values["train/loss"] for step, values in read_metrics(run_dir).items() if "train/loss" in values}
+
+
+def curve(run_dir: Path) -> dict[int, dict[str, float]]:
+    """All metrics that do not tell the time or the place."""
+    told = ("speed/", "memory/")
+    return {
+        step: {name: value for name, value in values.items() if not name.startswith(told)}
+        for step, values in read_metrics(run_dir).items()
+    }
+
+
+def newest(run_dir: Path) -> dict[str, Any]:
+    """The content of the newest checkpoint."""
+    folder = CheckpointFolder(run_dir / "checkpoints")
+    record = folder.newest_good()
+    assert record is not None
+    return load_checkpoint(folder.path(record))
+
+
+def saved_steps(run_dir: Path) -> list[int]:
+    return [record.step for record in CheckpointFolder(run_dir / "checkpoints").records()]
+
+
+def differences(a: Any, b: Any, where: str = "") -> Iterator[str]:
+    """Every place where two checkpoints differ in a bit, the config's paths apart."""
+    if isinstance(a, torch.Tensor):
+        if a.dtype != b.dtype or a.shape != b.shape or a.numpy().tobytes() != b.numpy().tobytes():
+            yield where
+    elif isinstance(a, dict):
+        if a.keys() != b.keys():
+            yield f"{where}: keys {sorted(map(str, a.keys() ^ b.keys()))}"
+        for key in a.keys() & b.keys():
+            if key != "config":
+                yield from differences(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple):
+        if len(a) != len(b):
+            yield f"{where}: {len(a)} and {len(b)} entries"
+        for number, pair in enumerate(zip(a, b, strict=False)):
+            yield from differences(*pair, f"{where}/{number}")
+    elif a != b:
+        yield f"{where}: {a} and {b}"

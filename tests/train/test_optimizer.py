@@ -1,0 +1,159 @@
+"""Adagrad and Adam against torch's and TensorFlow's, sparse rows against dense ones, one norm, the schedules."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.config import OptimizerConfig
+from pipeline.train.optimizer import Adagrad, Adam, build_optimizer, clip_global_norm_, learning_rate
+
+ROWS, WIDTH, STEPS = 12, 5, 20
+
+
+def gradient(step: int, rows: Tensor | None = None) -> Tensor:
+    """A dense gradient; with `rows`, zero elsewhere."""
+    dense = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(100 + step))
+    if rows is None:
+        return dense
+    return torch.zeros_like(dense).index_copy(0, rows, dense[rows])
+
+
+def touched(step: int) -> Tensor:
+    """Other rows at each step; rows 10 and 11 never."""
+    return torch.randperm(10, generator=torch.Generator().manual_seed(step))[:4].sort().values
+
+
+def sparse(dense: Tensor, rows: Tensor) -> Tensor:
+    return torch.sparse_coo_tensor(rows[None], dense[rows], dense.shape, is_coalesced=True, check_invariants=True)
+
+
+def table() -> nn.Parameter:
+    return nn.Parameter(torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(0)))
+
+
+def adagrad(parameter: nn.Parameter, lr: float = 0.2) -> Adagrad:
+    return Adagrad([parameter], lr, 1.0)
+
+
+def adam(parameter: nn.Parameter, lr: float = 0.01) -> Adam:
+    return Adam([parameter], lr, 0.9, 0.999, 1e-8)
+
+
+def stepped(parameter: nn.Parameter, optimizer: torch.optim.Optimizer, gradients: list[Tensor]) -> Tensor:
+    for grad in gradients:
+        parameter.grad = grad.clone()
+        optimizer.step()
+    return parameter.detach()
+
+
+def test_dense_adagrad_is_torchs_with_an_accumulator_from_one() -> None:
+    ours, theirs = table(), table()
+    gradients = [gradient(step) for step in range(STEPS)]
+    expected = stepped(theirs, torch.optim.Adagrad([theirs], 0.2, initial_accumulator_value=1.0), gradients)
+    torch.testing.assert_close(stepped(ours, adagrad(ours), gradients), expected, rtol=0, atol=1e-6)
+
+
+def test_adagrad_is_tensorflows_without_an_epsilon() -> None:
+    parameter = table()
+    weights, accumulator = parameter.detach().double().numpy().copy(), np.ones((ROWS, WIDTH))
+    for step in range(STEPS):
+        g = gradient(step).double().numpy()
+        accumulator += g * g
+        weights -= 0.2 * g / np.sqrt(accumulator)
+    optimizer = adagrad(parameter)
+    ours = stepped(parameter, optimizer, [gradient(step) for step in range(STEPS)])
+    np.testing.assert_allclose(ours.numpy(), weights, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(optimizer.state[parameter]["accumulator"].numpy(), accumulator, rtol=1e-6)
+
+
+def test_sparse_adagrad_is_dense_adagrad_on_rows_and_leaves_the_others_alone() -> None:
+    ours, theirs = table(), table()
+    one, other = adagrad(ours), adagrad(theirs)
+    for step in range(STEPS):
+        rows, before = touched(step), ours.detach().clone()
+        dense = gradient(step, rows)
+        stepped(theirs, other, [dense])
+        stepped(ours, one, [sparse(dense, rows)])
+        rest = [row for row in range(ROWS) if row not in rows.tolist()]
+        assert torch.equal(ours[rest], before[rest])
+    assert torch.equal(one.state[ours]["accumulator"], other.state[theirs]["accumulator"])
+    assert torch.equal(ours, theirs)
+    assert torch.equal(ours[10:], table()[10:])
+
+
+def test_dense_adam_is_torchs() -> None:
+    ours, theirs = table(), table()
+    gradients = [gradient(step) for step in range(STEPS)]
+    expected = stepped(theirs, torch.optim.Adam([theirs], 0.01), gradients)
+    torch.testing.assert_close(stepped(ours, adam(ours), gradients), expected, rtol=0, atol=1e-6)
+
+
+def test_sparse_adam_is_torchs_and_the_moments_of_absent_rows_rest() -> None:
+    ours, theirs = table(), table()
+    one, other = adam(ours), torch.optim.SparseAdam([theirs], 0.01)
+    for step in range(STEPS):
+        rows, before = touched(step), ours.detach().clone()
+        grad = sparse(gradient(step, rows), rows)
+        stepped(ours, one, [grad])
+        stepped(theirs, other, [grad])
+        rest = [row for row in range(ROWS) if row not in rows.tolist()]
+        assert torch.equal(ours[rest], before[rest])
+    torch.testing.assert_close(ours.detach(), theirs.detach(), rtol=0, atol=1e-6)
+
+
+def test_a_gradient_that_was_dropped_changes_nothing_not_even_adams_count() -> None:
+    for make in (adagrad, adam):
+        parameter = table()
+        optimizer = make(parameter)
+        stepped(parameter, optimizer, [gradient(0)])
+        before, state = parameter.detach().clone(), repr(optimizer.state_dict())
+        parameter.grad = None
+        optimizer.step()
+        assert torch.equal(parameter, before) and repr(optimizer.state_dict()) == state
+
+
+@pytest.mark.parametrize("bound", [0.5, 10.0, 1e6, None])
+def test_one_global_norm_scales_dense_and_sparse_gradients_alike(bound: float | None) -> None:
+    dense, rows_of = table(), table()
+    rows = touched(3)
+    dense.grad, rows_of.grad = gradient(1) * 4, sparse(gradient(2, rows) * 4, rows)
+    references = [table(), table(), table()]
+    references[0].grad, references[1].grad = gradient(1) * 4, gradient(2, rows) * 4
+    expected = torch.nn.utils.clip_grad_norm_(references, math.inf if bound is None else bound)
+    norm = clip_global_norm_([dense, rows_of, table()], bound)
+    torch.testing.assert_close(norm, expected)
+    # torch adds 1e-6 to the norm that it divides by, TF does not.
+    torch.testing.assert_close(dense.grad, references[0].grad, rtol=1e-6, atol=0)
+    torch.testing.assert_close(rows_of.grad.to_dense(), references[1].grad, rtol=1e-6, atol=0)
+
+
+def schedule(**changes: Any) -> list[float]:
+    config = OptimizerConfig(**({"lr": 0.4} | changes))
+    return [learning_rate(config, step, 100) for step in range(101)]
+
+
+def test_schedules_start_and_end_where_they_say() -> None:
+    assert set(schedule()) == {0.4}
+    linear, cosine = schedule(schedule="linear"), schedule(schedule="cosine")
+    assert linear[0] == cosine[0] == 0.4
+    assert linear[50] == pytest.approx(0.2) and cosine[50] == pytest.approx(0.2)
+    assert linear[25] == pytest.approx(0.3) and cosine[25] == pytest.approx(0.2 * (1 + math.cos(math.pi / 4)))
+    assert linear[99] == pytest.approx(0.004) and linear[100] == 0 and cosine[100] == pytest.approx(0)
+    assert all(a > b for rates in (linear, cosine) for a, b in zip(rates, rates[1:], strict=False))
+
+
+@pytest.mark.parametrize("kind", ["constant", "linear", "cosine"])
+def test_warm_up_rises_in_equal_parts_to_the_rate_and_never_trains_at_zero(kind: str) -> None:
+    rates = schedule(schedule=kind, warmup_steps=10)
+    assert rates[:10] == pytest.approx([0.04 * (step + 1) for step in range(10)])
+    assert rates[9] == rates[10] == 0.4
+    assert (rates[100] == pytest.approx(0)) == (kind != "constant")
+
+
+def test_the_config_chooses_the_optimizer() -> None:
+    assert isinstance(build_optimizer(OptimizerConfig(), [table()]), Adagrad)
+    assert isinstance(build_optimizer(OptimizerConfig(name="adam"), [table()]), Adam)

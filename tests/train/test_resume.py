@@ -1,0 +1,99 @@
+"""`elmo pretrain` on a folder that holds a run: goes on and says so, or refuses and says why."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import ConfigError
+from tests.train import runs
+
+SHORT = ["train.validate_every_steps=4", "checkpoint.every_steps=4"]
+
+
+@pytest.fixture(scope="module")
+def stopped_at_six(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("resume") / "run"
+    runs.train_here(dataset, run_dir, "train.max_steps=6", *SHORT)
+    return run_dir
+
+
+def test_it_goes_on_and_says_from_where_and_a_finished_run_says_that(
+    dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    for steps, said in ((6, "(new)"), (10, "resumed at step 6"), (10, "nothing to do")):
+        outcome = runs.train_here(dataset, run_dir, f"train.max_steps={steps}", *SHORT)
+        assert said in capfd.readouterr().err
+        assert (outcome.step, outcome.total_steps, outcome.stopped) == (steps, steps, False)
+    assert list(runs.losses(run_dir)) == list(range(1, 11))
+
+
+@pytest.mark.parametrize("lanes_at_once", [None, 2])
+@pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
+@pytest.mark.parametrize("kind", ["sampled", "full"])
+def test_a_run_in_pieces_is_bitwise_the_run_in_one(
+    dataset: Path, tmp_path: Path, lanes_at_once: int | None, optimizer: str, kind: str
+) -> None:
+    settings = [*SHORT, f"optimizer.name={optimizer}", f"softmax.kind={kind}", "optimizer.lr=0.01", "train.epochs=9"]
+    settings += [f"train.lanes_at_once={lanes_at_once}"] if lanes_at_once else []
+    runs.train_here(dataset, tmp_path / "whole", "train.max_steps=60", *settings)
+    for steps in (3, 4, 55, 57, 60):  # an epoch is 55 steps
+        runs.train_here(dataset, tmp_path / "pieces", f"train.max_steps={steps}", *settings)
+    whole, pieces = (runs.newest(tmp_path / name) for name in ("whole", "pieces"))
+    assert list(runs.differences(whole, pieces)) == []
+    assert runs.losses(tmp_path / "whole") == runs.losses(tmp_path / "pieces")
+
+
+REFUSED = {
+    "model.lstm_dim": "48", "model.dropout": "0.2", "data.lanes": "4", "data.window": "5", "run.seed": "2",
+    "data.vocab_size": "100", "optimizer.name": "adam", "softmax.num_samples": "32",
+    "model.filters": "[[1,8],[2,16],[4,16]]",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_a_change_that_makes_it_another_run_is_refused_by_name(dataset: Path, stopped_at_six: Path, key: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        runs.train_here(dataset, stopped_at_six, *SHORT, f"{key}={REFUSED[key]}")
+    assert f"{key}: " in str(error.value) and "there" in str(error.value) and "now" in str(error.value)
+    assert [name for name in REFUSED if name in str(error.value)] == [key]
+    assert runs.saved_steps(stopped_at_six) == [4, 6]
+
+
+def test_another_dataset_is_refused(dataset: Path, stopped_at_six: Path, tmp_path: Path) -> None:
+    text = runs.write_text(tmp_path / "other.txt", runs.zipf_sentences(365, seed=3))
+    runs.prepare([str(text)], str(tmp_path / "other"), workers=1, show_progress=False)
+    with pytest.raises(ConfigError, match="dataset: .* there, .* now"):
+        runs.train_here(tmp_path / "other", stopped_at_six, *SHORT)
+
+
+def test_what_may_change_may_change(dataset: Path, stopped_at_six: Path) -> None:
+    changes = ["optimizer.lr=0.1", "optimizer.schedule=linear", "train.precision=bf16-mixed", "data.workers=1",
+               "checkpoint.keep_last=3", "train.log_every_steps=2", "evaluate.lanes=3"]  # fmt: skip
+    outcome = runs.train_here(dataset, stopped_at_six, *SHORT, *changes, "train.max_steps=8")
+    assert outcome.step == 8
+
+
+@pytest.mark.slow
+def test_the_command_refuses_with_exit_code_2_and_one_sentence(
+    dataset: Path, stopped_at_six: Path, tmp_path: Path
+) -> None:
+    said = runs.run(dataset, stopped_at_six, *SHORT, "run.seed=7", code=2)
+    assert said.startswith("elmo pretrain: run.dir=") and "run.seed: 1 there, 7 now" in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_second_process_on_a_run_is_refused_and_the_first_goes_on(dataset: Path, tmp_path: Path) -> None:
+    settings = [*SHORT, "train.epochs=100000"]
+    first = runs.start(dataset, tmp_path / "run", *settings)
+    try:
+        assert first.wait_until(lambda: runs.last_step(tmp_path / "run") >= 2)
+        said = runs.run(dataset, tmp_path / "run", *settings, code=2)
+        assert said.startswith("elmo pretrain:") and "being trained by another process" in said
+        seen = runs.last_step(tmp_path / "run")
+        assert first.wait_until(lambda: runs.last_step(tmp_path / "run") > seen) and first.popen.poll() is None
+    finally:
+        first.kill_group()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["identity"]["data.lanes"] == 8
