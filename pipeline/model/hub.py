@@ -29,9 +29,7 @@ def fetch(hub_id: HubId, files: list[str]) -> Path:
     try:
         from huggingface_hub import errors, snapshot_download
     except ImportError:
-        raise ConfigError(
-            f"{hub_id.repository}: no such folder here; to fetch it from the hub: {_INSTALL}"
-        ) from None
+        raise ConfigError(f"{hub_id.repository}: no such folder here; to fetch it from the hub: {_INSTALL}") from None
     at = f"{hub_id.repository} at {hub_id.revision or 'its newest revision'}"
     try:
         return Path(snapshot_download(hub_id.repository, revision=hub_id.revision, allow_patterns=files))
@@ -71,7 +69,7 @@ def push_to_hub(folder: str | Path, repository: str, *, revision: str | None = N
 
 
 def model_card(model: ModelConfig, parameters: dict[str, int], vocabulary: int | None, facts: dict[str, Any]) -> str:
-    """README.md of a model: corpus, tokens, perplexity, settings, how to use it. Unknown facts are said to be unknown."""
+    """README.md of a model: corpus, tokens, perplexity, settings, use. A fact that is not known is said to be so."""
     widths = ", ".join(f"{number} of width {width}" for width, number in model.filters)
     rows = [
         ("Corpus", facts.get("corpus")),

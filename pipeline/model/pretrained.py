@@ -15,9 +15,10 @@ from torch import Tensor
 
 from data_prep.files import atomic_path, sha256_of, sync_folder, write_bytes, write_json, write_npy
 from pipeline import __version__
-from pipeline.config import ConfigError, ModelConfig, from_dict, require, to_dict
+from pipeline.config import ConfigError, ModelConfig, require, to_dict
 from pipeline.model.bilm import BiLM, num_parameters
 from pipeline.model.hub import HubId, fetch, model_card
+from pipeline.read_config import from_dict
 
 FORMAT, FORMAT_VERSION = "elmo-pipeline/pretrained", 1
 CONFIG, CARD = "config.json", "README.md"
@@ -78,9 +79,7 @@ def save_pretrained(
     return [folder / name for name in [*names, CARD, CONFIG]]
 
 
-def load_pretrained(
-    location: str | Path, *, softmax: bool = True, device: torch.device | str = "cpu"
-) -> Pretrained:
+def load_pretrained(location: str | Path, *, softmax: bool = True, device: torch.device | str = "cpu") -> Pretrained:
     """The model in a folder, or on the hub as ORG/NAME or ORG/NAME@REVISION (extra `hub`); ready to use, frozen.
 
     softmax: read it where there is one; without, a gigabyte may stay unread. Raises ConfigError.
@@ -183,9 +182,7 @@ def _check_file(path: Path, record: dict[str, Any]) -> None:
     require(path.is_file(), f"{path} is missing; copy or export the model again")
     size = path.stat().st_size
     require(size == record["bytes"], f"{path} has {size} bytes, not {record['bytes']}; copy or export the model again")
-    require(
-        sha256_of(path) == record["sha256"], f"{path} is damaged (another sha256); copy or export the model again"
-    )
+    require(sha256_of(path) == record["sha256"], f"{path} is damaged (another sha256); copy or export the model again")
 
 
 def _read_words(folder: Path, described: dict[str, Any]) -> list[str]:
