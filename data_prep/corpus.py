@@ -72,7 +72,7 @@ def _expand(name: str) -> list[str]:
     if name == STDIN:
         return [name]
     if os.path.isdir(name):
-        below = [os.path.join(folder, file) for folder, _, files in os.walk(name) for file in files]
+        below = [os.path.join(folder, file) for folder, _, files in os.walk(name, onerror=_refuse) for file in files]
         visible = [path for path in below if not _is_hidden(os.path.relpath(path, name))]
         return sorted(visible, key=os.fsencode) or _nothing(f"folder {name} holds no files")
     if os.path.exists(name):
@@ -81,6 +81,10 @@ def _expand(name: str) -> list[str]:
         files = [path for path in glob.glob(name, recursive=True) if os.path.isfile(path)]
         return sorted(files, key=os.fsencode) or _nothing(f"no file matches {name}")
     return _nothing(f"input {name} does not exist")
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"input folder {error.filename} cannot be read ({error.strerror}); change its permissions")
 
 
 def _is_hidden(relative_path: str) -> bool:

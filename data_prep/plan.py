@@ -1,6 +1,5 @@
 """What is to be done: the options, the input, and its division into units of work."""
 
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -166,6 +165,6 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         for split, label in new
         if (split, label) in old and old[split, label] != new[split, label]
     ]
-    if not found and json.dumps(before) != json.dumps(now):
+    if not found and before != now:
         found.append("the order of the inputs")
     return found

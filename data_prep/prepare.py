@@ -54,7 +54,8 @@ def prepare(
     heldout: a share of the sentences (float below 1) or a number of them (int), at random; the last ones if
         shuffle="none". shuffle: "sentences"; "documents" (parted by empty lines and file ends, kept whole and in
         order, in random order among each other); "none" (the input's order).
-    workers: processes, 0 for one a core. on_error: "fail", or "skip" and list lines that cannot be used.
+    workers: processes, 0 for one a core; being spawned, they need `if __name__ == "__main__"` in a script.
+    on_error: "fail", or "skip" (leave out and list) lines that cannot be used.
     max_sentence_words: longer lines are errors. shard_tokens, chunk_tokens: sizes to aim at, </S> included.
     overwrite: what `output` held of a dataset is removed first.
     step, task, tasks: only part `task` of `tasks` of one pass, for a job array; the summary says what is pending.
@@ -215,6 +216,7 @@ def _finish(work: Workspace, plan: Plan, begun: float) -> Summary:
             location,
             pending=f"{sum(written)} of {len(shards)} shards are written; next: step=shard for those left",
         )
+    work.clear_torn_shards()
     index = _index(work, plan)
     write_json(work.identity, plan.identity())
     write_json(work.index, index)

@@ -19,14 +19,13 @@ class Progress:
         if show and not self._lines:
             from tqdm import tqdm
 
+            with_share = "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
             self._bar = tqdm(
+                desc=title,
                 total=total or None,
-                unit_scale=True,
-                leave=True,
                 file=sys.stderr,
-                bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+                bar_format=with_share if total else "{desc} {elapsed}{postfix}",
             )
-            self._bar.set_description(title)
 
     def start_at(self, done: int, words: int) -> None:
         """That much was done by an earlier run: it counts as done but not for the speed."""
@@ -39,9 +38,7 @@ class Progress:
         self._done = done
         if self._bar is not None:
             self._bar.n = done
-            self._bar.set_postfix_str(f"{self._speed(words) / 1e6:.2f} M words/s", refresh=False)
-            self._bar.update(0)
-            self._bar.refresh()
+            self._bar.set_postfix_str(f"{words / 1e6:.1f} M words, {self._speed(words) / 1e6:.2f} M/s")
         elif self._lines and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             print(self._line(words), file=sys.stderr, flush=True)

@@ -17,7 +17,8 @@ _CLOSING = frozenset("»”’)]）」』》")  # alone after white space, as Fr
 _ENGLISH = "al Capt cf Col Cpl Esq ff Hon Lieut Lt Ltd Maj Messrs Mlle Mme Prof Pvt Sen Sgt vols"
 _ABBREVIATIONS = {"en": frozenset(_ENGLISH.split())}  # spaCy parts these from their full stop
 _BEFORE_NUMBERS = frozenset(("No.", "Nos.", "Fig.", "Op.", "Vol.", "p.", "pp."))  # "No. 5", but "No. He did."
-_CACHED_CHUNKS = 1 << 18
+_ALWAYS_APART = frozenset(",;")  # a word with one of them behind is the word, known already, and the mark
+_CACHED_CHUNKS = 1 << 19
 
 
 class _Chunk(NamedTuple):
@@ -69,6 +70,10 @@ class Tokenizer:
             yield " ".join(words)
 
     def _chunk(self, spelling: str) -> _Chunk:
+        if len(spelling) > 1 and spelling[-1] in _ALWAYS_APART:
+            stem = self._chunks.get(spelling[:-1]) or self._chunk(spelling[:-1])
+            self._chunks[spelling] = chunk = stem._replace(text=f"{stem.text} {spelling[-1]}")
+            return chunk
         words = self._words(spelling)
         text, ended = "", False
         for word in words:

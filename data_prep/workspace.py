@@ -74,6 +74,11 @@ class Workspace:
             for path in folder.glob("*.tmp"):
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
+    def clear_torn_shards(self) -> None:
+        """What killed tasks left of shards that others have written since is gone."""
+        for path in self.output.glob(".*.tar.*.tmp"):
+            path.unlink(missing_ok=True)
+
     def clear_work(self) -> None:
         """The work folder is gone; of the output only finished files are left."""
         shutil.rmtree(self.folder, ignore_errors=True)
