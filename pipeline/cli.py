@@ -6,7 +6,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
 
 from pipeline import __version__, signals
-from pipeline.config import EvaluateCommandConfig, PrepConfig, PretrainConfig, require
+from pipeline.config import EvaluateCommandConfig, ExportConfig, ImportConfig, PrepConfig, PretrainConfig, require
 from pipeline.read_config import load
 
 if TYPE_CHECKING:
@@ -102,6 +102,22 @@ def evaluate(arguments: list[str]) -> int:
     return 0
 
 
+def export(arguments: list[str]) -> int:
+    config = load(ExportConfig, arguments)
+    from pipeline.apply.export import export as write
+
+    print(write(config))
+    return 0
+
+
+def import_weights(arguments: list[str]) -> int:
+    config = load(ImportConfig, arguments)
+    from pipeline.apply.export import import_weights as read
+
+    print(read(config))
+    return 0
+
+
 def demo(arguments: list[str]) -> int:
     folder = [argument for argument in arguments if "=" not in argument]
     require(len(folder) <= 1, f"elmo demo takes one folder to work in, not {len(folder)}: {' '.join(folder)}")
@@ -117,6 +133,10 @@ COMMANDS = {
                         "elmo pretrain configs/small.yaml data.path=data/corpus run.dir=runs/first"),
     "evaluate": Command(evaluate, EvaluateCommandConfig, "held-out perplexity of a checkpoint, on a dataset or text",
                         "elmo evaluate checkpoint=runs/first data=data/corpus"),
+    "export": Command(export, ExportConfig, "a trained model as a folder to share, or in AllenNLP's format",
+                      "elmo export checkpoint=runs/first output=models/first"),
+    "import": Command(import_weights, ImportConfig, "weights of bilm-tf or AllenNLP (HDF5) as a model to use here",
+                      "elmo import options=options.json weights=weights.hdf5 output=models/original"),
     "demo": Command(demo, type(None), "all of it in a few minutes on real text, in a folder of your choice",
                     "elmo demo runs/demo        (key=value pairs go to elmo pretrain)"),
 }  # fmt: skip

@@ -259,6 +259,28 @@ class EvaluateCommandConfig:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
 
+@dataclass
+class ExportConfig:
+    checkpoint: str = option("", "checkpoint file, a run's folder, or a model that was exported or imported")
+    output: str = option("", "folder to write")
+    format: str = option("elmo", "elmo (all there is), or allennlp (for AllenNLP, bilm-tf, simple_elmo; no softmax)")
+    corpus: str = option("", "what the model card calls the training corpus [default: the dataset's folder]")
+    hub: str = option("", "push it to this repository on the Hugging Face hub too: ORG/NAME (extra `hub`)")
+    overwrite: bool = option(False, "replace a model that output= holds")
+
+    def __post_init__(self) -> None:
+        require(self.format in ("elmo", "allennlp"), f"format={self.format!r} must be elmo or allennlp")
+
+
+@dataclass
+class ImportConfig:
+    options: str = option("", "options.json of bilm-tf or AllenNLP")
+    weights: str = option("", "the HDF5 weights that came with it (extra `weights`)")
+    vocabulary: str = option("", "its vocabulary, one word a line [default: none, embedding needs none]")
+    output: str = option("", "folder to write")
+    overwrite: bool = option(False, "replace a model that output= holds")
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain dicts, lists and scalars: what a checkpoint and wandb hold."""
     return {f.name: _plain(getattr(config, f.name)) for f in fields(config)}

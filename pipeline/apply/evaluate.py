@@ -69,6 +69,11 @@ def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
     )  # fmt: skip
     fabric.launch()
     trained = load_trained(config.checkpoint, fabric.device)
+    require(
+        trained.bilm.has_softmax,
+        f"checkpoint={config.checkpoint} has no softmax to predict words with, as imported weights have none; use a "
+        "checkpoint of a run, or what `elmo export` made of one",
+    )
     with _open(config.data, config.split) as (dataset, split):
         vocabulary = vocabulary_of(trained, dataset)
         maker = BatchMaker(dataset.lexicon, vocabulary, trained.config.model.max_characters)

@@ -1,20 +1,32 @@
-"""A trained biLM out of a checkpoint, with its vocabulary and settings."""
+"""A trained biLM with its vocabulary and settings: out of a checkpoint, or of a folder to share."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline.config import PretrainConfig
+from pipeline.config import ConfigError, PretrainConfig
 from pipeline.model.bilm import BiLM
+from pipeline.model.hub import HubId
+from pipeline.model.pretrained import is_pretrained, load_pretrained
 from pipeline.read_config import from_dict
 from pipeline.train.checkpoint import load_checkpoint, resolve_checkpoint
+from pipeline.train.tracking import read_metrics
+
+_SOFTMAX = "softmax."
 
 
 @dataclass
 class Trained:
-    """words (V): the target vocabulary, by falling count; counts (V,) of it in training, <UNK> holding all the rest."""
+    """words (V): the target vocabulary, by falling count; counts (V,) of it in training, <UNK> holding all the rest.
+
+    Both are empty where unknown, as for imported weights, which have no softmax either (bilm.has_softmax).
+    has_config: whether `config` is that of the run which made the weights, and not all defaults but for the model.
+    facts: what a model card tells.
+    """
 
     path: Path
     step: int
@@ -23,18 +35,71 @@ class Trained:
     words: list[str]
     counts: np.ndarray
     dataset_fingerprint: str
+    has_config: bool
+    facts: dict[str, Any]
 
 
-def load_trained(location: str, device: torch.device | str = "cpu") -> Trained:
-    """From a checkpoint file, or a run's folder (its best, else its newest). Raises ConfigError."""
+def load_trained(location: str, device: torch.device | str = "cpu", *, softmax: bool = True) -> Trained:
+    """From a checkpoint file, a run's folder (its best, else its newest), a folder that `elmo export` or `elmo import`
+    wrote, or such a one on the hub: ORG/NAME or ORG/NAME@REVISION. softmax: read it where there is one.
+
+    Raises ConfigError.
+    """
+    folder = Path(location).expanduser()
+    if (folder.is_dir() and is_pretrained(folder)) or HubId.parse(location) is not None:
+        return _from_pretrained(location, device, softmax)
+    if (folder / "options.json").is_file():
+        raise ConfigError(f"{location} holds bilm-tf's or AllenNLP's files; read them with `elmo import` first")
     path = resolve_checkpoint(location)
     content = load_checkpoint(path)
     config = from_dict(PretrainConfig, content["elmo"]["config"])
     words = bytes(content["elmo"]["vocabulary"]["words"].numpy()).decode().split("\n")
     with torch.device("meta"):
-        bilm = BiLM(config.model, len(words))
-    bilm.load_state_dict({k: v.to(device) for k, v in content["state_dict"].items()}, assign=True)
+        bilm = BiLM(config.model, len(words) if softmax else 0)
+    state = {k: v.to(device) for k, v in content["state_dict"].items() if softmax or not k.startswith(_SOFTMAX)}
+    bilm.load_state_dict(state, assign=True)
     return Trained(
         path, content["global_step"], config, bilm.eval().requires_grad_(False), words,
         content["elmo"]["vocabulary"]["counts"].numpy().copy(), content["elmo"]["identity"]["dataset"],
+        True, _facts(path, content, config),
     )  # fmt: skip
+
+
+def _from_pretrained(location: str, device: torch.device | str, softmax: bool) -> Trained:
+    found = load_pretrained(location, softmax=softmax, device=device)
+    config = PretrainConfig(model=found.config)
+    if found.training is not None:
+        config = from_dict(PretrainConfig, found.training)
+    counts = np.zeros(0, np.int64) if found.counts is None else found.counts
+    return Trained(
+        found.path, found.facts.get("step", 0), config, found.bilm, found.words or [], counts,
+        found.facts.get("corpus_fingerprint", ""), found.training is not None, found.facts,
+    )  # fmt: skip
+
+
+def _facts(path: Path, content: dict[str, Any], config: PretrainConfig) -> dict[str, Any]:
+    """Where a checkpoint's weights come from; its perplexity if it was validated at that very step."""
+    run_dir, step = path.absolute().parents[1], content["global_step"]
+    metrics = read_metrics(run_dir).get(step, {}) if (run_dir / "run.json").is_file() else {}
+    perplexity = None
+    if "val/perplexity" in metrics:
+        tokens = int(metrics["val/tokens"])
+        perplexity = {name: metrics[f"val/perplexity_{name}"] for name in ("forward", "backward")} | {
+            "both": metrics["val/perplexity"], "tokens": tokens, "lanes": min(config.evaluate.lanes, tokens),
+        }  # fmt: skip
+    return {
+        "source": f"{path.name} of the run {config.run.name or run_dir.name}",
+        "corpus": Path(config.data.path).name,
+        "corpus_fingerprint": content["elmo"]["identity"]["dataset"],
+        "tokens": content["elmo"]["tokens"],
+        "step": step,
+        "perplexity": perplexity,
+        "trained_with": _version(run_dir),
+    }
+
+
+def _version(run_dir: Path) -> str | None:
+    try:
+        return f"elmo-pipeline {json.loads((run_dir / 'run.json').read_text())['version']}"
+    except (OSError, ValueError, KeyError):
+        return None

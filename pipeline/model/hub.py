@@ -17,9 +17,9 @@ class HubId(NamedTuple):
 
     @classmethod
     def parse(cls, location: str) -> "HubId | None":
-        """ORG/NAME or ORG/NAME@REVISION; None for anything else, a path in a folder that is here included."""
+        """ORG/NAME or ORG/NAME@REVISION; None for all else, RUNS/NAME beside a folder RUNS included."""
         match = re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?", location)
-        if match is None or Path(location).exists() or Path(location).parent.is_dir():
+        if match is None or location.endswith(".ckpt") or Path(location).exists() or Path(location).parent.is_dir():
             return None
         return cls(match[1], match[2])
 

@@ -158,7 +158,7 @@ def _start_tracker(plan: _Plan, module: BiLMModule) -> Tracker:
     sizes = num_parameters(module.bilm)
     facts = to_dict(plan.config) | {
         "dataset_fingerprint": plan.dataset.fingerprint,
-        "git_revision": _git_revision(),
+        "git_revision": git_revision(),
         "version": __version__,
         "parameters": sizes["bilm"],
         "softmax_parameters": sizes["softmax"],
@@ -168,7 +168,8 @@ def _start_tracker(plan: _Plan, module: BiLMModule) -> Tracker:
     return Tracker(plan.run_dir, plan.config.run.name or plan.run_dir.name, plan.config.wandb, facts)
 
 
-def _git_revision() -> str | None:
+def git_revision() -> str | None:
+    """Of the code that runs, None outside a clone."""
     root = Path(__file__).resolve().parents[2]
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
     try:

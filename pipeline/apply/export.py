@@ -1,0 +1,112 @@
+"""`elmo export` and `elmo import`: a trained biLM as a folder to share, or in the files of bilm-tf and AllenNLP."""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline import __version__
+from pipeline.apply.load import Trained, load_trained
+from pipeline.config import ConfigError, ExportConfig, ImportConfig, require, to_dict
+from pipeline.model.bilm import BiLM, num_parameters
+from pipeline.model.hub import push_to_hub
+from pipeline.model.options import read_options, read_vocabulary, refusals, write_options, write_vocabulary
+from pipeline.model.pretrained import claim_folder, save_pretrained
+from pipeline.model.weights import load_bilm, save_weights
+
+OPTIONS, WEIGHTS, VOCABULARY = "options.json", "weights.hdf5", "vocab.txt"
+_PRIVATE = {"run": ("dir",), "data": ("path", "cache_dir")}  # paths of the machine that trained, no one else's
+
+
+def export(config: ExportConfig) -> str:
+    """The model is in config.output, in the format asked for; returns what was written. Raises ConfigError."""
+    require(bool(config.checkpoint), "checkpoint= is missing: give a checkpoint file, a run's folder or an export")
+    require(bool(config.output), "output= is missing: give the folder to write")
+    require(
+        not config.hub or config.format == "elmo",
+        f"hub= shares a model in this project's own format, not in format={config.format}; use format=elmo",
+    )
+    output = Path(config.output).expanduser()
+    trained = load_trained(config.checkpoint, softmax=config.format == "elmo")
+    try:
+        if config.format == "allennlp":
+            return _export_allennlp(trained, output, config.overwrite)
+        files = _export_elmo(trained, output, config)
+    except OSError as error:
+        raise _cannot_write(output, error) from None
+    said = [_summary(output, trained.bilm, len(trained.words), files)]
+    if config.hub:
+        said.append(f"pushed   {push_to_hub(output, config.hub)}")
+    if trained.facts.get("perplexity") is None:
+        said.append("note     no held-out perplexity of just these weights is known: README.md says so")
+    return "\n".join([*said, _next_of(output)])
+
+
+def import_weights(config: ImportConfig) -> str:
+    """The biLM of bilm-tf's or AllenNLP's files is in config.output, in our format. Raises ConfigError."""
+    for name in ("options", "weights", "output"):
+        require(bool(getattr(config, name)), f"{name}= is missing: elmo import options=FILE weights=FILE output=DIR")
+    output = Path(config.output).expanduser()
+    model = read_options(Path(config.options).expanduser())
+    words = read_vocabulary(Path(config.vocabulary).expanduser()) if config.vocabulary else None
+    bilm = load_bilm(Path(config.weights).expanduser(), model)
+    facts = _with_version({"source": f"{Path(config.weights).name} (HDF5 of bilm-tf or AllenNLP)"})
+    try:
+        files = save_pretrained(output, bilm, words=words, facts=facts, overwrite=config.overwrite)
+    except OSError as error:
+        raise _cannot_write(output, error) from None
+    note = "note     without a softmax, which those files leave out: it embeds, and cannot be evaluated"
+    return "\n".join([_summary(output, bilm, len(words or []), files), note, _next_of(output)])
+
+
+def _export_elmo(trained: Trained, output: Path, config: ExportConfig) -> list[Path]:
+    facts = _with_version(trained.facts | ({"corpus": config.corpus} if config.corpus else {}))
+    return save_pretrained(
+        output, trained.bilm, words=trained.words or None, counts=trained.counts if len(trained.counts) else None,
+        facts=facts, training=_settings(trained) if trained.has_config else None, overwrite=config.overwrite,
+    )  # fmt: skip
+
+
+def _export_allennlp(trained: Trained, output: Path, overwrite: bool) -> str:
+    """options.json comes last: without it the rest is not read."""
+    claim_folder(output, (OPTIONS, WEIGHTS, VOCABULARY), marker=OPTIONS, overwrite=overwrite)
+    files = [output / name for name in (WEIGHTS, VOCABULARY, OPTIONS) if trained.words or name != VOCABULARY]
+    save_weights(output / WEIGHTS, trained.bilm)
+    if trained.words:
+        write_vocabulary(output / VOCABULARY, trained.words)
+    write_options(output / OPTIONS, trained.bilm.config)
+    lines = [_summary(output, trained.bilm, len(trained.words), files)]
+    lines += [f"note     {line}" for line in refusals(trained.bilm.config)]
+    back = f"elmo import options={output / OPTIONS} weights={output / WEIGHTS}"
+    back += f" vocabulary={output / VOCABULARY}" if trained.words else ""
+    lines.append(f"\nNext: in AllenNLP Elmo({str(output / OPTIONS)!r}, {str(output / WEIGHTS)!r}, 1); and back here:")
+    return "\n".join([*lines, f"{back} output=DIR"])
+
+
+def _settings(trained: Trained) -> dict[str, Any]:
+    """The run's settings without what only its machine and its owner's wandb account know."""
+    settings = {part: values for part, values in to_dict(trained.config).items() if part != "wandb"}
+    return {
+        part: {k: v for k, v in values.items() if k not in _PRIVATE.get(part, ())} for part, values in settings.items()
+    }
+
+
+def _with_version(facts: dict[str, Any]) -> dict[str, Any]:
+    from pipeline.train.run import git_revision
+
+    return facts | {"exported_with": f"elmo-pipeline {__version__}", "git_revision": git_revision()}
+
+
+def _summary(output: Path, bilm: BiLM, vocabulary: int, files: list[Path]) -> str:
+    sizes = num_parameters(bilm)
+    softmax = f" + softmax {sizes['softmax']:,}" if bilm.has_softmax else ""
+    words = f"{vocabulary:,} words" if vocabulary else "no vocabulary"
+    lines = [f"written  {output}  ({sizes['bilm']:,} parameters{softmax}, {words})"]
+    return "\n".join(lines + [f"  {path.name:22}{path.stat().st_size:>16,} bytes" for path in files])
+
+
+def _next_of(output: Path) -> str:
+    return f"\nNext: elmo embed checkpoint={output} input=sentences.txt output=vectors.h5"
+
+
+def _cannot_write(output: Path, error: OSError) -> ConfigError:
+    reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    return ConfigError(f"output={output} cannot be written ({reason}); make room, or give another folder")
