@@ -47,6 +47,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield aside
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
+        os.chmod(aside, 0o666 & ~_umask())  # some libraries make files only their owner can read
         os.replace(aside, path)
     except BaseException:
         aside.unlink(missing_ok=True)
