@@ -17,6 +17,7 @@ from tests.data.corpora import Corpus, corpora, many, read_spelled, some
 @given(st.integers(1, 500), st.integers(1, 600), st.integers(1, 60))
 def test_bounds_cover_every_position_once_and_in_order(tokens: int, num_lanes: int, window: int) -> None:
     lanes = EvaluationLanes(tokens, num_lanes, window)
+    assert 0 <= num_lanes * lanes.lane_tokens - tokens < num_lanes  # as long as they must be, no longer
     covered: list[int] = []
     for lane in range(num_lanes):
         for number in range(lanes.num_windows):
