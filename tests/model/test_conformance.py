@@ -73,7 +73,7 @@ def embed(bilm: BiLM, sentence: str, states: States) -> tuple[np.ndarray, States
     words = ["<S>", *sentence.split(), "</S>"]
     both = [[[word] for word in words], [[word] for word in reversed(words)]]
     with torch.no_grad():
-        layers, states = bilm(tiny.window(both), states)
+        layers, states = bilm(tiny.window(both, bilm.config.max_characters), states)
     forward_backward = [torch.cat([layer[0, 1:-1, 0], layer[1, :, 0].flip(0)[1:-1]], 1) for layer in layers]
     return torch.stack(forward_backward).numpy(), states
 
