@@ -6,7 +6,17 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
 
 from pipeline import __version__, signals
-from pipeline.config import EvaluateCommandConfig, ExportConfig, ImportConfig, PrepConfig, PretrainConfig, require
+from pipeline.config import (
+    EmbedConfig,
+    EvaluateCommandConfig,
+    ExportConfig,
+    ImportConfig,
+    NeighborsConfig,
+    PrepConfig,
+    PretrainConfig,
+    ScoreConfig,
+    require,
+)
 from pipeline.read_config import load
 
 if TYPE_CHECKING:
@@ -118,6 +128,34 @@ def import_weights(arguments: list[str]) -> int:
     return 0
 
 
+def embed(arguments: list[str]) -> int:
+    config = load(EmbedConfig, arguments)
+    from pipeline.apply.embed import embed as write
+
+    result = write(config)
+    print(result)
+    if not result.is_written:
+        again = [a for a in arguments if a.partition("=")[0] not in ("task", "tasks", "workers")]
+        print(f"When all tasks have ended: elmo embed {' '.join(again)}")
+    return 0
+
+
+def score(arguments: list[str]) -> int:
+    config = load(ScoreConfig, arguments)
+    from pipeline.apply.score import score as run
+
+    print(run(config))
+    return 0
+
+
+def neighbors(arguments: list[str]) -> int:
+    config = load(NeighborsConfig, arguments)
+    from pipeline.apply.neighbors import neighbors as find
+
+    print(find(config))
+    return 0
+
+
 def demo(arguments: list[str]) -> int:
     folder = [argument for argument in arguments if "=" not in argument]
     require(len(folder) <= 1, f"elmo demo takes one folder to work in, not {len(folder)}: {' '.join(folder)}")
@@ -137,6 +175,12 @@ COMMANDS = {
                       "elmo export checkpoint=runs/first output=models/first"),
     "import": Command(import_weights, ImportConfig, "weights of bilm-tf or AllenNLP (HDF5) as a model to use here",
                       "elmo import options=options.json weights=weights.hdf5 output=models/original"),
+    "embed": Command(embed, EmbedConfig, "the layers of every word of a text, as HDF5, npz, safetensors or Parquet",
+                     "elmo embed checkpoint=runs/first input=corpus.txt output=corpus.h5"),
+    "score": Command(score, ScoreConfig, "log-probability of each sentence and surprisal of each word, both ways",
+                     "elmo score checkpoint=runs/first input=sentences.txt output=scores.jsonl"),
+    "neighbors": Command(neighbors, NeighborsConfig, "where a corpus uses a word as a sentence does, by cosine",
+                         "elmo neighbors checkpoint=runs/first corpus=corpus.txt word=play sentence='a play in acts'"),
     "demo": Command(demo, type(None), "all of it in a few minutes on real text, in a folder of your choice",
                     "elmo demo runs/demo        (key=value pairs go to elmo pretrain)"),
 }  # fmt: skip

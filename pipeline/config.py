@@ -281,6 +281,80 @@ class ImportConfig:
     overwrite: bool = option(False, "replace a model that output= holds")
 
 
+@dataclass
+class EmbedConfig:
+    checkpoint: str = option("", "checkpoint file, a run's folder, or a model that was exported or imported")
+    input: list[str] = option([], "files, globs, folders: one tokenised sentence a line; - is standard input")
+    output: str = option("", "file to write: .h5 (bilm-tf's and AllenNLP's layout), .npz, .safetensors or .parquet")
+    layers: str = option("all", "all, top, average, mix, or a layer's number, 0 being the context-free one")
+    weights: list[float] = option([], "layers=mix: what multiplies each layer, as it stands: no softmax is taken")
+    gamma: float = option(1.0, "layers=mix: multiplies the mix")
+    dtype: str = option("float32", "float32 or float16")
+    tokenize: bool = option(False, "the text is raw: a key is then a sentence's number, not a line's (extra `text`)")
+    language: str = option("en", "language code of the tokeniser's rules")
+    sentence_index: bool = option(True, "keep the sentences: dataset sentence_to_index of .h5 and .npz, as AllenNLP")
+    workers: int = option(1, "processes, over parts of the input; 0 is one a core")
+    threads: int | None = option(None, "CPU threads of each process [null: cores shared out]")
+    task: int = option(0, "this call's number in an array of tasks, from 0")
+    tasks: int = option(1, "calls that share the parts; after them the same without task and tasks writes the file")
+    accelerator: str = option("auto", "auto, cpu or gpu")
+    precision: str = option("32-true", "32-true or bf16-mixed")
+    overwrite: bool = option(False, "replace output=, and work for it that was begun otherwise")
+
+    def __post_init__(self) -> None:
+        require(self.dtype in ("float32", "float16"), f"dtype={self.dtype!r} must be float32 or float16")
+        require(0 <= self.task < self.tasks, f"task={self.task} must be from 0 to tasks - 1, which is {self.tasks - 1}")
+        _check_machine(self.accelerator, self.precision, self.workers)
+
+
+@dataclass
+class ScoreConfig:
+    checkpoint: str = option("", "checkpoint file, a run's folder, or an exported model with its softmax")
+    input: list[str] = option([], "files, globs, folders: one tokenised sentence a line; - is standard input")
+    output: str = option("", "file to write: .jsonl (a line a sentence) or .tsv (a line a word) [default: a table]")
+    tokenize: bool = option(False, "the text is raw: split it into sentences and words (extra `text`)")
+    language: str = option("en", "language code of the tokeniser's rules")
+    accelerator: str = option("auto", "auto, cpu or gpu")
+    precision: str = option("32-true", "32-true or bf16-mixed")
+    threads: int | None = option(None, "CPU threads [null: torch's own choice]")
+
+    def __post_init__(self) -> None:
+        _check_machine(self.accelerator, self.precision, 1)
+
+
+@dataclass
+class NeighborsConfig:
+    checkpoint: str = option("", "checkpoint file, a run's folder, or a model that was exported or imported")
+    corpus: list[str] = option([], "files, globs, folders to search: one tokenised sentence a line")
+    word: str = option("", "the word whose occurrences are compared")
+    sentence: str = option("", "its context: a tokenised sentence that holds the word")
+    occurrence: int = option(1, "which occurrence of the word in the sentence, from 1")
+    any: bool = option(False, "compare with the occurrences of all words, not of this word only")
+    k: int = option(10, "neighbours to show")
+    layer: str = option("top", "top, average, or a layer's number")
+    index: str = option("", "folder where the corpus's vectors are kept [default: beside the first file]")
+    approximate: str = option("auto", "any=true: by faiss, extra `neighbors`; auto (beyond 5 M words), true or false")
+    output: str = option("", "write the result as JSON to this file")
+    workers: int = option(1, "processes that embed the corpus; 0 is one a core")
+    threads: int | None = option(None, "CPU threads of each process [null: cores shared out]")
+    accelerator: str = option("auto", "auto, cpu or gpu")
+    precision: str = option("32-true", "32-true or bf16-mixed")
+    overwrite: bool = option(False, "replace an index of something else")
+
+    def __post_init__(self) -> None:
+        require(self.k >= 1, f"k={self.k} must be at least 1")
+        require(self.occurrence >= 1, f"occurrence={self.occurrence} must be at least 1")
+        self.approximate = self.approximate.lower()
+        require(self.approximate in ("auto", "true", "false"), "approximate= must be auto, true or false")
+        _check_machine(self.accelerator, self.precision, self.workers)
+
+
+def _check_machine(accelerator: str, precision: str, workers: int) -> None:
+    require(accelerator in ("auto", "cpu", "gpu"), f"accelerator={accelerator!r} must be auto, cpu or gpu")
+    require(precision in ("32-true", "bf16-mixed"), f"precision={precision!r} must be 32-true or bf16-mixed")
+    require(workers >= 0, f"workers={workers} must not be negative; use 0 for one a core")
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain dicts, lists and scalars: what a checkpoint and wandb hold."""
     return {f.name: _plain(getattr(config, f.name)) for f in fields(config)}

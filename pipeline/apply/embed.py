@@ -1,43 +1,89 @@
 """Sentences in, the biLM's layers out: stateless, so that a sentence has the same vectors in any company."""
 
-import numpy as np
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
-from pipeline.characters import BEGIN_SENTENCE, BEGIN_WORD, END_SENTENCE, END_WORD, PAD, spell
-from pipeline.model.bilm import BiLM, Window
+from data_prep.files import DataError, describe_os_error
+from data_prep.workers import num_workers
+from pipeline.apply.layer_choice import LayerChoice
+from pipeline.apply.load import load_trained
+from pipeline.apply.parts import Machine, Parts, Text, Vectors, make_parts, plan_parts
+from pipeline.apply.vector_files import format_of, write_vectors
+from pipeline.config import ConfigError, EmbedConfig, require
+from pipeline.model.bilm import BiLM
+from pipeline.model.sentence_encoder import SentenceEncoder
 
 
 @torch.no_grad()
 def embed_sentences(bilm: BiLM, sentences: list[list[str]]) -> list[Tensor]:
     """For each sentence of n words its layers (L + 1, n, 2 P): [forward, backward] of each, layer 0 [token, token].
 
-    States start cold for each sentence; padding stands behind it in both directions and so changes nothing.
+    States start cold for each sentence.
     """
-    words = ["<S>", "</S>", *sorted({word for sentence in sentences for word in sentence})]
-    place = {word: number for number, word in enumerate(words)}
-    max_characters = bilm.config.max_characters
-    rows = [_bound(BEGIN_SENTENCE, max_characters), _bound(END_SENTENCE, max_characters)]
-    rows += [spell(word, max_characters) for word in words[2:]]
-    index = torch.zeros(2, 1 + max(map(len, sentences), default=0), len(sentences), dtype=torch.int64)
-    for column, sentence in enumerate(sentences):
-        ids = torch.tensor([place[word] for word in sentence], dtype=torch.int64)
-        index[0, 1 : len(ids) + 1, column] = ids
-        index[1, 0, column] = place["</S>"]
-        index[1, 1 : len(ids) + 1, column] = ids.flip(0)
-    device = bilm.device
-    window = Window(torch.from_numpy(np.stack(rows)).to(device), index.to(device))
-    layers, _ = bilm(window, bilm.initial_states(len(sentences)))
-    return [_sentence_layers(layers, column, len(sentence)) for column, sentence in enumerate(sentences)]
+    return SentenceEncoder(bilm).encode(sentences).sentences()
 
 
-def _sentence_layers(layers: list[Tensor], column: int, length: int) -> Tensor:
-    forward = torch.stack([layer[0, 1 : length + 1, column] for layer in layers])
-    backward = torch.stack([layer[1, 1 : length + 1, column].flip(0) for layer in layers])
-    return torch.cat([forward, backward], dim=-1)
+@dataclass(frozen=True)
+class Embedded:
+    """pending: parts that are left to other tasks. is_written: whether `output` is there, not only parts of it."""
+
+    output: Path
+    sentences: int
+    words: int
+    layers: int
+    pending: int
+    is_written: bool
+
+    def __str__(self) -> str:
+        if not self.is_written:
+            return f"{self.output}: this task's parts are done, {self.pending} are left to others"
+        shape = f"{self.layers} layers" if self.layers > 1 else "one layer"
+        return f"{self.output}: {self.sentences:,} sentences, {self.words:,} words, {shape}"
 
 
-def _bound(character: int, max_characters: int) -> np.ndarray:
-    row = np.full(max_characters, PAD, dtype=np.int16)
-    row[:3] = BEGIN_WORD, character, END_WORD
-    return row
+def embed(config: EmbedConfig) -> Embedded:
+    """The vectors of a text as one file; what an earlier, killed call did for it is not done again."""
+    require(bool(config.checkpoint), "checkpoint= is missing: give a checkpoint, a run's folder or an exported model")
+    require(bool(config.input), "input= is missing: give files, folders or globs, or - for standard input")
+    require(bool(config.output), "output= is missing: give a file that ends in .h5, .npz, .safetensors or .parquet")
+    require(config.tasks == 1 or "-" not in config.input, "tasks= needs input that every task can read; save it first")
+    format_of(config.output)
+    output = Path(config.output).expanduser()
+    folder = output.with_name(f"{output.name}.parts")
+    require(output.parent.is_dir(), f"output={output}: there is no folder {output.parent}; make it first")
+    if output.exists() and not folder.exists() and not config.overwrite:
+        raise ConfigError(f"output={output} is there already; give another name, or overwrite=true")
+    bilm = load_trained(config.checkpoint, softmax=False).bilm
+    choice = LayerChoice(config.layers, bilm.config.num_layers + 1, tuple(config.weights), config.gamma)
+    vectors = Vectors(choice, config.dtype, config.precision)
+    try:
+        text = Text(config.input, config.tokenize, config.language)
+        parts = plan_parts(folder, text, vectors, bilm, output, config.overwrite)
+        make_parts(parts, bilm, vectors, machine_of(config))
+        return _finish(parts, output, choice, config)
+    except OSError as error:
+        raise DataError(describe_os_error(error)) from error
+
+
+def _finish(parts: Parts, output: Path, choice: LayerChoice, config: EmbedConfig) -> Embedded:
+    """One file, if all parts are there and this call is not one of an array, whose ends might meet."""
+    sentences, words = sum(part.sentences for part in parts.parts), sum(part.words for part in parts.parts)
+    pending = len(parts.missing())
+    is_written = config.tasks == 1 and not pending
+    if is_written:
+        write_vectors(output, parts, config.sentence_index)
+        shutil.rmtree(parts.folder)
+    return Embedded(output, sentences, words, choice.count, pending, is_written)
+
+
+def machine_of(config: EmbedConfig) -> Machine:
+    """Cores are shared out over the workers."""
+    device = "cuda" if config.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    require(config.accelerator != "gpu" or device == "cuda", "accelerator=gpu, but torch finds no GPU; use cpu")
+    workers = num_workers(config.workers)
+    threads = config.threads or (max(1, num_workers(0) // workers) if workers > 1 else None)
+    return Machine(device, workers, threads, config.task, config.tasks)

@@ -52,7 +52,8 @@ class ScalarMix(nn.Module):
             mean = layers.mean((1, 2), keepdim=True)
             variance = (layers - mean).square().mean((1, 2), keepdim=True)
             layers = (layers - mean) * torch.rsqrt(variance + _EPS)
-        return self.gamma * torch.tensordot(self.weights.to(layers.dtype), layers, 1)
+        with torch.autocast(layers.device.type, enabled=False):
+            return self.gamma * torch.tensordot(self.weights.to(layers.dtype), layers, 1)
 
     def squared_scalars(self) -> Tensor:
         """Sum of s squared, 0 where s is not learned: times lambda it is the regularisation (no half, bilm-tf)."""

@@ -1,0 +1,195 @@
+"""How likely sentences are: log-probability forward and backward, and surprisal of each word, by full softmax.
+
+Each sentence starts cold. The numbers are those of `elmo evaluate`: </S> (forward) and <S> (backward) are predicted
+too, and a word outside the vocabulary counts as <UNK>.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from data_prep.corpus import find_sources
+from data_prep.files import DataError, atomic_file, describe_os_error
+from data_prep.lexicon import BOS_ID, EOS_ID, UNK_ID
+from pipeline.apply.load import load_trained
+from pipeline.apply.text import Sentence, in_blocks, read_sentences
+from pipeline.config import ScoreConfig, require
+from pipeline.model.bilm import BiLM
+from pipeline.model.sentence_encoder import Reading, SentenceEncoder
+
+_BLOCK_SENTENCES, _BLOCK_WORDS = 1024, 1 << 13  # scored together: bounds the memory
+_UNKNOWN_MARK = "*"
+
+
+@dataclass(frozen=True)
+class SentenceScore:
+    """nats (2, n + 1): -log p of each target; forward w1 ... wn </S>, backward <S> w1 ... wn in reading order.
+
+    unknown: places of the words scored as <UNK>.
+    """
+
+    sentence: Sentence
+    nats: np.ndarray
+    unknown: list[int]
+
+    @property
+    def log_probabilities(self) -> tuple[float, float]:
+        """Natural logarithms, forward and backward."""
+        return -float(self.nats[0].sum()), -float(self.nats[1].sum())
+
+    @property
+    def surprisals(self) -> np.ndarray:
+        """(2, n): bits of each word, forward and backward."""
+        return np.stack([self.nats[0, :-1], self.nats[1, 1:]]) / math.log(2)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Bits of </S> after the sentence and of <S> before it."""
+        return float(self.nats[0, -1]) / math.log(2), float(self.nats[1, 0]) / math.log(2)
+
+
+@dataclass
+class Scores:
+    """Totals of a text; perplexity as `elmo evaluate` defines it, each sentence started cold."""
+
+    nats: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    sentences: int = 0
+    tokens: int = 0
+    unknown: int = 0
+
+    def add(self, score: SentenceScore) -> None:
+        self.nats += score.nats.sum(1)
+        self.sentences += 1
+        self.tokens += score.nats.shape[1]
+        self.unknown += len(score.unknown)
+
+    @property
+    def perplexities(self) -> tuple[float, float, float]:
+        """Forward, backward, both."""
+        return tuple(math.exp(n / self.tokens) for n in (*self.nats, self.nats.mean()))  # type: ignore[return-value]
+
+    def __str__(self) -> str:
+        if not self.tokens:
+            return "no sentences"
+        forward, backward, both = self.perplexities
+        return (
+            f"{self.sentences:,} sentences, {self.tokens:,} predictions each way ({self.unknown:,} words as <UNK>): "
+            f"perplexity forward {forward:.2f}, backward {backward:.2f}, both {both:.2f}; each sentence started cold"
+        )
+
+
+class Scorer:
+    """A biLM with its softmax and vocabulary."""
+
+    def __init__(self, bilm: BiLM, words: list[str]) -> None:
+        self.bilm, self._ids = bilm, {word: number for number, word in enumerate(words)}
+        self._encoder = SentenceEncoder(bilm)
+
+    @torch.inference_mode()
+    def score(self, sentences: list[Sentence]) -> list[SentenceScore]:
+        """In the order given; every sentence has a word."""
+        targets = [
+            np.array([self._ids.get(word, UNK_ID) for word in sentence.words], np.int64) for sentence in sentences
+        ]
+        found: list[SentenceScore | None] = [None] * len(sentences)
+        for reading in self._encoder.read(self._encoder.spell([sentence.words for sentence in sentences])):
+            nats = self._nats(reading, [targets[number] for number in reading.numbers])
+            for number, row in zip(reading.numbers.tolist(), nats, strict=True):
+                unknown = np.flatnonzero(targets[number] == UNK_ID).tolist()
+                found[number] = SentenceScore(sentences[number], row, unknown)
+        return [score for score in found if score is not None]
+
+    def _nats(self, reading: Reading, targets: list[np.ndarray]) -> list[np.ndarray]:
+        """(2, n + 1) of each sentence, in the sentence's own order."""
+        columns = [np.stack([[*ids, EOS_ID], [*ids[::-1], BOS_ID]]) for ids in targets]
+        column = np.repeat(np.arange(len(columns)), [c.shape[1] for c in columns])
+        step = np.concatenate([np.arange(c.shape[1]) for c in columns])
+        top = reading.layers[-1][:, torch.from_numpy(step), torch.from_numpy(column)]
+        wanted = torch.from_numpy(np.concatenate(columns, 1)).to(top.device)
+        losses = self.bilm.softmax.full_loss(top.flatten(0, 1), wanted.flatten()).view_as(wanted).double().cpu().numpy()
+        parts = np.split(losses, np.cumsum([c.shape[1] for c in columns])[:-1], 1)
+        return [np.stack([part[0], part[1, ::-1]]) for part in parts]
+
+
+def score(config: ScoreConfig) -> Scores:
+    """Score a text's sentences, empty lines apart, and write them as they come; returns the totals."""
+    require(bool(config.checkpoint), "checkpoint= is missing: give a checkpoint, a run's folder or an exported model")
+    require(bool(config.input), "input= is missing: give files, folders or globs, or - for standard input")
+    form = Path(config.output).suffix
+    require(form in ("", ".jsonl", ".tsv"), f"output={config.output} must end in .jsonl or .tsv")
+    device = "cuda" if config.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    require(config.accelerator != "gpu" or device == "cuda", "accelerator=gpu, but torch finds no GPU; use cpu")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    sources = find_sources(config.input, [], config.output or "score")
+    trained = load_trained(config.checkpoint, device)
+    require(
+        trained.bilm.has_softmax,
+        f"checkpoint={config.checkpoint} has no softmax, without which nothing can be scored; give the run it came "
+        "from, or an export of it with format=elmo",
+    )
+    totals, scorer = Scores(), Scorer(trained.bilm, trained.words)
+    autocast = torch.autocast(device, torch.bfloat16) if config.precision == "bf16-mixed" else nullcontext()
+    sentences = (s for s in read_sentences(sources, config.tokenize, config.language) if s.words)
+    try:
+        with _output(config.output) as file, autocast:
+            for block in in_blocks(sentences, _BLOCK_SENTENCES, _BLOCK_WORDS):
+                for found in scorer.score(block):
+                    totals.add(found)
+                    _write(file, form, found)
+    except OSError as error:
+        raise DataError(describe_os_error(error)) from error
+    return totals
+
+
+@contextmanager
+def _output(name: str) -> Iterator[BinaryIO | None]:
+    """The file, which is there when all is written; None where the scores are printed."""
+    if not name:
+        print(f"{'line':>6}{'forward':>11}{'backward':>11}   natural log-probability; {_UNKNOWN_MARK} is scored as <UNK>")
+        yield None
+        return
+    with atomic_file(Path(name).expanduser()) as file:
+        if name.endswith(".tsv"):
+            file.write(b"file\tline\tposition\tword\tis_unknown\tforward_bits\tbackward_bits\n")
+        yield file
+
+
+def _write(file: BinaryIO | None, form: str, score: SentenceScore) -> None:
+    if file is None:
+        forward, backward = score.log_probabilities
+        words = [w + _UNKNOWN_MARK * (n in score.unknown) for n, w in enumerate(score.sentence.words)]
+        print(f"{score.sentence.line:6}{forward:11.3f}{backward:11.3f}   {' '.join(words)}")
+    elif form == ".jsonl":
+        file.write((json.dumps(_as_dict(score), ensure_ascii=False) + "\n").encode())
+    else:
+        file.write("".join("\t".join(map(str, row)) + "\n" for row in _as_rows(score)).encode())
+
+
+def _as_dict(score: SentenceScore) -> dict[str, Any]:
+    forward, backward = score.log_probabilities
+    end, start = score.bounds
+    return {
+        "file": score.sentence.path, "line": score.sentence.line, "words": score.sentence.words,
+        "unknown": score.unknown, "log_probability_forward": forward, "log_probability_backward": backward,
+        "surprisal_forward_bits": score.surprisals[0].tolist(), "surprisal_backward_bits": score.surprisals[1].tolist(),
+        "end_forward_bits": end, "start_backward_bits": start,
+    }  # fmt: skip
+
+
+def _as_rows(score: SentenceScore) -> Iterator[tuple[Any, ...]]:
+    """A row a word, and of the sentence's bounds what is predicted of them."""
+    end, start = score.bounds
+    path, line, words = score.sentence
+    unknown = set(score.unknown)
+    yield path, line, 0, "<S>", 0, "", start
+    for n, (word, forward, backward) in enumerate(zip(words, *score.surprisals.tolist(), strict=True)):
+        yield path, line, n + 1, word, int(n in unknown), forward, backward
+    yield path, line, len(words) + 1, "</S>", 0, end, ""
