@@ -31,17 +31,22 @@ def assemble_shard(output: Path, split: str, number: int, report: Report) -> Non
 def _collect(work: Workspace, plan: Plan, split: str, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The shard's tokens (int32 lexicon ids) and sentence lengths run by run, and the order of the sentences."""
     bounds = read_bounds(work, split)
-    tokens, lengths, keys = [], [], []
+    token_bounds = bounds.tokens[:, number : number + 2]
+    tokens = np.empty(int((token_bounds[:, 1] - token_bounds[:, 0]).sum()), np.int32)
+    lengths, keys, filled = [], [], 0
     for index, run in enumerate(finished_runs(work, plan)[0]):
         first, stop = bounds.sentences[index, number : number + 2].tolist()
         if first < stop:
-            tokens.append(run.read_map()[run.tokens(*bounds.tokens[index, number : number + 2].tolist())])
+            part = run.tokens(*token_bounds[index].tolist())
+            tokens[filled : filled + len(part)] = run.read_map()[part]
+            filled += len(part)
             lengths.append(run.lengths[first:stop])
             keys.append(np.zeros(0, np.uint64) if run.keys is None else run.keys[first:stop])
+    assert filled == len(tokens)
     joined_keys, joined_lengths = np.concatenate(keys), np.concatenate(lengths)
     kept_order = np.arange(len(joined_lengths))
     order = np.argsort(joined_keys, kind="stable") if len(joined_keys) else kept_order
-    return np.concatenate(tokens), joined_lengths, order
+    return tokens, joined_lengths, order
 
 
 def _chunks(
