@@ -1,7 +1,7 @@
 """Sentences in, the biLM's layers out: stateless, so that a sentence has the same vectors in any company."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from pipeline.apply.layer_choice import LayerChoice
 from pipeline.apply.load import load_trained
 from pipeline.apply.parts import Machine, Parts, Text, Vectors, make_parts, plan_parts
 from pipeline.apply.vector_files import format_of, write_vectors
-from pipeline.config import ConfigError, EmbedConfig, require
+from pipeline.config import ConfigError, EmbedConfig, NeighborsConfig, require
 from pipeline.model.bilm import BiLM
 from pipeline.model.sentence_encoder import SentenceEncoder
 
@@ -63,7 +63,8 @@ def embed(config: EmbedConfig) -> Embedded:
     try:
         text = Text(config.input, config.tokenize, config.language)
         parts = plan_parts(folder, text, vectors, bilm, output, config.overwrite)
-        make_parts(parts, bilm, vectors, machine_of(config))
+        machine = replace(machine_of(config), task=config.task, tasks=config.tasks)
+        make_parts(parts, bilm, vectors, machine)
         return _finish(parts, output, choice, config)
     except OSError as error:
         raise DataError(describe_os_error(error)) from error
@@ -80,10 +81,10 @@ def _finish(parts: Parts, output: Path, choice: LayerChoice, config: EmbedConfig
     return Embedded(output, sentences, words, choice.count, pending, is_written)
 
 
-def machine_of(config: EmbedConfig) -> Machine:
+def machine_of(config: EmbedConfig | NeighborsConfig) -> Machine:
     """Cores are shared out over the workers."""
     device = "cuda" if config.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     require(config.accelerator != "gpu" or device == "cuda", "accelerator=gpu, but torch finds no GPU; use cpu")
     workers = num_workers(config.workers)
     threads = config.threads or (max(1, num_workers(0) // workers) if workers > 1 else None)
-    return Machine(device, workers, threads, config.task, config.tasks)
+    return Machine(device, workers, threads)

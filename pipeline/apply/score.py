@@ -153,7 +153,7 @@ def score(config: ScoreConfig) -> Scores:
 def _output(name: str) -> Iterator[BinaryIO | None]:
     """The file, which is there when all is written; None where the scores are printed."""
     if not name:
-        print(f"{'line':>6}{'forward':>11}{'backward':>11}   natural log-probability; {_UNKNOWN_MARK} is scored as <UNK>")
+        print(f"{'line':>6}{'forward':>11}{'backward':>11}   natural logarithms; {_UNKNOWN_MARK} is scored as <UNK>")
         yield None
         return
     with atomic_file(Path(name).expanduser()) as file:
