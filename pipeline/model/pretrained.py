@@ -23,6 +23,7 @@ from pipeline.read_config import from_dict
 FORMAT, FORMAT_VERSION = "elmo-pipeline/pretrained", 1
 CONFIG, CARD = "config.json", "README.md"
 MODEL, SOFTMAX, VOCABULARY, COUNTS = "model.safetensors", "softmax.safetensors", "vocabulary.txt", "counts.npy"
+_KEYS = ("model", "vocabulary_size", "facts", "training", "files")
 _SOFTMAX_PREFIX = "softmax."
 
 
@@ -162,10 +163,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
             "use `elmo import`"
         )
     require(
-        described["format_version"] == FORMAT_VERSION,
-        f"{path} is of format version {described['format_version']}, this is {__version__}, which reads version "
+        described.get("format_version") == FORMAT_VERSION,
+        f"{path} is of format version {described.get('format_version')}, this is {__version__}, which reads version "
         f"{FORMAT_VERSION}; use a version of elmo-pipeline that knows it",
     )
+    lacking = [key for key in _KEYS if key not in described] or [n for n in [MODEL] if n not in described["files"]]
+    require(not lacking, f"{path} lacks {', '.join(lacking)}; copy or export the model again")
     return described
 
 
@@ -175,7 +178,8 @@ def _read_model_config(folder: Path, described: dict[str, Any]) -> ModelConfig:
     try:
         return from_dict(ModelConfig, described["model"])
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{folder / CONFIG}, model: {str(error).splitlines()[0]}; export the model again") from None
+        reason = f"{error.full_key}: {str(error).splitlines()[0]}"
+        raise ConfigError(f"{folder / CONFIG}, model: {reason}; export the model again") from None
 
 
 def _check_file(path: Path, record: dict[str, Any]) -> None:

@@ -1,0 +1,231 @@
+"""A model as a folder: all of it comes back, and what is not whole does not load."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import ConfigError, ModelConfig
+from pipeline.model.bilm import BiLM
+from pipeline.model.hub import HubId
+from pipeline.model.pretrained import load_pretrained, save_pretrained
+from tests.model import tiny
+
+WORDS = ["<S>", "</S>", "<UNK>", "the", "Zürich", "a\u2028b", "\x85", "漢字", "😀", "\ufeff"]
+COUNTS = np.arange(10, 0, -1)
+FACTS = {"corpus": "novels", "tokens": 1_234_567, "perplexity": {"both": 42.5, "forward": 41.25, "tokens": 99}}
+
+
+def save(folder: Path, **changes: Any) -> BiLM:
+    bilm = tiny.bilm(tiny.config(**changes), vocab_size=len(WORDS))
+    save_pretrained(folder, bilm, words=WORDS, counts=COUNTS, facts=FACTS, training={"run": {"seed": 7}})
+    return bilm
+
+
+def test_all_that_was_saved_comes_back_to_the_bit(tmp_path: Path) -> None:
+    bilm = save(tmp_path / "model", cell_clip=None, skip_connections=False)
+    back = load_pretrained(tmp_path / "model")
+    assert back.config == bilm.config
+    assert back.words == WORDS and back.counts is not None and back.counts.tolist() == COUNTS.tolist()
+    assert back.facts == FACTS and back.training == {"run": {"seed": 7}}
+    assert back.bilm.state_dict().keys() == bilm.state_dict().keys()
+    assert all(torch.equal(t, back.bilm.state_dict()[name]) for name, t in bilm.state_dict().items())
+    assert not back.bilm.training and not any(p.requires_grad for p in back.bilm.parameters())
+
+
+def test_a_model_without_softmax_or_vocabulary_comes_back_without(tmp_path: Path) -> None:
+    bilm = BiLM(tiny.config(), 0)
+    save_pretrained(tmp_path / "model", bilm)
+    back = load_pretrained(str(tmp_path / "model"))
+    assert not back.bilm.has_softmax and back.words is None and back.counts is None and back.training is None
+    assert all(torch.equal(t, back.bilm.state_dict()[name]) for name, t in bilm.state_dict().items())
+
+
+def test_weights_are_in_files_that_safetensors_alone_opens_in_float32(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    bilm = tiny.bilm(tiny.config(), vocab_size=len(WORDS), dtype=torch.float64)
+    save_pretrained(tmp_path, bilm, words=WORDS, counts=COUNTS)
+    model, softmax = load_file(tmp_path / "model.safetensors"), load_file(tmp_path / "softmax.safetensors")
+    assert sorted(softmax) == ["softmax.bias", "softmax.weight"]
+    assert model.keys() | softmax.keys() == bilm.state_dict().keys()
+    assert all(torch.equal(t, bilm.state_dict()[name].float()) for name, t in {**model, **softmax}.items())
+    assert (tmp_path / "vocabulary.txt").read_bytes().decode().split("\n") == [*WORDS, ""]
+
+
+def test_every_file_may_be_read_by_whoever_may_read_a_new_file(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    save(tmp_path / "model")
+    assert {f.stat().st_mode for f in (tmp_path / "model").iterdir()} == {(tmp_path / "plain").stat().st_mode}
+
+
+def test_without_the_softmax_its_file_is_not_read(tmp_path: Path) -> None:
+    save(tmp_path)
+    (tmp_path / "softmax.safetensors").unlink()
+    found = load_pretrained(tmp_path, softmax=False)
+    assert not found.bilm.has_softmax and found.words == WORDS
+    with pytest.raises(ConfigError, match=r"softmax\.safetensors is missing; copy or export the model again"):
+        load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "softmax.safetensors", "vocabulary.txt", "counts.npy"])
+def test_a_file_that_is_not_the_one_that_was_saved_is_named(name: str, tmp_path: Path) -> None:
+    save(tmp_path)
+    path = tmp_path / name
+    whole = path.read_bytes()
+    for damaged, fault in (
+        (whole[:-1], rf"{name} has \d+ bytes, not {len(whole)}"),
+        (whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:], rf"{name} is damaged"),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(ConfigError, match=fault):
+            load_pretrained(tmp_path)
+    path.unlink()
+    with pytest.raises(ConfigError, match=f"{name} is missing"):
+        load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(format="other"), "does not describe a model of this project"),
+        (lambda c: c.update(format_version=2), "is of format version 2, this is .*, which reads version 1"),
+        (lambda c: c["model"].update(num_heads=8), "num_heads"),
+        (lambda c: c["model"].update(lstm_dim="wide"), "lstm_dim"),
+        (lambda c: c["model"].update(lstm_dim=-6), r"model\.lstm_dim=-6 must be at least 1"),
+        (lambda c: c["model"].update(lstm_dim=7), r"layers\.0\.bias is \(2, 24\), and \(2, 28\) by config\.json"),
+        (lambda c: c["model"].update(num_layers=3), r"layers\.2\.bias is absent, and"),
+        (lambda c: c["model"].update(num_layers=1), r"layers\.1\.bias is \(2, 24\), and absent by config\.json"),
+        (lambda c: c.pop("files"), r"config\.json lacks files"),
+        (lambda c: c["files"].pop("model.safetensors"), r"config\.json lacks model\.safetensors"),
+        (lambda c: c.update(vocabulary_size=4), "has 10 words, not 4"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_an_error_of_one_line(
+    change: Callable[[dict[str, Any]], None], message: str, tmp_path: Path
+) -> None:
+    save(tmp_path)
+    path = tmp_path / "config.json"
+    described = json.loads(path.read_text())
+    change(described)
+    path.write_text(json.dumps(described))
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_pretrained(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_that_is_not_json_or_not_there_is_an_error(tmp_path: Path) -> None:
+    save(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"config\.json is not JSON"):
+        load_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ConfigError, match=r"has no config\.json \(the export was cut short\)"):
+        load_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"has no config\.json \(it is no exported model\)"):
+        load_pretrained(tmp_path.parent)
+    with pytest.raises(ConfigError, match="no such folder"):
+        load_pretrained(tmp_path / "other")
+
+
+def killed_at(number: int, what: Callable[[], Any]) -> bool:
+    """Do it in a process that is killed as it puts its number-th file in place; whether it came so far."""
+    child = os.fork()
+    if child == 0:
+        replace, left = os.replace, [number]
+
+        def kill_or_replace(*names: Any) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            replace(*names)
+
+        os.replace = kill_or_replace  # type: ignore[assignment]
+        try:
+            what()
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def test_killed_anywhere_a_folder_does_not_load_and_can_be_written_again(tmp_path: Path) -> None:
+    kills = 0
+    while killed_at(kills + 1, lambda: save(tmp_path / "model")):
+        kills += 1
+        with pytest.raises(ConfigError, match=r"has no config\.json"):
+            load_pretrained(tmp_path / "model")
+    assert kills == 6  # a file each
+    assert load_pretrained(tmp_path / "model").words == WORDS
+    assert len(list((tmp_path / "model").iterdir())) == 6, "what killed writers left is gone"
+
+
+def test_killed_while_it_is_overwritten_a_folder_is_never_half_old_and_half_new(tmp_path: Path) -> None:
+    save(tmp_path)
+    new = BiLM(tiny.config(), 0)
+    assert killed_at(2, lambda: save_pretrained(tmp_path, new, overwrite=True))
+    with pytest.raises(ConfigError, match=r"has no config\.json"):
+        load_pretrained(tmp_path)
+    save_pretrained(tmp_path, new)
+    assert load_pretrained(tmp_path).words is None
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
+    bilm = save(tmp_path / "model")
+    with pytest.raises(ConfigError, match="holds a model; give another folder, or overwrite=true"):
+        save_pretrained(tmp_path / "model", bilm, words=WORDS, counts=COUNTS)
+    with pytest.raises(ConfigError, match=r"holds other things \(model\); give a new folder"):
+        save_pretrained(tmp_path, bilm, words=WORDS, counts=COUNTS)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="is a file; give a folder"):
+        save_pretrained(tmp_path / "file", bilm, words=WORDS, counts=COUNTS)
+    shutil.rmtree(tmp_path / "model")
+    (tmp_path / "model").mkdir()
+    save(tmp_path / "model")
+
+
+def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    bilm = tiny.bilm(tiny.config(), vocab_size=len(WORDS))
+    for words, counts in ((None, None), (WORDS, None), (WORDS[:-1], COUNTS[:-1]), (WORDS, COUNTS[:-1])):
+        with pytest.raises(ConfigError):
+            save_pretrained(tmp_path, bilm, words=words, counts=counts)
+    with pytest.raises(ConfigError, match="holds a line end"):
+        save_pretrained(tmp_path, bilm, words=[*WORDS[:-1], "a\nb"], counts=COUNTS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_card_tells_corpus_tokens_perplexity_and_settings(tmp_path: Path) -> None:
+    save(tmp_path, num_highway=2)
+    card = (tmp_path / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: elmo-pipeline\n")
+    for told in (
+        "| Corpus | novels |", "| Training tokens, each way | 1,234,567 |", "**42.50**, forward 41.25, 99 tokens",
+        "full softmax", "| Vocabulary | 10 words |", "2 highway layers", "To be chosen", "| Trained with | unknown |",
+    ):  # fmt: skip
+        assert told in card, told
+
+
+def test_a_hub_id_is_what_cannot_be_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    assert HubId.parse("org/name") == HubId("org/name", None)
+    assert HubId.parse("org/na.me-2@refs/pr/1") == HubId("org/na.me-2", "refs/pr/1")
+    for path in ("runs/first", "name", "./org/name", "/org/name", "~/name", "a/b/c", "../name", "org/name.ckpt", ""):
+        assert HubId.parse(path) is None, path
+
+
+def test_the_defaults_are_the_papers_and_its_folder_would_load_as_such(tmp_path: Path) -> None:
+    """A config without a key, as a coming version may write it, has the default."""
+    save(tmp_path)
+    path = tmp_path / "config.json"
+    described = json.loads(path.read_text())
+    del described["model"]["dropout"]
+    path.write_text(json.dumps(described))
+    assert load_pretrained(tmp_path).config.dropout == ModelConfig.dropout
