@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.deal import Bounds
 from data_prep.files import write_json
 from data_prep.merge import finished_runs, read_bounds
 from data_prep.plan import Plan
@@ -12,6 +13,9 @@ from data_prep.runs import gather, part_bounds
 from data_prep.shards import write_shard
 from data_prep.workers import Report
 from data_prep.workspace import Workspace
+
+# An epoch's order permutes chunks: a small corpus needs small ones, or all its epochs would read alike.
+_CHUNKS, _LEAST_CHUNK_TOKENS = 1024, 4096
 
 
 def assemble_shard(output: Path, split: str, number: int, report: Report) -> None:
@@ -21,16 +25,17 @@ def assemble_shard(output: Path, split: str, number: int, report: Report) -> Non
     if record.exists():
         return
     plan = Plan.load(work.plan)
-    tokens, lengths, order = _collect(work, plan, split, number)
+    bounds = read_bounds(work, split)
+    tokens, lengths, order = _collect(work, plan, bounds, number)
     num_words = len(tokens) - len(lengths)
-    entry = write_shard(output, split, number, _chunks(tokens, lengths, order, plan.options.chunk_tokens))
+    chunk_tokens = min(plan.options.chunk_tokens, max(_LEAST_CHUNK_TOKENS, bounds.num_tokens // _CHUNKS))
+    entry = write_shard(output, split, number, _chunks(tokens, lengths, order, chunk_tokens))
     write_json(record, entry)
     report(len(tokens), num_words)
 
 
-def _collect(work: Workspace, plan: Plan, split: str, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _collect(work: Workspace, plan: Plan, bounds: Bounds, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The shard's tokens (int32 lexicon ids) and sentence lengths run by run, and the order of the sentences."""
-    bounds = read_bounds(work, split)
     token_bounds = bounds.tokens[:, number : number + 2]
     tokens = np.empty(int((token_bounds[:, 1] - token_bounds[:, 0]).sum()), np.int32)
     lengths, keys, filled = [], [], 0

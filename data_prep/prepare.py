@@ -56,7 +56,8 @@ def prepare(
         order, in random order among each other); "none" (the input's order).
     workers: processes, 0 for one a core; being spawned, they need `if __name__ == "__main__"` in a script.
     on_error: "fail", or "skip" (leave out and list) lines that cannot be used.
-    max_sentence_words: longer lines are errors. shard_tokens, chunk_tokens: sizes to aim at, </S> included.
+    max_sentence_words: longer lines are errors. shard_tokens, chunk_tokens: sizes to aim at, </S> included
+        (chunks of a small corpus are smaller: about a thousand of them, of 4,096 tokens at least).
     overwrite: what `output` held of a dataset is removed first.
     step, task, tasks: only part `task` of `tasks` of one pass, for a job array; the summary says what is pending.
     Raises DataError: bad input, options that differ from those of the work in `output`, a full disk.

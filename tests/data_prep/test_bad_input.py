@@ -7,6 +7,8 @@ import lzma
 import os
 import stat
 import sys
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -174,12 +176,26 @@ def test_an_empty_file_among_others_is_only_a_warning(prepare, tmp_path, corpus)
     assert summary.inputs_without_text == ["empty.txt"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can read every file")
-def test_an_unreadable_file_is_refused(prepare, tmp_path):
-    path = write(tmp_path / "a.txt", b"a\n")
-    os.chmod(path, stat.S_IWUSR)
-    with pytest.raises(DataError, match="cannot be read"):
-        prepare([path], tmp_path / "out")
+@contextmanager
+def as_an_ordinary_user():
+    """Root can read every file."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+
+
+def test_an_unreadable_file_is_refused(prepare):
+    with tempfile.TemporaryDirectory() as folder:  # not tmp_path, which only its owner may enter
+        os.chmod(folder, 0o777)
+        path = write(Path(folder) / "a.txt", b"a\n")
+        os.chmod(path, stat.S_IWUSR)
+        with as_an_ordinary_user(), pytest.raises(DataError, match="cannot be read"):
+            prepare([path], Path(folder) / "out")
 
 
 def test_folders_and_globs_name_all_their_files_in_order_but_hidden_ones(prepare, tmp_path, corpus):
