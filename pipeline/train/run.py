@@ -118,6 +118,8 @@ def _fit(plan: _Plan, module: BiLMModule) -> Outcome:
     signals.hold()  # until StopOnSignal finds all ranks up
     try:
         trainer.fit(module, datamodule=data)
+    except SystemExit:  # what Lightning makes of a KeyboardInterrupt
+        raise KeyboardInterrupt from None
     except Diverged as error:
         _end(tracker, 1, "diverged", str(error))
         good = plan.checkpoints.newest_good()

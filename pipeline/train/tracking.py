@@ -74,7 +74,8 @@ def _start(run_dir: Path, name: str, config: WandbConfig, facts: dict[str, Any])
         "entity": os.environ.get("WANDB_ENTITY", config.entity), "group": config.group, "tags": config.tags or None,
         "notes": config.notes,
     }  # fmt: skip
-    settings = wandb.Settings(init_timeout=_INIT_TIMEOUT_SECONDS, silent=True)
+    timeout = float(os.environ.get("WANDB_INIT_TIMEOUT", _INIT_TIMEOUT_SECONDS))
+    settings = wandb.Settings(init_timeout=timeout, silent=True)
     try:
         run = wandb.init(mode=mode, settings=settings, **arguments)  # type: ignore[arg-type]
     except (wandb.errors.CommError, wandb.errors.UsageError) as error:

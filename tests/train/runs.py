@@ -81,7 +81,9 @@ def train_here(dataset: Path, run_dir: Path, *pairs: str) -> Outcome:
 class Process:
     """`elmo COMMAND` in a session of its own, so that it can be killed with all that it started."""
 
-    def __init__(self, *command: str, log: Path, environment: dict[str, str] | None = None, preexec: Any = None) -> None:
+    def __init__(
+        self, *command: str, log: Path, environment: dict[str, str] | None = None, preexec: Any = None
+    ) -> None:
         self.log = log
         with log.open("wb") as file:
             self.popen = subprocess.Popen(
@@ -144,7 +146,8 @@ def last_step(run_dir: Path) -> int:
         return 0
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 4000))
-        lines = [line for line in file.read().splitlines()[1:] if b"train/loss" in line and line.endswith(b"}")]
+        lines = [line for line in file.read().splitlines() if b"train/loss" in line and line.endswith(b"}")]
+        lines = [line for line in lines if line.startswith(b"{")]  # the first may be a part of one
     return int(json.loads(lines[-1])["trainer/global_step"]) if lines else 0
 
 

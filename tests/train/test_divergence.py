@@ -1,0 +1,117 @@
+"""Steps that are not finite are dropped and counted; too many in a row end the run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from pipeline.characters import BEGIN_WORD
+from pipeline.train import run as run_module
+from pipeline.train.module import BiLMModule, Diverged
+from tests.train import runs
+from tests.train.wandb_files import exit_codes
+
+
+class Poison(Callback):
+    """Makes one weight infinite for one step, and looks at what the step leaves."""
+
+    def __init__(self, steps: set[int], weight: str, value: float) -> None:
+        self.steps, self.weight, self.value = steps, weight, value
+        self.left_alone: dict[int, bool] = {}
+
+    def _poisoned(self, module: BiLMModule) -> torch.Tensor:
+        values = module.bilm.get_parameter(self.weight).data
+        return values[BEGIN_WORD, :1] if self.weight == "encoder.char_embed" else values.view(-1)[:1]
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, i: int) -> None:
+        assert isinstance(pl_module, BiLMModule)
+        if pl_module.step in self.steps:
+            self.kept = self._poisoned(pl_module).clone()
+            self._poisoned(pl_module).fill_(self.value)
+            self.before = snapshot(pl_module)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        assert isinstance(pl_module, BiLMModule)
+        if pl_module.step - 1 in self.steps:
+            same = list(runs.differences(self.before, snapshot(pl_module))) == []
+            finite = all(bool(t.isfinite().all()) for states in pl_module.states for s in states or [] for t in s)
+            self.left_alone[pl_module.step - 1] = same and finite
+            self._poisoned(pl_module).copy_(self.kept)
+
+
+def snapshot(module: BiLMModule) -> dict[str, Any]:
+    optimizer = module.optimizers(use_pl_optimizer=False)
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    weights = {name: value.clone() for name, value in module.bilm.state_dict().items()}
+    return {"weights": weights, "optimizer": _copied(optimizer.state_dict())}
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(v) for key, v in value.items()}
+    return value.clone() if isinstance(value, torch.Tensor) else value
+
+
+def train_with(callback: Callback, monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> None:
+    build = run_module.build_trainer
+
+    def with_callback(*args: Any) -> pl.Trainer:
+        trainer = build(*args)
+        trainer.callbacks.insert(0, callback)
+        return trainer
+
+    monkeypatch.setattr(run_module, "build_trainer", with_callback)
+    runs.train_here(*arguments)
+
+
+INF, NAN = float("inf"), float("nan")
+BAD = [("encoder.char_embed", INF), ("encoder.char_embed", -INF), ("encoder.char_embed", NAN), ("softmax.weight", INF),
+       ("softmax.weight", NAN), ("softmax.bias", INF), ("layers.0.weight_proj", NAN)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("weight", "value"), BAD)
+@pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
+def test_a_step_that_is_not_finite_leaves_weights_and_optimizer_as_they_were(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weight: str, value: float, optimizer: str
+) -> None:
+    poison = Poison({3, 5, 6}, weight, value)
+    settings = ["train.max_steps=9", f"optimizer.name={optimizer}", "optimizer.lr=0.01", "softmax.num_samples=500"]
+    train_with(poison, monkeypatch, dataset, tmp_path / "run", *settings)
+    assert poison.left_alone == {3: True, 5: True, 6: True}
+    curve = runs.curve(tmp_path / "run")
+    assert [step for step in curve if "train/loss" in curve[step]] == [1, 2, 3, 5, 8, 9]
+    assert [curve[step]["train/bad_steps"] for step in curve] == [0, 0, 0, 1, 1, 2, 3, 3, 3]
+    content = runs.newest(tmp_path / "run")
+    assert content["elmo"]["bad_steps"] == 3 and content["elmo"]["bad_steps_in_a_row"] == 0
+    assert all(bool(w.isfinite().all()) for w in content["state_dict"].values())
+
+
+def test_too_many_in_a_row_end_the_run_and_name_the_last_good_checkpoint(dataset: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    settings = ["train.max_bad_steps=3", "checkpoint.every_steps=100"]
+    runs.train_here(dataset, run_dir, *settings, "train.max_steps=4")
+    with pytest.raises(Diverged) as error:
+        runs.train_here(dataset, run_dir, *settings, "optimizer.lr=1e30", "train.max_steps=50")
+    assert "3 steps in a row were not finite" in str(error.value)
+    assert str(error.value).endswith(f"the last good checkpoint is {run_dir / 'checkpoints' / 'step-00000004.ckpt'}")
+    assert runs.saved_steps(run_dir) == [4]
+    outcome = runs.train_here(dataset, run_dir, *settings, "train.max_steps=8")  # at the old rate it goes on
+    assert outcome.step == 8 and runs.newest(run_dir)["elmo"]["bad_steps"] == 0
+
+
+def test_a_run_that_diverges_before_its_first_checkpoint_says_so(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match="no checkpoint yet"):
+        runs.train_here(dataset, tmp_path / "run", "train.max_bad_steps=2", "optimizer.lr=1e30", "train.max_steps=50")
+
+
+@pytest.mark.slow
+def test_two_ranks_that_diverge_end_with_exit_code_1_and_one_sentence(dataset: Path, tmp_path: Path) -> None:
+    settings = ["train.max_bad_steps=3", "optimizer.lr=1e30", "train.devices=2", "wandb.mode=offline"]
+    said = runs.run(dataset, tmp_path / "run", *settings, code=1)
+    lines = [line for line in said.splitlines() if line.startswith("elmo pretrain:")]
+    assert len(lines) == 1 and "3 steps in a row were not finite" in lines[0]
+    assert "Traceback" not in said
+    assert exit_codes(tmp_path / "run") == [1]

@@ -1,0 +1,114 @@
+"""What a run leaves in wandb's files and in metrics.jsonl, read back."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.train.tracking import Tracker, read_metrics
+from pipeline.config import WandbConfig
+from tests.train import runs, wandb_files
+
+
+def history(piece: Path) -> dict[int, dict[str, float]]:
+    steps: dict[int, dict[str, float]] = {}
+    for record in wandb_files.records(piece):
+        if record["type"] == "history":
+            item = {k: v for k, v in record["history"]["item"].items() if not k.startswith("_")}
+            steps.setdefault(item.pop("trainer/global_step"), {}).update(item)
+    return steps
+
+
+def of_type(piece: Path, kind: str) -> list[dict]:
+    return [record[kind] for record in wandb_files.records(piece) if record["type"] == kind]
+
+
+def test_wandbs_file_holds_the_metrics_against_the_global_step(uninterrupted: Path) -> None:
+    (piece,) = wandb_files.pieces(uninterrupted)
+    logged = history(piece)
+    assert logged == read_metrics(uninterrupted)
+    assert list(logged) == list(range(1, 121))
+    assert logged[120].keys() == {
+        "train/loss", "train/sampled_perplexity", "train/gradient_norm", "train/learning_rate", "train/bad_steps",
+        "train/tokens", "train/epoch", "speed/tokens_per_second", "speed/data_wait_share", "speed/eta_hours",
+        "memory/peak_gib", "val/perplexity", "val/perplexity_forward", "val/perplexity_backward", "val/tokens",
+    }  # fmt: skip
+    assert {step for step in logged if "val/perplexity" in logged[step]} == set(range(10, 121, 10))
+    metrics = of_type(piece, "metric")
+    assert {"glob_name": "*", "step_metric": "trainer/global_step"}.items() <= metrics[-1].items()
+
+
+def test_wandbs_file_says_what_was_run_and_how_it_ended(uninterrupted: Path) -> None:
+    (piece,) = wandb_files.pieces(uninterrupted)
+    (run,) = of_type(piece, "run")
+    config = run["config"]["update"]
+    assert config["data"]["lanes"] == 8 and config["total_steps"] == 120 and len(config["dataset_fingerprint"]) == 64
+    assert config["parameters"] > 0 and "git_revision" in config
+    assert [alert["title"] for alert in of_type(piece, "alert")] == ["pretraining finished"]
+    assert wandb_files.exit_codes(uninterrupted) == [0]
+
+
+def test_the_numbers_of_a_run_make_sense(uninterrupted: Path) -> None:
+    curve = read_metrics(uninterrupted)
+    assert curve[60]["train/tokens"] == 60 * 80 and curve[55]["train/epoch"] == pytest.approx(1)
+    assert curve[120]["speed/eta_hours"] == 0 < curve[60]["speed/eta_hours"]
+    assert all(0 <= values["speed/data_wait_share"] <= 1 for values in curve.values())
+    assert curve[120]["val/perplexity"] < curve[10]["val/perplexity"]
+    both = (curve[120]["val/perplexity_forward"] * curve[120]["val/perplexity_backward"]) ** 0.5
+    assert curve[120]["val/perplexity"] == pytest.approx(both)
+
+
+def test_a_resumed_run_is_the_same_run_in_wandb(dataset: Path, tmp_path: Path) -> None:
+    for steps in (3, 5):
+        runs.train_here(dataset, tmp_path / "run", f"train.max_steps={steps}", "wandb.mode=offline")
+    pieces = wandb_files.pieces(tmp_path / "run")
+    ids = [of_type(piece, "run")[0]["run_id"] for piece in pieces]
+    assert len(pieces) == 2 and ids[0] == ids[1]
+    assert [list(history(piece)) for piece in pieces] == [[1, 2, 3], [4, 5]]
+    assert wandb_files.exit_codes(tmp_path / "run") == [0, 0]
+
+
+@pytest.mark.parametrize("cut", [1, 5, 40])
+def test_a_line_cut_short_by_a_kill_swallows_no_other(tmp_path: Path, cut: int) -> None:
+    Tracker(tmp_path, "run", WandbConfig(mode="disabled"), {}).log({"train/loss": 2.0, "train/gradient_norm": 1.0}, 1)
+    path = tmp_path / "metrics.jsonl"
+    os.truncate(path, path.stat().st_size - cut)
+    again = Tracker(tmp_path, "run", WandbConfig(mode="disabled"), {})
+    again.log({"train/loss": 3.0, "train/gradient_norm": None}, 2)
+    again.log({"train/loss": 4.0}, 3)
+    assert {step: values["train/loss"] for step, values in read_metrics(tmp_path).items() if step > 1} == {2: 3, 3: 4}
+    assert (1 in read_metrics(tmp_path)) == (cut == 1)  # only the line's end was lost
+
+
+def test_a_step_done_again_after_a_kill_counts_once(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path, "run", WandbConfig(mode="disabled"), {})
+    for step, loss in ((1, 5.0), (2, 4.0), (3, 3.5), (2, 4.0), (3, 3.25)):
+        tracker.log({"train/loss": loss}, step)
+    assert read_metrics(tmp_path) == {1: {"train/loss": 5.0}, 2: {"train/loss": 4.0}, 3: {"train/loss": 3.25}}
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 5
+    assert all("trainer/global_step" in json.loads(line) for line in (tmp_path / "metrics.jsonl").open())
+
+
+NOWHERE = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_INIT_TIMEOUT": "5"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "environment", "said"),
+    [
+        ("auto", {}, None),  # no key: offline as a matter of course
+        ("online", {}, "tracked offline"),
+        ("online", {"WANDB_API_KEY": "0" * 40}, "tracked offline"),
+    ],
+    ids=["auto without a key", "online without a key", "online without a network"],
+)
+def test_without_key_or_network_a_run_is_tracked_offline(
+    dataset: Path, tmp_path: Path, mode: str, environment: dict[str, str], said: str | None
+) -> None:
+    home = {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
+    settings = ["train.max_steps=2", f"wandb.mode={mode}"]
+    output = runs.run(dataset, tmp_path / "run", *settings, environment=NOWHERE | environment | home)
+    assert ("tracked offline" in output) == (said is not None)
+    assert list(history(wandb_files.pieces(tmp_path / "run")[-1])) == [1, 2]
+    assert "`wandb sync`" in output

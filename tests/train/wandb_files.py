@@ -1,0 +1,26 @@
+"""wandb's own files of a run, read back with wandb's own tool."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.train import runs
+
+
+def pieces(run_dir: Path) -> list[Path]:
+    """A folder for each time that the run was started, oldest first."""
+    return sorted((run_dir / "wandb").glob("offline-run-*"), key=lambda path: path.stat().st_ctime_ns)
+
+
+def records(piece: Path) -> list[dict[str, Any]]:
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(piece)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=runs.clean_environment())
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def exit_codes(run_dir: Path) -> list[int]:
+    """Of each piece that was closed properly."""
+    found = [record["exit"] for piece in pieces(run_dir) for record in records(piece) if record["type"] == "exit"]
+    return [values.get("exit_code", 0) for values in found]
