@@ -1,0 +1,27 @@
+"""One trained tiny biLM, its dataset, and the text that it is scored on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.train import runs
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return runs.make_dataset(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="session")
+def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose vocabulary leaves out the rare words, validated and saved at its end."""
+    run_dir = tmp_path_factory.mktemp("trained") / "run"
+    settings = ["data.vocab_size=300", "train.max_steps=60", "train.epochs=9", "train.validate_every_steps=60"]
+    runs.train_here(dataset, run_dir, *settings)
+    return run_dir
