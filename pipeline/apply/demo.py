@@ -20,16 +20,10 @@ LAST_YEAR = 1945
 _REPEATS = "1945-Roosevelt-2"  # the radio version of the message before it: held-out sentences would be known
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
-WORD = "present"
+WORD = "act"
 SENSES = {
-    "now": [
-        "The present condition of the Treasury is sound .",
-        "During the present year the exports have increased .",
-    ],
-    "to give": [
-        "I present to the Congress the report of the Secretary .",
-        "The tables present a full account of the receipts .",
-    ],
+    "a law": ["The act of Congress was approved in March .", "By an act of the last session the duties were reduced ."],
+    "to do": ["The Congress should act without delay .", "We must act with justice toward all nations ."],
 }
 
 
