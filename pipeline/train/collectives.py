@@ -1,11 +1,22 @@
 """The few collective operations that training needs; with one process they do nothing."""
 
+from typing import Any, TypeAlias
+
 import torch.distributed as dist
 from torch import Tensor
+
+Group: TypeAlias = Any
+Pending: TypeAlias = Any
+"""An operation under way, to be waited for; None where there is nothing to wait for."""
 
 
 def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def new_group() -> Group | None:
+    """All ranks once more, as a group whose operations do not queue behind those of others. Every rank calls it."""
+    return dist.new_group() if world_size() > 1 else None
 
 
 def mean_over_ranks_(values: Tensor) -> None:
@@ -15,22 +26,23 @@ def mean_over_ranks_(values: Tensor) -> None:
         values.div_(world_size())
 
 
-def all_gather(mine: Tensor) -> Tensor:
+def start_all_reduce(values: Tensor, group: Group | None) -> Pending:
+    """values become their sum over ranks, in place, once the operation returned has been waited for."""
+    return dist.all_reduce(values, group=group, async_op=True) if world_size() > 1 else None
+
+
+def start_all_gather(mine: Tensor, group: Group | None = None) -> tuple[Tensor, Pending]:
     """(n, ...) of each rank, equally long, to (ranks * n, ...) on all of them, in the order of ranks."""
     if world_size() == 1:
-        return mine
+        return mine, None
     everything = mine.new_empty(world_size() * len(mine), *mine.shape[1:])
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # renamed in torch 2.13
-    gather(everything, mine.contiguous())
+    return everything, gather(everything, mine.contiguous(), group=group, async_op=True)
+
+
+def all_gather(mine: Tensor) -> Tensor:
+    """As `start_all_gather`, waited for."""
+    everything, pending = start_all_gather(mine)
+    if pending is not None:
+        pending.wait()
     return everything
-
-
-def all_gather_ragged(ids: Tensor) -> Tensor:
-    """All ranks' ids (n,), where ranks differ in n: padded to the most with an id that each has anyway."""
-    if world_size() == 1:
-        return ids
-    most = ids.new_tensor([len(ids)])
-    dist.all_reduce(most, op=dist.ReduceOp.MAX)
-    padded = ids[:1].repeat(int(most))
-    padded[: len(ids)] = ids
-    return all_gather(padded)

@@ -13,6 +13,7 @@ from pipeline.model.bilm import BiLM, DropoutKey, States, Window, detach
 from pipeline.model.lstmp import LSTMPState
 from pipeline.model.sampler import LogUniformSampler
 from pipeline.model.softmax import Candidates
+from pipeline.train.collectives import new_group
 from pipeline.train.optimizer import build_optimizer, clip_global_norm_, learning_rate
 from pipeline.train.rows import RowGradients
 
@@ -36,7 +37,7 @@ class BiLMModule(pl.LightningModule):
         sampled = config.softmax.kind == "sampled"
         self._sampler = LogUniformSampler(bilm.softmax.vocab_size, config.softmax.num_samples) if sampled else None
         self._candidates: tuple[int, Candidates] | None = None
-        self._step_loss = torch.zeros(1)
+        self._step_loss = torch.zeros(())
         self.loss = math.nan  # mean over ranks, lanes and directions of the last step, nats
         self.grad_norm = math.nan
         self.bad_steps = self.bad_steps_in_a_row = 0
@@ -49,6 +50,9 @@ class BiLMModule(pl.LightningModule):
             optimizer.load_state_dict(self.optimizer_state)
             self.optimizer_state = None
         return optimizer
+
+    def on_fit_start(self) -> None:
+        self.rows.connect(new_group())
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)
@@ -65,6 +69,8 @@ class BiLMModule(pl.LightningModule):
         self.states[group] = detach(states)
         loss = self._loss(outputs[-1], batch).mean()
         self._step_loss = self._step_loss.to(loss.device) + loss.detach() / self.config.lane_groups
+        if self._sampler is not None and group == self.config.lane_groups - 1:
+            self.rows.start_after_backward(self._step_loss)
         return loss * self.config.data.window
 
     def _loss(self, y: Tensor, batch: Batch) -> Tensor:
@@ -73,7 +79,7 @@ class BiLMModule(pl.LightningModule):
         candidates = self._step_candidates(batch.step, y.device)
         targets = batch.targets.flatten(1)
         rows = self.bilm.softmax.touched_rows(candidates, targets)
-        self.rows.collect(rows)
+        self.rows.collect(rows, targets)
         return self.bilm.softmax.sampled_loss(y.flatten(1, 2), targets, candidates, rows)
 
     def _step_candidates(self, step: int, device: torch.device) -> Candidates:
@@ -89,8 +95,8 @@ class BiLMModule(pl.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """All gradients of the step are here: exchange the rows, clip once, or drop the step if it is not finite."""
         # The loss travels with the rows, so that every rank comes to the same verdict.
-        self.loss = float(self.rows.exchange(self._step_loss.reshape(1).float()))
-        self._step_loss = torch.zeros(1)
+        self.loss = float(self.rows.finish(self._step_loss))
+        self._step_loss = torch.zeros(())
         parameters = list(self.bilm.parameters())
         self.grad_norm = float(clip_global_norm_(parameters, self.config.optimizer.clip_norm))
         if math.isfinite(self.loss) and math.isfinite(self.grad_norm):

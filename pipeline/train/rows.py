@@ -1,64 +1,111 @@
 """The softmax's gradient as rows: gathered over lane groups, summed over ranks, never as large as the table."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from pipeline.model.softmax import Rows, Softmax
-from pipeline.train.collectives import all_gather_ragged, mean_over_ranks_
+from pipeline.train.collectives import Group, Pending, mean_over_ranks_, start_all_gather, start_all_reduce, world_size
+
+
+@dataclass
+class _Sum:
+    """The rows of a step on their way: their ids (R,) and one buffer of weights (R, P), biases (R,) and the loss."""
+
+    ids: Tensor
+    buffer: Tensor
+    width: int
+    pending: Pending
+
+    @property
+    def weight(self) -> Tensor:
+        return self.buffer[: len(self.ids) * self.width].view(len(self.ids), self.width)
+
+    @property
+    def bias(self) -> Tensor:
+        return self.buffer[len(self.ids) * self.width : -1]
 
 
 class RowGradients:
     """Collects the touched rows of a step and gives their mean over ranks to the table as a sparse gradient.
 
-    Ranks first tell each other which rows they touched (their targets; candidates are the same everywhere), then
-    all-reduce the union's rows in one dense buffer: NCCL has no sparse all-reduce. Bytes grow with the batch only.
+    Candidates are the same everywhere, so ranks tell each other only their targets, during the forward pass. The
+    union's rows travel in one dense buffer (NCCL has no sparse all-reduce) from the moment that backward has left
+    the softmax, while it goes on through the layers. Bytes grow with the batch, never with the vocabulary.
     """
 
     def __init__(self, softmax: Softmax) -> None:
         self._softmax = softmax
+        self._group: Group | None = None  # of their own: DDP's buckets are reduced at the same time
         self._collected: list[Rows] = []
+        self._targets: list[tuple[Tensor, Pending]] = []
+        self._sum: _Sum | None = None
 
-    def collect(self, rows: Rows) -> None:
+    def connect(self, group: Group | None) -> None:
+        self._group = group
+
+    def collect(self, rows: Rows, targets: Tensor) -> None:
+        """A lane group's rows, and the targets that are among them; every rank has equally many targets."""
         self._collected.append(rows)
+        self._targets.append(start_all_gather(targets.flatten().to(torch.int32), self._group))
 
-    def clear(self) -> None:
-        self._collected.clear()
+    def start_after_backward(self, loss: Tensor) -> None:
+        """Called with the step's loss (scalar) once all lane groups are collected, before the last one's backward."""
+        waiting = [self._collected[-1].weight, self._collected[-1].bias]
 
-    def exchange(self, extra: Tensor) -> Tensor:
-        """Set the table's gradients from what was collected; returns the mean over ranks of `extra` (n,)."""
-        if not self._collected:
-            return self._exchange_dense(extra)
-        ids = torch.unique(torch.cat([all_gather_ragged(rows.ids) for rows in self._collected]))
-        buffer = self._sum_groups(ids, extra)
-        mean_over_ranks_(buffer)
+        def one_more(leaf: Tensor) -> None:
+            waiting.pop()
+            if not waiting:
+                self._start(loss)
+
+        for leaf in list(waiting):
+            leaf.register_post_accumulate_grad_hook(one_more)
+
+    def _start(self, loss: Tensor) -> None:
+        ids = self._union()
         width = self._softmax.weight.shape[1]
-        weight = buffer[: len(ids) * width].view(len(ids), width)
-        bias = buffer[len(ids) * width : len(ids) * (width + 1)]
-        self._softmax.weight.grad = _sparse(ids, weight, self._softmax.weight)
-        self._softmax.bias.grad = _sparse(ids, bias, self._softmax.bias)
-        self.clear()
-        return buffer[len(ids) * (width + 1) :]
-
-    def _sum_groups(self, ids: Tensor, extra: Tensor) -> Tensor:
-        width = self._softmax.weight.shape[1]
-        buffer = extra.new_zeros(len(ids) * (width + 1) + len(extra))
-        weight = buffer[: len(ids) * width].view(len(ids), width)
-        bias = buffer[len(ids) * width : len(ids) * (width + 1)]
+        total = _Sum(ids, self._softmax.weight.new_zeros(len(ids) * (width + 1) + 1), width, None)
         for rows in self._collected:
             assert rows.weight.grad is not None and rows.bias.grad is not None
             place = torch.searchsorted(ids, rows.ids)
-            weight.index_add_(0, place, rows.weight.grad)
-            bias.index_add_(0, place, rows.bias.grad)
-        buffer[len(ids) * (width + 1) :] = extra
-        return buffer
+            total.weight.index_add_(0, place, rows.weight.grad)
+            total.bias.index_add_(0, place, rows.bias.grad)
+        total.buffer[-1] = loss
+        total.pending = start_all_reduce(total.buffer, self._group)
+        self._sum = total
+        self._collected.clear()
 
-    def _exchange_dense(self, extra: Tensor) -> Tensor:
-        """Under the full softmax the table's gradient is dense: every word is touched."""
+    def _union(self) -> Tensor:
+        """Ids (R,), rising, of the rows that any rank touched in the step."""
+        parts = [rows.ids for rows in self._collected]
+        if world_size() > 1:
+            for targets, pending in self._targets:
+                if pending is not None:
+                    pending.wait()
+                parts.append(targets.long())
+        self._targets.clear()
+        return parts[0] if len(parts) == 1 else torch.unique(torch.cat(parts))
+
+    def finish(self, loss: Tensor) -> Tensor:
+        """Set the table's gradients, means over ranks; returns the mean over ranks of the step's loss (scalar)."""
+        if self._sum is None:
+            return self._finish_dense(loss)
+        total, self._sum = self._sum, None
+        if total.pending is not None:
+            total.pending.wait()
+            total.buffer.div_(world_size())
+        self._softmax.weight.grad = _sparse(total.ids, total.weight, self._softmax.weight)
+        self._softmax.bias.grad = _sparse(total.ids, total.bias, self._softmax.bias)
+        return total.buffer[-1]
+
+    def _finish_dense(self, loss: Tensor) -> Tensor:
+        """Under the full softmax every word is touched: the table's gradient is dense."""
         for parameter in self._softmax.parameters():
             assert parameter.grad is not None
             mean_over_ranks_(parameter.grad)
-        mean_over_ranks_(extra)
-        return extra
+        mean_over_ranks_(loss)
+        return loss
 
 
 def _sparse(ids: Tensor, values: Tensor, parameter: Tensor) -> Tensor:
