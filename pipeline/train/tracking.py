@@ -80,6 +80,7 @@ def _start(run_dir: Path, name: str, config: WandbConfig, facts: dict[str, Any])
         run = wandb.init(mode=mode, settings=settings, **arguments)  # type: ignore[arg-type]
     except (wandb.errors.CommError, wandb.errors.UsageError) as error:
         log.warning("wandb cannot be reached (%s): the run goes on and is tracked offline", str(error).split("\n")[0])
+        wandb.teardown()  # or its service goes on holding the run's id: "run ID ... is in use"
         run = wandb.init(mode="offline", settings=settings, **arguments)
     run.define_metric(STEP_METRIC)
     run.define_metric("*", step_metric=STEP_METRIC)

@@ -1,5 +1,6 @@
 """Adagrad and Adam against torch's and TensorFlow's, sparse rows against dense ones, one norm, the schedules."""
 
+import itertools
 import math
 from typing import Any
 
@@ -143,7 +144,7 @@ def test_schedules_start_and_end_where_they_say() -> None:
     assert linear[50] == pytest.approx(0.2) and cosine[50] == pytest.approx(0.2)
     assert linear[25] == pytest.approx(0.3) and cosine[25] == pytest.approx(0.2 * (1 + math.cos(math.pi / 4)))
     assert linear[99] == pytest.approx(0.004) and linear[100] == 0 and cosine[100] == pytest.approx(0)
-    assert all(a > b for rates in (linear, cosine) for a, b in zip(rates, rates[1:], strict=False))
+    assert all(a > b for rates in (linear, cosine) for a, b in itertools.pairwise(rates))
 
 
 @pytest.mark.parametrize("kind", ["constant", "linear", "cosine"])

@@ -29,11 +29,12 @@ def test_it_goes_on_and_says_from_where_and_a_finished_run_says_that(
     assert list(runs.losses(run_dir)) == list(range(1, 11))
 
 
-@pytest.mark.parametrize("lanes_at_once", [None, 2])
-@pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
-@pytest.mark.parametrize("kind", ["sampled", "full"])
+@pytest.mark.parametrize(
+    ("kind", "optimizer", "lanes_at_once"),
+    [("sampled", "adagrad", None), ("sampled", "adam", 4), ("full", "adagrad", 4), ("full", "adam", None)],
+)
 def test_a_run_in_pieces_is_bitwise_the_run_in_one(
-    dataset: Path, tmp_path: Path, lanes_at_once: int | None, optimizer: str, kind: str
+    dataset: Path, tmp_path: Path, kind: str, optimizer: str, lanes_at_once: int | None
 ) -> None:
     settings = [*SHORT, f"optimizer.name={optimizer}", f"softmax.kind={kind}", "optimizer.lr=0.01", "train.epochs=9"]
     settings += [f"train.lanes_at_once={lanes_at_once}"] if lanes_at_once else []
@@ -64,7 +65,7 @@ def test_a_change_that_makes_it_another_run_is_refused_by_name(dataset: Path, st
 def test_another_dataset_is_refused(dataset: Path, stopped_at_six: Path, tmp_path: Path) -> None:
     text = runs.write_text(tmp_path / "other.txt", runs.zipf_sentences(365, seed=3))
     runs.prepare([str(text)], str(tmp_path / "other"), workers=1, show_progress=False)
-    with pytest.raises(ConfigError, match="dataset: .* there, .* now"):
+    with pytest.raises(ConfigError, match=r"dataset: .* there, .* now"):
         runs.train_here(tmp_path / "other", stopped_at_six, *SHORT)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.train.tracking import Tracker, read_metrics
 from pipeline.config import WandbConfig
+from pipeline.train.tracking import Tracker, read_metrics
 from tests.train import runs, wandb_files
 
 

@@ -1,0 +1,73 @@
+"""Each kind of training learns: precision, optimizer, candidates, softmax, schedules."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.train import runs
+
+STEPS = 220  # four epochs
+OPTIONS = {
+    "the paper's": [],
+    "bfloat16": ["train.precision=bf16-mixed"],
+    "Adam with a schedule": [
+        "optimizer.name=adam", "optimizer.lr=0.005", "optimizer.schedule=cosine", "optimizer.warmup_steps=20",
+    ],
+    "candidates for each direction": ["softmax.candidates=per_direction"],
+    "full softmax in bfloat16": ["softmax.kind=full", "train.precision=bf16-mixed"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", OPTIONS.values(), ids=OPTIONS.keys())
+def test_it_learns_the_text(dataset: Path, tmp_path: Path, changes: list[str]) -> None:
+    settings = [f"train.max_steps={STEPS}", "train.epochs=9", "train.validate_every_steps=55"]
+    runs.train_here(dataset, tmp_path / "run", *settings, *changes)
+    curve = runs.curve(tmp_path / "run")
+    first, last = (curve[step]["val/perplexity"] for step in (55, STEPS))
+    words = runs.newest(tmp_path / "run")["state_dict"]["softmax.bias"].numel()
+    assert last < first < words / 2
+    kind = "train/perplexity" if "softmax.kind=full" in changes else "train/sampled_perplexity"
+    assert kind in curve[1]
+    start, end = (sum(curve[s]["train/loss"] for s in steps) / 20 for steps in (range(1, 21), range(STEPS - 19, STEPS + 1)))
+    assert end < start - 0.5
+    assert curve[STEPS]["train/bad_steps"] == 0
+
+
+def test_weights_and_states_stay_in_float32_under_bfloat16(dataset: Path, tmp_path: Path) -> None:
+    runs.train_here(dataset, tmp_path / "run", "train.max_steps=3", "train.precision=bf16-mixed")
+    content = runs.newest(tmp_path / "run")
+    values = [*content["state_dict"].values(), *(t for s in content["elmo"]["states"] for t in s.values())]
+    values += [v for s in content["optimizer_states"][0]["state"].values() for v in s.values()]
+    assert {value.dtype for value in values} == {torch.float32}
+
+
+def test_the_rate_logged_is_the_schedules(dataset: Path, tmp_path: Path) -> None:
+    settings = ["train.max_steps=10", "optimizer.schedule=linear", "optimizer.warmup_steps=2", "optimizer.lr=0.1"]
+    runs.train_here(dataset, tmp_path / "run", *settings)
+    rates = [values["train/learning_rate"] for values in runs.curve(tmp_path / "run").values() if "train/loss" in values]
+    assert rates == pytest.approx([0.05, 0.1, *(0.1 * (1 - k / 8) for k in range(8))])
+
+
+def test_a_dataset_without_held_out_text_is_trained_on_without_validation(tmp_path: Path) -> None:
+    text = runs.write_text(tmp_path / "text.txt", runs.zipf_sentences(100, seed=5))
+    runs.prepare([str(text)], str(tmp_path / "data"), workers=1, show_progress=False)
+    outcome = runs.train_here(tmp_path / "data", tmp_path / "run", "train.max_steps=4")
+    assert outcome.step == 4 and runs.saved_steps(tmp_path / "run") == [4]
+    assert not any("val/perplexity" in values for values in runs.curve(tmp_path / "run").values())
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        ("train.devices=3", "data.lanes=8 does not divide over 3 ranks; use a multiple of 3"),
+        ("train.lanes_at_once=3", "train.lanes_at_once=3 does not divide the 8 lanes of a rank"),
+        ("data.lanes=4000", "fewer than data.lanes=4000 x data.window=10"),
+        ("softmax.num_samples=99999", "softmax.num_samples=99999 is more than the vocabulary"),
+        ("data.path=/none", "/none"),
+        ("checkpoint.keep_last=1", "checkpoint.keep_last=1 must be at least 2"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_a_sentence(dataset: Path, tmp_path: Path, pair: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        runs.train_here(dataset, tmp_path / "run", pair)
