@@ -4,6 +4,7 @@ The file holds float32 arrays TF's way round, without the softmax (bilm-tf train
 lies options.json (options.py). What stands where: docs/formats.md.
 """
 
+import io
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.files import atomic_path
+from data_prep.files import atomic_file
 from pipeline.config import ConfigError, ModelConfig, require
 from pipeline.model.bilm import BiLM
 
@@ -114,11 +115,13 @@ def load_bilm(path: Path, config: ModelConfig) -> BiLM:
 
 def save_weights(path: Path, bilm: BiLM) -> None:
     """`path` is an HDF5 file of all parameters but the softmax, as bilm-tf writes it."""
-    h5py, state = _h5py(), bilm.state_dict()
-    with atomic_path(path) as aside, h5py.File(aside, "w") as file:
+    state, content = bilm.state_dict(), io.BytesIO()  # on a full disk h5py takes the process down with it
+    with _h5py().File(content, "w") as file:
         for entry in name_table(bilm.config):
             values = torch.cat([part.view(state[part.parameter]) for part in entry.parts])
             file.create_dataset(entry.dataset, data=values.float().cpu().numpy())
+    with atomic_file(path) as target:
+        target.write(content.getbuffer())
 
 
 def _h5py() -> Any:

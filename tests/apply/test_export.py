@@ -1,6 +1,9 @@
 """What a run has learnt goes out, and comes back the same: in this project's format, in AllenNLP's, over the hub."""
 
 import json
+import os
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +146,22 @@ def test_killed_in_its_middle_an_export_leaves_nothing_that_loads(form: str, exp
         with pytest.raises(ConfigError, match="no such file"):
             import_weights(ImportConfig(str(out / "options.json"), str(out / "weights.hdf5"), "", str(tmp_path / "b")))
     assert kills == len(list(out.iterdir())) == (6 if form == "elmo" else 3)
+
+
+@pytest.mark.parametrize("form", ["elmo", "allennlp"])
+def test_on_a_full_disk_an_export_ends_in_a_sentence_and_leaves_no_pieces(
+    form: str, exported: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+        os._exit(cli.main(["export", f"checkpoint={exported}", f"output={out}", f"format={form}"]))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == cli.EXIT_USER_ERROR
+    said = capfd.readouterr().err
+    assert f"output={out} cannot be written" in said and "File too large" in said and said.count("\n") == 1
+    assert not list(out.iterdir())
 
 
 def test_an_export_overwrites_only_when_asked(exported: Path, trained: Path, tmp_path: Path) -> None:
