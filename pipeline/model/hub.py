@@ -123,10 +123,12 @@ A bidirectional language model over characters (Peters et al., 2018), for contex
 
 ## Use
 ```python
-from pipeline.model.pretrained import load_pretrained
-bilm = load_pretrained("ORG/NAME").bilm     # or the path of this folder
+from pipeline.model.elmo import Elmo
+elmo = Elmo.from_pretrained("ORG/NAME")     # or the path of this folder
+output = elmo([["A", "sentence", "of", "words", "."]])
 ```
 ```console
+$ elmo embed checkpoint=ORG/NAME input=sentences.txt output=vectors.h5
 $ elmo export checkpoint=ORG/NAME output=allennlp format=allennlp
 ```
 
