@@ -8,11 +8,13 @@ import math
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
+_WORD_GATES = 1 << 26  # values of the gates of words kept for a window: 256 MiB
 _ROWS_AT_ONCE = 1024  # steps x lanes whose gates are held together where no gradient is wanted
 
 
@@ -61,12 +63,21 @@ class LSTMP(nn.Module):
         x_dtbi (2, T, B, D): direction, time step, lane, value; each direction in its own reading order.
         Returns y (2, T, B, P) and the next state. Gradients flow to x, the weights and the state given.
         """
-        run = _Recurrence.apply if torch.is_grad_enabled() else _read_only
-        y, c = run(
+        if not torch.is_grad_enabled():
+            return _read_only(self, x_dtbi, None, state)
+        y, c = _Recurrence.apply(
             x_dtbi, state.h, state.c, self.weight_input, self.weight_recurrent, self.bias, self.weight_proj,
             self.cell_clip, self.proj_clip,
         )  # fmt: skip
         return y, LSTMPState(y[:, -1].contiguous(), c)
+
+    def read_words(self, words_ui: Tensor, index_dtb: Tensor, state: LSTMPState) -> tuple[Tensor, LSTMPState]:
+        """As `forward` of words[index], without gradient: a word's input product is made once, however often it is
+        read, unless that would take too much memory."""
+        at_once = 1 if words_ui.device.type == "cpu" else 2
+        if at_once * len(words_ui) * 4 * self.hidden_dim > _WORD_GATES or torch.is_grad_enabled():
+            return self(F.embedding(index_dtb, words_ui), state)
+        return _read_only(self, words_ui, index_dtb, state)
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
@@ -138,26 +149,38 @@ class _Recurrence(torch.autograd.Function):
 
 
 @torch.no_grad()
-def _read_only(
-    x: Tensor, h: Tensor, c: Tensor, weight_input: Tensor, weight_recurrent: Tensor, bias: Tensor, weight_proj: Tensor,
-    cell_clip: float, proj_clip: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """As _Recurrence without what its backward needs: beside y, buffers of some steps only, however long x is."""
-    dtype = _compute_dtype(x)
-    steps, lanes = x.shape[1], x.shape[2]
-    at_once = max(1, _ROWS_AT_ONCE // max(1, lanes))
+def _read_only(layer: LSTMP, x: Tensor, index: Tensor | None, state: LSTMPState) -> tuple[Tensor, LSTMPState]:
+    """As _Recurrence without what its backward needs: beside y, buffers of some steps only, however long x is.
+
+    x (2, T, B, D); with index (2, T, B) the words (U, D) that stand there. On a CPU one direction after the other,
+    whose weights then stay in the cache.
+    """
+    dtype, (d, steps, lanes) = _compute_dtype(x), x.shape[:3] if index is None else index.shape
+    y, c = state.h.new_empty(d, steps, lanes, layer.proj_dim), state.c.clone()
+    halves = [slice(0, 1), slice(1, 2)] if x.device.type == "cpu" else [slice(0, 2)]
     with torch.autocast(x.device.type, enabled=False):
-        low_input, recurrent, proj = weight_input.to(dtype), weight_recurrent.to(dtype), weight_proj.to(dtype)
-        y, c = h.new_empty(2, steps, lanes, h.shape[2]), c.clone()
-        tanh_c, m = torch.empty_like(c), torch.empty_like(c)
-        for start in range(0, steps, at_once):
-            gates = _input_gates(x[:, start : start + at_once].to(dtype), low_input, bias, c.dtype)
-            for t in range(gates.shape[1]):
-                _add_product(gates[:, t], h.to(dtype), recurrent)
-                _cell_forward(gates[:, t], c, c, tanh_c, m, cell_clip)
-                _product_into(y[:, start + t], m.to(dtype), proj)
-                h = y[:, start + t].clamp_(-proj_clip, proj_clip)
-    return y, c
+        for half in halves:
+            low_input, recurrent, proj = (
+                weight[half].to(dtype) for weight in (layer.weight_input, layer.weight_recurrent, layer.weight_proj)
+            )
+            words = None
+            if index is not None:
+                every = x.to(dtype).expand(len(recurrent), 1, *x.shape)
+                words = _input_gates(every, low_input, layer.bias[half], c.dtype).squeeze(1)
+            h, here, tanh_c, m = state.h[half], c[half], torch.empty_like(c[half]), torch.empty_like(c[half])
+            at_once = max(1, _ROWS_AT_ONCE // max(1, lanes))
+            for start in range(0, steps, at_once):
+                block = slice(start, start + at_once)
+                if words is not None and index is not None:
+                    gates = torch.stack([F.embedding(i, w) for i, w in zip(index[half, block], words, strict=True)])
+                else:
+                    gates = _input_gates(x[half, block].to(dtype), low_input, layer.bias[half], c.dtype)
+                for t in range(gates.shape[1]):
+                    _add_product(gates[:, t], h.to(dtype), recurrent)
+                    _cell_forward(gates[:, t], here, here, tanh_c, m, layer.cell_clip)
+                    _product_into(y[half, start + t], m.to(dtype), proj)
+                    h = y[half, start + t].clamp_(-layer.proj_clip, layer.proj_clip)
+    return y, LSTMPState(y[:, -1].contiguous(), c)
 
 
 def _input_gates(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
@@ -178,7 +201,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     if total.dtype != left.dtype:
         total.add_(torch.bmm(left, right))
     elif total.device.type == "cpu":
-        for d in range(2):
+        for d in range(len(total)):
             torch.addmm(total[d], left[d], right[d], out=total[d])
     else:
         total.baddbmm_(left, right)
@@ -187,7 +210,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 def _product_into(out: Tensor, left: Tensor, right: Tensor) -> None:
     """out (2, B, N) = left (2, B, K) @ right (2, K, N)."""
     if out.dtype == left.dtype and out.device.type == "cpu":
-        for d in range(2):
+        for d in range(len(out)):
             torch.mm(left[d], right[d], out=out[d])
     else:
         out.copy_(torch.bmm(left, right))

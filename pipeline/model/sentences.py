@@ -10,7 +10,7 @@ from pipeline.characters import PAD, character_rows
 from pipeline.config import ConfigError, require
 
 BOS, EOS = 0, 1  # places of <S> and </S> among the unique words
-_MAX_PLACES = 1 << 14  # steps x rows of a group: bounds its memory
+_MAX_PLACES = 1 << 13  # steps x rows of a group: bounds its memory
 
 
 class Spelled(NamedTuple):
