@@ -172,7 +172,11 @@ def test_half_precision_comes_close(dataset: Path, trained: Path) -> None:
 
 @pytest.mark.parametrize(
     ("pair", "said"),
-    [("split=train2", "has no split 'train2'"), ("checkpoint=/none", "no such checkpoint"), ("checkpoint=''", "is missing")],
+    [
+        ("split=train2", "has no split 'train2'"),
+        ("checkpoint=/none", "no such checkpoint"),
+        ("checkpoint=''", "is missing"),
+    ],
 )
 def test_what_cannot_be_scored_is_said_in_a_sentence(dataset: Path, trained: Path, pair: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
