@@ -1,4 +1,4 @@
-"""What happens at the end of a step, in this order: metrics, validation, checkpoint, stop.
+"""What happens at the end of a step, in this order: heartbeat, metrics, validation, checkpoint, switches.
 
 Validation comes before the checkpoint of the same step, so that a kill in between loses neither.
 """
@@ -20,10 +20,14 @@ from pipeline import signals
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.windows import EvaluationWindows
 from pipeline.train.checkpoint import CheckpointFolder
+from pipeline.train.collectives import max_over_ranks
 from pipeline.train.module import BiLMModule
+from pipeline.train.run_folder import Writer
 from pipeline.train.snapshot import take_snapshot
+from pipeline.train.switches import Switches, is_to_save, is_to_stop, meaning
 from pipeline.train.tracking import Tracker
 from pipeline.train.validate import Perplexity, held_out_perplexity
+from pipeline.train.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +44,16 @@ class StepCallback(Callback):
 
     def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
         raise NotImplementedError
+
+
+class Heartbeat(StepCallback):
+    """Tells the watchdog that a step has ended."""
+
+    def __init__(self, watchdog: Watchdog) -> None:
+        self._watchdog = watchdog
+
+    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
+        self._watchdog.beat()
 
 
 class Metrics(StepCallback):
@@ -107,8 +121,10 @@ def _peak_memory_bytes() -> int:
 class Validation(StepCallback):
     """Held-out perplexity by full softmax, at an interval and at the end."""
 
-    def __init__(self, windows: EvaluationWindows | None, tracker: Tracker | None, metrics: Metrics) -> None:
-        self._windows, self._tracker, self._metrics = windows, tracker, metrics
+    def __init__(
+        self, windows: EvaluationWindows | None, tracker: Tracker | None, metrics: Metrics, watchdog: Watchdog
+    ) -> None:
+        self._windows, self._tracker, self._metrics, self._watchdog = windows, tracker, metrics, watchdog
         self.last: tuple[int, Perplexity] | None = None
 
     def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
@@ -117,8 +133,9 @@ class Validation(StepCallback):
             return
         started = time.perf_counter()
         result = held_out_perplexity(
-            module.bilm, self._windows, module.config.evaluate, module.device, trainer.global_rank, trainer.world_size
-        )
+            module.bilm, self._windows, module.config.evaluate, module.device, trainer.global_rank, trainer.world_size,
+            self._watchdog.beat,
+        )  # fmt: skip
         self.last = module.step, result
         if self._tracker is not None:
             values = {"perplexity": result.both, "perplexity_forward": result.forward,
@@ -138,10 +155,10 @@ class Checkpointing(StepCallback):
 
     def __init__(
         self, folder: CheckpointFolder, identity: dict[str, Any], vocabulary: dict[str, Tensor],
-        validation: Validation, metrics: Metrics, saved_step: int,
+        validation: Validation, metrics: Metrics, saved_step: int, writer: Writer | None,
     ) -> None:  # fmt: skip
         self._folder, self._identity, self._vocabulary = folder, identity, vocabulary
-        self._validation, self._metrics = validation, metrics
+        self._validation, self._metrics, self._writer = validation, metrics, writer
         self.saved_step = self._tried_step = saved_step
 
     def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
@@ -156,10 +173,11 @@ class Checkpointing(StepCallback):
         started = time.perf_counter()
         content = take_snapshot(module, self._identity, self._vocabulary)
         if content is not None:
+            assert self._writer is not None  # rank 0 has the folder
             last = self._validation.last
             perplexity = last[1].both if last is not None and last[0] == module.step else None
             try:
-                self._folder.save(content, perplexity, time.time())
+                self._folder.save(content, perplexity, time.time(), self._writer.check)
             except (OSError, RuntimeError) as error:  # torch.save turns some write errors into RuntimeError
                 log.error("NO CHECKPOINT at step %d (%s): the run goes on; free some space", module.step, error)
                 return
@@ -167,23 +185,29 @@ class Checkpointing(StepCallback):
         self._metrics.leave_out(time.perf_counter() - started)
 
 
-class StopOnSignal(StepCallback):
-    """A signal to any rank stops all of them at the end of the same step, with a checkpoint."""
+class ObeySwitches(StepCallback):
+    """A signal to any rank, or the file `stop`, stops all at the end of one step, with a checkpoint; `save` saves."""
 
-    def __init__(self, checkpointing: Checkpointing) -> None:
-        self._checkpointing = checkpointing
-        self.stopped = False
+    def __init__(self, checkpointing: Checkpointing, switches: Switches) -> None:
+        self._checkpointing, self._switches = checkpointing, switches
+        self.stopped_by = ""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         signals.release()  # the processes of all ranks are up
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, BiLMModule)
+        steps = [sign * max_over_ranks(sign * pl_module.step, pl_module.device) for sign in (1, -1)]
+        assert steps[0] == steps[1], f"ranks read different checkpoints: steps {steps[1]} to {steps[0]}"
+
     def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
-        asked = signals.received() is not None
-        if trainer.world_size > 1:
-            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        if asked and module.step < module.total_steps:
-            self._checkpointing.save(module)
-            self.stopped = trainer.should_stop = True
+        asked = max_over_ranks(self._switches.asked(), module.device)
+        if not is_to_save(asked) or module.step == module.total_steps:
+            return
+        self._checkpointing.save(module)
+        self._switches.obeyed(asked)
+        if is_to_stop(asked):
+            self.stopped_by, trainer.should_stop = meaning(asked), True
 
 
 class ProgressBar(StepCallback):

@@ -2,18 +2,17 @@
 
 CHECKPOINTS/step-00001000.ckpt counts once step-00001000.json beside it holds its size and sha256. The file is a
 plain `torch.save` dict that loads with weights_only=True; `state_dict` and `optimizer_states` are Lightning's names.
+torch is imported where a checkpoint is read or written, so that records can be looked at without it.
 """
 
 import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
-
-import torch
 
 from data_prep.files import atomic_file, sha256_of, write_json
 from pipeline.config import ConfigError
@@ -49,14 +48,36 @@ class CheckpointFolder:
                 log.warning("%s is damaged (%s): that checkpoint is not used", path, error)
         return sorted(found, key=lambda record: record.step)
 
+    def glance(self) -> tuple[list[Record], list[str]]:
+        """Records, oldest first, whose file is there in the size recorded; what is wrong with others. Reads no file."""
+        whole, faults = [], []
+        for path in sorted(self.folder.glob("step-*.json")):
+            try:
+                record = _read_record(path)
+                fault = self._fault_at_a_glance(record)
+            except FileNotFoundError:  # just removed by the run: others are newer
+                continue
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                fault = f"its record cannot be read: {error}"
+            if fault is None:
+                whole.append(record)
+            else:
+                faults.append(f"{path.stem}: {fault}")
+        return sorted(whole, key=lambda record: record.step), faults
+
     def path(self, record: Record) -> Path:
         return self.folder / record.file
 
-    def save(self, content: dict[str, Any], val_perplexity: float | None, unix_time: float) -> Record:
+    def save(
+        self, content: dict[str, Any], val_perplexity: float | None, unix_time: float,
+        check_right: Callable[[], None] = lambda: None,
+    ) -> Record:  # fmt: skip
         """Write a checkpoint and record it, then remove those that are neither among the last nor the best.
 
+        check_right: raises where this process may not write the folder any more; called before it does.
         Raises OSError (a full disk); what stood before still stands then.
         """
+        check_right()
         self.folder.mkdir(parents=True, exist_ok=True)
         step = int(content["global_step"])
         target = self.folder / f"step-{step:08d}.ckpt"
@@ -64,6 +85,7 @@ class CheckpointFolder:
         if val_perplexity is not None and not math.isfinite(val_perplexity):
             val_perplexity = None
         record = Record(step, target.name, size, sha256, val_perplexity, unix_time)
+        check_right()  # writing took its time
         write_json(self._record_path(record), asdict(record))
         self._prune(step)
         return record
@@ -104,12 +126,18 @@ class CheckpointFolder:
                 log.warning("checkpoint %s is damaged (%s): the one before is used", self.path(record), fault)
 
     def _fault(self, record: Record) -> str | None:
+        fault = self._fault_at_a_glance(record)
+        if fault is not None:
+            return fault
+        return None if sha256_of(self.path(record)) == record.sha256 else "its sha256 is not the one recorded"
+
+    def _fault_at_a_glance(self, record: Record) -> str | None:
         path = self.path(record)
         if not path.exists():
             return "it is missing"
         if path.stat().st_size != record.bytes:
             return f"it has {path.stat().st_size} bytes instead of {record.bytes}"
-        return None if sha256_of(path) == record.sha256 else "its sha256 is not the one recorded"
+        return None
 
     def _prune(self, saved_step: int) -> None:
         # Records past the step just saved, or not readable, are damaged checkpoints that the run had to pass over.
@@ -159,6 +187,8 @@ class _HashingFile:
 
 
 def _write_hashed(content: dict[str, Any], target: Path) -> tuple[int, str]:
+    import torch
+
     with atomic_file(target) as file:
         hashing = _HashingFile(file)
         torch.save(content, hashing)  # type: ignore[arg-type]
@@ -167,6 +197,8 @@ def _write_hashed(content: dict[str, Any], target: Path) -> tuple[int, str]:
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """The content of a checkpoint file, memory-mapped, tensors on the CPU."""
+    import torch
+
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 from typing import Any, TypeAlias
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -38,6 +39,14 @@ def start_all_gather(mine: Tensor, group: Group | None = None) -> tuple[Tensor, 
     everything = mine.new_empty(world_size() * len(mine), *mine.shape[1:])
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # renamed in torch 2.13
     return everything, gather(everything, mine.contiguous(), group=group, async_op=True)
+
+
+def max_over_ranks(value: int, device: torch.device) -> int:
+    if world_size() == 1:
+        return value
+    most = torch.tensor(value, device=device)
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    return int(most)
 
 
 def all_gather(mine: Tensor) -> Tensor:

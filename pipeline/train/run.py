@@ -20,13 +20,16 @@ from pipeline.data.datamodule import BiLMDataModule, choose_vocabulary, evaluati
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.windows import BatchMaker, EvaluationWindows, Vocabulary
 from pipeline.model.bilm import BiLM, num_parameters
-from pipeline.train.callbacks import Checkpointing, Metrics, ProgressBar, StopOnSignal, Validation
+from pipeline.train.callbacks import Checkpointing, Heartbeat, Metrics, ObeySwitches, ProgressBar, Validation
 from pipeline.train.checkpoint import CheckpointFolder, load_checkpoint
+from pipeline.train.facts import slurm_facts, write_end, write_start
 from pipeline.train.module import BiLMModule, Diverged
-from pipeline.train.run_folder import check_identity, claim, run_identity
+from pipeline.train.run_folder import TakenOver, Writer, check_identity, claim, run_identity
 from pipeline.train.snapshot import restore_snapshot
+from pipeline.train.switches import Switches
 from pipeline.train.tracking import Tracker
 from pipeline.train.trainer import build_trainer, global_rank, set_threads
+from pipeline.train.watchdog import Watchdog
 
 
 @dataclass
@@ -60,17 +63,20 @@ class _Plan:
 def pretrain(config: PretrainConfig) -> Outcome:
     """Train until the end, a signal or divergence; goes on from the newest whole checkpoint of run.dir if any.
 
-    Raises ConfigError for settings that cannot be used, Diverged naming the last good checkpoint.
+    Raises ConfigError for settings that cannot be used, Diverged naming the last good checkpoint, TakenOver where a
+    later start of the same run writes its folder now.
     """
     plan = _make_plan(config)
     check_identity(plan.run_dir, plan.identity)
-    with claim(plan.run_dir, plan.identity, config) if plan.rank == 0 else contextlib.nullcontext():
+    with claim(plan.run_dir, plan.identity, config) if plan.rank == 0 else contextlib.nullcontext() as writer:
         module = _build_module(plan)
         if plan.rank == 0:
             _announce(plan, module)
         if module.step >= plan.total_steps:
             return Outcome(plan.run_dir, module.step, module.step, plan.total_steps, plan.rank == 0)
-        return _fit(plan, module)
+        is_ours = writer.is_current if writer is not None else lambda: True
+        with Watchdog(config.train.start_seconds, config.train.hang_seconds, is_ours) as watchdog:
+            return _fit(plan, module, writer, watchdog)
 
 
 def _make_plan(config: PretrainConfig) -> _Plan:
@@ -100,7 +106,7 @@ def _build_module(plan: _Plan) -> BiLMModule:
     return module
 
 
-def _fit(plan: _Plan, module: BiLMModule) -> Outcome:
+def _fit(plan: _Plan, module: BiLMModule, writer: Writer | None, watchdog: Watchdog) -> Outcome:
     config, dataset = plan.config, plan.dataset
     maker = BatchMaker(dataset.lexicon, Vocabulary(plan.vocab_size), config.model.max_characters)
     data = BiLMDataModule(
@@ -108,28 +114,32 @@ def _fit(plan: _Plan, module: BiLMModule) -> Outcome:
     )
     tracker = _start_tracker(plan, module) if plan.rank == 0 else None
     metrics = Metrics(tracker, plan.lanes)
-    validation = Validation(_validation_windows(plan, maker), tracker, metrics)
+    validation = Validation(_validation_windows(plan, maker), tracker, metrics, watchdog)
     vocabulary = vocabulary_tensors(dataset.lexicon, plan.vocab_size)
-    checkpointing = Checkpointing(plan.checkpoints, plan.identity, vocabulary, validation, metrics, module.step)
-    stop = StopOnSignal(checkpointing)
+    checkpointing = Checkpointing(plan.checkpoints, plan.identity, vocabulary, validation, metrics, module.step, writer)
+    switches = ObeySwitches(checkpointing, Switches(plan.run_dir if plan.rank == 0 else None))
     progress = ProgressBar(module.step, plan.total_steps, metrics, validation)
-    callbacks: list[pl.Callback] = [metrics, validation, checkpointing, stop, progress]
+    callbacks: list[pl.Callback] = [Heartbeat(watchdog), metrics, validation, checkpointing, switches, progress]
     trainer = build_trainer(config, tracker and tracker.run, callbacks)
-    signals.hold()  # until StopOnSignal finds all ranks up
+    signals.hold()  # until ObeySwitches finds all ranks up
     try:
         trainer.fit(module, datamodule=data)
+    except TakenOver as error:
+        if tracker is not None:
+            tracker.finish(1)
+        raise error
     except SystemExit:  # what Lightning makes of a KeyboardInterrupt
         raise KeyboardInterrupt from None
     except Diverged as error:
-        _end(tracker, 1, "diverged", str(error))
+        _end(plan, tracker, 1, "diverged", str(error))
         good = plan.checkpoints.newest_good()
         named = f"the last good checkpoint is {plan.checkpoints.path(good)}" if good else "there is no checkpoint yet"
         raise Diverged(f"{error}; {named}") from None
     offline_dir = tracker.offline_dir if tracker is not None else None
-    how = "stopped on a signal" if stop.stopped else "finished"
-    _end(tracker, 0, how, f"step {module.step} of {plan.total_steps}")
+    how, why = ("stopped", switches.stopped_by) if switches.stopped_by else ("finished", "")
+    _end(plan, tracker, 0, how, f"step {module.step} of {plan.total_steps}", why)
     return Outcome(
-        plan.run_dir, module.step, checkpointing.saved_step, plan.total_steps, trainer.is_global_zero, stop.stopped,
+        plan.run_dir, module.step, checkpointing.saved_step, plan.total_steps, trainer.is_global_zero, how == "stopped",
         offline_dir,
     )  # fmt: skip
 
@@ -158,21 +168,26 @@ def _announce(plan: _Plan, module: BiLMModule) -> None:
 
 def _start_tracker(plan: _Plan, module: BiLMModule) -> Tracker:
     sizes = num_parameters(module.bilm)
-    facts = to_dict(plan.config) | {
+    facts = {
         "dataset_fingerprint": plan.dataset.fingerprint,
         "git_revision": git_revision(),
         "version": __version__,
         "parameters": sizes["bilm"],
         "softmax_parameters": sizes["softmax"],
         "total_steps": plan.total_steps,
+        "tokens_per_step": plan.lanes.tokens_per_step,
         "tokens_an_epoch": plan.lanes.num_tokens,
     }
-    return Tracker(plan.run_dir, plan.config.run.name or plan.run_dir.name, plan.config.wandb, facts)
+    write_start(plan.run_dir, module.step, {"data": plan.config.data.path} | facts)
+    name = plan.config.run.name or plan.run_dir.name
+    return Tracker(plan.run_dir, name, plan.config.wandb, to_dict(plan.config) | facts | {"slurm": slurm_facts()})
 
 
 def git_revision() -> str | None:
     """Of the code that runs, None outside a clone."""
     root = Path(__file__).resolve().parents[2]
+    if (root / "REVISION").exists():  # code that a job was submitted with
+        return (root / "REVISION").read_text().strip()
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
@@ -180,9 +195,11 @@ def git_revision() -> str | None:
         return None
 
 
-def _end(tracker: Tracker | None, exit_code: int, title: str, text: str) -> None:
+def _end(plan: _Plan, tracker: Tracker | None, exit_code: int, how: str, text: str, why: str = "") -> None:
+    """Rank 0 tells the folder, wandb and the user's mailbox how it ended."""
     if tracker is not None:
-        tracker.alert(f"pretraining {title}", text)
+        write_end(plan.run_dir, how, text, why)
+        tracker.alert(f"pretraining {how}", text)
         tracker.finish(exit_code)
 
 

@@ -2,6 +2,10 @@
 
 import fcntl
 import json
+import os
+import secrets
+import socket
+import time
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,6 +15,10 @@ from pipeline import __version__
 from pipeline.config import ConfigError, PretrainConfig, to_dict
 
 _SHOWN_CHARACTERS = 40
+
+
+class TakenOver(Exception):
+    """A later start of the same run has the folder: this process may not write there any more."""
 
 
 def run_identity(config: PretrainConfig, dataset: Dataset, vocab_size: int) -> dict[str, Any]:
@@ -42,10 +50,38 @@ def check_identity(run_dir: Path, identity: dict[str, Any]) -> None:
         )
 
 
-def claim(run_dir: Path, identity: dict[str, Any], config: PretrainConfig) -> IO[str]:
-    """The folder is this process's until the lock returned is closed; it says whose run it is, and with what config.
+class Writer:
+    """The right to write a run's folder, as long as it is open and no later start of the same job took it."""
 
-    Raises ConfigError if another process of this machine holds it.
+    def __init__(self, run_dir: Path, lock: IO[str]) -> None:
+        self._path, self._lock, self._token = run_dir / "writer.json", lock, secrets.token_hex(8)
+        write_json(
+            self._path, {"token": self._token, "host": socket.gethostname(), "unix_time": time.time(), **_incarnation()}
+        )
+
+    def is_current(self) -> bool:
+        try:
+            return bool(json.loads(self._path.read_text())["token"] == self._token)
+        except (OSError, ValueError, KeyError):  # a file system that does not answer is no successor
+            return True
+
+    def check(self) -> None:
+        """Raises TakenOver before anything is written that a successor would read."""
+        if not self.is_current():
+            raise TakenOver(f"{self._path.parent} is written by a later start of this run; nothing was written")
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+
+def claim(run_dir: Path, identity: dict[str, Any], config: PretrainConfig) -> Writer:
+    """The folder is this process's until the writer is closed; it says whose run it is, and with what config.
+
+    Raises ConfigError if another process holds it, unless that is an earlier start of the same Slurm job: its machine
+    may be cut off, and still train.
     """
     from omegaconf import OmegaConf
 
@@ -54,12 +90,41 @@ def claim(run_dir: Path, identity: dict[str, Any], config: PretrainConfig) -> IO
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        lock.close()
-        raise ConfigError(f"run.dir={run_dir} is being trained by another process; wait for it or stop it") from None
+        if not _is_earlier_start(run_dir / "writer.json"):
+            lock.close()
+            message = f"run.dir={run_dir} is being trained by another process; wait for it or stop it"
+            raise ConfigError(message) from None
     if not (run_dir / "run.json").exists():
         write_json(run_dir / "run.json", {"identity": identity, "version": __version__})
     write_bytes(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(to_dict(config))).encode())
-    return lock
+    return Writer(run_dir, lock)
+
+
+def is_claimed(run_dir: Path) -> bool:
+    """Whether a process of this machine trains there; on a file system that shares locks, of any."""
+    path = run_dir / "lock"
+    if not path.exists():
+        return False
+    with path.open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _incarnation() -> dict[str, Any]:
+    """Which start of which Slurm job this is; job is None without Slurm."""
+    return {"job": os.environ.get("SLURM_JOB_ID"), "restart": int(os.environ.get("SLURM_RESTART_COUNT", 0))}
+
+
+def _is_earlier_start(path: Path) -> bool:
+    me = _incarnation()
+    try:
+        holder = json.loads(path.read_text())
+        return me["job"] is not None and holder["job"] == me["job"] and holder["restart"] < me["restart"]
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _short(value: Any) -> str:

@@ -10,6 +10,7 @@ import torch
 from lightning_fabric.plugins.environments import SLURMEnvironment
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.strategies import DDPStrategy
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
 from pipeline.config import PretrainConfig, TrainConfig
 
@@ -18,6 +19,7 @@ _UNWANTED_ADVICE = (
     "The number of training batches",
     "The 'train_dataloader' does not have many workers",
     ".*isinstance.treespec, LeafSpec.*",
+    "The `srun` command is available on your system",
 )
 
 
@@ -29,7 +31,7 @@ def build_trainer(config: PretrainConfig, wandb_run: Any, callbacks: list[pl.Cal
         accelerator=config.train.accelerator,
         devices=config.train.devices,
         num_nodes=config.train.nodes,
-        strategy=DDPStrategy(gradient_as_bucket_view=True) if ranks > 1 else "auto",
+        strategy=_strategy(config.train) if ranks > 1 else "auto",
         precision=cast(Any, config.train.precision),
         max_epochs=1,
         accumulate_grad_batches=config.lane_groups,
@@ -46,6 +48,12 @@ def build_trainer(config: PretrainConfig, wandb_run: Any, callbacks: list[pl.Cal
     )
     _leave_signals_to_us(trainer)
     return trainer
+
+
+def _strategy(config: TrainConfig) -> DDPStrategy:
+    """All-reduces the dense gradients while backward goes on; the softmax's rows are not DDP's (rows.py)."""
+    hook = bf16_compress_hook if config.exchanges_bfloat16 else None
+    return DDPStrategy(gradient_as_bucket_view=True, ddp_comm_hook=hook)
 
 
 def global_rank(config: TrainConfig) -> int:

@@ -1,6 +1,7 @@
 """Held-out perplexity: full softmax, both directions, every token exactly once. The project's one definition."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -28,13 +29,18 @@ class Perplexity:
 
 @torch.no_grad()
 def held_out_perplexity(
-    bilm: BiLM, windows: EvaluationWindows, config: EvaluateConfig, device: torch.device, rank: int = 0, ranks: int = 1
-) -> Perplexity:
-    """Score this rank's lanes and sum over all ranks. The number depends on the lanes alone, not on who computes it."""
+    bilm: BiLM, windows: EvaluationWindows, config: EvaluateConfig, device: torch.device, rank: int = 0, ranks: int = 1,
+    on_lanes: Callable[[], None] = lambda: None,
+) -> Perplexity:  # fmt: skip
+    """Score this rank's lanes and sum over all ranks. The number depends on the lanes alone, not on who computes it.
+
+    on_lanes: called after each group of lanes.
+    """
     share = lane_share(windows.lanes.num_lanes, rank, ranks)
     totals = torch.zeros(3, dtype=torch.float64, device=device)  # nats forward, nats backward, tokens
     for first in range(share.start, share.stop, config.lanes_at_once):
         totals += _score_lanes(bilm, windows, range(first, min(first + config.lanes_at_once, share.stop)), device)
+        on_lanes()
     if ranks > 1:
         dist.all_reduce(totals)
     forward, backward, tokens = totals.tolist()

@@ -1,0 +1,47 @@
+"""What asks a run to stop or to save: signals to any rank, and files in the run's folder. All ranks hear it at once."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from pipeline import signals
+
+STOP, SAVE = "stop", "save"  # files in the run's folder, made with `touch`; gone once they were obeyed
+_LOOK_SECONDS = 2.0
+_NOTHING, _SAVE, _STOP, _SIGNAL = range(4)  # a signal s is _SIGNAL + s, so that rank 0 learns which it was
+
+
+class Switches:
+    """Looked at by rank 0 every few seconds, since a look at a shared disk may take long."""
+
+    def __init__(self, run_dir: Path | None) -> None:
+        self._run_dir, self._looked = run_dir, time.monotonic()
+
+    def asked(self) -> int:
+        """What this rank was asked for, as a number of which the largest over all ranks counts."""
+        signum = signals.received()
+        if signum is not None:
+            return _SIGNAL + signum
+        if self._run_dir is None or time.monotonic() - self._looked < _LOOK_SECONDS:
+            return _NOTHING
+        self._looked = time.monotonic()
+        present = set(os.listdir(self._run_dir))
+        return _STOP if STOP in present else _SAVE if SAVE in present else _NOTHING
+
+    def obeyed(self, asked: int) -> None:
+        if self._run_dir is not None and asked in (_STOP, _SAVE):
+            (self._run_dir / (STOP if asked == _STOP else SAVE)).unlink(missing_ok=True)
+
+
+def is_to_save(asked: int) -> bool:
+    return asked != _NOTHING
+
+
+def is_to_stop(asked: int) -> bool:
+    return asked >= _STOP
+
+
+def meaning(asked: int) -> str:
+    """As end.json tells it: "stop" for the file, else a signal's name."""
+    return STOP if asked == _STOP else signal.Signals(asked - _SIGNAL).name

@@ -1,0 +1,54 @@
+"""A thread that ends a process which no longer trains, so that whatever started it can start it again."""
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+EXIT_HUNG = 70  # EX_SOFTWARE: no step ended for too long; the stacks of all threads are in the log
+EXIT_TAKEN_OVER = 76  # the run's folder belongs to a later start of the same run, on another machine perhaps
+_LOOK_SECONDS = 1.0
+
+
+class Watchdog:
+    """Ends this process when nothing beats for too long, or when the run's folder is no longer its own.
+
+    start_seconds: until the first beat; seconds: between beats; None: wait for ever. is_ours: may do I/O.
+    Its own thread, because the main one may hang in a collective that waits for a machine that is gone.
+    """
+
+    def __init__(
+        self, start_seconds: float | None, seconds: float | None, is_ours: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._limit, self._seconds, self._is_ours = start_seconds, seconds, is_ours
+        self._last = time.monotonic()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def beat(self) -> None:
+        self._limit, self._last = self._seconds, time.monotonic()
+
+    def __enter__(self) -> "Watchdog":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._end.wait(_LOOK_SECONDS):
+            silent = time.monotonic() - self._last
+            if self._limit is not None and silent > self._limit:
+                _leave(EXIT_HUNG, f"HUNG: no step ended for {silent:.0f} s; what each thread was doing:")
+            if not self._is_ours():
+                _leave(EXIT_TAKEN_OVER, "TAKEN OVER: a later start of this run writes its folder now; this one ends")
+
+
+def _leave(code: int, why: str) -> None:
+    print(why, file=sys.stderr, flush=True)
+    if code == EXIT_HUNG:
+        faulthandler.dump_traceback(all_threads=True)
+    os._exit(code)  # not sys.exit: the main thread may never run again
