@@ -3,26 +3,27 @@
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 from pipeline import __version__, signals
-from pipeline.config import (
+from pipeline.command_config import (
     EmbedConfig,
     EvaluateCommandConfig,
     ExportConfig,
     ImportConfig,
     NeighborsConfig,
     PrepConfig,
-    PretrainConfig,
     ScoreConfig,
-    require,
 )
+from pipeline.config import PretrainConfig, require
 from pipeline.read_config import load
+from pipeline.watch_config import StatusConfig
 
 if TYPE_CHECKING:
     from pipeline.train.run import Outcome
 
 EXIT_USER_ERROR = 2
+T = TypeVar("T")
 
 
 class Command(NamedTuple):
@@ -156,6 +157,19 @@ def neighbors(arguments: list[str]) -> int:
     return 0
 
 
+def status(arguments: list[str]) -> int:
+    flags = {"--watch": "watch=true", "--json": "json=true"}
+    config = _load_with_runs(StatusConfig, [flags.get(argument, argument) for argument in arguments])
+    from pipeline.apply.status import main as show
+
+    return show(config)
+
+
+def _load_with_runs(schema: type[T], arguments: list[str]) -> T:
+    """An argument that is neither key=value nor a config file is a run folder."""
+    return load(schema, [a if "=" in a or a.endswith((".yaml", ".yml")) else f"runs={a}" for a in arguments])
+
+
 def demo(arguments: list[str]) -> int:
     folder = [argument for argument in arguments if "=" not in argument]
     require(len(folder) <= 1, f"elmo demo takes one folder to work in, not {len(folder)}: {' '.join(folder)}")
@@ -181,6 +195,8 @@ COMMANDS = {
                      "elmo score checkpoint=runs/first input=sentences.txt output=scores.jsonl"),
     "neighbors": Command(neighbors, NeighborsConfig, "where a corpus uses a word as a sentence does, by cosine",
                          "elmo neighbors checkpoint=runs/first corpus=corpus.txt word=play sentence='a play in acts'"),
+    "status": Command(status, StatusConfig, "how a run stands: progress, perplexity, checkpoints, restarts, what next",
+                      "elmo status runs/first --watch"),
     "demo": Command(demo, type(None), "all of it in a few minutes on real text, in a folder of your choice",
                     "elmo demo runs/demo        (key=value pairs go to elmo pretrain)"),
 }  # fmt: skip

@@ -13,7 +13,8 @@ from pipeline.apply.layer_choice import LayerChoice
 from pipeline.apply.load import load_trained
 from pipeline.apply.parts import Machine, Parts, Text, Vectors, make_parts, plan_parts
 from pipeline.apply.vector_files import format_of, write_vectors
-from pipeline.config import ConfigError, EmbedConfig, NeighborsConfig, require
+from pipeline.command_config import EmbedConfig, NeighborsConfig
+from pipeline.config import ConfigError, require
 from pipeline.model.bilm import BiLM
 from pipeline.model.sentence_encoder import SentenceEncoder
 

@@ -16,7 +16,8 @@ from data_prep.lexicon import EOS_ID, UNK_ID
 from data_prep.prepare import prepare
 from data_prep.shards import INDEX, Dataset, Split, open_dataset
 from pipeline.apply.load import Trained, load_trained
-from pipeline.config import ConfigError, EvaluateCommandConfig, require
+from pipeline.command_config import EvaluateCommandConfig
+from pipeline.config import ConfigError, require
 from pipeline.data.datamodule import evaluation_windows, held_out_split
 from pipeline.data.windows import BatchMaker, Vocabulary, vocabulary_map
 from pipeline.train.validate import Perplexity, held_out_perplexity

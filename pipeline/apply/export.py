@@ -5,7 +5,8 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.apply.load import Trained, load_trained
-from pipeline.config import ConfigError, ExportConfig, ImportConfig, require, to_dict
+from pipeline.command_config import ExportConfig, ImportConfig
+from pipeline.config import ConfigError, require, to_dict
 from pipeline.model.bilm import BiLM, num_parameters
 from pipeline.model.hub import push_to_hub
 from pipeline.model.options import read_options, read_vocabulary, refusals, write_options, write_vocabulary

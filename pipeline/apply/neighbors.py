@@ -15,7 +15,8 @@ from pipeline.apply.embed import embed_sentences, machine_of
 from pipeline.apply.layer_choice import LayerChoice
 from pipeline.apply.load import load_trained
 from pipeline.apply.parts import Part, Parts, Text, Vectors, make_parts, plan_parts
-from pipeline.config import ConfigError, NeighborsConfig, require
+from pipeline.command_config import NeighborsConfig
+from pipeline.config import ConfigError, require
 from pipeline.model.bilm import BiLM
 
 APPROXIMATE_FROM = 5_000_000  # words: an exact search reads every vector, 10 GB of them with the original model

@@ -20,7 +20,8 @@ from data_prep.files import DataError, atomic_file, describe_os_error
 from data_prep.lexicon import BOS_ID, EOS_ID, UNK_ID
 from pipeline.apply.load import load_trained
 from pipeline.apply.text import Sentence, in_blocks, read_sentences
-from pipeline.config import ScoreConfig, require
+from pipeline.command_config import ScoreConfig
+from pipeline.config import require
 from pipeline.model.bilm import BiLM
 from pipeline.model.sentence_encoder import Reading, SentenceEncoder
 

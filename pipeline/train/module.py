@@ -52,7 +52,7 @@ class BiLMModule(pl.LightningModule):
         return optimizer
 
     def on_fit_start(self) -> None:
-        self.rows.connect(new_group())
+        self.rows.connect(new_group(), torch.bfloat16 if self.config.train.exchanges_bfloat16 else torch.float32)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)

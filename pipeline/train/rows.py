@@ -11,12 +11,13 @@ from pipeline.train.collectives import Group, Pending, mean_over_ranks_, start_a
 
 @dataclass
 class _Sum:
-    """The rows of a step on their way: their ids (R,) and one buffer of weights (R, P), biases (R,) and the loss."""
+    """The rows of a step on their way: their ids (R,), one buffer of weights (R, P) and biases (R,), and the loss."""
 
     ids: Tensor
     buffer: Tensor
     width: int
-    pending: Pending
+    loss: Tensor
+    pending: list[Pending]
 
     @property
     def weight(self) -> Tensor:
@@ -24,7 +25,17 @@ class _Sum:
 
     @property
     def bias(self) -> Tensor:
-        return self.buffer[len(self.ids) * self.width : -1]
+        return self.buffer[len(self.ids) * self.width :]
+
+    def finish(self, dtype: torch.dtype) -> None:
+        """Sums over ranks have become means in `dtype`."""
+        for pending in self.pending:
+            if pending is not None:
+                pending.wait()
+        self.buffer = self.buffer.to(dtype)
+        if world_size() > 1:
+            self.buffer.div_(world_size())
+            self.loss = self.loss / world_size()
 
 
 class RowGradients:
@@ -38,12 +49,14 @@ class RowGradients:
     def __init__(self, softmax: Softmax) -> None:
         self._softmax = softmax
         self._group: Group | None = None  # of their own: DDP's buckets are reduced at the same time
+        self._dtype = softmax.weight.dtype
         self._collected: list[Rows] = []
         self._targets: list[tuple[Tensor, Pending]] = []
         self._sum: _Sum | None = None
 
-    def connect(self, group: Group | None) -> None:
-        self._group = group
+    def connect(self, group: Group | None, dtype: torch.dtype) -> None:
+        """Ranks exchange rows within `group` in `dtype`."""
+        self._group, self._dtype = group, dtype
 
     def collect(self, rows: Rows, targets: Tensor) -> None:
         """A lane group's rows, and the targets that are among them; every rank has equally many targets."""
@@ -65,14 +78,15 @@ class RowGradients:
     def _start(self, loss: Tensor) -> None:
         ids = self._union()
         width = self._softmax.weight.shape[1]
-        total = _Sum(ids, self._softmax.weight.new_zeros(len(ids) * (width + 1) + 1), width, None)
+        total = _Sum(ids, self._softmax.weight.new_zeros(len(ids) * (width + 1)), width, loss.clone(), [])
         for rows in self._collected:
             assert rows.weight.grad is not None and rows.bias.grad is not None
             place = torch.searchsorted(ids, rows.ids)
             total.weight.index_add_(0, place, rows.weight.grad)
             total.bias.index_add_(0, place, rows.bias.grad)
-        total.buffer[-1] = loss
-        total.pending = start_all_reduce(total.buffer, self._group)
+        if world_size() > 1:
+            total.buffer = total.buffer.to(self._dtype)
+        total.pending = [start_all_reduce(values, self._group) for values in (total.buffer, total.loss)]
         self._sum = total
         self._collected.clear()
 
@@ -92,12 +106,10 @@ class RowGradients:
         if self._sum is None:
             return self._finish_dense(loss)
         total, self._sum = self._sum, None
-        if total.pending is not None:
-            total.pending.wait()
-            total.buffer.div_(world_size())
+        total.finish(self._softmax.weight.dtype)
         self._softmax.weight.grad = _sparse(total.ids, total.weight, self._softmax.weight)
         self._softmax.bias.grad = _sparse(total.ids, total.bias, self._softmax.bias)
-        return total.buffer[-1]
+        return total.loss
 
     def _finish_dense(self, loss: Tensor) -> Tensor:
         """Under the full softmax every word is touched: the table's gradient is dense."""

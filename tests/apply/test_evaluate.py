@@ -12,7 +12,8 @@ from data_prep.shards import open_dataset
 from pipeline.apply.evaluate import Evaluation, evaluate
 from pipeline.apply.load import load_trained
 from pipeline.characters import BEGIN_SENTENCE, END_SENTENCE, spell
-from pipeline.config import ConfigError, EvaluateCommandConfig
+from pipeline.command_config import EvaluateCommandConfig
+from pipeline.config import ConfigError
 from pipeline.model.bilm import States, Window
 from pipeline.read_config import load
 from pipeline.train.tracking import read_metrics

@@ -1,0 +1,22 @@
+"""Every option of the commands that watch runs, with its default and meaning; run folders are given without a key."""
+
+from dataclasses import dataclass
+
+from pipeline.config import option, require
+
+
+@dataclass
+class StatusConfig:
+    runs: list[str] = option([], "run folders: elmo status runs/first")
+    watch: bool = option(False, "show it again and again until the run has ended; also: --watch")
+    every_seconds: float = option(5.0, "watch=true: seconds between two looks")
+    json: bool = option(False, "print one JSON object a run instead; also: --json")
+
+    def __post_init__(self) -> None:
+        _require_runs("status", self.runs, 1)
+        require(self.every_seconds > 0, f"every_seconds={self.every_seconds} must be positive")
+
+
+def _require_runs(command: str, runs: list[str], number: int) -> None:
+    several = "a run folder" if number == 1 else f"{number} run folders"
+    require(len(runs) >= number, f"elmo {command} takes {several} or more: elmo {command}{' RUN_DIR' * number}")
