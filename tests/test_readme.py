@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # Sizes and steps a test can afford; the rest of each command is run as it stands.
@@ -56,6 +58,10 @@ def test_its_make_commands_are_what_ci_runs() -> None:
         if words[0] == "make":
             assert " ".join(words) in ci
             subprocess.run([*words, "--dry-run"], cwd=ROOT, check=True, capture_output=True, timeout=60)
+
+
+def test_every_command_of_elmo_it_names_is_there() -> None:
+    assert set(re.findall(r"`elmo ([a-z]+)", README)) <= set(COMMANDS)
 
 
 def test_every_path_it_names_is_there() -> None:
