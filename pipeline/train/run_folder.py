@@ -1,5 +1,6 @@
 """Whose a run's folder is: what a resumed run must share with its past, and who may write there now."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -15,6 +16,7 @@ from pipeline import __version__
 from pipeline.config import ConfigError, PretrainConfig, to_dict
 
 _SHOWN_CHARACTERS = 40
+_LOCK_TRIES = 3
 
 
 class TakenOver(Exception):
@@ -87,17 +89,22 @@ def claim(run_dir: Path, identity: dict[str, Any], config: PretrainConfig) -> Wr
 
     run_dir.mkdir(parents=True, exist_ok=True)
     lock = (run_dir / "lock").open("a")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        if not _is_earlier_start(run_dir / "writer.json"):
-            lock.close()
-            message = f"run.dir={run_dir} is being trained by another process; wait for it or stop it"
-            raise ConfigError(message) from None
+    if not _take(lock) and not _is_earlier_start(run_dir / "writer.json"):
+        lock.close()
+        raise ConfigError(f"run.dir={run_dir} is being trained by another process; wait for it or stop it")
     if not (run_dir / "run.json").exists():
         write_json(run_dir / "run.json", {"identity": identity, "version": __version__})
     write_bytes(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(to_dict(config))).encode())
     return Writer(run_dir, lock)
+
+
+def _take(lock: IO[str]) -> bool:
+    for _ in range(_LOCK_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.1)  # `elmo status` may hold it for a moment
+    return False
 
 
 def is_claimed(run_dir: Path) -> bool:

@@ -1,0 +1,124 @@
+"""A run's status in words: one line a subject, numbers as people say them."""
+
+import datetime
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.apply.status import Status
+
+_SHOWN_RESTARTS = 3
+
+
+def render(status: "Status") -> str:
+    rows = [
+        ("run", f"{status.run_dir}: {_state(status)}"),
+        ("progress", _progress(status)),
+        ("perplexity", _perplexity(status)),
+        ("speed", _speed(status)),
+        ("ends", _ends(status)),
+        ("checkpoint", _checkpoint(status)),
+        ("DAMAGED", "; ".join(status.damaged)),
+        ("restarts", _restarts(status.restarts)),
+        ("queue", _queue(status)),
+        ("next", status.next),
+    ]
+    return "\n".join(f"{name:12}{value}" for name, value in rows if value)
+
+
+def duration(seconds: float) -> str:
+    """About so long: 45 s, 12 min, 3.4 h, 5.2 days."""
+    for size, unit, limit in ((1, "s", 90), (60, "min", 90), (3600, "h", 48)):
+        if seconds < limit * size:
+            return f"{seconds / size:.1f} {unit}" if unit == "h" else f"{max(0.0, seconds) / size:.0f} {unit}"
+    return f"{seconds / 86400:.1f} days"
+
+
+def _state(status: "Status") -> str:
+    if status.state == "running":
+        since = f", started {duration(status.started_seconds_ago)} ago" if status.started_seconds_ago else ""
+        quiet = status.silent_seconds or 0.0
+        silent = f"; NO METRIC for {duration(quiet)}" if quiet > 900 else ""
+        return f"running on {status.host or 'this machine'} (process {status.pid}){since}{silent}"
+    if status.state == "killed":
+        return f"not running; it ended without a word (killed?) on {status.host or 'some machine'}"
+    if status.state == "new":
+        return "not begun"
+    by = f" by {status.ended_by}" if status.ended_by else ""
+    return f"{status.state}{by}, {status.ended}" if status.ended else status.state
+
+
+def _progress(status: "Status") -> str:
+    total = f" of {status.total_steps:,} ({status.step / status.total_steps:.1%})" if status.total_steps else ""
+    parts = [f"step {status.step:,}{total}"]
+    if status.epoch is not None:
+        parts.append(f"epoch {status.epoch:.2f}")
+    if status.tokens is not None:
+        parts.append(f"{status.tokens:,} tokens")
+    bad = int(status.metrics.get("train/bad_steps", 0))
+    return ", ".join(parts) + (f", {bad} BAD STEPS (not finite, dropped)" if bad else "")
+
+
+def _perplexity(status: "Status") -> str:
+    parts, held_out = [], status.held_out
+    if held_out:
+        parts.append(
+            f"held out {held_out['perplexity']:.2f} (forward {held_out['perplexity_forward']:.2f}, backward "
+            f"{held_out['perplexity_backward']:.2f}) at step {int(held_out['step']):,}"
+        )
+        if status.best["step"] != held_out["step"]:
+            parts.append(f"best {status.best['perplexity']:.2f} at step {int(status.best['step']):,}")
+    for name, label in (("train/sampled_perplexity", "sampled"), ("train/perplexity", "training")):
+        if name in status.metrics:
+            parts.append(f"{label} {status.metrics[name]:.2f}")
+    return "; ".join(parts)
+
+
+def _speed(status: "Status") -> str:
+    values = status.metrics
+    parts = []
+    if "speed/tokens_per_second" in values:
+        parts.append(f"{values['speed/tokens_per_second']:,.0f} tokens/s")
+    if "speed/data_wait_share" in values:
+        parts.append(f"{values['speed/data_wait_share']:.1%} of the time waiting for data")
+    if "train/gradient_norm" in values:
+        parts.append(f"gradient norm {values['train/gradient_norm']:.3g}")
+    return ", ".join(parts)
+
+
+def _ends(status: "Status") -> str:
+    if status.eta_hours is None:
+        return ""
+    at = datetime.datetime.fromtimestamp(time.time() + status.eta_hours * 3600)
+    return f"in {duration(status.eta_hours * 3600)}, {at:%Y-%m-%d %H:%M}, at this speed"
+
+
+def _checkpoint(status: "Status") -> str:
+    newest = status.checkpoint
+    if not newest:
+        return "none yet" if status.step else ""
+    size = newest["bytes"] / 1e6
+    return f"step {newest['step']:,}, {duration(newest['age_seconds'])} ago, {size:,.1f} MB; {status.checkpoints} kept"
+
+
+def _restarts(restarts: list[dict[str, Any]]) -> str:
+    if not restarts:
+        return ""
+    shown = []
+    for restart in restarts[-_SHOWN_RESTARTS:]:
+        when = restart.get("unix_time")
+        ago = f" {duration(time.time() - when)} ago" if isinstance(when, int | float) else ""
+        job = f", job {restart['job']}" if restart.get("job") is not None else ""
+        shown.append(f"{restart.get('reason', 'reason not known')} at step {restart.get('step', '?')}{ago}{job}")
+    return f"{len(restarts)}; last: " + "; ".join(reversed(shown))
+
+
+def _queue(status: "Status") -> str:
+    lines = [
+        f"job {job['job']} {job['state']} {job.get('elapsed', '')} of {job.get('limit', '')} "
+        f"{job.get('nodes') or job.get('reason', '')}".rstrip()
+        for job in status.jobs
+    ]
+    if status.other_jobs:
+        lines.append(f"{status.other_jobs} other {'jobs' if status.other_jobs > 1 else 'job'} of yours")
+    return "; ".join(lines)
