@@ -26,7 +26,7 @@ def test_it_learns_the_text(dataset: Path, tmp_path: Path, changes: list[str]) -
     curve = runs.curve(tmp_path / "run")
     first, last = (curve[step]["val/perplexity"] for step in (55, STEPS))
     words = runs.newest(tmp_path / "run")["state_dict"]["softmax.bias"].numel()
-    assert last < first < words / 2
+    assert last < first and last < 0.6 * words
     kind = "train/perplexity" if "softmax.kind=full" in changes else "train/sampled_perplexity"
     assert kind in curve[1]
     losses = list(runs.losses(tmp_path / "run").values())
@@ -60,7 +60,7 @@ def test_a_dataset_without_held_out_text_is_trained_on_without_validation(tmp_pa
 @pytest.mark.parametrize(
     ("pair", "said"),
     [
-        ("train.devices=3", "data.lanes=8 does not divide over 3 ranks; use a multiple of 3"),
+        ("train.devices=3", "data.lanes=8 does not divide over 3 ranks (1 nodes x 3); use 1 or 2 or 4 or 8 ranks"),
         ("train.lanes_at_once=3", "train.lanes_at_once=3 does not divide the 8 lanes of a rank"),
         ("data.lanes=4000", "fewer than data.lanes=4000 x data.window=10"),
         ("softmax.num_samples=99999", "softmax.num_samples=99999 is more than the vocabulary"),

@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
+from torch.distributed import all_reduce  # before it is made to count
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -32,7 +33,8 @@ ROW_OPERATIONS = {
     "aten.index_add_.default", "aten.index_copy_.default", "aten.detach.default", "aten.alias.default",
     "aten.view.default", "aten._unsafe_view.default", "aten._sparse_coo_tensor_unsafe.default",
     "aten._sparse_coo_tensor_with_dims_and_tensors.default", "aten._indices.default", "aten._values.default",
-    "aten.is_coalesced.default", "aten._coalesced_.default", "aten.sparse_dim.default", "aten._nnz.default",
+    "aten.new_zeros.default", "aten.is_coalesced.default", "aten._coalesced_.default", "aten.sparse_dim.default",
+    "aten._nnz.default",
 }  # fmt: skip
 
 
@@ -108,7 +110,7 @@ class Sent(Callback):
 
     def _dense(self, state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
         self.dense += bucket.buffer().numel() * bucket.buffer().element_size()
-        total = dist.all_reduce(bucket.buffer().div_(2), async_op=True).get_future()
+        total = all_reduce(bucket.buffer().div_(2), async_op=True).get_future()
         return total.then(lambda done: done.value()[0])
 
     def count(self, name: str) -> None:
@@ -116,8 +118,7 @@ class Sent(Callback):
         real = getattr(dist, name)
 
         def counted(*tensors: Any, **options: Any) -> Any:
-            if not options.get("async_op"):
-                self.rows += sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))
+            self.rows += sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))
             return real(*tensors, **options)
 
         setattr(dist, name, counted)
