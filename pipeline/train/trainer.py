@@ -58,6 +58,7 @@ def _strategy(config: TrainConfig) -> DDPStrategy:
 
 def global_rank(config: TrainConfig) -> int:
     """This process's rank before Lightning has set anything up: from what launched it."""
+    _quieten_lightning()
     if "RANK" in os.environ:
         return int(os.environ["RANK"])
     if SLURMEnvironment.detect():
