@@ -127,10 +127,15 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def is_full_disk(error: OSError) -> bool:
+    """Whether a write failed for want of room, quota included."""
+    return error.errno in _FULL_DISK
+
+
 def describe_os_error(error: OSError) -> str:
     """One sentence for a user about a failed read or write, with the remedy where one is known."""
     where = error.filename or "the output folder"
-    if error.errno in _FULL_DISK:
+    if is_full_disk(error):
         return (
             f"no room to write {where} ({os.strerror(error.errno or 0)}); free some space and run the same "
             "command again: finished parts are kept"

@@ -41,7 +41,7 @@ def open_remote(url: str, cache_dir: str | Path | None = None) -> Dataset:
     shards = {shard["file"]: shard for split in index["splits"].values() for shard in split["shards"]}
     files = index["lexicon"]["files"] | shards
     hashes = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
-    fetch = _Fetched(url, folder, hashes)
+    fetch = Fetched(url, folder, hashes)
     for name in (UTF8, OFFSETS, COUNTS):
         fetch(name)
     write_json(folder / INDEX, index)
@@ -49,7 +49,7 @@ def open_remote(url: str, cache_dir: str | Path | None = None) -> Dataset:
 
 
 @dataclass(frozen=True)
-class _Fetched:
+class Fetched:
     """Gives the local path of a dataset's file, fetching it first if this node has not. hashes: (bytes, sha256)."""
 
     url: str
@@ -65,7 +65,10 @@ class _Fetched:
         return path
 
     def _is_there(self, path: Path) -> bool:
-        return path.exists() and path.stat().st_size == self.hashes[path.name][0]
+        try:
+            return path.stat().st_size == self.hashes[path.name][0]
+        except FileNotFoundError:
+            return False
 
     def _fetch(self, name: str, path: Path) -> None:
         digest, num_bytes = hashlib.sha256(), 0

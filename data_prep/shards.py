@@ -179,13 +179,16 @@ def locate_in(folder: Path) -> Locate:
     return partial(Path.joinpath, folder)
 
 
-def open_dataset(location: str | Path, cache_dir: str | Path | None = None) -> Dataset:
+def open_dataset(
+    location: str | Path, cache_dir: str | Path | None = None, stage_dir: str | Path | None = None
+) -> Dataset:
     """The dataset in a folder or behind a URL, ready to read; only the index is read and file sizes checked.
 
     cache_dir: where files of a URL dataset are kept on this node (default: remote.default_cache_dir()).
+    stage_dir: where files of a folder are copied to, each when it is first used (default: they are read in place).
     Raises DataError for a folder that holds no dataset, another format version, a missing or short file.
     """
-    from data_prep import remote  # remote builds on this module
+    from data_prep import remote, staging  # which build on this module
 
     if remote.is_url(str(location)):
         return remote.open_remote(str(location), cache_dir)
@@ -195,6 +198,8 @@ def open_dataset(location: str | Path, cache_dir: str | Path | None = None) -> D
     index = check_index(read_json(folder / INDEX), str(folder))
     for name, num_bytes in sizes_in(index).items():
         _check_size(folder / name, num_bytes)
+    if stage_dir:
+        return staging.open_staged(folder, index, Path(stage_dir))
     return Dataset.from_index(str(location), index, folder, locate_in(folder))
 
 

@@ -1,11 +1,10 @@
 """The command `elmo`: one function a command. Heavy imports stand inside, so that help and errors are instant."""
 
 import sys
-from collections.abc import Callable
-from dataclasses import MISSING, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, TypeVar
 
 from pipeline import __version__, signals
+from pipeline.command import Command, describe, overview
 from pipeline.command_config import (
     EmbedConfig,
     EvaluateCommandConfig,
@@ -17,20 +16,14 @@ from pipeline.command_config import (
 )
 from pipeline.config import PretrainConfig, require
 from pipeline.read_config import load
-from pipeline.watch_config import StatusConfig
+from pipeline.train.job import is_batch_job, job_shape
+from pipeline.watch_config import CompareConfig, PlotConfig, StatusConfig
 
 if TYPE_CHECKING:
     from pipeline.train.run import Outcome
 
 EXIT_USER_ERROR = 2
 T = TypeVar("T")
-
-
-class Command(NamedTuple):
-    run: Callable[[list[str]], int]
-    schema: type[Any]
-    meaning: str
-    example: str
 
 
 def prep(arguments: list[str]) -> int:
@@ -67,22 +60,38 @@ def _inspect(arguments: list[str]) -> int:
 
 def pretrain(arguments: list[str]) -> int:
     signals.install()
-    config = load(PretrainConfig, arguments)
-    require(bool(config.data.path), "data.path= is missing: give a dataset made by `elmo prep`")
+    config = _training_config([*job_shape(), *arguments])
     from pipeline.train.module import Diverged
     from pipeline.train.run import pretrain as train
+    from pipeline.train.run_folder import TakenOver
 
     try:
         outcome = train(config)
-    except Diverged as error:
+    except (Diverged, TakenOver) as error:
         print(f"elmo pretrain: {error}", file=sys.stderr)
         return 1
     if not outcome.is_rank_zero:
         return 0  # Lightning kills rank 0, perhaps before it is done, when a process that it started ends with a code
     _say_how_it_ended(outcome, arguments, config.data.path)
     if outcome.stopped:
-        return signals.EXIT_PREEMPTED
+        return 0 if is_batch_job() else signals.EXIT_PREEMPTED
     return 0 if outcome.saved_step == outcome.step else 1
+
+
+def preflight(arguments: list[str]) -> int:
+    signals.install()  # one that comes now is for the training: it is noted in the verdict
+    config = _training_config(arguments)
+    from pipeline.train.preflight import preflight as look
+
+    verdict = look(config)
+    print(verdict)
+    return 1 if verdict.faults else 0
+
+
+def _training_config(arguments: list[str]) -> PretrainConfig:
+    config = load(PretrainConfig, arguments)
+    require(bool(config.data.path), "data.path= is missing: give a dataset made by `elmo prep`")
+    return config
 
 
 def _say_how_it_ended(outcome: "Outcome", arguments: list[str], data: str) -> None:
@@ -165,6 +174,22 @@ def status(arguments: list[str]) -> int:
     return show(config)
 
 
+def plot(arguments: list[str]) -> int:
+    config = _load_with_runs(PlotConfig, arguments)
+    from pipeline.apply.plot import main as draw
+
+    print(draw(config))
+    return 0
+
+
+def compare(arguments: list[str]) -> int:
+    config = _load_with_runs(CompareConfig, arguments)
+    from pipeline.apply.compare import main as put_side_by_side
+
+    print(put_side_by_side(config))
+    return 0
+
+
 def _load_with_runs(schema: type[T], arguments: list[str]) -> T:
     """An argument that is neither key=value nor a config file is a run folder."""
     return load(schema, [a if "=" in a or a.endswith((".yaml", ".yml")) else f"runs={a}" for a in arguments])
@@ -183,6 +208,8 @@ COMMANDS = {
                     "elmo prep input=corpus/*.txt.gz output=data/corpus"),
     "pretrain": Command(pretrain, PretrainConfig, "train the biLM on a dataset; goes on with what run.dir holds",
                         "elmo pretrain configs/small.yaml data.path=data/corpus run.dir=runs/first"),
+    "preflight": Command(preflight, PretrainConfig, "whether this machine can train: clock, disk, GPUs, data",
+                         "elmo preflight configs/small.yaml data.path=data/corpus run.dir=runs/first"),
     "evaluate": Command(evaluate, EvaluateCommandConfig, "held-out perplexity of a checkpoint, on a dataset or text",
                         "elmo evaluate checkpoint=runs/first data=data/corpus"),
     "export": Command(export, ExportConfig, "a trained model as a folder to share, or in AllenNLP's format",
@@ -197,6 +224,10 @@ COMMANDS = {
                          "elmo neighbors checkpoint=runs/first corpus=corpus.txt word=play sentence='a play in acts'"),
     "status": Command(status, StatusConfig, "how a run stands: progress, perplexity, checkpoints, restarts, what next",
                       "elmo status runs/first --watch"),
+    "plot": Command(plot, PlotConfig, "perplexity, speed and gradient norm of runs as a PNG or one HTML page",
+                    "elmo plot runs/first runs/second output=plot.html"),
+    "compare": Command(compare, CompareConfig, "settings that differ between runs, and how they came out",
+                       "elmo compare runs/first runs/second"),
     "demo": Command(demo, type(None), "all of it in a few minutes on real text, in a folder of your choice",
                     "elmo demo runs/demo        (key=value pairs go to elmo pretrain)"),
 }  # fmt: skip
@@ -205,7 +236,7 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_overview())
+        print(overview(COMMANDS))
         return 0
     if arguments[0] == "--version":
         print(f"elmo-pipeline {__version__}")
@@ -215,7 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"elmo: no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return EXIT_USER_ERROR
     if any(a in ("-h", "--help") for a in rest):
-        print(_help(name, COMMANDS[name]))
+        print(describe(name, COMMANDS[name]))
         return 0
     try:
         return COMMANDS[name].run(rest)
@@ -231,45 +262,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _is_for_the_user(error: ValueError) -> bool:
     return type(error).__module__.split(".")[0] in ("pipeline", "data_prep")
-
-
-def _overview() -> str:
-    lines = ["Pretrain, evaluate and use ELMo's bidirectional language model.", "",
-             "elmo COMMAND [CONFIG.yaml ...] [key=value ...]      elmo COMMAND -h lists every key", ""]  # fmt: skip
-    lines += [f"  {name:10}{command.meaning}" for name, command in COMMANDS.items()]
-    return "\n".join(lines)
-
-
-def _help(name: str, command: Command) -> str:
-    lines = [f"elmo {name}: {command.meaning}", "", f"  {command.example}", ""]
-    if is_dataclass(command.schema):
-        lines += ["Keys, with type and default; later files and pairs win:", "", *_keys(command.schema, "")]
-    return "\n".join(lines)
-
-
-def _keys(schema: type[Any], prefix: str) -> list[str]:
-    lines: list[str] = []
-    hints = get_type_hints(schema)
-    for field in fields(schema):
-        if is_dataclass(hints[field.name]):
-            lines += ["", *_keys(hints[field.name], f"{prefix}{field.name}.")]
-        else:
-            factory = field.default_factory
-            default = field.default if field.default is not MISSING else factory() if factory is not MISSING else None
-            shown = f"{prefix}{field.name}={_yaml(default)}"
-            lines.append(f"  {shown:44} {_type(hints[field.name]):13} {field.metadata['meaning']}")
-    return lines
-
-
-def _yaml(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    return str(value)
-
-
-def _type(hint: Any) -> str:
-    options = [a for a in get_args(hint) if a is not type(None)] if type(None) in get_args(hint) else []
-    return f"{_type(options[0])}|null" if options else getattr(hint, "__name__", str(hint)).replace("builtins.", "")
 
 
 if __name__ == "__main__":

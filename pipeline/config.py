@@ -40,6 +40,7 @@ class RunConfig:
 class DataConfig:
     path: str = option("", "dataset made by `elmo prep`: a folder or a URL")
     cache_dir: str = option("~/.cache/elmo", "where shards of a dataset behind a URL are kept on each node")
+    stage_dir: str = option("", "where each node copies the shards its lanes read, as $SLURM_TMPDIR [default: nowhere]")
     lanes: int = option(384, "rows of the global batch, shared out over all ranks [the paper: 128 on each of 3 GPUs]")
     window: int = option(20, "tokens of a lane in one step: truncated back-propagation through time")
     vocab_size: int = option(793_471, "words of the softmax, <S> </S> <UNK> included: the lexicon's most frequent")
@@ -51,6 +52,11 @@ class DataConfig:
             require(getattr(self, name) >= 1, f"data.{name}={getattr(self, name)} must be at least 1")
         require(self.vocab_size >= 4, f"data.vocab_size={self.vocab_size} must be at least 4: <S>, </S>, <UNK>, a word")
         require(self.workers >= 0, f"data.workers={self.workers} must not be negative; use 0 for none")
+
+    @property
+    def staged_at(self) -> Path | None:
+        """stage_dir on this node; variables of the environment are the node's."""
+        return expand(os.path.expandvars(self.stage_dir)) if self.stage_dir else None
 
 
 @dataclass
@@ -207,6 +213,14 @@ class WandbConfig:
         require(self.mode in modes, f"wandb.mode={self.mode!r} must be one of {modes}")
 
 
+def _sizes(lanes: int, devices: int) -> str:
+    """Numbers of nodes, or else of ranks, over which the lanes divide; the largest few."""
+    nodes = [str(n) for n in range(1, lanes // devices + 1) if lanes % (n * devices) == 0]
+    if nodes and devices > 1:
+        return f"{' or '.join(nodes[-8:])} nodes of {devices}"
+    return f"{' or '.join([str(n) for n in range(1, lanes + 1) if lanes % n == 0][-8:])} ranks"
+
+
 @dataclass
 class PretrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
@@ -223,8 +237,9 @@ class PretrainConfig:
         ranks = self.train.devices * self.train.nodes
         require(
             self.data.lanes % ranks == 0,
-            f"data.lanes={self.data.lanes} does not divide over {ranks} ranks; use a multiple of {ranks} "
-            "(changing it starts another run), or a number of ranks that divides it",
+            f"data.lanes={self.data.lanes} does not divide over {ranks} ranks ({self.train.nodes} nodes x "
+            f"{self.train.devices}); use {_sizes(self.data.lanes, self.train.devices)}, or a multiple of {ranks} "
+            "lanes, which is another run",
         )
         share, at_once = self.data.lanes // ranks, self.train.lanes_at_once
         require(

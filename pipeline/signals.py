@@ -3,6 +3,7 @@
 Installed first thing in a command, because a signal that comes before its handler kills the process.
 """
 
+import faulthandler
 import signal
 from types import FrameType
 
@@ -15,6 +16,7 @@ _received: list[signal.Signals] = []
 def install() -> None:
     for signum in _SIGNALS:
         signal.signal(signum, _note)
+    faulthandler.register(signal.SIGUSR2, all_threads=True)  # dumps the stacks of a process that seems to hang
     release()
 
 

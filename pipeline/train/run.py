@@ -23,6 +23,7 @@ from pipeline.model.bilm import BiLM, num_parameters
 from pipeline.train.callbacks import Checkpointing, Heartbeat, Metrics, ObeySwitches, ProgressBar, Validation
 from pipeline.train.checkpoint import CheckpointFolder, load_checkpoint
 from pipeline.train.facts import slurm_facts, write_end, write_start
+from pipeline.train.job import is_batch_job
 from pipeline.train.module import BiLMModule, Diverged
 from pipeline.train.run_folder import TakenOver, Writer, check_identity, claim, run_identity
 from pipeline.train.snapshot import restore_snapshot
@@ -67,7 +68,12 @@ def pretrain(config: PretrainConfig) -> Outcome:
     later start of the same run writes its folder now.
     """
     plan = _make_plan(config)
-    check_identity(plan.run_dir, plan.identity)
+    try:
+        check_identity(plan.run_dir, plan.identity)
+    except ConfigError as error:
+        if is_batch_job() and plan.rank == 0:
+            write_end(plan.run_dir, "refused", str(error))  # to start again would not help
+        raise
     with claim(plan.run_dir, plan.identity, config) if plan.rank == 0 else contextlib.nullcontext() as writer:
         module = _build_module(plan)
         if plan.rank == 0:
@@ -80,7 +86,7 @@ def pretrain(config: PretrainConfig) -> Outcome:
 
 
 def _make_plan(config: PretrainConfig) -> _Plan:
-    dataset = open_dataset(config.data.path, cache_dir=config.data.cache_dir)
+    dataset = open_dataset(config.data.path, config.data.cache_dir, config.data.staged_at)
     if "train" not in dataset.splits:
         raise ConfigError(f"{config.data.path} has no training split; prepare one with `elmo prep`")
     vocab_size = choose_vocabulary(dataset, config.data)

@@ -1,0 +1,74 @@
+"""Shards of a dataset copied to a disk of this node when they are first used: whole, checked, once for all processes.
+
+A rank reads a few stretches of an epoch at a time, so a node copies the shards that its lanes are in and no others.
+Where the disk has no room, shards not used lately make place, and else a shard is read where it lies.
+"""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.files import is_full_disk, sha256_of
+from data_prep.remote import Fetched
+from data_prep.shards import Dataset, sizes_in
+
+_IN_USE_SECONDS = 600.0  # a shard used so lately is not removed: a process may be about to open it
+
+
+def open_staged(folder: Path, index: dict[str, Any], stage_dir: Path) -> Dataset:
+    """The dataset in `folder`, read from copies in stage_dir/FINGERPRINT; the lexicon's are made now."""
+    staged = stage_dir / index["fingerprint"]
+    staged.mkdir(parents=True, exist_ok=True)
+    locate = _Staged(f"file://{folder.resolve()}", staged, _hashes(index), folder)
+    places = {locate(name).parent for name in index["lexicon"]["files"]}
+    lexicon_folder = staged if places == {staged} else folder
+    return Dataset.from_index(str(folder), index, lexicon_folder, locate)
+
+
+def remove_damaged(index: dict[str, Any], stage_dir: Path) -> list[str]:
+    """Copies whose bytes are not the dataset's are gone, to be copied again; their names."""
+    staged, damaged = stage_dir / index["fingerprint"], []
+    for name, (num_bytes, sha256) in _hashes(index).items():
+        path = staged / name
+        if path.exists() and (path.stat().st_size != num_bytes or sha256_of(path) != sha256):
+            path.unlink()
+            damaged.append(name)
+    return damaged
+
+
+@dataclass(frozen=True)
+class _Staged(Fetched):
+    """As Fetched, from a folder; where a copy has no room, the file's own place."""
+
+    source: Path
+
+    def __call__(self, name: str) -> Path:
+        for attempt in range(2):
+            try:
+                path = super().__call__(name)
+                os.utime(path)
+                return path
+            except OSError as error:
+                if not is_full_disk(error):
+                    raise
+                if attempt == 0 and not self._make_room(self.hashes[name][0]):
+                    break
+        return self.source / name
+
+    def _make_room(self, num_bytes: int) -> bool:
+        """Whether shards that were not used lately gave up as much room."""
+        lately, freed = time.time() - _IN_USE_SECONDS, 0
+        for path in sorted(self.folder.glob("*.tar"), key=lambda path: path.stat().st_mtime):
+            if freed >= num_bytes or path.stat().st_mtime > lately:
+                break
+            freed += path.stat().st_size
+            path.unlink(missing_ok=True)  # maps of it stay good
+        return freed >= num_bytes
+
+
+def _hashes(index: dict[str, Any]) -> dict[str, tuple[int, str]]:
+    entries = {shard["file"]: shard for split in index["splits"].values() for shard in split["shards"]}
+    entries |= index["lexicon"]["files"]
+    return {name: (num_bytes, entries[name]["sha256"]) for name, num_bytes in sizes_in(index).items()}

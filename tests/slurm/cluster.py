@@ -1,0 +1,209 @@
+"""A real Slurm of a few nodes on this machine: namespaces instead of machines, up in a second, always brought down.
+
+Each node has its own processes, host name, network and one folder of its own; all other files are shared, as on a
+cluster. Nodes can lose power and their network.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "unshare", "nsenter", "ip")
+GPUS, CPUS, MEMORY_MB = 2, 16, 64_000
+WAIT_SECONDS = float(os.environ.get("ELMO_TEST_WAIT", "300"))  # never reached on a sound run, however busy the machine
+os.environ["PATH"] += ":/usr/sbin:/sbin"
+
+
+def why_not() -> str | None:
+    """What this machine lacks for a cluster, None if nothing."""
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    if missing:
+        return f"no Slurm here ({', '.join(missing)} missing): sh tests/install_slurm.sh installs it as root on Debian"
+    probe = ["unshare", "--mount", "--uts", "--pid", "--net", "--fork", "sh", "-c", "ip link add x type bridge"]
+    done = subprocess.run(probe, capture_output=True, text=True)
+    return None if done.returncode == 0 else f"no Slurm here: namespaces are not allowed ({done.stderr.strip()})"
+
+
+@dataclass
+class Cluster:
+    num_nodes: int
+    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="elmo-slurm-")))
+    _processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+
+    @property
+    def nodes(self) -> list[str]:
+        return [f"n{number}" for number in range(1, self.num_nodes + 1)]
+
+    @property
+    def local(self) -> Path:
+        """A folder that each node has for itself."""
+        return self.folder / "local"
+
+    def __enter__(self) -> "Cluster":
+        try:
+            self._configure()
+            self._start_munge()
+            for name in ("login", *self.nodes):
+                self.power_on(name)
+            wait_until(lambda: self.states() == {"idle"}, "all nodes are idle", self.logs)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for name in [*self.nodes, "login", "munged"]:
+            self.power_off(name)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _address(self, name: str) -> str:
+        return "198.18.77.254" if name == "login" else f"198.18.77.{name[1:]}"  # RFC 2544: never leaves the machine
+
+    def _configure(self) -> None:
+        self.folder.chmod(0o755)  # munge refuses a socket in a folder that not everyone may enter
+        for name in ("run", "log", "state", "munge", "local", "disks", "dev"):
+            (self.folder / name).mkdir()
+        hosts = [f"{self._address(name)} {name}\n" for name in ("login", *self.nodes)]
+        (self.folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(hosts))
+        lines = (HERE / "slurm.conf").read_text().format(
+            folder=self.folder, nodes=self.num_nodes, gpus=GPUS, login=self._address("login")
+        )  # fmt: skip
+        for name in self.nodes:
+            (self.folder / "spool" / name).mkdir(parents=True)
+            lines += (
+                f"NodeName={name} NodeAddr={self._address(name)} CPUs={CPUS} RealMemory={MEMORY_MB} "
+                f"Gres=gpu:{GPUS} State=UNKNOWN\n"
+            )
+        (self.folder / "slurm.conf").write_text(lines)
+        for number in range(GPUS):
+            os.mknod(self.folder / "dev" / f"gpu{number}", 0o20666, os.makedev(1, 3))
+        files = f"{self.folder}/dev/gpu[0-{GPUS - 1}]"
+        (self.folder / "gres.conf").write_text(f"NodeName=n[1-{self.num_nodes}] Name=gpu File={files}\n")
+
+    def _start_munge(self) -> None:
+        key = self.folder / "munge" / "key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o600)
+        files = {"key-file": key, "socket": key.with_name("socket"), "pid-file": key.with_name("pid"),
+                 "log-file": key.with_name("log"), "seed-file": key.with_name("seed")}  # fmt: skip
+        self._launch("munged", ["munged", "-F", *(f"--{option}={path}" for option, path in files.items())])
+        wait_until(files["socket"].exists, "munged listens", self.logs)
+
+    def _launch(self, name: str, command: list[str]) -> None:
+        with (self.folder / "log" / f"{name}.out").open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                env={k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH"))},
+            )  # fmt: skip
+
+    def power_on(self, name: str) -> None:
+        ready = self.folder / "run" / f"{name}.ready"
+        ready.unlink(missing_ok=True)
+        spaces = ["--mount", "--propagation", "slave", "--uts", "--pid", "--net", "--fork", "--kill-child=KILL"]
+        script = ["bash", str(HERE / "node.sh"), str(self.folder), name, self._address(name)]
+        self._launch(name, ["unshare", *spaces, *script])
+        wait_until(lambda: self._first_process(name), f"{name} starts", self.logs)
+        if name != "login":
+            on_switch = ["nsenter", "-t", str(self._first_process("login")), "-n", "ip", "link"]
+            subprocess.run([*on_switch, "del", f"to-{name}"], stderr=subprocess.DEVNULL)
+            cable = ["add", f"to-{name}", "master", "switch", "type", "veth", "peer", "name", "eth0"]
+            subprocess.run([*on_switch, *cable, "netns", str(self._first_process(name))], check=True)
+            subprocess.run([*on_switch, "set", f"to-{name}", "up"], check=True)
+        wait_until(ready.exists, f"{name} is ready", self.logs)
+
+    def power_off(self, name: str) -> None:
+        """Everything on the node is gone at once, as in a power cut."""
+        process = self._processes.pop(name, None)
+        if process is not None:
+            process.kill()  # unshare: process 1 of the node goes with it, and with that all others
+            process.wait()
+
+    def cut(self, node: str) -> None:
+        """The node runs on, but reaches nobody."""
+        self.run("login", "ip", "link", "set", f"to-{node}", "down")
+
+    def heal(self, node: str) -> None:
+        self.run("login", "ip", "link", "set", f"to-{node}", "up")
+
+    def _first_process(self, name: str) -> int | None:
+        """Process 1 of a node, as seen from here."""
+        parent = self._processes[name].pid
+        try:
+            children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        except OSError:
+            children = []
+        assert self._processes[name].poll() is None, f"{name} died\n{self.logs()}"
+        return int(children[0]) if children else None
+
+    def run(self, name: str, *command: str, check: bool = True, **options: Any) -> str:
+        """What a command said that ran on a node."""
+        first = self._first_process(name)
+        enter = ["nsenter", "-t", str(first), "-m", "-u", "-p", "-n", f"--wd={options.pop('cwd', '/')}"]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH"))}
+        environment |= {"SLURM_CONF": str(self.folder / "slurm.conf"), **options.pop("environment", {})}
+        done = subprocess.run(
+            [*enter, *command], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
+            timeout=WAIT_SECONDS, **options,
+        )  # fmt: skip
+        assert done.returncode == 0 or not check, f"{command} on {name}: code {done.returncode}\n{done.stdout}"
+        return done.stdout
+
+    def submit(self, *arguments: str, **options: Any) -> "Job":
+        """A job given to sbatch on the login node."""
+        return Job(self, int(self.run("login", "sbatch", "--parsable", *arguments, **options).split()[-1]))
+
+    def states(self) -> set[str]:
+        """Of the nodes: idle, down, ..."""
+        return set(self.run("login", "sinfo", "-h", "-N", "-p", "main", "-o", "%t", check=False).split())
+
+    def logs(self) -> str:
+        """The ends of all logs, for the message of a test that fails."""
+        files = sorted((self.folder / "log").glob("*"))
+        return "\n".join(f"--- {f.name}\n" + "\n".join(f.read_text().splitlines()[-15:]) for f in files)
+
+
+@dataclass
+class Job:
+    cluster: Cluster
+    id: int
+
+    def facts(self) -> dict[str, str]:
+        """What `scontrol show job` knows: JobState, Restarts, NodeList, ..."""
+        said = self.cluster.run("login", "scontrol", "-o", "show", "job", str(self.id), check=False)
+        return dict(re.findall(r"(\S+?)=(\S*)", said))
+
+    @property
+    def state(self) -> str:
+        return self.facts().get("JobState", "")
+
+    @property
+    def restarts(self) -> int:
+        return int(self.facts().get("Restarts", 0))
+
+    def cancel(self, *options: str) -> None:
+        self.cluster.run("login", "scancel", *options, str(self.id))
+
+    def has_ended(self) -> bool:
+        return self.state in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
+
+
+def wait_until(true: Callable[[], Any], what: str, otherwise: Callable[[], str] = str) -> float:
+    """Seconds until it came true; AssertionError with what `otherwise` says if it never does."""
+    started = time.monotonic()
+    while not true():
+        assert time.monotonic() - started < WAIT_SECONDS, f"not so: {what}\n{otherwise()}"
+        time.sleep(0.05)
+    return time.monotonic() - started
+
+
+def kill_hard(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
