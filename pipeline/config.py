@@ -238,8 +238,8 @@ class PretrainConfig:
         require(
             self.data.lanes % ranks == 0,
             f"data.lanes={self.data.lanes} does not divide over {ranks} ranks ({self.train.nodes} nodes x "
-            f"{self.train.devices}); use {_sizes(self.data.lanes, self.train.devices)}, or a multiple of {ranks} "
-            "lanes, which is another run",
+            f"{self.train.devices}); use {_sizes(self.data.lanes, self.train.devices)}, or use a multiple of "
+            f"{ranks} lanes, which is another run",
         )
         share, at_once = self.data.lanes // ranks, self.train.lanes_at_once
         require(

@@ -5,6 +5,7 @@ Installed first thing in a command, because a signal that comes before its handl
 
 import faulthandler
 import signal
+import sys
 from types import FrameType
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: stopped on request with a checkpoint; run the same command again to go on
@@ -16,7 +17,7 @@ _received: list[signal.Signals] = []
 def install() -> None:
     for signum in _SIGNALS:
         signal.signal(signum, _note)
-    faulthandler.register(signal.SIGUSR2, all_threads=True)  # dumps the stacks of a process that seems to hang
+    faulthandler.register(signal.SIGUSR2, sys.__stderr__, all_threads=True)  # dumps the stacks of a process that seems to hang
     release()
 
 

@@ -1,7 +1,7 @@
 """What a batch script decides before and after each start of a job; told in RUN_DIR/restarts.jsonl. Python alone.
 
 incarnation.py begin RUN_DIR        code 0, or 1 where the job was started too often
-incarnation.py shun RUN_DIR CODE    after preflight: code 0, or bad nodes are excluded and the job is queued without them
+incarnation.py shun RUN_DIR CODE    after preflight: code 0; or the job is queued again without its bad nodes
 incarnation.py end RUN_DIR CODE     after training: the job is queued again where it is to go on; else its exit code
 """
 
