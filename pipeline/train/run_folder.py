@@ -57,6 +57,7 @@ class Writer:
 
     def __init__(self, run_dir: Path, lock: IO[str]) -> None:
         self._path, self._lock, self._token = run_dir / "writer.json", lock, secrets.token_hex(8)
+        os.register_at_fork(after_in_child=lock.close)  # loader workers may outlive a kill -9 of this process
         write_json(
             self._path, {"token": self._token, "host": socket.gethostname(), "unix_time": time.time(), **_incarnation()}
         )
