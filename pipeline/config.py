@@ -43,6 +43,9 @@ class DataConfig:
     stage_dir: str = option("", "where each node copies the shards its lanes read, as $SLURM_TMPDIR [default: nowhere]")
     lanes: int = option(384, "rows of the global batch, shared out over all ranks [the paper: 128 on each of 3 GPUs]")
     window: int = option(20, "tokens of a lane in one step: truncated back-propagation through time")
+    cold_start_share: float = option(
+        0.0, "share of lanes that start each step from the zero state, as sentences do in use [the paper: none]"
+    )
     vocab_size: int = option(793_471, "words of the softmax, <S> </S> <UNK> included: the lexicon's most frequent")
     vocab_min_count: int = option(3, "a word of the softmax was seen at least so often in training")
     workers: int = option(1, "loader processes of each rank; 0 makes batches in the training process")
@@ -50,6 +53,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         for name in ("lanes", "window", "vocab_min_count"):
             require(getattr(self, name) >= 1, f"data.{name}={getattr(self, name)} must be at least 1")
+        share = self.cold_start_share
+        require(0 <= share <= 1, f"data.cold_start_share={share} must be from 0 to 1; 0.01 is one lane in a hundred")
         require(self.vocab_size >= 4, f"data.vocab_size={self.vocab_size} must be at least 4: <S>, </S>, <UNK>, a word")
         require(self.workers >= 0, f"data.workers={self.workers} must not be negative; use 0 for none")
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 
+_COLD = 2  # keeps these random numbers apart from those of the order and of the candidates
+
+
 @dataclass(frozen=True)
 class TrainLanes:
     """Lanes of equal length; each epoch leaves out a tail shorter than lanes x window, another one each time."""
@@ -90,3 +93,12 @@ def epoch_order(chunk_shard: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     num_shards = int(chunk_shard[-1]) + 1 if len(chunk_shard) else 0
     shard_rank = np.argsort(np.argsort(bits.random_raw(num_shards), kind="stable"))
     return np.lexsort((bits.random_raw(len(chunk_shard)), shard_rank[chunk_shard]))
+
+
+def cold_starts(seed: int, step: int, lanes: range, share: float) -> np.ndarray:
+    """(lanes,) bool: which lanes begin this step from the zero state; each with probability `share`.
+
+    A function of (seed, step, lane) alone: raw bits of one generator a step, lane l's at place l.
+    """
+    bits = np.random.Philox(np.random.SeedSequence((seed, step, _COLD))).random_raw(lanes.stop)[lanes.start :]
+    return bits < np.uint64(min(share * 2.0**64, 2.0**64 - 2048))

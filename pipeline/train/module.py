@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config import PretrainConfig
+from pipeline.data.lanes import cold_starts
 from pipeline.data.windows import Batch
 from pipeline.model.bilm import BiLM, DropoutKey, States, Window, detach
 from pipeline.model.lstmp import LSTMPState
@@ -64,6 +65,8 @@ class BiLMModule(pl.LightningModule):
         states = self.states[group]
         if states is None or batch.resets_state:
             states = self.bilm.initial_states(batch.index.shape[2])
+        elif self.config.data.cold_start_share:
+            states = self._start_some_cold(states, batch)
         key = DropoutKey(self.config.run.seed, batch.step, batch.first_lane)
         outputs, states = self.bilm(Window(batch.characters, batch.index), states, key)
         self.states[group] = detach(states)
@@ -72,6 +75,12 @@ class BiLMModule(pl.LightningModule):
         if self._sampler is not None and group == self.config.lane_groups - 1:
             self.rows.start_after_backward(self._step_loss)
         return loss * self.config.data.window
+
+    def _start_some_cold(self, states: States, batch: Batch) -> States:
+        lanes = range(batch.first_lane, batch.first_lane + batch.index.shape[2])
+        cold = cold_starts(self.config.run.seed, batch.step, lanes, self.config.data.cold_start_share)
+        mask = torch.from_numpy(cold).to(batch.index.device).unsqueeze(1)
+        return [LSTMPState(state.h.masked_fill(mask, 0.0), state.c.masked_fill(mask, 0.0)) for state in states]
 
     def _loss(self, y: Tensor, batch: Batch) -> Tensor:
         if self._sampler is None:
