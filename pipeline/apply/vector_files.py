@@ -48,6 +48,8 @@ def format_of(output: str) -> str:
 def write_vectors(path: Path, parts: Parts, keep_sentences: bool = True) -> None:
     """The finished parts as one file. keep_sentences: HDF5 and npz get `sentence_to_index` as AllenNLP writes it."""
     write: Callable[[Path, Parts, bool], None] = _WRITERS[format_of(str(path))]
+    for left in path.parent.glob(f".{path.name}.*.tmp"):  # by a killed call
+        left.unlink()
     with atomic_path(path) as aside:
         write(aside, parts, keep_sentences)
 
