@@ -20,6 +20,7 @@ demo: $(VENV)/demo.stamp
 
 test: $(VENV)/dev.stamp
 	@sh tests/install_slurm.sh
+	@sh tests/install_browser.sh
 	$(PYTEST) tests
 	@echo 'make test: all passed. Next: make demo, or CONTRIBUTING.md to change something.'
 

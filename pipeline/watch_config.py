@@ -17,6 +17,28 @@ class StatusConfig:
         require(self.every_seconds > 0, f"every_seconds={self.every_seconds} must be positive")
 
 
+@dataclass
+class PlotConfig:
+    runs: list[str] = option([], "run folders, drawn together: elmo plot runs/first runs/second output=plot.html")
+    output: str = option("", "file to write: .png, or .html, one page that needs nothing else (extra `plot`)")
+
+    def __post_init__(self) -> None:
+        _require_runs("plot", self.runs, 1)
+        require(
+            self.output.endswith((".png", ".html")),
+            f"output={self.output!r} must name a file that ends with .png or .html",
+        )
+
+
+@dataclass
+class CompareConfig:
+    runs: list[str] = option([], "run folders, a column each: elmo compare runs/first runs/second")
+    json: bool = option(False, "print JSON instead of tables")
+
+    def __post_init__(self) -> None:
+        _require_runs("compare", self.runs, 2)
+
+
 def _require_runs(command: str, runs: list[str], number: int) -> None:
     several = "a run folder" if number == 1 else f"{number} run folders"
     require(len(runs) >= number, f"elmo {command} takes {several} or more: elmo {command}{' RUN_DIR' * number}")

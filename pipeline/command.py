@@ -1,0 +1,51 @@
+"""A command of `elmo` and its help: every key of its options with type, default and meaning."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, NamedTuple, get_args, get_type_hints
+
+
+class Command(NamedTuple):
+    run: Callable[[list[str]], int]
+    schema: type[Any]
+    meaning: str
+    example: str
+
+
+def overview(commands: Mapping[str, Command]) -> str:
+    lines = ["Pretrain, evaluate and use ELMo's bidirectional language model.", "",
+             "elmo COMMAND [CONFIG.yaml ...] [key=value ...]      elmo COMMAND -h lists every key", ""]  # fmt: skip
+    lines += [f"  {name:10}{command.meaning}" for name, command in commands.items()]
+    return "\n".join(lines)
+
+
+def describe(name: str, command: Command) -> str:
+    lines = [f"elmo {name}: {command.meaning}", "", f"  {command.example}", ""]
+    if is_dataclass(command.schema):
+        lines += ["Keys, with type and default; later files and pairs win:", "", *_keys(command.schema, "")]
+    return "\n".join(lines)
+
+
+def _keys(schema: type[Any], prefix: str) -> list[str]:
+    lines: list[str] = []
+    hints = get_type_hints(schema)
+    for field in fields(schema):
+        if is_dataclass(hints[field.name]):
+            lines += ["", *_keys(hints[field.name], f"{prefix}{field.name}.")]
+        else:
+            factory = field.default_factory
+            default = field.default if field.default is not MISSING else factory() if factory is not MISSING else None
+            shown = f"{prefix}{field.name}={_yaml(default)}"
+            lines.append(f"  {shown:44} {_type(hints[field.name]):13} {field.metadata['meaning']}")
+    return lines
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value)
+
+
+def _type(hint: Any) -> str:
+    options = [a for a in get_args(hint) if a is not type(None)] if type(None) in get_args(hint) else []
+    return f"{_type(options[0])}|null" if options else getattr(hint, "__name__", str(hint)).replace("builtins.", "")

@@ -1,0 +1,177 @@
+"""`elmo plot`: right curves in a PNG and in one HTML page that a browser shows without a network."""
+
+import math
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.apply.curves import read_curves, thin
+from pipeline.apply.plot import draw, names, plot_perplexity
+from pipeline.cli import main
+from pipeline.config import ConfigError, WandbConfig
+from pipeline.train.tracking import Tracker
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def log_run(folder: Path, start: float = 500.0, steps: int = 40, tokens_per_second: float = 1000.0) -> Path:
+    """A run of 100 tokens a step that logs every 2nd step and validates every 10th."""
+    folder.mkdir(parents=True)
+    tracker = Tracker(folder, "run", WandbConfig(mode="disabled"), {})
+    for step in range(2, steps + 1, 2):
+        perplexity = 20 + start * math.exp(-step / 15)
+        metrics = {"train/tokens": step * 100, "train/sampled_perplexity": perplexity / 4}
+        tracker.log(
+            metrics | {"speed/tokens_per_second": tokens_per_second, "train/gradient_norm": start / 100 / step}, step
+        )
+        if step % 10 == 0:
+            values = {"val/perplexity": perplexity, "val/perplexity_forward": perplexity * 1.1,
+                      "val/perplexity_backward": perplexity / 1.1}  # fmt: skip
+            tracker.log(values | {"train/tokens": step * 100}, step)
+    return folder
+
+
+def test_curves_stand_against_steps_tokens_and_hours_of_training(tmp_path: Path) -> None:
+    run = read_curves(log_run(tmp_path / "run"))
+    held_out = run.of("val/perplexity", "tokens")
+    assert [x for x, _ in held_out] == [1000, 2000, 3000, 4000] and held_out == sorted(held_out)
+    assert [x for x, _ in run.of("val/perplexity")] == [10, 20, 30, 40]
+    hours = dict(run.of("train/gradient_norm", "hours"))
+    assert max(hours) == pytest.approx(40 * 100 / 1000 / 3600) and hours[max(hours)] == pytest.approx(5 / 40)
+
+
+def test_a_step_that_logged_no_speed_lies_in_time_between_its_neighbours(tmp_path: Path) -> None:
+    folder = log_run(tmp_path / "run", steps=8)
+    Tracker(folder, "run", WandbConfig(mode="disabled"), {}).log({"val/perplexity": 30.0, "train/tokens": 500}, 5)
+    assert read_curves(folder).hours[5] == pytest.approx(0.5 / 3600)
+
+
+def test_a_long_curve_is_thinned_to_means_and_keeps_its_end() -> None:
+    points = [(float(i), float(i % 2)) for i in range(20_000)]
+    thinned = thin(points)
+    assert len(thinned) <= 1502 and thinned[-1] == points[-1]
+    assert all(abs(y - 0.5) < 0.08 for _, y in thinned[:-2])
+    assert thin(points[:100]) == points[:100]
+
+
+def test_every_panel_has_every_run_against_tokens_and_hours(tmp_path: Path) -> None:
+    runs = [read_curves(log_run(tmp_path / name, start), name) for name, start in (("one", 500), ("two", 300))]
+    figure = draw(runs)
+    labels = [(axes.get_ylabel(), axes.get_xlabel()) for axes in figure.axes]
+    rows = ("perplexity", "tokens a second", "gradient norm")
+    assert labels == [(row, column) for row in rows for column in ("tokens", "hours of training")]
+    assert [len(axes.lines) for axes in figure.axes] == [8, 8, 2, 2, 2, 2]  # four kinds of perplexity of each run
+    both = figure.axes[0].lines[3]
+    assert list(zip(*both.get_data(), strict=True)) == runs[0].of("val/perplexity", "tokens")
+
+
+def test_a_png_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = log_run(tmp_path / "run")
+    assert main(["plot", str(run), f"output={tmp_path / 'new' / 'curves.png'}"]) == 0
+    assert (tmp_path / "new" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "curves.png: run" in capsys.readouterr().out
+    plot_perplexity(run, tmp_path / "one.png")
+    assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
+
+
+class Page(HTMLParser):
+    """Tags that are open, text, and what the page would fetch."""
+
+    VOID = ("meta", "link", "img", "br")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+        self.text: list[str] = []
+        self.fetches: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+        self.open += [tag] if tag not in self.VOID else []
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "data") and not (value or "").startswith("#"):
+                self.fetches.append(f"{tag} {name}={value}")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+@pytest.fixture
+def html_page(tmp_path: Path) -> Path:
+    one, two = log_run(tmp_path / "one"), log_run(tmp_path / "two <&>", start=300, tokens_per_second=700)
+    folders = [str(one), str(two)]
+    output = tmp_path / "page.html"
+    assert main(["plot", *folders, f"output={output}"]) == 0
+    return output
+
+
+def test_the_page_is_whole_and_needs_nothing_else(html_page: Path) -> None:
+    page = Page()
+    text = html_page.read_text(encoding="utf-8")
+    page.feed(text)
+    assert not page.open and not page.fetches
+    assert page.seen.count("svg") == 1 and {"table", "h1", "style"} <= set(page.seen) and "script" not in page.seen
+    assert not re.findall(r"url\((?!#)|@import", text)
+    shown = " ".join(" ".join(page.text).split())
+    assert "Training of one, two <&>" in shown and "held out, backward" in shown and "hours of training" in shown
+    assert f"{20 + 500 * math.exp(-40 / 15):,.2f}" in shown  # the last held-out perplexity, in the table
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no chromium here; tests/install_browser.sh installs it as root")
+def test_a_real_browser_shows_the_curves_of_both_runs(html_page: Path, tmp_path: Path) -> None:
+    shot = tmp_path / "shot.png"
+    assert BROWSER is not None
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+               "--window-size=1200,1300", "--host-resolver-rules=MAP * ~NOTFOUND", f"--screenshot={shot}"]  # fmt: skip
+    done = subprocess.run([*command, html_page.as_uri()], capture_output=True, text=True, timeout=200)
+    assert shot.exists(), done.stderr
+    from matplotlib.colors import to_rgb
+    from matplotlib.image import imread
+
+    pixels = imread(shot)[..., :3]
+    for colour in ("C0", "C1"):
+        near = np.abs(pixels - np.array(to_rgb(colour))).max(axis=-1) < 0.02
+        rows, columns = np.nonzero(near)
+        assert len(rows) > 500 and np.ptp(rows) > 400 and np.ptp(columns) > 700, f"{colour} is not all over the page"
+
+
+def test_runs_of_the_same_name_are_told_apart_by_their_paths() -> None:
+    assert names(["a/run", "b/other"]) == ["run", "other"]
+    assert names(["a/run", "b/run"]) == ["a/run", "b/run"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["output=x.png"], "takes a run folder"),
+        (["absent", "output=x.png"], "absent has no metrics to draw"),
+        (["absent", "output=x.pdf"], "must name a file that ends with .png or .html"),
+        (["absent"], "must name a file that ends with .png or .html"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_sentence(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["plot", *arguments]) == 2
+    assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_run_without_metrics_has_no_curves(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has no metrics to draw"):
+        plot_perplexity(tmp_path, tmp_path / "x.png")
