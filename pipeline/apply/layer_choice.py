@@ -18,7 +18,7 @@ class LayerChoice:
 
     def __post_init__(self) -> None:
         names = ["all", "top", "average", "mix", *map(str, range(self.num_layers))]
-        require(self.name in names, f"layers={self.name} must be one of {', '.join(names)} for this model")
+        require(self.name in names, f"layer {self.name} must be one of {', '.join(names)} for this model")
         is_mix = self.name == "mix"
         require(is_mix or not self.weights, f"weights= goes with layers=mix, not with layers={self.name}")
         require(
