@@ -3,7 +3,6 @@
 Source: Peters et al. 2018, section 3.1 and 3.4; bilm-tf training.py:36-560.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -84,22 +83,10 @@ class BiLM(nn.Module):
 
     def read(self, x: Tensor, states: States, dropout: DropoutKey | None = None) -> tuple[list[Tensor], States]:
         """As `forward`, from token vectors x (2, T, B, P)."""
-        return self._read(x, self.layers[0], states, dropout)
-
-    def read_words(self, words: Tensor, index: Tensor, states: States) -> tuple[list[Tensor], States]:
-        """As `read` of words (U, P) at index (2, T, B), without dropout; without gradient faster where words recur."""
-        first: LSTMP = self.layers[0]  # type: ignore[assignment]
-        return self._read(F.embedding(index, words), lambda _, state: first.read_words(words, index, state), states)
-
-    def _read(
-        self, x: Tensor, first: Callable[[Tensor, LSTMPState], tuple[Tensor, LSTMPState]], states: States,
-        dropout: DropoutKey | None = None,
-    ) -> tuple[list[Tensor], States]:  # fmt: skip
-        """first: the first layer."""
         outputs, next_states = [x], []
         for depth, (layer, state) in enumerate(zip(self.layers, states, strict=True)):
             x = self._drop(x, depth, dropout)
-            y, next_state = layer(x, state) if depth else first(x, state)
+            y, next_state = layer(x, state)
             x = y + x if depth and self.config.skip_connections else y
             outputs.append(x)
             next_states.append(next_state)

@@ -8,14 +8,11 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
-_WORD_GATES = 1 << 26  # values of the gates of words kept for a window: 256 MiB
-_ROWS_AT_ONCE = 1024  # steps x lanes whose gates are held together where no gradient is wanted
 
 
 class LSTMPState(NamedTuple):
@@ -63,24 +60,14 @@ class LSTMP(nn.Module):
         x_dtbi (2, T, B, D): direction, time step, lane, value; each direction in its own reading order.
         Returns y (2, T, B, P) and the next state. Gradients flow to x, the weights and the state given.
         """
-        if not torch.is_grad_enabled():
-            return _read_only(self, x_dtbi, None, state)
         y, c = _Recurrence.apply(
             x_dtbi, state.h, state.c, self.weight_input, self.weight_recurrent, self.bias, self.weight_proj,
             self.cell_clip, self.proj_clip,
         )  # fmt: skip
         return y, LSTMPState(y[:, -1].contiguous(), c)
 
-    def read_words(self, words_ui: Tensor, index_dtb: Tensor, state: LSTMPState) -> tuple[Tensor, LSTMPState]:
-        """As `forward` of words[index], without gradient: a word's input product is made once, however often it is
-        read, unless that would take too much memory."""
-        at_once = 1 if words_ui.device.type == "cpu" else 2
-        if at_once * len(words_ui) * 4 * self.hidden_dim > _WORD_GATES or torch.is_grad_enabled():
-            return self(F.embedding(index_dtb, words_ui), state)
-        return _read_only(self, words_ui, index_dtb, state)
 
-
-def _compute_dtype(x: Tensor) -> torch.dtype:
+def compute_dtype(x: Tensor) -> torch.dtype:
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
@@ -96,20 +83,20 @@ class _Recurrence(torch.autograd.Function):
         ctx: Any, x: Tensor, h0: Tensor, c0: Tensor, weight_input: Tensor, weight_recurrent: Tensor, bias: Tensor,
         weight_proj: Tensor, cell_clip: float, proj_clip: float,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        dtype = _compute_dtype(x)
+        dtype = compute_dtype(x)
         steps, lanes, hidden = x.shape[1], x.shape[2], c0.shape[2]
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(dtype)
             recurrent, proj = weight_recurrent.to(dtype), weight_proj.to(dtype)
-            gates = _input_gates(x, weight_input.to(dtype), bias, c0.dtype)
+            gates = input_gates(x, weight_input.to(dtype), bias, c0.dtype)
             h = h0.new_empty(2, steps + 1, lanes, h0.shape[2])
             c = c0.new_empty(2, steps + 1, lanes, hidden)
             tanh_c, m = c0.new_empty(2, steps, lanes, hidden), c0.new_empty(2, steps, lanes, hidden)
             h[:, 0], c[:, 0] = h0, c0
             for t in range(steps):
-                _add_product(gates[:, t], h[:, t].to(dtype), recurrent)
-                _cell_forward(gates[:, t], c[:, t], c[:, t + 1], tanh_c[:, t], m[:, t], cell_clip)
-                _product_into(h[:, t + 1], m[:, t].to(dtype), proj)
+                add_product(gates[:, t], h[:, t].to(dtype), recurrent)
+                cell_forward(gates[:, t], c[:, t], c[:, t + 1], tanh_c[:, t], m[:, t], cell_clip)
+                product_into(h[:, t + 1], m[:, t].to(dtype), proj)
                 h[:, t + 1].clamp_(-proj_clip, proj_clip)
         ctx.save_for_backward(x, h, c, gates, tanh_c, m, weight_input, weight_recurrent, weight_proj)
         ctx.clips, ctx.dtype = (cell_clip, proj_clip), dtype
@@ -132,10 +119,10 @@ class _Recurrence(torch.autograd.Function):
             dh = dh_all[:, t]
             if proj_clip != math.inf:
                 dh.mul_(h[:, t + 1].abs() < proj_clip)
-            _product_into(dm, dh.to(dtype), proj_t)
+            product_into(dm, dh.to(dtype), proj_t)
             _cell_backward(dgates[:, t], dm, dc, gates[:, t], c[:, t], c[:, t + 1], tanh_c[:, t], cell_clip)
             if t:
-                _add_product(dh_all[:, t - 1], dgates[:, t].to(dtype), recurrent_t)
+                add_product(dh_all[:, t - 1], dgates[:, t].to(dtype), recurrent_t)
         dh0 = torch.bmm(dgates[:, 0].to(dtype), recurrent_t).to(h.dtype) if ctx.needs_input_grad[1] else None
         dg = dgates.flatten(1, 2).to(dtype)
         weights = (
@@ -148,42 +135,7 @@ class _Recurrence(torch.autograd.Function):
         return dx, dh0, dc, *(w.to(weight_input.dtype) for w in weights), None, None
 
 
-@torch.no_grad()
-def _read_only(layer: LSTMP, x: Tensor, index: Tensor | None, state: LSTMPState) -> tuple[Tensor, LSTMPState]:
-    """As _Recurrence without what its backward needs: beside y, buffers of some steps only, however long x is.
-
-    x (2, T, B, D); with index (2, T, B) the words (U, D) that stand there. On a CPU one direction after the other,
-    whose weights then stay in the cache.
-    """
-    dtype, (d, steps, lanes) = _compute_dtype(x), x.shape[:3] if index is None else index.shape
-    y, c = state.h.new_empty(d, steps, lanes, layer.proj_dim), state.c.clone()
-    halves = [slice(0, 1), slice(1, 2)] if x.device.type == "cpu" else [slice(0, 2)]
-    with torch.autocast(x.device.type, enabled=False):
-        for half in halves:
-            low_input, recurrent, proj = (
-                weight[half].to(dtype) for weight in (layer.weight_input, layer.weight_recurrent, layer.weight_proj)
-            )
-            words = None
-            if index is not None:
-                every = x.to(dtype).expand(len(recurrent), 1, *x.shape)
-                words = _input_gates(every, low_input, layer.bias[half], c.dtype).squeeze(1)
-            h, here, tanh_c, m = state.h[half], c[half], torch.empty_like(c[half]), torch.empty_like(c[half])
-            at_once = max(1, _ROWS_AT_ONCE // max(1, lanes))
-            for start in range(0, steps, at_once):
-                block = slice(start, start + at_once)
-                if words is not None and index is not None:
-                    gates = torch.stack([F.embedding(i, w) for i, w in zip(index[half, block], words, strict=True)])
-                else:
-                    gates = _input_gates(x[half, block].to(dtype), low_input, layer.bias[half], c.dtype)
-                for t in range(gates.shape[1]):
-                    _add_product(gates[:, t], h.to(dtype), recurrent)
-                    _cell_forward(gates[:, t], here, here, tanh_c, m, layer.cell_clip)
-                    _product_into(y[half, start + t], m.to(dtype), proj)
-                    h = y[half, start + t].clamp_(-layer.proj_clip, layer.proj_clip)
-    return y, LSTMPState(y[:, -1].contiguous(), c)
-
-
-def _input_gates(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+def input_gates(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
     """(2, T, B, 4H): the input's part of all gates of all steps, bias and forget offset included."""
     hidden = bias.shape[1] // 4
     run_bias = bias.to(dtype).clone()
@@ -196,27 +148,27 @@ def _input_gates(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) ->
     return gates.view(*x.shape[:3], -1)
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """total (2, B, N) += left (2, B, K) @ right (2, K, N)."""
     if total.dtype != left.dtype:
         total.add_(torch.bmm(left, right))
     elif total.device.type == "cpu":
-        for d in range(len(total)):
+        for d in range(len(left)):
             torch.addmm(total[d], left[d], right[d], out=total[d])
     else:
         total.baddbmm_(left, right)
 
 
-def _product_into(out: Tensor, left: Tensor, right: Tensor) -> None:
+def product_into(out: Tensor, left: Tensor, right: Tensor) -> None:
     """out (2, B, N) = left (2, B, K) @ right (2, K, N)."""
     if out.dtype == left.dtype and out.device.type == "cpu":
-        for d in range(len(out)):
+        for d in range(len(left)):
             torch.mm(left[d], right[d], out=out[d])
     else:
         out.copy_(torch.bmm(left, right))
 
 
-def _cell_forward(
+def cell_forward(
     gates: Tensor, c_prev: Tensor, c: Tensor, tanh_c: Tensor, m: Tensor, cell_clip: float
 ) -> None:
     """In place: gates (2, B, 4H) become their activations; c, tanh(c) and m = o * tanh(c) are filled in."""

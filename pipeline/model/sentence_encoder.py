@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.model.bilm import BiLM, States
 from pipeline.model.lstmp import LSTMPState
+from pipeline.model.reading import read_words
 from pipeline.model.sentences import Spelled, group_by_length, reading_order, spell_sentences, spelled_from_ids
 from pipeline.model.word_table import WordTable
 
@@ -116,22 +118,31 @@ class SentenceEncoder(nn.Module):
         trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.bilm.parameters())
         with torch.set_grad_enabled(trained):
             vectors = self.table.look_up(self.bilm.encoder, spelled)
-        for numbers in self._groups(spelled.lengths, whole):
+        for numbers in self._groups(spelled.lengths, whole, trained):
             unique, index = np.unique(reading_order([spelled.ids[n] for n in numbers], whole), return_inverse=True)
             places, words = (torch.from_numpy(ids).to(vectors.device) for ids in (index, unique))
             with torch.set_grad_enabled(trained):  # not around the yield: the caller's code has a switch of its own
-                layers, after = self.bilm.read_words(vectors[words], places, self._states_of(numbers))
+                layers, after = self._read(vectors[words], places, spelled.lengths[numbers] + 1 + whole, numbers)
             if self.stateful:
                 self._keep_states(numbers, after)
             yield Reading(numbers, spelled.lengths[numbers], layers)
 
-    def _groups(self, lengths: np.ndarray, whole: bool) -> list[np.ndarray]:
+    def _read(
+        self, words: Tensor, index: Tensor, steps: np.ndarray, numbers: np.ndarray
+    ) -> tuple[list[Tensor], States]:
+        states = self._states_of(numbers)
+        if torch.is_grad_enabled():
+            return self.bilm.read(F.embedding(index, words), states)
+        return read_words(self.bilm, words, index, steps.tolist(), states)
+
+    def _groups(self, lengths: np.ndarray, whole: bool, trained: bool) -> list[np.ndarray]:
         if self.stateful:  # no padding: the state that is carried is the one at the sentence's own end
             return [np.flatnonzero(lengths == n) for n in np.unique(lengths)]
         kind = "cpu" if self.bilm.device.type == "cpu" else "cuda"
         numbers = np.arange(len(lengths)) if whole else np.flatnonzero(lengths)
         steps = lengths[numbers] + 1 + whole
-        return [numbers[group] for group in group_by_length(steps, _MAX_ROWS[kind], _STEP_COSTS_ROWS[kind])]
+        groups = group_by_length(steps, _MAX_ROWS[kind], _STEP_COSTS_ROWS[kind], padding_costs=trained)
+        return [numbers[group] for group in groups]
 
     def cache_vocabulary(self, words: Sequence[str]) -> None:
         """The vectors of these words stand in a table; all others are still made of their characters.

@@ -10,7 +10,7 @@ from pipeline.characters import PAD, character_rows
 from pipeline.config import ConfigError, require
 
 BOS, EOS = 0, 1  # places of <S> and </S> among the unique words
-_MAX_PLACES = 1 << 13  # steps x rows of a group: bounds its memory
+_MAX_PLACES = 1 << 14  # steps x rows of a group: bounds its memory
 
 
 class Spelled(NamedTuple):
@@ -81,21 +81,26 @@ def character_ids(sentences: Sequence[Sequence[str]], max_characters: int) -> np
     return ids
 
 
-def group_by_length(steps: np.ndarray, max_rows: int, step_costs_rows: int) -> list[np.ndarray]:
-    """The numbers of `steps` (S,) in groups, together as cheap as can be: a group costs its longest's steps times
-    (its rows + step_costs_rows), padding included."""
+def group_by_length(
+    steps: np.ndarray, max_rows: int, step_costs_rows: int, padding_costs: bool = True
+) -> list[np.ndarray]:
+    """The numbers of `steps` (S,) in groups, longest first in each, together as cheap as can be.
+
+    A group costs its longest's steps times (its rows + step_costs_rows); with padding_costs=False, where a row that
+    has ended costs nothing more, its longest's steps alone count.
+    """
     order = np.argsort(steps, kind="stable")
     cost, begin = np.zeros(len(order) + 1), np.zeros(len(order) + 1, np.int64)
     for end in range(1, len(order) + 1):
         longest = int(steps[order[end - 1]])
         lowest = max(0, end - max(1, min(max_rows, _MAX_PLACES // longest)))
         rows = end - np.arange(lowest, end)
-        costs = cost[lowest:end] + longest * (rows + step_costs_rows)
+        costs = cost[lowest:end] + longest * (rows * padding_costs + step_costs_rows)
         best = int(costs.argmin())
         cost[end], begin[end] = costs[best], lowest + best
     groups, end = [], len(order)
     while end:
-        groups.append(order[begin[end] : end])
+        groups.append(order[begin[end] : end][::-1])
         end = int(begin[end])
     return groups[::-1]
 
