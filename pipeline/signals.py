@@ -17,7 +17,7 @@ _received: list[signal.Signals] = []
 def install() -> None:
     for signum in _SIGNALS:
         signal.signal(signum, _note)
-    faulthandler.register(signal.SIGUSR2, sys.__stderr__, all_threads=True)  # dumps the stacks of a process that seems to hang
+    faulthandler.register(signal.SIGUSR2, sys.__stderr__, all_threads=True)  # a hung process shows its stacks
     release()
 
 

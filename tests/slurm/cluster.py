@@ -7,7 +7,6 @@ cluster. Nodes can lose power and their network.
 import os
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -38,6 +37,7 @@ class Cluster:
     num_nodes: int
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="elmo-slurm-")))
     _processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+    _lifeline: tuple[int, int] = field(default_factory=os.pipe)  # ends when this process does, and with it all others
 
     @property
     def nodes(self) -> list[str]:
@@ -48,9 +48,15 @@ class Cluster:
         """A folder that each node has for itself."""
         return self.folder / "local"
 
+    @property
+    def small_disk(self) -> Path:
+        """A few megabytes that all nodes share."""
+        return self.folder / "small"
+
     def __enter__(self) -> "Cluster":
         try:
             self._configure()
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "small", str(self.small_disk)], check=True)
             self._start_munge()
             for name in ("login", *self.nodes):
                 self.power_on(name)
@@ -61,8 +67,14 @@ class Cluster:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        for name in [*self.nodes, "login", "munged"]:
+        for name in [*self.nodes, "login"]:
             self.power_off(name)
+        for end in self._lifeline:
+            os.close(end)
+        munged = self._processes.pop("munged", None)
+        if munged is not None:
+            munged.wait()
+        subprocess.run(["umount", "-l", str(self.small_disk)])
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _address(self, name: str) -> str:
@@ -70,7 +82,7 @@ class Cluster:
 
     def _configure(self) -> None:
         self.folder.chmod(0o755)  # munge refuses a socket in a folder that not everyone may enter
-        for name in ("run", "log", "state", "munge", "local", "disks", "dev"):
+        for name in ("run", "log", "state", "munge", "local", "disks", "dev", "small"):
             (self.folder / name).mkdir()
         hosts = [f"{self._address(name)} {name}\n" for name in ("login", *self.nodes)]
         (self.folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(hosts))
@@ -95,13 +107,14 @@ class Cluster:
         key.chmod(0o600)
         files = {"key-file": key, "socket": key.with_name("socket"), "pid-file": key.with_name("pid"),
                  "log-file": key.with_name("log"), "seed-file": key.with_name("seed")}  # fmt: skip
-        self._launch("munged", ["munged", "-F", *(f"--{option}={path}" for option, path in files.items())])
+        command = ["munged", "-F", *(f"--{option}={path}" for option, path in files.items())]
+        self._launch("munged", ["sh", "-c", '"$@" </dev/null & read -r _; kill -9 $!', "-", *command])
         wait_until(files["socket"].exists, "munged listens", self.logs)
 
     def _launch(self, name: str, command: list[str]) -> None:
         with (self.folder / "log" / f"{name}.out").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                command, stdin=self._lifeline[0], stdout=log, stderr=log, start_new_session=True,
                 env={k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH"))},
             )  # fmt: skip
 
@@ -126,6 +139,12 @@ class Cluster:
         if process is not None:
             process.kill()  # unshare: process 1 of the node goes with it, and with that all others
             process.wait()
+
+    def stop_controller(self) -> None:
+        self.run("login", "pkill", "-9", "-x", "slurmctld")
+
+    def start_controller(self) -> None:
+        self.run("login", "slurmctld", "-f", str(self.folder / "slurm.conf"))
 
     def cut(self, node: str) -> None:
         """The node runs on, but reaches nobody."""
@@ -161,6 +180,10 @@ class Cluster:
         """A job given to sbatch on the login node."""
         return Job(self, int(self.run("login", "sbatch", "--parsable", *arguments, **options).split()[-1]))
 
+    @property
+    def is_up(self) -> bool:
+        return "login" in self._processes
+
     def states(self) -> set[str]:
         """Of the nodes: idle, down, ..."""
         return set(self.run("login", "sinfo", "-h", "-N", "-p", "main", "-o", "%t", check=False).split())
@@ -178,7 +201,11 @@ class Job:
 
     def facts(self) -> dict[str, str]:
         """What `scontrol show job` knows: JobState, Restarts, NodeList, ..."""
-        said = self.cluster.run("login", "scontrol", "-o", "show", "job", str(self.id), check=False)
+        for _ in range(20):
+            said = self.cluster.run("login", "scontrol", "-o", "show", "job", str(self.id), check=False)
+            if "JobState=" in said:
+                break
+            time.sleep(0.5)  # the controller is busy, or away
         return dict(re.findall(r"(\S+?)=(\S*)", said))
 
     @property
@@ -203,7 +230,3 @@ def wait_until(true: Callable[[], Any], what: str, otherwise: Callable[[], str] 
         assert time.monotonic() - started < WAIT_SECONDS, f"not so: {what}\n{otherwise()}"
         time.sleep(0.05)
     return time.monotonic() - started
-
-
-def kill_hard(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)

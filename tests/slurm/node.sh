@@ -13,15 +13,12 @@ if [ "$name" = login ]; then
     ip link add switch type bridge
     ip addr add "$address/24" dev switch
     ip link set switch up
-    slurmctld -D -f "$folder/slurm.conf" &
+    slurmctld -D -f "$folder/slurm.conf" </dev/null &
 else
     until ip link show eth0 >/dev/null 2>&1; do sleep 0.02; done # the cable, plugged in from outside
     ip addr add "$address/24" dev eth0
     ip link set eth0 up
-    slurmd -D -N "$name" -f "$folder/slurm.conf" &
+    slurmd -D -N "$name" -f "$folder/slurm.conf" </dev/null &
 fi
 touch "$folder/run/$name.ready"
-while :; do
-    sleep 3600 &
-    wait $! || true
-done
+read -r || true # until those who started it end, however they end
