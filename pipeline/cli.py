@@ -17,7 +17,7 @@ from pipeline.command_config import (
 from pipeline.config import PretrainConfig, require
 from pipeline.read_config import load
 from pipeline.train.job import is_batch_job, job_shape
-from pipeline.watch_config import CompareConfig, PlotConfig, StatusConfig
+from pipeline.watch_config import CompareConfig, PlotConfig, StatusConfig, SyncConfig
 
 if TYPE_CHECKING:
     from pipeline.train.run import Outcome
@@ -96,7 +96,8 @@ def _training_config(arguments: list[str]) -> PretrainConfig:
 
 def _say_how_it_ended(outcome: "Outcome", arguments: list[str], data: str) -> None:
     if outcome.wandb_offline_dir is not None:
-        print(f"wandb    {outcome.wandb_offline_dir}  (`wandb leet` draws it here, `wandb sync` uploads it)")
+        how = f"`wandb leet` draws it here, `elmo sync {outcome.run_dir}` uploads it"
+        print(f"wandb    {outcome.wandb_offline_dir}  ({how})")
     again = " ".join(["elmo pretrain", *arguments])
     if outcome.stopped:
         print(
@@ -190,6 +191,14 @@ def compare(arguments: list[str]) -> int:
     return 0
 
 
+def sync(arguments: list[str]) -> int:
+    config = _load_with_runs(SyncConfig, arguments)
+    from pipeline.train.sync import sync as upload
+
+    print(upload(config))
+    return 0
+
+
 def _load_with_runs(schema: type[T], arguments: list[str]) -> T:
     """An argument that is neither key=value nor a config file is a run folder."""
     return load(schema, [a if "=" in a or a.endswith((".yaml", ".yml")) else f"runs={a}" for a in arguments])
@@ -228,6 +237,8 @@ COMMANDS = {
                     "elmo plot runs/first runs/second output=plot.html"),
     "compare": Command(compare, CompareConfig, "settings that differ between runs, and how they came out",
                        "elmo compare runs/first runs/second"),
+    "sync": Command(sync, SyncConfig, "upload to wandb what runs tracked offline, each run as one",
+                    "elmo sync runs/first"),
     "demo": Command(demo, type(None), "all of it in a few minutes on real text, in a folder of your choice",
                     "elmo demo runs/demo        (key=value pairs go to elmo pretrain)"),
 }  # fmt: skip

@@ -154,6 +154,9 @@ class TrainConfig:
     nodes: int = option(1, "nodes")
     threads: int | None = option(None, "CPU threads of each process [null: cores shared out]")
     log_every_steps: int = option(50, "steps between logged metrics")
+    norms_every_steps: int | None = option(
+        None, "steps between norms of gradients, weights and updates by group, and histograms of gates [null: never]"
+    )
     validate_every_steps: int = option(5000, "steps between validations by full softmax on the held-out split")
     validate_tokens: int | None = option(None, "score about so many held-out tokens each way [null: all]")
     hang_seconds: float | None = option(1800.0, "a process ends, its stacks dumped, if no step does [null: never]")
@@ -167,7 +170,7 @@ class TrainConfig:
             f"train.precision={self.precision!r} must be 32-true or bf16-mixed",
         )
         names = ("devices", "nodes", "log_every_steps", "validate_every_steps", "max_bad_steps")
-        optional = ("max_steps", "lanes_at_once", "threads", "validate_tokens")
+        optional = ("max_steps", "lanes_at_once", "threads", "norms_every_steps", "validate_tokens")
         for name in names + tuple(n for n in optional if getattr(self, n) is not None):
             require(getattr(self, name) >= 1, f"train.{name}={getattr(self, name)} must be at least 1")
         exchanges = ("auto", "float32", "bfloat16")
@@ -209,9 +212,10 @@ class WandbConfig:
     mode: str = option("auto", "auto (online with a key, else offline), online, offline or disabled")
     project: str = option("elmo", "wandb project [environment: WANDB_PROJECT]")
     entity: str | None = option(None, "wandb entity [environment: WANDB_ENTITY]")
-    group: str | None = option(None, "wandb group")
-    tags: list[str] = option([], "wandb tags")
-    notes: str | None = option(None, "wandb notes")
+    group: str | None = option(None, "wandb group [default: name and id of the run; environment: WANDB_RUN_GROUP]")
+    tags: list[str] = option([], "wandb tags [environment: WANDB_TAGS]")
+    notes: str | None = option(None, "wandb notes [environment: WANDB_NOTES]")
+    log_artifacts: bool = option(False, "note dataset and checkpoints as artifacts: where they lie, not their bytes")
 
     def __post_init__(self) -> None:
         modes = ("auto", "online", "offline", "disabled")

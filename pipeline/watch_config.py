@@ -39,6 +39,15 @@ class CompareConfig:
         _require_runs("compare", self.runs, 2)
 
 
+@dataclass
+class SyncConfig:
+    runs: list[str] = option([], "run folders that were tracked offline: elmo sync runs/first")
+    dry_run: bool = option(False, "say what would be uploaded")
+
+    def __post_init__(self) -> None:
+        _require_runs("sync", self.runs, 1)
+
+
 def _require_runs(command: str, runs: list[str], number: int) -> None:
     several = "a run folder" if number == 1 else f"{number} run folders"
     require(len(runs) >= number, f"elmo {command} takes {several} or more: elmo {command}{' RUN_DIR' * number}")

@@ -24,7 +24,7 @@ _QUEUE_FIELDS = ("job", "name", "state", "elapsed", "limit", "nodes", "reason")
 
 @dataclass
 class Status:
-    """state: new, running, finished, stopped (with a checkpoint), diverged, killed (ended without a word).
+    """state: new, running, finished, stopped (with a checkpoint), diverged, refused, killed (without a word).
 
     Times are in seconds or as named, ages are from now. None or empty: not known.
     """
@@ -55,7 +55,7 @@ class Status:
 
     @property
     def is_over(self) -> bool:
-        return self.state in ("finished", "diverged")
+        return self.state in ("finished", "diverged", "refused")
 
 
 def main(config: StatusConfig) -> int:
@@ -138,7 +138,7 @@ def _fill_queue(status: Status, known: set[Any]) -> None:
 def _state(status: Status, run_dir: Path, end: dict[str, Any]) -> str:
     if is_claimed(run_dir):
         return "running"
-    if end.get("how") in ("finished", "stopped", "diverged"):
+    if end.get("how") in ("finished", "stopped", "diverged", "refused"):
         return str(end["how"])
     if status.total_steps is not None and status.checkpoint.get("step", 0) >= status.total_steps:
         return "finished"
@@ -155,6 +155,8 @@ def _next(status: Status, data: str) -> str:
     waiting = next((job for job in status.jobs if job["state"] == "PENDING"), None)
     if status.state == "finished":
         return f"elmo evaluate checkpoint={run} data={data}; elmo plot {run} output={run}/plot.html"
+    if status.state == "refused":
+        return f"mend what it says, then {again}"
     if status.state == "diverged":
         return f"a lower optimizer.lr, from the last good checkpoint: {again} optimizer.lr=..."
     if status.state == "running":

@@ -8,6 +8,7 @@ import math
 import resource
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,9 +20,10 @@ from tqdm import tqdm
 from pipeline import signals
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.windows import EvaluationWindows
-from pipeline.train.checkpoint import CheckpointFolder
+from pipeline.train.checkpoint import CheckpointFolder, Record
 from pipeline.train.collectives import max_over_ranks
 from pipeline.train.module import BiLMModule
+from pipeline.train.norms import StepNorms
 from pipeline.train.run_folder import Writer
 from pipeline.train.snapshot import take_snapshot
 from pipeline.train.switches import Switches, is_to_save, is_to_stop, meaning
@@ -64,6 +66,8 @@ class Metrics(StepCallback):
         self._losses: list[float] = []
         self._waited = self._since = self._last_end = 0.0
         self.tokens_per_second = math.nan
+        self.perplexity: float | None = None  # of the last interval; of its kind only
+        self.perplexity_kind = ""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._since = self._last_end = time.perf_counter()
@@ -87,10 +91,12 @@ class Metrics(StepCallback):
         self.tokens_per_second = steps * self._lanes.tokens_per_step / seconds
         finite = [loss for loss in self._losses if math.isfinite(loss)]
         loss = sum(finite) / len(finite) if finite else None
-        kind = "sampled_perplexity" if module.config.softmax.kind == "sampled" else "perplexity"
+        self.perplexity = None if loss is None else math.exp(min(loss, 700.0))
+        is_sampled = module.config.softmax.kind == "sampled"
+        self.perplexity_kind = "sampled" if is_sampled else "training"
         metrics = {
             "train/loss": loss,
-            f"train/{kind}": None if loss is None else math.exp(min(loss, 700.0)),
+            f"train/{'sampled_' if is_sampled else ''}perplexity": self.perplexity,
             "train/gradient_norm": module.grad_norm if math.isfinite(module.grad_norm) else None,
             "train/learning_rate": module.trainer.optimizers[0].param_groups[0]["lr"],
             "train/bad_steps": module.bad_steps,
@@ -109,6 +115,28 @@ class Metrics(StepCallback):
         """Time that was not training (validation, saving) counts neither against its speed nor as waiting for data."""
         self._since += seconds
         self._last_end += seconds
+
+
+class NormsLog(StepCallback):
+    """Logs norms by parameter group at their interval, with histograms of gates and layers. On rank 0 only."""
+
+    def __init__(self, norms: StepNorms, tracker: Tracker, metrics: Metrics) -> None:
+        self._norms, self._tracker, self._metrics = norms, tracker, metrics
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, i: int) -> None:
+        assert isinstance(pl_module, BiLMModule)
+        if i % pl_module.config.lane_groups == 0 and self._norms.is_due(pl_module.step + 1):
+            self._norms.watch_layers()
+
+    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
+        if not self._norms.is_due(module.step):
+            return
+        started = time.perf_counter()
+        metrics, histograms = self._norms.take()
+        tokens = module.step * module.config.data.lanes * module.config.data.window
+        self._tracker.log(metrics | {"train/tokens": tokens}, module.step)
+        self._tracker.histograms(histograms, module.step)
+        self._metrics.leave_out(time.perf_counter() - started)
 
 
 def _peak_memory_bytes() -> int:
@@ -156,9 +184,11 @@ class Checkpointing(StepCallback):
     def __init__(
         self, folder: CheckpointFolder, identity: dict[str, Any], vocabulary: dict[str, Tensor],
         validation: Validation, metrics: Metrics, saved_step: int, writer: Writer | None,
+        on_saved: Callable[[Record], None] = lambda record: None,
     ) -> None:  # fmt: skip
         self._folder, self._identity, self._vocabulary = folder, identity, vocabulary
         self._validation, self._metrics, self._writer = validation, metrics, writer
+        self._on_saved = on_saved
         self.saved_step = self._tried_step = saved_step
 
     def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
@@ -177,10 +207,11 @@ class Checkpointing(StepCallback):
             last = self._validation.last
             perplexity = last[1].both if last is not None and last[0] == module.step else None
             try:
-                self._folder.save(content, perplexity, time.time(), self._writer.check)
+                record = self._folder.save(content, perplexity, time.time(), self._writer.check)
             except (OSError, RuntimeError) as error:  # torch.save turns some write errors into RuntimeError
                 log.error("NO CHECKPOINT at step %d (%s): the run goes on; free some space", module.step, error)
                 return
+            self._on_saved(record)
         self.saved_step = module.step
         self._metrics.leave_out(time.perf_counter() - started)
 
@@ -208,32 +239,3 @@ class ObeySwitches(StepCallback):
         self._switches.obeyed(asked)
         if is_to_stop(asked):
             self.stopped_by, trainer.should_stop = meaning(asked), True
-
-
-class ProgressBar(StepCallback):
-    """The whole run, resumed part included: steps, perplexity, tokens/s, ETA. No terminal: a line now and then."""
-
-    def __init__(self, start_step: int, total_steps: int, metrics: Metrics, validation: Validation) -> None:
-        self._start, self._total, self._metrics, self._validation = start_step, total_steps, metrics, validation
-        self._bar: tqdm[Any] | None = None
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        quiet = not sys.stderr.isatty()
-        self._bar = tqdm(
-            initial=self._start, total=self._total, unit="step", desc="pretrain", dynamic_ncols=True,
-            mininterval=30.0 if quiet else 0.2, maxinterval=60.0 if quiet else 10.0, smoothing=0.05,
-            disable=not trainer.is_global_zero,
-        )  # fmt: skip
-
-    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
-        assert self._bar is not None
-        if module.step % module.config.train.log_every_steps == 0:
-            shown = {"loss": f"{module.loss:.3f}", "tokens/s": f"{self._metrics.tokens_per_second:,.0f}"}
-            if self._validation.last is not None:
-                shown["held-out ppl"] = f"{self._validation.last[1].both:.1f}"
-            self._bar.set_postfix(shown, refresh=False)
-        self._bar.update(1)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._bar is not None:
-            self._bar.close()

@@ -15,6 +15,7 @@ from pipeline.model.lstmp import LSTMPState
 from pipeline.model.sampler import LogUniformSampler
 from pipeline.model.softmax import Candidates
 from pipeline.train.collectives import new_group
+from pipeline.train.norms import StepNorms
 from pipeline.train.optimizer import build_optimizer, clip_global_norm_, learning_rate
 from pipeline.train.rows import RowGradients
 
@@ -42,6 +43,7 @@ class BiLMModule(pl.LightningModule):
         self.loss = math.nan  # mean over ranks, lanes and directions of the last step, nats
         self.grad_norm = math.nan
         self.bad_steps = self.bad_steps_in_a_row = 0
+        self.norms: StepNorms | None = None  # looks at the updates of some steps, on rank 0
         # DDP would all-reduce the whole table; RowGradients exchanges its touched rows instead.
         self._ddp_params_and_buffers_to_ignore = ["bilm.softmax.weight", "bilm.softmax.bias"]
 
@@ -114,9 +116,13 @@ class BiLMModule(pl.LightningModule):
             self._drop_step(optimizer)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(self.config.optimizer, self.step, self.total_steps)
+        if self.norms is not None:
+            self.norms.before_update(self.step + 1, self.grad_norm)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
+        if self.norms is not None:
+            self.norms.after_update()
         self.step += 1  # a dropped step counts: its tokens are spent and its learning rate is passed
 
     def _drop_step(self, optimizer: torch.optim.Optimizer) -> None:

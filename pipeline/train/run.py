@@ -3,7 +3,7 @@
 import contextlib
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from pipeline.data.datamodule import BiLMDataModule, choose_vocabulary, evaluati
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.windows import BatchMaker, EvaluationWindows, Vocabulary
 from pipeline.model.bilm import BiLM, num_parameters
-from pipeline.train.callbacks import Checkpointing, Heartbeat, Metrics, ObeySwitches, ProgressBar, Validation
-from pipeline.train.checkpoint import CheckpointFolder, load_checkpoint
+from pipeline.train.callbacks import Checkpointing, Heartbeat, Metrics, NormsLog, ObeySwitches, Validation
+from pipeline.train.checkpoint import CheckpointFolder, Record, load_checkpoint
 from pipeline.train.facts import slurm_facts, write_end, write_start
 from pipeline.train.job import is_batch_job
 from pipeline.train.module import BiLMModule, Diverged
+from pipeline.train.norms import StepNorms
+from pipeline.train.progress import ProgressBar
 from pipeline.train.run_folder import TakenOver, Writer, check_identity, claim, run_identity
 from pipeline.train.snapshot import restore_snapshot
 from pipeline.train.switches import Switches
@@ -122,10 +124,16 @@ def _fit(plan: _Plan, module: BiLMModule, writer: Writer | None, watchdog: Watch
     metrics = Metrics(tracker, plan.lanes)
     validation = Validation(_validation_windows(plan, maker), tracker, metrics, watchdog)
     vocabulary = vocabulary_tensors(dataset.lexicon, plan.vocab_size)
-    checkpointing = Checkpointing(plan.checkpoints, plan.identity, vocabulary, validation, metrics, module.step, writer)
+    checkpointing = Checkpointing(
+        plan.checkpoints, plan.identity, vocabulary, validation, metrics, module.step, writer,
+        lambda record: _note_checkpoint(plan, tracker, record),
+    )  # fmt: skip
     switches = ObeySwitches(checkpointing, Switches(plan.run_dir if plan.rank == 0 else None))
     progress = ProgressBar(module.step, plan.total_steps, metrics, validation)
     callbacks: list[pl.Callback] = [Heartbeat(watchdog), metrics, validation, checkpointing, switches, progress]
+    if tracker is not None and config.train.norms_every_steps is not None:
+        module.norms = StepNorms(module.bilm, config.optimizer.clip_norm, config.train.norms_every_steps)
+        callbacks.insert(1, NormsLog(module.norms, tracker, metrics))
     trainer = build_trainer(config, tracker and tracker.run, callbacks)
     signals.hold()  # until ObeySwitches finds all ranks up
     try:
@@ -186,7 +194,16 @@ def _start_tracker(plan: _Plan, module: BiLMModule) -> Tracker:
     }
     write_start(plan.run_dir, module.step, {"data": plan.config.data.path} | facts)
     name = plan.config.run.name or plan.run_dir.name
-    return Tracker(plan.run_dir, name, plan.config.wandb, to_dict(plan.config) | facts | {"slurm": slurm_facts()})
+    tracker = Tracker(plan.run_dir, name, plan.config.wandb, to_dict(plan.config) | facts | {"slurm": slurm_facts()})
+    about = {"fingerprint": plan.dataset.fingerprint, "tokens": plan.lanes.num_tokens}
+    tracker.reference("dataset", "dataset", plan.config.data.path, about, ["latest"])
+    return tracker
+
+
+def _note_checkpoint(plan: _Plan, tracker: Tracker | None, record: Record) -> None:
+    if tracker is not None:
+        path = str(plan.checkpoints.path(record))
+        tracker.reference("model", "checkpoint", path, asdict(record), ["latest", f"step-{record.step}"])
 
 
 def git_revision() -> str | None:
@@ -205,7 +222,8 @@ def _end(plan: _Plan, tracker: Tracker | None, exit_code: int, how: str, text: s
     """Rank 0 tells the folder, wandb and the user's mailbox how it ended."""
     if tracker is not None:
         write_end(plan.run_dir, how, text, why)
-        tracker.alert(f"pretraining {how}", text)
+        level = {"finished": "INFO", "stopped": "WARN"}.get(how, "ERROR")
+        tracker.alert(f"pretraining {how}", f"{text} ({why})" if why else text, level)
         tracker.finish(exit_code)
 
 

@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_prep.files import write_json
 from pipeline.config import WandbConfig
+from pipeline.train.facts import read_restarts
 
 log = logging.getLogger(__name__)
 STEP_METRIC = "trainer/global_step"
@@ -21,6 +24,7 @@ class Tracker:
 
     def __init__(self, run_dir: Path, name: str, config: WandbConfig, facts: dict[str, Any]) -> None:
         self._metrics_path = run_dir / "metrics.jsonl"
+        self._log_artifacts = config.log_artifacts
         self.run = None if config.mode == "disabled" else _start(run_dir, name, config, facts)
 
     def log(self, metrics: Mapping[str, float | int | None], step: int) -> None:
@@ -37,10 +41,32 @@ class Tracker:
         if self.run is not None:
             self.run.summary.update(values)
 
-    def alert(self, title: str, text: str) -> None:
+    def histograms(self, values: Mapping[str, tuple[np.ndarray, np.ndarray]], step: int) -> None:
+        """Counts and the edges between them, by name; to wandb only."""
+        if self.run is not None:
+            import wandb
+
+            shown = {name: wandb.Histogram(np_histogram=histogram) for name, histogram in values.items()}
+            self.run.log({STEP_METRIC: step} | shown)
+
+    def alert(self, title: str, text: str, level: str = "INFO") -> None:
         """Shown in the dashboard and mailed as the user set it there; offline it waits for the sync."""
         if self.run is not None:
-            self.run.alert(title=title, text=text)
+            self.run.alert(title=title, text=text, level=level)
+
+    def reference(self, kind: str, name: str, path: str, facts: dict[str, Any], aliases: list[str]) -> None:
+        """Note where a file or dataset lies as an artifact, without its bytes, if wandb.log_artifacts says so."""
+        if self.run is None or not self._log_artifacts:
+            return
+        import wandb
+
+        uri = path if "://" in path else Path(path).expanduser().resolve().as_uri()
+        try:
+            artifact = wandb.Artifact(f"{name}-{self.run.id}", type=kind, metadata=facts)
+            artifact.add_reference(uri, checksum=False)
+            self.run.log_artifact(artifact, aliases=aliases)
+        except Exception as error:  # whatever wandb raises, a note is no reason to stop a training
+            log.error("NO ARTIFACT of %s in wandb (%s): the run goes on", path, error)
 
     def finish(self, exit_code: int = 0) -> None:
         """Flush: offline, wandb writes only every 15 s or so."""
@@ -69,10 +95,11 @@ def _start(run_dir: Path, name: str, config: WandbConfig, facts: dict[str, Any])
 
     mode = _mode(config)
     arguments: dict[str, Any] = {
-        "id": _run_id(run_dir), "resume": "allow", "dir": str(run_dir), "name": name, "config": facts,
+        "id": _run_id(run_dir), "resume": "allow", "dir": str(run_dir), "config": facts,
         "project": os.environ.get("WANDB_PROJECT", config.project),
-        "entity": os.environ.get("WANDB_ENTITY", config.entity), "group": config.group, "tags": config.tags or None,
-        "notes": config.notes,
+        "entity": os.environ.get("WANDB_ENTITY", config.entity), "name": os.environ.get("WANDB_NAME", name),
+        "group": os.environ.get("WANDB_RUN_GROUP") or config.group or family(run_dir, name),
+        "tags": config.tags or None, "notes": config.notes,  # None: WANDB_TAGS and WANDB_NOTES, if set
     }  # fmt: skip
     timeout = float(os.environ.get("WANDB_INIT_TIMEOUT", _INIT_TIMEOUT_SECONDS))
     settings = wandb.Settings(init_timeout=timeout, silent=True)
@@ -83,8 +110,18 @@ def _start(run_dir: Path, name: str, config: WandbConfig, facts: dict[str, Any])
         wandb.teardown()  # or its service goes on holding the run's id: "run ID ... is in use"
         run = wandb.init(mode="offline", settings=settings, **arguments)
     run.define_metric(STEP_METRIC)
+    run.define_metric("train/tokens", step_metric=STEP_METRIC)  # in every record: the other x axis to choose
     run.define_metric("*", step_metric=STEP_METRIC)
+    _tell_of_restart(run, run_dir)
     return run
+
+
+def _tell_of_restart(run: Any, run_dir: Path) -> None:
+    """What stopped a run without its own doing (a stall, a crash, a lost node) is told by the start after it."""
+    restarts = read_restarts(run_dir)
+    if restarts:
+        reason = restarts[-1].get("reason", "reason not known")
+        run.alert(title="training restarted", text=f"restart {len(restarts)}: {reason}", level="WARN")
 
 
 def _mode(config: WandbConfig) -> str:
@@ -103,6 +140,11 @@ def _run_id(run_dir: Path) -> str:
     if not path.exists():
         write_json(path, {"id": secrets.token_hex(4)})
     return str(json.loads(path.read_text())["id"])
+
+
+def family(run_dir: Path, name: str | None = None) -> str:
+    """The wandb group of a pretraining, its restarts and its fine-tunings: found together, whatever they are named."""
+    return f"{name or run_dir.name}-{_run_id(run_dir)}"
 
 
 def read_metrics(run_dir: Path) -> dict[int, dict[str, float]]:

@@ -37,6 +37,7 @@ def test_wandbs_file_holds_the_metrics_against_the_global_step(uninterrupted: Pa
     assert {step for step in logged if "val/perplexity" in logged[step]} == set(range(10, 121, 10))
     metrics = of_type(piece, "metric")
     assert {"glob_name": "*", "step_metric": "trainer/global_step"}.items() <= metrics[-1].items()
+    assert {"name": "train/tokens", "step_metric": "trainer/global_step"}.items() <= metrics[-2].items()
 
 
 def test_wandbs_file_says_what_was_run_and_how_it_ended(uninterrupted: Path) -> None:
@@ -111,4 +112,4 @@ def test_without_key_or_network_a_run_is_tracked_offline(
     output = runs.run(dataset, tmp_path / "run", *settings, environment=NOWHERE | environment | home)
     assert ("tracked offline" in output) == (said is not None)
     assert list(history(wandb_files.pieces(tmp_path / "run")[-1])) == [1, 2]
-    assert "`wandb sync`" in output
+    assert f"`elmo sync {tmp_path / 'run'}`" in output
