@@ -1,6 +1,6 @@
 """Speed of embedding on this machine, beside a plain PyTorch loop in AllenNLP's manner on the same text.
 
-python -m benchmarks.embed TEXT [configs/small.yaml ...] [--sentences=300] [--rounds=3] [--threads=1] [--output=FILE]
+python -m benchmarks.embed TEXT [configs/small.yaml ...] [--sentences=600] [--rounds=2] [--threads=1] [--output=FILE]
 
 TEXT: one tokenised sentence a line. The loop does what AllenNLP's `Elmo` does: batches of 64 as they come, padded to
 their longest; every position spelled in all 50 characters and encoded; a cell stepped one direction, layer and time at
@@ -135,14 +135,14 @@ def main(arguments: list[str]) -> None:
     text, *rest = [a for a in arguments if not a.startswith("--")]
     files = [a for a in rest if a.endswith(".yaml")] or ["configs/small.yaml", "configs/original.yaml"]
     torch.set_num_threads(int(options.get("--threads", os.cpu_count() or 1)))
-    lines = Path(text).read_text(encoding="utf-8").splitlines()[: int(options.get("--sentences", 300))]
+    lines = Path(text).read_text(encoding="utf-8").splitlines()[: int(options.get("--sentences", 600))]
     sentences = [line.split() for line in lines if line.strip()]
     print(f"{'config':12}{'plain, sentences/s':>20}{'ours, sentences/s':>20}{'ratio':>8}{'CPU ratio':>11}")
     results = {}
     with torch.inference_mode():
         for file in files:
             row = results[Path(file).stem] = measure(
-                load(PretrainConfig, [file]), sentences, int(options.get("--rounds", 3))
+                load(PretrainConfig, [file]), sentences, int(options.get("--rounds", 2))
             )
             print(
                 f"{Path(file).stem:12}{row['plain_sentences_per_second']:20.1f}{row['sentences_per_second']:20.1f}"
