@@ -39,8 +39,11 @@ def prep(arguments: list[str]) -> int:
         heldout_inputs=config.heldout_input, tokenize=config.tokenize, language=config.language,
         shuffle=config.shuffle, seed=config.seed, workers=config.workers, on_error=config.on_error,
         max_sentence_words=config.max_sentence_words, shard_tokens=config.shard_tokens, overwrite=config.overwrite,
+        step=config.step or None, task=config.task, tasks=config.tasks,  # type: ignore[arg-type]
     )  # fmt: skip
     print(summary)
+    if summary.pending:
+        return 0
     print(f"\nNext: elmo pretrain configs/small.yaml data.path={config.output} run.dir=runs/first")
     return 0
 

@@ -20,6 +20,9 @@ class PrepConfig:
     max_sentence_words: int = option(100_000, "a longer line is an error")
     shard_tokens: int = option(32 << 20, "tokens of a shard, 4 bytes each")
     overwrite: bool = option(False, "replace a dataset made from other input or options")
+    step: str = option("", "one pass only, for a job array: encode, then merge, then shard [default: all of them]")
+    task: int = option(0, "step=: this call's number in an array of tasks, from 0")
+    tasks: int = option(1, "step=: calls that share the pass")
 
 
 @dataclass

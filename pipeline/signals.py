@@ -17,7 +17,9 @@ _received: list[signal.Signals] = []
 def install() -> None:
     for signum in _SIGNALS:
         signal.signal(signum, _note)
-    faulthandler.register(signal.SIGUSR2, sys.__stderr__, all_threads=True)  # a hung process shows its stacks
+    faulthandler.register(
+        signal.SIGUSR2, sys.__stderr__ or sys.stderr, all_threads=True
+    )  # a hung process shows its stacks
     release()
 
 

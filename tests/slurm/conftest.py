@@ -1,0 +1,23 @@
+"""One cluster for all tests of a session, and ordeals on it that run side by side: they mostly wait."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.cluster import Cluster, why_not
+from tests.train import runs
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    reason = why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    with Cluster(12) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return runs.make_dataset(tmp_path_factory.mktemp("text"))

@@ -1,0 +1,96 @@
+"""The scripts of slurm/ as people call them: what they say before submitting, what the jobs leave behind."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import h5py
+import pytest
+
+from tests.slurm.cluster import Cluster, Job, wait_until
+from tests.slurm.training import ELMO, ROOT
+from tests.train import runs
+
+pytestmark = [pytest.mark.xdist_group("slurm")]
+SCRIPTS = sorted((ROOT / "slurm").glob("*.s*"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_bash_and_short(script: Path) -> None:
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    assert len(script.read_text().splitlines()) <= 80
+
+
+def test_the_training_script_asks_slurm_for_what_survival_needs() -> None:
+    text = (ROOT / "slurm" / "pretrain.sbatch").read_text()
+    for option in ("--signal=USR1@", "--requeue", "--open-mode=append", "--ntasks-per-node=", "--time="):
+        assert f"\n#SBATCH {option}" in text
+    assert "srun --kill-on-bad-exit=1" in text and "SRUN_CPUS_PER_TASK" in text
+
+
+@pytest.mark.slow
+def test_a_dry_run_shows_what_would_be_submitted_and_makes_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    said = call(cluster, tmp_path, "submit.sh", "--dry-run", "--nodes=2", "--gpus-per-node=1", "--ntasks-per-node=1",
+                "configs/original.yaml", "data.path=d", "run.dir=r")  # fmt: skip
+    assert "run      elmo pretrain configs/original.yaml data.path=d run.dir=r" in said
+    assert re.search(r"submit   sbatch --nodes=2 .* r/code/\S+/slurm/pretrain.sbatch configs/original.yaml", said)
+    assert "to start at" in said  # sbatch --test-only found the options good
+    said = call(cluster, tmp_path, "prep.sh", "--dry-run", "--tasks=3", "input=corpus/*.txt", "output=data/corpus")
+    assert said.count("sbatch --parsable") == 3 and "--array=0-2" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_code_of_a_job_is_that_of_its_submission(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("data:\n  lanes: 8\n")
+    said = call(cluster, tmp_path, "submit.sh", "--hold", "mine.yaml", "data.path=d", "run.dir=r")
+    (tmp_path / "mine.yaml").unlink()
+    job = Job(cluster, int(said.split()[-1]))
+    (code,) = (tmp_path / "r" / "code").iterdir()
+    assert job.facts()["Command"] == str(code / "slurm" / "pretrain.sbatch")
+    assert (code / "ARGUMENTS").read_text() == f"{code}/submitted/mine.yaml\ndata.path=d\nrun.dir=r\n"
+    assert (code / "submitted" / "mine.yaml").exists() and (code / "pipeline" / "cli.py").exists()
+    job.cancel()
+
+
+@pytest.mark.slow
+def test_an_array_prepares_the_dataset_that_one_process_prepares(cluster: Cluster, tmp_path: Path) -> None:
+    expected = runs.make_dataset(tmp_path / "alone")
+    texts = tmp_path / "alone"
+    pairs = [f"input={texts}/train.txt", f"heldout_input={texts}/heldout.txt", f"output={tmp_path}/dataset"]
+    said = call(
+        cluster, tmp_path, "prep.sh", "--tasks=2", "--cpus-per-task=1", *pairs, "heldout=0", "shard_tokens=2000"
+    )
+    last = Job(cluster, int(said.split()[-1]))
+    index = tmp_path / "dataset" / "index.json"
+    wait_until(lambda: index.exists() or last.has_ended(), "the dataset is there", lambda: logs(tmp_path))
+    assert index.exists(), logs(tmp_path)
+    names = {path.name for path in expected.glob("*.tar")}
+    assert names == {path.name for path in index.parent.glob("*.tar")}, logs(tmp_path)
+
+
+@pytest.mark.slow
+def test_an_array_and_one_more_job_write_the_vectors_of_a_text(cluster: Cluster, tmp_path: Path) -> None:
+    dataset = runs.make_dataset(tmp_path / "text")
+    runs.train_here(dataset, tmp_path / "run", "train.max_steps=1")
+    pairs = [f"checkpoint={tmp_path}/run", f"input={tmp_path}/text/heldout.txt", f"output={tmp_path}/v.h5", "threads=1"]
+    options = ["--gpus-per-node=0", "--cpus-per-task=1", f"--chdir={tmp_path}", f"--output={tmp_path}/embed-%j.log"]
+    script = str(ROOT / "slurm" / "embed.sbatch")
+    environment = {"ELMO": str(ELMO)}
+    first = cluster.submit("--array=0-1", *options, script, *pairs, environment=environment)
+    then = cluster.submit(f"--dependency=afterok:{first.id}", *options, script, *pairs, environment=environment)
+    wait_until(then.has_ended, "the file is written", lambda: logs(tmp_path))
+    assert then.state == "COMPLETED", logs(tmp_path)
+    with h5py.File(tmp_path / "v.h5") as file:
+        assert len([key for key in file if key.isdigit()]) == 100
+
+
+def call(cluster: Cluster, folder: Path, script: str, *arguments: str) -> str:
+    """A script of slurm/, called on the login node in `folder`."""
+    return cluster.run(
+        "login", "bash", str(ROOT / "slurm" / script), *arguments, cwd=folder, environment={"ELMO": str(ELMO)}
+    )
+
+
+def logs(folder: Path) -> str:
+    return "\n".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(folder.glob("*.log")))

@@ -1,0 +1,83 @@
+"""What happens to a job of two nodes in two weeks, in minutes; each run is bitwise the one that nothing happened to.
+
+The ordeals run side by side on nodes of their own, and end their runs when they are over. Then one run that nothing
+happens to goes as far as the longest of them, and keeps a checkpoint of every step.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+import pytest
+
+from tests.slurm import ordeals
+from tests.slurm.cluster import Cluster
+from tests.slurm.training import Training, node_list, report
+from tests.train import runs
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400), pytest.mark.xdist_group("slurm")]
+AT_ONCE = 3  # they wait more than they compute
+Ordeal = Callable[[Training], None]
+
+
+class Ordeals:
+    """Trainings that go through something, side by side."""
+
+    def __init__(self, cluster: Cluster, dataset: Path, folder: Path, wanted: list[Ordeal]) -> None:
+        self._pool = ThreadPoolExecutor(AT_ONCE)
+        self.trainings = {ordeal: Training(cluster, dataset, folder / ordeal.__name__) for ordeal in wanted}
+        self._futures: dict[Ordeal, Future[None]] = {o: self._pool.submit(o, t) for o, t in self.trainings.items()}
+
+    def after(self, ordeal: Ordeal) -> Training:
+        self._futures[ordeal].result()
+        return self.trainings[ordeal]
+
+    def wait_for_all(self) -> int:
+        """The furthest step that any of them reached."""
+        wait(self._futures.values())
+        report(list(self.trainings.values()))
+        return max(training.step for training in self.trainings.values())
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+@pytest.fixture(scope="module")
+def through(
+    cluster: Cluster, dataset: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Ordeals]:
+    selected = " ".join(item.name for item in request.session.items)
+    wanted = [ordeal for ordeal in ordeals.ALL if ordeal.__name__ in selected]
+    side_by_side = Ordeals(cluster, dataset, tmp_path_factory.mktemp("runs"), wanted)
+    yield side_by_side
+    side_by_side.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(through: Ordeals, cluster: Cluster, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the run that nothing happened to."""
+    steps = through.wait_for_all()
+    training = Training(cluster, dataset, tmp_path_factory.mktemp("undisturbed"))
+    every_step = ("checkpoint.every_steps=1", "checkpoint.keep_last=1000000", f"train.max_steps={steps}")
+    training.submit(node_list("n9", "n10"), settings=every_step)
+    assert training.wait_for_end() == "COMPLETED", training.log()
+    assert training.reasons() == [] and training.step == steps
+    return training.run_dir
+
+
+@pytest.mark.parametrize("ordeal", ordeals.BITWISE, ids=lambda ordeal: ordeal.__name__)
+def test_a_run_is_bitwise_what_it_would_have_been(through: Ordeals, ordeal: Ordeal, undisturbed: Path) -> None:
+    assert through.after(ordeal).differences(undisturbed) == []
+
+
+@pytest.mark.parametrize("ordeal", [ordeals.fewer_and_more_nodes], ids=lambda ordeal: ordeal.__name__)
+def test_a_run_goes_on_with_the_same_losses(through: Ordeals, ordeal: Ordeal, undisturbed: Path) -> None:
+    changed = runs.losses(through.after(ordeal).run_dir)
+    expected = runs.losses(undisturbed)
+    assert list(changed) == list(range(1, len(changed) + 1)) and len(changed) > 6
+    assert list(changed.values()) == pytest.approx([expected[step] for step in changed], abs=1e-3)
+
+
+@pytest.mark.parametrize("ordeal", ordeals.HOPELESS, ids=lambda ordeal: ordeal.__name__)
+def test_a_job_that_cannot_go_on_ends(through: Ordeals, ordeal: Ordeal) -> None:
+    through.after(ordeal)
