@@ -80,7 +80,9 @@ def main(arguments: list[str]) -> None:
         pairs = ["configs/original.yaml", *pairs]
     rows = table(load(PretrainConfig, pairs), int(options.get("--lanes-per-rank", 128)))
     print("bytes each rank sends a step; train.exchange=bfloat16 here, dense DDP in float32")
-    print(f"{'ranks':>6}{'rows':>9}{'dense DDP':>12}{'here':>10}{'ratio':>8}{'softmax: dense':>17}{'here':>10}{'ratio':>8}")
+    heads = (("ranks", 6), ("rows", 9), ("dense DDP", 12), ("here", 10), ("ratio", 8), ("softmax: dense", 17),
+             ("here", 10), ("ratio", 8))  # fmt: skip
+    print("".join(f"{name:>{width}}" for name, width in heads))
     for r in rows:
         print(
             f"{r['ranks']:6.0f}{r['union_rows']:9,.0f}{r['dense_ddp_bytes'] / 1e9:9.2f} GB{r['bytes'] / 1e6:7.0f} MB"

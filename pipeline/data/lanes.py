@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-
 _COLD = 2  # keeps these random numbers apart from those of the order and of the candidates
 
 

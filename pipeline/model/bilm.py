@@ -69,9 +69,7 @@ class BiLM(nn.Module):
     def initial_states(self, num_lanes: int) -> States:
         return [layer.initial_state(num_lanes) for layer in self.layers]  # type: ignore[operator]
 
-    def forward(
-        self, window: Window, states: States, dropout: DropoutKey | None = None
-    ) -> tuple[list[Tensor], States]:
+    def forward(self, window: Window, states: States, dropout: DropoutKey | None = None) -> tuple[list[Tensor], States]:
         """Returns the token layer and every LSTM layer's output, each (2, T, B, P), and the next states.
 
         dropout: given in training only; on the input of every layer (the residual carries the dropped input) and

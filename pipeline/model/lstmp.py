@@ -168,9 +168,7 @@ def product_into(out: Tensor, left: Tensor, right: Tensor) -> None:
         out.copy_(torch.bmm(left, right))
 
 
-def cell_forward(
-    gates: Tensor, c_prev: Tensor, c: Tensor, tanh_c: Tensor, m: Tensor, cell_clip: float
-) -> None:
+def cell_forward(gates: Tensor, c_prev: Tensor, c: Tensor, tanh_c: Tensor, m: Tensor, cell_clip: float) -> None:
     """In place: gates (2, B, 4H) become their activations; c, tanh(c) and m = o * tanh(c) are filled in."""
     hidden = c.shape[-1]
     i, j, f, o = gates.split(hidden, dim=-1)

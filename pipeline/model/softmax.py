@@ -54,9 +54,7 @@ class Softmax(nn.Module):
         losses = []
         for d in range(y.shape[0]):
             s = d % candidates.ids.shape[0]
-            losses.append(
-                self._sampled_direction(y[d], targets[d], candidates.ids[s], candidates.num_tries[s], rows)
-            )
+            losses.append(self._sampled_direction(y[d], targets[d], candidates.ids[s], candidates.num_tries[s], rows))
         return torch.stack(losses)
 
     def _sampled_direction(

@@ -121,6 +121,4 @@ class RowGradients:
 
 
 def _sparse(ids: Tensor, values: Tensor, parameter: Tensor) -> Tensor:
-    return torch.sparse_coo_tensor(
-        ids.unsqueeze(0), values, parameter.shape, is_coalesced=True, check_invariants=False
-    )
+    return torch.sparse_coo_tensor(ids.unsqueeze(0), values, parameter.shape, is_coalesced=True, check_invariants=False)

@@ -79,9 +79,7 @@ def test_a_run_that_moves_to_other_world_sizes_goes_on_with_the_same_losses(data
 
 
 @pytest.mark.parametrize(("ranks", "groups"), [(2, 1), (4, 2), (8, 1), (1, 4)])
-def test_ranks_and_lane_groups_side_by_side_read_what_one_process_reads(
-    dataset: Path, ranks: int, groups: int
-) -> None:
+def test_ranks_and_lane_groups_side_by_side_read_what_one_process_reads(dataset: Path, ranks: int, groups: int) -> None:
     data = open_dataset(str(dataset))
     split = data.splits["train"]
     lanes = TrainLanes(split.num_tokens, 8, 10)
