@@ -5,6 +5,7 @@ Where the disk has no room, shards not used lately make place, and else a shard 
 """
 
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,14 +59,16 @@ class _Staged(Fetched):
         return self.source / name
 
     def _make_room(self, num_bytes: int) -> bool:
-        """Whether shards that were not used lately gave up as much room."""
-        lately, freed = time.time() - _IN_USE_SECONDS, 0
+        """Whether there is as much room, once shards that were not used lately gave up theirs."""
+        lately = time.time() - _IN_USE_SECONDS
         for path in sorted(self.folder.glob("*.tar"), key=lambda path: path.stat().st_mtime):
-            if freed >= num_bytes or path.stat().st_mtime > lately:
+            if self._has_room(num_bytes) or path.stat().st_mtime > lately:
                 break
-            freed += path.stat().st_size
-            path.unlink(missing_ok=True)  # maps of it stay good
-        return freed >= num_bytes
+            path.unlink(missing_ok=True)  # maps of it stay good, and keep its room until they are closed
+        return self._has_room(num_bytes)
+
+    def _has_room(self, num_bytes: int) -> bool:
+        return shutil.disk_usage(self.folder).free >= num_bytes
 
 
 def _hashes(index: dict[str, Any]) -> dict[str, tuple[int, str]]:

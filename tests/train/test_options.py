@@ -60,7 +60,7 @@ def test_a_dataset_without_held_out_text_is_trained_on_without_validation(tmp_pa
 @pytest.mark.parametrize(
     ("pair", "said"),
     [
-        ("train.devices=3", "data.lanes=8 does not divide over 3 ranks (1 nodes x 3); use 1 or 2 or 4 or 8 ranks"),
+        ("train.devices=3", "use 1 or 2 or 4 or 8 ranks, or use a multiple of 3 lanes"),
         ("train.lanes_at_once=3", "train.lanes_at_once=3 does not divide the 8 lanes of a rank"),
         ("data.lanes=4000", "fewer than data.lanes=4000 x data.window=10"),
         ("softmax.num_samples=99999", "softmax.num_samples=99999 is more than the vocabulary"),

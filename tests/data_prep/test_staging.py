@@ -1,0 +1,95 @@
+"""Shards on a node's own disk: copied when used, checked, given up for others; read in place where there is no room."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep.files import DataError
+from data_prep.prepare import prepare
+from data_prep.shards import Split, open_dataset
+from data_prep.staging import remove_damaged
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "text.txt").write_text("".join(f"a{n % 97} b{n % 89} c{n}\n" for n in range(20_000)))
+    prepare([str(folder / "text.txt")], folder / "out", workers=1, show_progress=False, shard_tokens=20_000)
+    return folder / "out"
+
+
+def staged_shards(stage: Path) -> set[str]:
+    return {path.name for path in stage.glob("*/*.tar")}
+
+
+def first_chunk_of(split: Split, shard: int) -> np.ndarray:
+    return split.chunk(int(np.flatnonzero(split.chunk_shard == shard)[0]))
+
+
+def test_only_the_shards_that_are_read_are_copied_and_their_tokens_are_the_same(dataset: Path, tmp_path: Path) -> None:
+    plain, staged = open_dataset(dataset).splits["train"], open_dataset(dataset, stage_dir=tmp_path).splits["train"]
+    assert staged_shards(tmp_path) == set()
+    np.testing.assert_array_equal(first_chunk_of(staged, 2), first_chunk_of(plain, 2))
+    assert staged_shards(tmp_path) == {"train-000002.tar"}
+
+
+def test_a_copy_that_went_bad_is_removed_and_made_again(dataset: Path, tmp_path: Path) -> None:
+    opened = open_dataset(dataset, stage_dir=tmp_path)
+    first_chunk_of(opened.splits["train"], 0)
+    (copy,) = tmp_path.glob("*/train-000000.tar")
+    good = copy.read_bytes()
+    copy.write_bytes(good[:2000] + bytes([good[2000] ^ 1]) + good[2001:])
+    assert remove_damaged(opened.index, tmp_path) == ["train-000000.tar"]
+    assert remove_damaged(opened.index, tmp_path) == []
+    first_chunk_of(open_dataset(dataset, stage_dir=tmp_path).splits["train"], 0)
+    assert copy.read_bytes() == good
+
+
+def test_a_shard_that_is_bad_at_its_source_is_refused(dataset: Path, tmp_path: Path) -> None:
+    opened = open_dataset(dataset, stage_dir=tmp_path / "stage")
+    shard = dataset / "train-000001.tar"
+    good = shard.read_bytes()
+    try:
+        shard.write_bytes(good[:2000] + bytes([good[2000] ^ 1]) + good[2001:])
+        with pytest.raises(DataError, match="arrived damaged"):
+            first_chunk_of(opened.splits["train"], 1)
+    finally:
+        shard.write_bytes(good)
+
+
+@pytest.fixture
+def small_disk(dataset: Path, tmp_path: Path) -> Iterator[Path]:
+    """Room for the lexicon, two shards and a half."""
+    index = open_dataset(dataset).index
+    lexicon = [entry["bytes"] for entry in index["lexicon"]["files"].values()]
+    shard = index["splits"]["train"]["shards"][0]["bytes"]
+    size = sum(-(-num_bytes // 4096) * 4096 for num_bytes in lexicon) + shard * 5 // 2
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if (
+        os.geteuid() != 0
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]).returncode
+    ):
+        pytest.skip("no tmpfs can be mounted here")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)])
+
+
+def test_a_full_disk_gives_up_old_copies_and_else_the_shard_is_read_in_place(dataset: Path, small_disk: Path) -> None:
+    plain, staged = open_dataset(dataset).splits["train"], open_dataset(dataset, stage_dir=small_disk).splits["train"]
+    shards = range(int(plain.chunk_shard[-1]) + 1)
+    for shard in shards:
+        np.testing.assert_array_equal(first_chunk_of(staged, shard), first_chunk_of(plain, shard))
+    kept = staged_shards(small_disk)
+    assert set() < kept < {f"train-{shard:06d}.tar" for shard in shards}
+    for path in small_disk.glob("*/*.tar"):
+        os.utime(path, (0, 0))  # not used lately
+    del staged  # its maps would keep the room
+    last = shards[-1]
+    reopened = open_dataset(dataset, stage_dir=small_disk).splits["train"]
+    np.testing.assert_array_equal(first_chunk_of(reopened, last), first_chunk_of(plain, last))
+    assert f"train-{last:06d}.tar" in staged_shards(small_disk)

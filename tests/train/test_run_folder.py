@@ -1,0 +1,86 @@
+"""One writer: who has a run's folder, who may take it, and what a process does that lost it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import ConfigError
+from pipeline.train.checkpoint import CheckpointFolder
+from pipeline.train.run_folder import TakenOver, claim, is_claimed
+from pipeline.train.watchdog import EXIT_HUNG, EXIT_TAKEN_OVER
+from tests.train import runs
+
+
+@pytest.fixture
+def slurm(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    return monkeypatch
+
+
+def test_a_second_process_is_refused(dataset: Path, tmp_path: Path) -> None:
+    config = runs.config_of(dataset, tmp_path)
+    with claim(tmp_path, {}, config):
+        assert is_claimed(tmp_path)
+        with pytest.raises(ConfigError, match="is being trained by another process"):
+            claim(tmp_path, {}, config)
+    assert not is_claimed(tmp_path)
+
+
+def test_a_later_start_of_the_same_job_takes_the_folder_and_the_earlier_one_writes_no_more(
+    dataset: Path, tmp_path: Path, slurm: pytest.MonkeyPatch
+) -> None:
+    config, folder = runs.config_of(dataset, tmp_path), CheckpointFolder(tmp_path / "checkpoints")
+    with claim(tmp_path, {}, config) as before:
+        folder.save({"global_step": 1}, None, 0.0, before.check)
+        slurm.setenv("SLURM_RESTART_COUNT", "1")
+        with claim(tmp_path, {}, config) as after:
+            assert after.is_current() and not before.is_current()
+            with pytest.raises(TakenOver):
+                folder.save({"global_step": 2}, None, 0.0, before.check)
+            folder.save({"global_step": 3}, None, 0.0, after.check)
+    assert [record.step for record in folder.records()] == [1, 3]
+
+
+@pytest.mark.parametrize(("job", "restart"), [("8", "1"), ("7", "0")])
+def test_another_job_or_the_same_start_is_refused(
+    dataset: Path, tmp_path: Path, slurm: pytest.MonkeyPatch, job: str, restart: str
+) -> None:
+    config = runs.config_of(dataset, tmp_path)
+    with claim(tmp_path, {}, config):
+        slurm.setenv("SLURM_JOB_ID", job)
+        slurm.setenv("SLURM_RESTART_COUNT", restart)
+        with pytest.raises(ConfigError):
+            claim(tmp_path, {}, config)
+
+
+def test_a_folder_that_cannot_be_read_for_a_moment_is_not_lost(dataset: Path, tmp_path: Path) -> None:
+    with claim(tmp_path, {}, runs.config_of(dataset, tmp_path)) as writer:
+        (tmp_path / "writer.json").unlink()
+        assert writer.is_current()
+        (tmp_path / "writer.json").write_text(json.dumps({"token": "of another"}))
+        assert not writer.is_current()
+
+
+def run_watchdog(arguments: str, body: str) -> "subprocess.CompletedProcess[str]":
+    code = (
+        f"import time\nfrom pipeline.train.watchdog import Watchdog\nwith Watchdog({arguments}) as dog:\n    {body}\n"
+    )
+    return subprocess.run([sys.executable, "-c", code], cwd=runs.ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_the_watchdog_shows_where_a_process_hangs_and_ends_it() -> None:
+    done = run_watchdog("None, 1.0", "dog.beat(); time.sleep(100)")
+    assert done.returncode == EXIT_HUNG
+    assert "HUNG: no step ended for" in done.stderr and 'File "<string>", line 4 in <module>' in done.stderr
+
+
+def test_the_watchdog_waits_longer_for_the_first_step() -> None:
+    assert run_watchdog("60.0, 0.5", "time.sleep(3)").returncode == 0
+
+
+def test_the_watchdog_ends_a_process_whose_run_was_taken_over() -> None:
+    done = run_watchdog("None, None, lambda: False", "time.sleep(100)")
+    assert done.returncode == EXIT_TAKEN_OVER and "TAKEN OVER" in done.stderr
