@@ -17,7 +17,7 @@ from pipeline.command_config import (
 from pipeline.config import PretrainConfig, require
 from pipeline.read_config import load
 from pipeline.train.job import is_batch_job, job_shape
-from pipeline.watch_config import CompareConfig, PlotConfig, StatusConfig, SyncConfig
+from pipeline.watch_config import CompareConfig, DashboardConfig, PlotConfig, StatusConfig, SyncConfig
 
 if TYPE_CHECKING:
     from pipeline.train.run import Outcome
@@ -67,11 +67,13 @@ def pretrain(arguments: list[str]) -> int:
     from pipeline.train.module import Diverged
     from pipeline.train.run import pretrain as train
     from pipeline.train.run_folder import TakenOver
+    from pipeline.train.trainer import global_rank
 
     try:
         outcome = train(config)
     except (Diverged, TakenOver) as error:
-        print(f"elmo pretrain: {error}", file=sys.stderr)
+        if global_rank(config.train) == 0:  # all ranks come to the same end
+            print(f"elmo pretrain: {error}", file=sys.stderr)
         return 1
     if not outcome.is_rank_zero:
         return 0  # Lightning kills rank 0, perhaps before it is done, when a process that it started ends with a code
@@ -202,6 +204,14 @@ def sync(arguments: list[str]) -> int:
     return 0
 
 
+def dashboard(arguments: list[str]) -> int:
+    config = load(DashboardConfig, arguments)
+    from pipeline.apply.dashboard import main as make
+
+    print(make(config))
+    return 0
+
+
 def _load_with_runs(schema: type[T], arguments: list[str]) -> T:
     """An argument that is neither key=value nor a config file is a run folder."""
     return load(schema, [a if "=" in a or a.endswith((".yaml", ".yml")) else f"runs={a}" for a in arguments])
@@ -242,6 +252,8 @@ COMMANDS = {
                        "elmo compare runs/first runs/second"),
     "sync": Command(sync, SyncConfig, "upload to wandb what runs tracked offline, each run as one",
                     "elmo sync runs/first"),
+    "dashboard": Command(dashboard, DashboardConfig, "a view of your wandb project with what matters of these runs",
+                         "elmo dashboard project=elmo"),
     "demo": Command(demo, type(None), "all of it in a few minutes on real text, in a folder of your choice",
                     "elmo demo runs/demo        (key=value pairs go to elmo pretrain)"),
 }  # fmt: skip

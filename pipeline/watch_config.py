@@ -48,6 +48,15 @@ class SyncConfig:
         _require_runs("sync", self.runs, 1)
 
 
+@dataclass
+class DashboardConfig:
+    project: str = option("elmo", "wandb project to make the view in [environment: WANDB_PROJECT]")
+    entity: str = option("", "its user or team [default: your own; environment: WANDB_ENTITY]")
+    name: str = option("ELMo pretraining", "what the view is called; every call makes a new one")
+    group_runs: bool = option(False, "gather pretrainings with their fine-tunings in the list of runs")
+    output: str = option("", "write the view as JSON to this file instead, and send nothing")
+
+
 def _require_runs(command: str, runs: list[str], number: int) -> None:
     several = "a run folder" if number == 1 else f"{number} run folders"
     require(len(runs) >= number, f"elmo {command} takes {several} or more: elmo {command}{' RUN_DIR' * number}")

@@ -54,6 +54,7 @@ class WandbServer:
         self.runs: dict[str, Run] = {}
         self.alerts: list[dict[str, Any]] = []
         self.artifacts: list[dict[str, Any]] = []
+        self.views: list[dict[str, Any]] = []
         self.lock = threading.Lock()
         self._server = _Quiet(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -87,6 +88,9 @@ class WandbServer:
         if operation == "NotifyScriptableRunAlert":
             self.alerts.append(variables)
             return {"notifyScriptableRunAlert": {"success": True}}
+        if operation == "UpsertView2":
+            self.views.append(variables)
+            return {"upsertView": {"view": {"id": "view", "name": "nw-abc-v"}, "inserted": True}}
         if operation == "CreateArtifact":
             self.artifacts.append(variables)
             known = {"id": "a", "state": "COMMITTED", "artifactSequence": {"id": "s", "latestArtifact": {"id": "a"}}}
