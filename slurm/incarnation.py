@@ -7,6 +7,7 @@ incarnation.py end RUN_DIR CODE     after training: the job is queued again wher
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -61,6 +62,7 @@ def exclude(run_dir: Path, bad: list[str]) -> int:
     names = ",".join([*([before] if before != "(null)" else []), *bad])
     note(run_dir, f"{', '.join(bad)} excluded: not fit", RESTART + 1)
     say(f"excludes {', '.join(bad)} and is queued again")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which the next command sends; the job would stay on hold
     persist("scontrol", "requeuehold", JOB)
     persist("scontrol", "update", f"JobId={JOB}", f"ExcNodeList={names}")
     persist("scontrol", "release", JOB)
