@@ -82,9 +82,7 @@ def power_controller_and_network(t: Training) -> None:
     t.survive("controller away for a minute, and a signal meanwhile", lambda: lose_controller(t))
     batch = job.facts()["BatchHost"]
     t.survive("network cut", lambda: cluster.cut(batch))
-    node, pattern = batch, f"elmo pretrain .*run.dir={t.run_dir} "
-    wait_until(lambda: gave_up_the_folder(t), "the cut node's rank 0 ends by itself", t.log)
-    wait_until(lambda: not cluster.run(node, "pgrep", "-f", pattern, check=False), "nothing trains there", t.log)
+    wait_until(lambda: not t.processes(batch), "nothing trains there any more", t.log)
     cluster.heal(batch)
     t.stop()
     reasons = t.reasons()

@@ -113,16 +113,12 @@ class Training:
         """(node, process id on that node) of a rank."""
         assert self.job is not None
         nodes = self.cluster.run("login", "scontrol", "show", "hostnames", self.job.facts()["NodeList"]).split()
-        node = nodes[number]
-        listed = self.cluster.run(node, "pgrep", "-f", f"elmo pretrain .*run.dir={self.run_dir} ")
-        environments = {pid: Path(f"/proc/{pid}/environ") for pid in listed.split()}
-        assert environments
-        return node, min(int(pid) for pid in self._of_step(node, list(environments)))
+        return nodes[number], min(self.processes(nodes[number]))
 
-    def _of_step(self, node: str, pids: list[str]) -> list[str]:
-        """Those that srun started: the batch script's srun itself has the same words in its command line."""
-        script = 'for p; do [ "$(cat /proc/$p/comm)" != srun ] && echo $p; done; true'
-        return self.cluster.run(node, "bash", "-c", script, "-", *pids).split()
+    def processes(self, node: str) -> list[int]:
+        """Of this training on a node; not the batch script, nor srun, which has the same words in its command."""
+        pattern = rf"^\S*python\S* \S*elmo pretrain .*run.dir={self.run_dir} "
+        return [int(pid) for pid in self.cluster.run(node, "pgrep", "-f", pattern, check=False).split()]
 
     def signal_rank(self, number: int, name: str) -> None:
         node, pid = self.rank(number)
