@@ -88,7 +88,7 @@ def look(run_dir: Path) -> Status:
     status.ended_by = end.get("why")
     if status.state != "running":
         status.eta_hours = None
-    status.next = _next(status, start.get("data", "DATASET"))
+    status.next = _next(status, start.get("data", "DATASET"), bool(start.get("slurm")))
     return status
 
 
@@ -149,7 +149,7 @@ def _state(status: Status, run_dir: Path, end: dict[str, Any]) -> str:
     return "killed" if status.started_seconds_ago is not None or status.step else "new"
 
 
-def _next(status: Status, data: str) -> str:
+def _next(status: Status, data: str, is_job: bool) -> str:
     """What a person would do now. data: the dataset of the run."""
     run, again = status.run_dir, f"elmo pretrain {status.run_dir}/config.yaml"
     waiting = next((job for job in status.jobs if job["state"] == "PENDING"), None)
@@ -165,5 +165,5 @@ def _next(status: Status, data: str) -> str:
         return f"elmo status {run} --watch; elmo plot {run} output={run}/plot.html"
     if waiting is not None:
         return f"wait: job {waiting['job']} is in the queue ({waiting.get('reason', '')}) and goes on by itself"
-    went_on_by = "sbatch the same job again" if status.restarts else again
+    went_on_by = "sbatch the same job again" if is_job else again
     return f"to go on from step {status.checkpoint.get('step', 0):,}: {went_on_by}"

@@ -128,6 +128,9 @@ def gate_values(layer: LSTMP, x: Tensor, h0: Tensor, y: Tensor) -> dict[str, Ten
 
 
 def _histogram(values: Tensor, low: float | None = None, high: float | None = None) -> Histogram:
-    low = float(values.min()) if low is None else low
-    high = max(float(values.max()) if high is None else high, low + _TINY)
+    """Of what is finite: a step with a loss that is not is dropped later, and no reason to stop here."""
+    values = values[values.isfinite()]
+    low = (float(values.min()) if values.numel() else 0.0) if low is None else low
+    high = (float(values.max()) if values.numel() else 0.0) if high is None else high
+    high = max(high, low + _TINY)
     return torch.histc(values, _BINS, low, high).cpu().numpy(), np.linspace(low, high, _BINS + 1)

@@ -79,6 +79,15 @@ def test_histograms_of_gates_and_layers_are_in_wandbs_file(watched: Path) -> Non
     assert sum(found["layer_norm/2.forward.values"]) == lanes * steps
 
 
+def test_of_a_step_that_is_dropped_no_norms_are_logged(dataset: Path, tmp_path: Path) -> None:
+    settings = ["train.max_steps=6", "optimizer.lr=1e30", "train.norms_every_steps=1", "wandb.mode=offline"]
+    runs.train_here(dataset, tmp_path / "run", *settings)
+    curve = read_metrics(tmp_path / "run")
+    dropped = [step for step, values in curve.items() if not of(values, "norm_pre_clip")]
+    assert dropped and len(dropped) == curve[6]["train/bad_steps"]
+    assert of(curve[1], "norm_pre_clip").keys() == GROUPS
+
+
 def test_looking_changes_nothing(watched: Path, dataset: Path, tmp_path: Path) -> None:
     runs.train_here(dataset, tmp_path / "run", *SETTINGS, "train.lanes_at_once=4")
     assert not list(runs.differences(runs.newest(watched), runs.newest(tmp_path / "run")))
