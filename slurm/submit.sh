@@ -3,26 +3,24 @@
 #   slurm/submit.sh [--dry-run] [SBATCH OPTIONS] CONFIG.yaml run.dir=DIR data.path=DIR [KEY=VALUE ...]
 # Options of sbatch are written --name=value. With --dry-run nothing is made: what would be submitted is shown.
 set -euo pipefail
-clone=$(realpath "$(dirname "$0")/..") script=pretrain dry=''
+clone=$(realpath "$(dirname "$0")/..") dry=''
 options=() arguments=()
 for argument; do
     case $argument in
         --dry-run) dry=yes ;;
-        --finetune) script=finetune ;;
         -*) options+=("$argument") ;;
         *) arguments+=("$argument") ;;
     esac
     [[ $argument != run.dir=* ]] || run_dir=${argument#run.dir=}
 done
 [ -n "${run_dir:-}" ] || { echo 'run.dir= is missing: give the folder of the run' >&2; exit 2; }
-[ -e "$clone/slurm/$script.sbatch" ] || { echo "there is no slurm/$script.sbatch" >&2; exit 2; }
 code=$run_dir/code/$(date -u +%Y%m%dT%H%M%SZ)
 if [ -n "$dry" ]; then
     echo "code     $(git -C "$clone" describe --always --dirty 2>/dev/null || echo "$clone") into $code"
     printf 'run      elmo pretrain'; printf ' %q' "${arguments[@]}"; echo
-    sed -n 's/^#SBATCH /default  /p' "$clone/slurm/$script.sbatch"
-    printf 'submit   sbatch'; printf ' %q' "${options[@]}" "$code/slurm/$script.sbatch" "${arguments[@]}"; echo
-    exec sbatch --test-only "${options[@]}" "$clone/slurm/$script.sbatch" "${arguments[@]}"
+    sed -n 's/^#SBATCH /default  /p' "$clone/slurm/pretrain.sbatch"
+    printf 'submit   sbatch'; printf ' %q' "${options[@]}" "$code/slurm/pretrain.sbatch" "${arguments[@]}"; echo
+    exec sbatch --test-only "${options[@]}" "$clone/slurm/pretrain.sbatch" "${arguments[@]}"
 fi
 bash "$clone/slurm/pin.sh" "$clone" "$code" "${arguments[@]}"
-exec sbatch "${options[@]}" "$(realpath "$code")/slurm/$script.sbatch" "${arguments[@]}"
+exec sbatch "${options[@]}" "$(realpath "$code")/slurm/pretrain.sbatch" "${arguments[@]}"

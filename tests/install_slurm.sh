@@ -1,10 +1,10 @@
 #!/bin/sh
 # What the tests on a throwaway Slurm need, where it is missing and may be installed; never a reason to fail.
-packages="slurmctld slurmd slurm-client munge"
+packages="slurmctld slurmd slurm-client munge iproute2 procps"
 PATH=$PATH:/usr/sbin:/sbin
 say() { echo "tests: $*"; }
 
-for program in slurmctld slurmd srun munged; do
+for program in slurmctld slurmd srun munged ip pgrep; do
     command -v "$program" >/dev/null || missing="${missing:-}$program "
 done
 if [ -z "${missing:-}" ]; then

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "unshare", "nsenter", "ip")
+PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "unshare", "nsenter", "ip", "pgrep")
 GPUS, CPUS, MEMORY_MB = 2, 16, 64_000
 WAIT_SECONDS = float(os.environ.get("ELMO_TEST_WAIT", "300"))  # never reached on a sound run, however busy the machine
 os.environ["PATH"] += ":/usr/sbin:/sbin"
