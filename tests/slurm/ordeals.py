@@ -91,7 +91,7 @@ def power_controller_and_network(t: Training) -> None:
 
 def two_writers(t: Training) -> None:
     """slurmd is killed: the controller starts the job again elsewhere, while the ranks train on."""
-    cluster, slowly = t.cluster, ("train.validate_every_steps=1", "evaluate.lanes=2", "evaluate.window=5")
+    cluster, slowly = t.cluster, ("checkpoint.every_steps=1",)
     job = t.submit("--nodes=1", "--ntasks-per-node=2", f"--exclude={OTHERS},{SPARES},n9,n10", settings=slowly)
     t.wait_for_step(3)
     node = job.facts()["BatchHost"]
