@@ -137,15 +137,17 @@ class _Recurrence(torch.autograd.Function):
 
 def input_gates(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
     """(2, T, B, 4H): the input's part of all gates of all steps, bias and forget offset included."""
-    hidden = bias.shape[1] // 4
-    run_bias = bias.to(dtype).clone()
-    run_bias[:, 2 * hidden : 3 * hidden] += 1.0  # TF adds 1.0 to the forget gate at run time and stores it nowhere.
-    flat = x.flatten(1, 2)
-    if x.dtype == dtype:
-        gates = torch.baddbmm(run_bias.unsqueeze(1), flat, weight)
-    else:
-        gates = torch.bmm(flat, weight).to(dtype).add_(run_bias.unsqueeze(1))
+    flat, added = x.flatten(1, 2), run_bias(bias, dtype).unsqueeze(1)
+    gates = torch.baddbmm(added, flat, weight) if x.dtype == dtype else torch.bmm(flat, weight).to(dtype).add_(added)
     return gates.view(*x.shape[:3], -1)
+
+
+def run_bias(bias: Tensor, dtype: torch.dtype) -> Tensor:
+    """(2, 4H): TF adds 1.0 to the forget gate at run time and stores it nowhere."""
+    added = bias.to(dtype).clone()
+    hidden = bias.shape[1] // 4
+    added[:, 2 * hidden : 3 * hidden] += 1.0
+    return added
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

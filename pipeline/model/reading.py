@@ -11,10 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.model.bilm import BiLM, States
-from pipeline.model.lstmp import LSTMP, LSTMPState, add_product, cell_forward, compute_dtype, input_gates, product_into
+from pipeline.model.lstmp import LSTMP, LSTMPState, add_product, cell_forward, compute_dtype, product_into, run_bias
 
 Gates = Callable[[slice, int], Tensor]
 """gates(steps, rows) -> (directions, steps, rows, 4 H): the input's part, bias included."""
+
+ROW_MULTIPLE = 4
+"""Products have so many rows or a multiple: MKL does the one to three rows left over by other code, which rounds
+otherwise, and a sentence read alone would not have, to the bit, the vectors that it has in company."""
 
 _PLACES_AT_ONCE = 1024  # steps x rows whose gates are held together
 _WORD_GATES = 1 << 26  # values of the gates of a window's words: more than 256 MiB of them are not kept
@@ -29,7 +33,13 @@ def read_words(
     steps (B,) must fall. The next states are those after the last step.
     """
     assert steps == sorted(steps, reverse=True)
-    active = [sum(length > t for length in steps) for t in range(index_dtb.shape[1])]
+    rows, missing = len(steps), -len(steps) % ROW_MULTIPLE
+    if missing:
+        states = [LSTMPState(*(F.pad(part, (0, 0, 0, missing)) for part in state)) for state in states]
+        index_dtb = F.pad(index_dtb, (0, missing))
+    words_up = F.pad(words_up, (0, 0, 0, -len(words_up) % ROW_MULTIPLE))
+    running = [sum(length > t for length in steps) for t in range(index_dtb.shape[1])]
+    active = [count + -count % ROW_MULTIPLE for count in running]
     x = F.embedding(index_dtb, words_up)
     outputs, next_states = [x], []
     for depth, (layer, state) in enumerate(zip(bilm.layers, states, strict=True)):
@@ -37,8 +47,8 @@ def read_words(
         y, next_state = _read(layer, x, None if depth else (words_up, index_dtb), active, state)
         x = y.add_(x) if depth and bilm.config.skip_connections else y
         outputs.append(x)
-        next_states.append(next_state)
-    return outputs, next_states
+        next_states.append(LSTMPState(next_state.h[:, :rows], next_state.c[:, :rows]))
+    return [output[:, :, :rows] for output in outputs], next_states
 
 
 def _read(
@@ -60,9 +70,16 @@ def _read(
     return y, LSTMPState(last, c)
 
 
+def _input_product(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+    """As `input_gates`, but by the same product of two matrices whatever the shapes."""
+    gates = run_bias(bias, dtype).unsqueeze(1).repeat(1, x.shape[1] * x.shape[2], 1)
+    add_product(gates, x.flatten(1, 2), weight)
+    return gates.view(*x.shape[:3], -1)
+
+
 def _gates_of_words(layer: LSTMP, d: slice, words: Tensor, index: Tensor, dtype: torch.dtype) -> Gates:
     weight, bias = layer.weight_input[d].to(words.dtype), layer.bias[d]
-    table = input_gates(words.expand(len(weight), 1, *words.shape), weight, bias, dtype).squeeze(1)
+    table = _input_product(words.expand(len(weight), 1, *words.shape), weight, bias, dtype).squeeze(1)
     return lambda steps, rows: torch.stack(
         [F.embedding(i, of_word) for i, of_word in zip(index[d, steps, :rows], table, strict=True)]
     )
@@ -70,7 +87,7 @@ def _gates_of_words(layer: LSTMP, d: slice, words: Tensor, index: Tensor, dtype:
 
 def _gates_of_places(layer: LSTMP, d: slice, x: Tensor, low: torch.dtype, dtype: torch.dtype) -> Gates:
     weight, bias = layer.weight_input[d].to(low), layer.bias[d]
-    return lambda steps, rows: input_gates(x[d, steps, :rows].to(low), weight, bias, dtype)
+    return lambda steps, rows: _input_product(x[d, steps, :rows].to(low), weight, bias, dtype)
 
 
 def _read_steps(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.characters import NUM_CHARACTERS, PAD
 
-_BUCKET_LENGTHS = (6, 9, 13)  # characters with both word bounds; splits English unique words about evenly
+BUCKET_LENGTHS = (6, 9, 13)  # characters with both word bounds; splits English unique words about evenly
 
 
 class TokenEncoder(nn.Module):
@@ -62,9 +62,9 @@ class TokenEncoder(nn.Module):
         """
         lengths = (characters_uc != PAD).sum(1)
         order = torch.argsort(lengths, stable=True)
-        bounds = torch.tensor(_BUCKET_LENGTHS, device=lengths.device)
+        bounds = torch.tensor(BUCKET_LENGTHS, device=lengths.device)
         ends = [*torch.searchsorted(lengths[order], bounds, right=True).tolist(), len(order)]
-        longest = [*_BUCKET_LENGTHS, int(lengths[order[-1]]) if len(order) else 0]
+        longest = [*BUCKET_LENGTHS, int(lengths[order[-1]]) if len(order) else 0]
         features, start = [], 0
         for end, length in zip(ends, longest, strict=True):
             if end > start:

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from pipeline.characters import PAD
 from pipeline.config import require
 from pipeline.model.sentences import Spelled, spell_sentences
-from pipeline.model.token_encoder import TokenEncoder
+from pipeline.model.token_encoder import BUCKET_LENGTHS, TokenEncoder
 
 _WORDS_AT_ONCE = 512  # unique words encoded together where no gradient is wanted
+_WORD_MULTIPLE = 16  # for convolutions what ROW_MULTIPLE in reading.py is for products
 
 
 class WordTable(nn.Module):
@@ -53,12 +54,23 @@ class WordTable(nn.Module):
 def encode_words(encoder: TokenEncoder, characters: np.ndarray) -> Tensor:
     """(U, P) in the encoder's dtype. Without gradient in blocks of words of like length: less padding, less memory."""
     dtype, device = encoder.char_embed.dtype, encoder.char_embed.device
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or not len(characters):
         return encoder(torch.from_numpy(characters).to(device)).to(dtype)
-    order = np.argsort((characters != PAD).sum(1), kind="stable")
-    blocks = [order[start : start + _WORDS_AT_ONCE] for start in range(0, len(order), _WORDS_AT_ONCE)]
-    encoded = [encoder(torch.from_numpy(characters[block]).to(device)).to(dtype) for block in blocks]
+    encoded = []
+    order, blocks = _blocks((characters != PAD).sum(1))
+    for block in blocks:
+        filled = np.concatenate([block, np.repeat(block[:1], -len(block) % _WORD_MULTIPLE)])
+        vectors = encoder(torch.from_numpy(characters[filled]).to(device))
+        encoded.append(vectors[: len(block)].to(dtype))
     return torch.cat(encoded)[torch.from_numpy(np.argsort(order)).to(device)]
+
+
+def _blocks(lengths: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """(order by length, the same in blocks): each of words that the encoder convolves together."""
+    order = np.argsort(lengths, kind="stable")
+    buckets = np.split(order, np.searchsorted(lengths[order], BUCKET_LENGTHS, side="right"))
+    starts = [(bucket, start) for bucket in buckets for start in range(0, len(bucket), _WORDS_AT_ONCE)]
+    return order, [bucket[start : start + _WORDS_AT_ONCE] for bucket, start in starts]
 
 
 def _refuse_trained(encoder: TokenEncoder) -> None:

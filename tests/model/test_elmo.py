@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, ModelConfig
 from pipeline.model.bilm import BiLM
 from pipeline.model.elmo import Elmo, representations
 from pipeline.model.scalar_mix import ScalarMix
@@ -99,6 +99,22 @@ def test_a_sentence_has_the_same_vectors_in_any_company(sentences: list[list[str
         assert together.shape == (3, len(sentences[number]), 10)
         assert_close(together, elmo.embed([sentences[number]])[0])
         assert_close(together, turned[number])
+
+
+def test_company_is_nothing_to_a_model_of_a_few_hundred_cells_either() -> None:
+    """Where states amplify what rounding there is: weights twice those at the start."""
+    torch.manual_seed(0)
+    filters = [[1, 32], [2, 32], [3, 64], [4, 128], [5, 256]]
+    bilm = BiLM(ModelConfig(filters=filters, num_highway=1, lstm_dim=512, projection_dim=64), 0)
+    with torch.no_grad():
+        for layer in bilm.layers:
+            for parameter in layer.parameters():
+                parameter.mul_(2)
+    generator, elmo = np.random.default_rng(0), Elmo(bilm)
+    words = np.array(tiny.SOME_WORDS[2:] + [f"w{n}" * (1 + n % 7) for n in range(200)])
+    sentences = [generator.choice(words, generator.integers(1, 40)).tolist() for _ in range(40)]
+    for number, layers in enumerate(elmo.embed(sentences)):
+        assert_close(layers, elmo.embed([sentences[number]])[0])
 
 
 def test_a_batch_is_padded_with_zeros_and_masked(bilm: BiLM) -> None:
