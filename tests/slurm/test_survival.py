@@ -12,7 +12,7 @@ import pytest
 
 from tests.slurm import ordeals
 from tests.slurm.cluster import Cluster
-from tests.slurm.training import Training, node_list, report
+from tests.slurm.training import SETTINGS, Training, node_list, report
 from tests.train import runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400), pytest.mark.xdist_group("slurm")]
@@ -36,7 +36,7 @@ class Ordeals:
         """The furthest step that any of them reached."""
         wait(self._futures.values())
         report(list(self.trainings.values()))
-        return max(training.step for training in self.trainings.values())
+        return max([training.step for o, training in self.trainings.items() if o is not ordeals.two_writers], default=1)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -68,6 +68,15 @@ def undisturbed(through: Ordeals, cluster: Cluster, dataset: Path, tmp_path_fact
 @pytest.mark.parametrize("ordeal", ordeals.BITWISE, ids=lambda ordeal: ordeal.__name__)
 def test_a_run_is_bitwise_what_it_would_have_been(through: Ordeals, ordeal: Ordeal, undisturbed: Path) -> None:
     assert through.after(ordeal).differences(undisturbed) == []
+
+
+@pytest.mark.parametrize("ordeal", [ordeals.two_writers], ids=lambda ordeal: ordeal.__name__)
+def test_a_run_of_two_processes_on_one_node_is_too(
+    through: Ordeals, ordeal: Ordeal, dataset: Path, tmp_path: Path
+) -> None:
+    survivor = through.after(ordeal)
+    runs.run(dataset, tmp_path / "run", *SETTINGS, "train.devices=2", f"train.max_steps={survivor.step}")
+    assert survivor.differences(tmp_path / "run") == []
 
 
 @pytest.mark.parametrize("ordeal", [ordeals.fewer_and_more_nodes], ids=lambda ordeal: ordeal.__name__)
