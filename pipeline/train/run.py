@@ -27,7 +27,7 @@ from pipeline.train.job import is_batch_job
 from pipeline.train.module import BiLMModule, Diverged
 from pipeline.train.norms import StepNorms
 from pipeline.train.progress import ProgressBar
-from pipeline.train.run_folder import TakenOver, Writer, check_identity, claim, run_identity
+from pipeline.train.run_folder import TakenOver, Writer, await_claim, check_identity, claim, run_identity
 from pipeline.train.snapshot import restore_snapshot
 from pipeline.train.switches import Switches
 from pipeline.train.tracking import Tracker
@@ -77,6 +77,8 @@ def pretrain(config: PretrainConfig) -> Outcome:
             write_end(plan.run_dir, "refused", str(error))  # to start again would not help
         raise
     with claim(plan.run_dir, plan.identity, config) if plan.rank == 0 else contextlib.nullcontext() as writer:
+        if plan.rank != 0:
+            await_claim(plan.run_dir)
         module = _build_module(plan)
         if plan.rank == 0:
             _announce(plan, module)

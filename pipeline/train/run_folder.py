@@ -14,8 +14,10 @@ from data_prep.files import write_bytes, write_json
 from data_prep.shards import Dataset
 from pipeline import __version__
 from pipeline.config import ConfigError, PretrainConfig, to_dict
+from pipeline.train.facts import read_facts
 
 _SHOWN_CHARACTERS = 40
+_CLAIM_SECONDS = 600.0  # a rank 0 that does not come up by then has ended, and its launcher ends the others
 _LOCK_TRIES = 3
 
 
@@ -121,9 +123,21 @@ def is_claimed(run_dir: Path) -> bool:
     return False
 
 
+def await_claim(run_dir: Path) -> None:
+    """Rank 0 of this job step has the folder, so that no earlier start changes what the ranks are about to read."""
+    deadline = time.monotonic() + _CLAIM_SECONDS
+    while _incarnation()["job"] is not None and time.monotonic() < deadline:
+        holder = read_facts(run_dir / "writer.json")
+        if {name: holder.get(name) for name in _incarnation()} == _incarnation():
+            return
+        time.sleep(0.2)
+
+
 def _incarnation() -> dict[str, Any]:
-    """Which start of which Slurm job this is; job is None without Slurm."""
-    return {"job": os.environ.get("SLURM_JOB_ID"), "restart": int(os.environ.get("SLURM_RESTART_COUNT", 0))}
+    """Which step of which start of which Slurm job this is; job is None without Slurm."""
+    environment = os.environ
+    restart = int(environment.get("SLURM_RESTART_COUNT", 0))
+    return {"job": environment.get("SLURM_JOB_ID"), "restart": restart, "step": environment.get("SLURM_STEP_ID")}
 
 
 def _is_earlier_start(path: Path) -> bool:

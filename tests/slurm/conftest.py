@@ -14,7 +14,7 @@ def cluster() -> Iterator[Cluster]:
     reason = why_not()
     if reason is not None:
         pytest.skip(reason)
-    with Cluster(12) as cluster:
+    with Cluster(14) as cluster:
         yield cluster
 
 

@@ -53,17 +53,17 @@ def preemption_with_grace_then_scancel(t: Training) -> None:
 
 def fewer_and_more_nodes(t: Training) -> None:
     for nodes, tasks in ((2, 1), (1, 1)):
-        t.submit(f"--nodes={nodes}", f"--ntasks-per-node={tasks}", f"--exclude={OTHERS},{SPARES}")
+        t.submit(f"--nodes={nodes}", f"--ntasks-per-node={tasks}", f"--exclude={OTHERS},{SPARES},n13,n14")
         before = time.monotonic()
         t.stop()
         t.took[f"file stop, {nodes} nodes"] = round(time.monotonic() - before, 1)
         assert runs.saved_steps(t.run_dir)[-1] == t.step and not (t.run_dir / "stop").exists()
-    t.submit("--nodes=2-4", "--ntasks-per-node=2", node_list("n9", "n10"))
+    t.submit("--nodes=1-2", "--ntasks-per-node=2", node_list("n9", "n10"))
     t.stop()
 
 
 def a_size_that_does_not_divide(t: Training) -> None:
-    job = t.submit("--nodes=3", f"--exclude={OTHERS}")
+    job = t.submit("--nodes=3", f"--exclude={OTHERS},{SPARES}")
     assert t.wait_for_end() == "FAILED", t.log()
     assert "data.lanes=8 does not divide over 3 ranks (3 nodes x 1); use 1 or 2 or 4 or 8 ranks" in t.said()
     assert job.restarts == 0 and not (t.run_dir / "logs").exists()
@@ -71,7 +71,7 @@ def a_size_that_does_not_divide(t: Training) -> None:
 
 def power_controller_and_network(t: Training) -> None:
     """Of a node, of the node of the batch script; the controller away for a minute; the network of the batch node."""
-    cluster, job = t.cluster, t.submit(f"--exclude={OTHERS},n9,n10,n11,n12")
+    cluster, job = t.cluster, t.submit(f"--exclude={OTHERS},n9,n10,n11,n12,n13,n14")
     t.wait_for_step(3)
     (_, _), (worker, _) = t.rank(0), t.rank(1)
     t.survive("power cut of a node", lambda: cluster.power_off(worker))
@@ -95,7 +95,7 @@ def two_writers(t: Training) -> None:
     Two processes on one node: the ulps of a sum differ from those of one process on each of two nodes.
     """
     cluster, slowly = t.cluster, ("checkpoint.every_steps=5",)
-    job = t.submit("--nodes=1", "--ntasks-per-node=2", f"--exclude={OTHERS},{SPARES},n9,n10", settings=slowly)
+    job = t.submit("--nodes=1", "--ntasks-per-node=2", f"--exclude={OTHERS},{SPARES},n9,n10,n11,n12", settings=slowly)
     t.wait_for_step(3)
     node = job.facts()["BatchHost"]
     t.survive("slurmd killed", lambda: cluster.run(node, "pkill", "-9", "-x", "slurmd"))
@@ -146,7 +146,7 @@ def a_node_whose_dataset_is_bad(t: Training) -> None:
     bad.write_bytes(bad.read_bytes()[:-512])
     t.dataset = local
     before = time.monotonic()
-    job = t.submit(f"--exclude={OTHERS},{SPARES},n9")
+    job = t.submit(f"--exclude={OTHERS},{SPARES},n9,n13,n14")
     t.stop()
     assert job.facts()["ExcNodeList"].endswith("n10"), job.facts()
     assert t.reasons() == ["n10 excluded: not fit"] and "n10: it cannot read the dataset" in t.said()
@@ -164,7 +164,7 @@ def crashes_in_a_row(t: Training) -> None:
     elmo.write_text(f'#!/bin/sh\n[ "$1" = pretrain ] && exit 9\nexec {ELMO} "$@"\n')
     elmo.chmod(0o755)
     elmo.with_name("python").symlink_to(ELMO.with_name("python"))
-    job = t.submit(node_list("n11", "n12"), elmo=elmo)
+    job = t.submit(node_list("n9", "n10"), elmo=elmo)
     assert t.wait_for_end() == "FAILED", t.log()
     assert job.restarts == 2 and t.reasons() == ["crash, code 9"] * 2
     assert "3 crashes in a row without a new checkpoint" in t.said()
