@@ -4,7 +4,7 @@ import sys
 from typing import TYPE_CHECKING, TypeVar
 
 from pipeline import __version__, signals
-from pipeline.command import Command, describe, overview
+from pipeline.command import Command, describe, overview, show
 from pipeline.command_config import (
     EmbedConfig,
     EvaluateCommandConfig,
@@ -262,7 +262,7 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(overview(COMMANDS))
+        show(overview(COMMANDS))
         return 0
     if arguments[0] == "--version":
         print(f"elmo-pipeline {__version__}")
@@ -272,7 +272,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"elmo: no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return EXIT_USER_ERROR
     if any(a in ("-h", "--help") for a in rest):
-        print(describe(name, COMMANDS[name]))
+        show(describe(name, COMMANDS[name]))
         return 0
     try:
         return COMMANDS[name].run(rest)

@@ -1,5 +1,6 @@
 """A command of `elmo` and its help: every key of its options with type, default and meaning."""
 
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, NamedTuple, get_args, get_type_hints
@@ -10,6 +11,12 @@ class Command(NamedTuple):
     schema: type[Any]
     meaning: str
     example: str
+
+
+def show(text: str) -> None:
+    """Print help; a reader that leaves early (`| head`) ends the command without a traceback."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    print(text)
 
 
 def overview(commands: Mapping[str, Command]) -> str:
