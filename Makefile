@@ -7,12 +7,13 @@ WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 export PYTHON
 
-.PHONY: help demo test check lint clean
+.PHONY: help demo test ordeals check lint clean
 
 help:
 	@echo 'make demo    prepare real text, pretrain a small biLM on it, evaluate and use it: minutes, in $(DEMO)'
 	@echo 'make check   the fast loop: ruff, types, floors, fast tests'
 	@echo 'make test    all tests; on Slurm too where its packages are, or may be installed'
+	@echo 'make ordeals Slurm jobs that lose nodes, networks and disks, on a cluster of this machine: ten minutes'
 	@echo 'make clean   remove $(VENV) and caches; runs/ and data/ stay'
 
 demo: $(VENV)/demo.stamp
@@ -21,8 +22,12 @@ demo: $(VENV)/demo.stamp
 test: $(VENV)/dev.stamp
 	@sh tests/install_slurm.sh
 	@sh tests/install_browser.sh
-	$(PYTEST) tests
+	$(PYTEST) -m 'not ordeal' tests
 	@echo 'make test: all passed. Next: make demo, or CONTRIBUTING.md to change something.'
+
+ordeals: $(VENV)/dev.stamp
+	@sh tests/install_slurm.sh
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ordeal tests
 
 check: lint
 	$(PYTEST) -q -m 'not slow' tests

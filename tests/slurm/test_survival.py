@@ -15,7 +15,7 @@ from tests.slurm.cluster import Cluster
 from tests.slurm.training import SETTINGS, Training, node_list, report
 from tests.train import runs
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400), pytest.mark.xdist_group("slurm")]
+pytestmark = [pytest.mark.ordeal, pytest.mark.slow, pytest.mark.timeout(2400), pytest.mark.xdist_group("slurm")]
 AT_ONCE = 3  # they wait more than they compute
 Ordeal = Callable[[Training], None]
 
