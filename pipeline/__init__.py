@@ -2,8 +2,8 @@
 
 import os
 
-# OpenMP threads wait by spinning; beside other work that costs a step 10 to 30 times its time, measured. It is read when
-# torch is loaded, so it is set before. On a quiet machine this bound costs nothing.
+# OpenMP threads wait by spinning: beside other work that makes a step 10 times as long and more, measured. Read when
+# torch is loaded, hence set here. On a quiet machine the bound costs nothing.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 __version__ = "0.1.0"
