@@ -135,7 +135,7 @@ def _where_things_are(png: Path, run: Path, later: Path) -> str:
         rows += [
             ("wandb files", str(run / "wandb")),
             ("  look at them", f"wandb leet {run / 'wandb'}"),
-            ("  upload them", f"wandb sync {' '.join(map(str, pieces))}"),
+            ("  upload them", f"elmo sync {run}"),
         ]
     rows += [("for fine-tuning", str(later)), ("next", "elmo pretrain -h, README.md, or your own text: elmo prep -h")]
     return "\n".join(f"{name:18}{value}" for name, value in rows)

@@ -20,6 +20,7 @@ from pipeline.command_config import EvaluateCommandConfig
 from pipeline.config import ConfigError, require
 from pipeline.data.datamodule import evaluation_windows, held_out_split
 from pipeline.data.windows import BatchMaker, Vocabulary, vocabulary_map
+from pipeline.train.trainer import quieten_lightning
 from pipeline.train.validate import Perplexity, held_out_perplexity
 
 
@@ -64,6 +65,7 @@ def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
     """Score the data with full softmax, each token exactly once; the result on rank 0, None elsewhere."""
     require(bool(config.checkpoint), "checkpoint= is missing: give a checkpoint file or a run's folder")
     require(bool(config.data), "data= is missing: give a dataset or text files")
+    quieten_lightning()
     fabric = Fabric(
         accelerator=config.accelerator, devices=config.devices, precision=config.precision,  # type: ignore[arg-type]
         strategy="ddp" if config.devices > 1 else "auto",

@@ -25,7 +25,7 @@ _UNWANTED_ADVICE = (
 
 def build_trainer(config: PretrainConfig, wandb_run: Any, callbacks: list[pl.Callback]) -> pl.Trainer:
     """One Lightning epoch is the whole rest of the run. wandb_run: None but on rank 0."""
-    _quieten_lightning()
+    quieten_lightning()
     ranks = config.train.devices * config.train.nodes
     trainer = pl.Trainer(
         accelerator=config.train.accelerator,
@@ -58,7 +58,7 @@ def _strategy(config: TrainConfig) -> DDPStrategy:
 
 def global_rank(config: TrainConfig) -> int:
     """This process's rank before Lightning has set anything up: from what launched it."""
-    _quieten_lightning()
+    quieten_lightning()
     if "RANK" in os.environ:
         return int(os.environ["RANK"])
     if SLURMEnvironment.detect():
@@ -72,7 +72,7 @@ def set_threads(config: TrainConfig) -> None:
     torch.set_num_threads(config.threads or max(1, cores // config.devices))
 
 
-def _quieten_lightning() -> None:
+def quieten_lightning() -> None:
     """Its advice is about the parts of it that this project does not use."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     for message in _UNWANTED_ADVICE:
