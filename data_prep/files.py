@@ -55,6 +55,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
+class HashingFile(io.RawIOBase):
+    """Passes writes on and hashes them, so that what may be gigabytes is not read again to be hashed."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.digest, self.written = file, hashlib.sha256(), 0
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        self.written += len(data)
+        return self._file.write(data)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """`path` holds exactly `data`, durably; a crash leaves the old file or the new one."""
     with atomic_file(path) as file:

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from data_prep.files import DataError, atomic_file, read_json, save_npy
+from data_prep.files import DataError, HashingFile, atomic_file, read_json, save_npy
 from data_prep.lexicon import FILES as LEXICON_FILES
 from data_prep.lexicon import Lexicon
 
@@ -45,18 +45,6 @@ def fingerprint_of(lexicon: dict[str, Any], splits: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-class _HashingFile(io.RawIOBase):
-    """Passes writes on and hashes them: a shard is read by nobody between being written and being recorded."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.digest, self.written = file, hashlib.sha256(), 0
-
-    def write(self, data: Any) -> int:
-        self.digest.update(data)
-        self.written += len(data)
-        return self.file.write(data)
-
-
 def write_shard(folder: Path, split: str, number: int, chunks: Iterable[tuple[np.ndarray, int]]) -> dict[str, Any]:
     """A shard is in `folder`, whole; returns its entry for index.json.
 
@@ -66,7 +54,7 @@ def write_shard(folder: Path, split: str, number: int, chunks: Iterable[tuple[np
 
     entries: list[list[int]] = []
     with atomic_file(folder / shard_name(split, number)) as file:
-        hashing = _HashingFile(file)
+        hashing = HashingFile(file)
         with webdataset.TarWriter(hashing, user="", group="", mtime=0, encoder=False) as tar:
             for tokens, num_sentences in chunks:
                 member = _npy_bytes(tokens)

@@ -35,13 +35,6 @@ def release() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
 
 
-def uninstall() -> None:
-    """Back to the interpreter's own handlers: a command that does not train ends at once on a signal."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for signum in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(signum, signal.SIG_DFL)
-
-
 def received() -> signal.Signals | None:
     """The first signal that came, if any did."""
     return _received[0] if _received else None

@@ -111,7 +111,3 @@ def num_parameters(bilm: BiLM) -> dict[str, int]:
 
 def detach(states: States) -> States:
     return [state.detach() for state in states]
-
-
-def to_device(states: States, device: torch.device) -> States:
-    return [LSTMPState(state.h.to(device), state.c.to(device)) for state in states]

@@ -39,10 +39,3 @@ class LogUniformSampler:
         places = np.arange(len(draws))
         self._first_seen[draws[::-1]] = places[::-1]  # the last write wins, hence the first occurrence
         return np.flatnonzero(self._first_seen[draws] == places)
-
-
-def expected_counts(word_ids: np.ndarray, vocab_size: int, num_tries: int) -> np.ndarray:
-    """How often each word is expected in a set of unique candidates that took num_tries draws; float64."""
-    word_ids = np.asarray(word_ids, dtype=np.float64)
-    probability = np.log1p(1 / (word_ids + 1)) / math.log(vocab_size + 1)
-    return -np.expm1(num_tries * np.log1p(-probability))

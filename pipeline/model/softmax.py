@@ -72,7 +72,7 @@ class Softmax(nn.Module):
         return _SampledLoss.apply(y, weight, candidate_bias, true_logits, *hits)
 
     def _log_expected(self, word_ids: Tensor, num_tries: Tensor) -> Tensor:
-        """log of expected_counts (sampler.py), in float64 because 1 - P rounds to 1 in float32."""
+        """log of -expm1(num_tries log1p(-P)), as in TF, in float64 because 1 - P rounds to 1 in float32."""
         probability = torch.log1p(1 / (word_ids.double() + 1)) / math.log(self.vocab_size + 1)
         return torch.log(-torch.expm1(num_tries.double() * torch.log1p(-probability)))
 

@@ -5,16 +5,15 @@ plain `torch.save` dict that loads with weights_only=True; `state_dict` and `opt
 torch is imported where a checkpoint is read or written, so that records can be looked at without it.
 """
 
-import hashlib
 import json
 import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from data_prep.files import atomic_file, sha256_of, write_json
+from data_prep.files import HashingFile, atomic_file, sha256_of, write_json
 from pipeline.config import ConfigError
 
 log = logging.getLogger(__name__)
@@ -170,29 +169,13 @@ def _rating(record: Record) -> tuple[float, int]:
     return record.val_perplexity, -record.step
 
 
-class _HashingFile:
-    """Passes writes on and hashes them, so that a checkpoint of gigabytes is not read again to be hashed."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self.sha256, self.bytes = file, hashlib.sha256(), 0
-
-    def write(self, data: Any) -> int:
-        self.sha256.update(data)
-        written = self._file.write(data)
-        self.bytes += written
-        return written
-
-    def flush(self) -> None:
-        self._file.flush()
-
-
 def _write_hashed(content: dict[str, Any], target: Path) -> tuple[int, str]:
     import torch
 
     with atomic_file(target) as file:
-        hashing = _HashingFile(file)
+        hashing = HashingFile(file)
         torch.save(content, hashing)  # type: ignore[arg-type]
-    return hashing.bytes, hashing.sha256.hexdigest()
+    return hashing.written, hashing.digest.hexdigest()
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -37,10 +37,6 @@ class Tracker:
         if self.run is not None:
             self.run.log(record)
 
-    def summarize(self, values: dict[str, Any]) -> None:
-        if self.run is not None:
-            self.run.summary.update(values)
-
     def histograms(self, values: Mapping[str, tuple[np.ndarray, np.ndarray]], step: int) -> None:
         """Counts and the edges between them, by name; to wandb only."""
         if self.run is not None:

@@ -3,6 +3,8 @@
 Written from shared facts about bilm-tf (elmo-numerics), not from pipeline/model: the two must agree.
 """
 
+import math
+
 import numpy as np
 from torch import Tensor
 
@@ -118,3 +120,10 @@ class NumpyBiLM:
             top = logits.max()
             losses[place] = top + np.log(np.exp(logits - top).sum()) - logits[targets_dtb[place]]
         return losses
+
+
+def expected_counts(word_ids: np.ndarray, vocab_size: int, num_tries: int) -> np.ndarray:
+    """How often each word is expected in a set of unique candidates that took num_tries draws; float64."""
+    word_ids = np.asarray(word_ids, dtype=np.float64)
+    probability = np.log1p(1 / (word_ids + 1)) / math.log(vocab_size + 1)
+    return -np.expm1(num_tries * np.log1p(-probability))

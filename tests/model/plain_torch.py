@@ -11,9 +11,9 @@ from torch import Tensor
 from pipeline.model.bilm import BiLM, DropoutKey, States, Window
 from pipeline.model.dropout import lane_dropout, mix32
 from pipeline.model.lstmp import LSTMP, LSTMPState
-from pipeline.model.sampler import expected_counts
 from pipeline.model.softmax import Candidates
 from pipeline.model.token_encoder import TokenEncoder
+from tests.model.numpy_bilm import expected_counts
 
 
 def convolve(encoder: TokenEncoder, characters: Tensor) -> Tensor:

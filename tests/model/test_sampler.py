@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.model.sampler import LogUniformSampler, expected_counts
+from pipeline.model.sampler import LogUniformSampler
 from pipeline.model.softmax import Softmax
+from tests.model.numpy_bilm import expected_counts
 
 V, C, TRIALS = 60, 12, 6000  # some words nearly always among the candidates, some seldom
 
