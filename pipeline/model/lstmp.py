@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from pipeline.model.products import add_products, packed, products, products_into, transposed
+
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
@@ -87,16 +89,16 @@ class _Recurrence(torch.autograd.Function):
         steps, lanes, hidden = x.shape[1], x.shape[2], c0.shape[2]
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(dtype)
-            recurrent, proj = weight_recurrent.to(dtype), weight_proj.to(dtype)
+            recurrent, proj = packed(weight_recurrent.to(dtype)), packed(weight_proj.to(dtype))
             gates = input_gates(x, weight_input.to(dtype), bias, c0.dtype)
             h = h0.new_empty(2, steps + 1, lanes, h0.shape[2])
             c = c0.new_empty(2, steps + 1, lanes, hidden)
             tanh_c, m = c0.new_empty(2, steps, lanes, hidden), c0.new_empty(2, steps, lanes, hidden)
             h[:, 0], c[:, 0] = h0, c0
             for t in range(steps):
-                add_product(gates[:, t], h[:, t].to(dtype), recurrent)
+                add_products(gates[:, t], h[:, t].to(dtype), recurrent)
                 cell_forward(gates[:, t], c[:, t], c[:, t + 1], tanh_c[:, t], m[:, t], cell_clip)
-                product_into(h[:, t + 1], m[:, t].to(dtype), proj)
+                products_into(h[:, t + 1], m[:, t].to(dtype), proj)
                 h[:, t + 1].clamp_(-proj_clip, proj_clip)
         ctx.save_for_backward(x, h, c, gates, tanh_c, m, weight_input, weight_recurrent, weight_proj)
         ctx.clips, ctx.dtype = (cell_clip, proj_clip), dtype
@@ -110,36 +112,38 @@ class _Recurrence(torch.autograd.Function):
         dtype, steps = ctx.dtype, x.shape[1]
         dh_all = grads[0].to(h.dtype).clone(memory_format=torch.contiguous_format)
         dgates = torch.empty_like(gates)
-        # MKL multiplies by a transposed matrix 3-4 times slower than by a copy at these shapes (M = lanes).
-        recurrent_t = weight_recurrent.to(dtype).transpose(1, 2).contiguous()
-        proj_t = weight_proj.to(dtype).transpose(1, 2).contiguous()
+        recurrent_t, proj_t = packed(transposed(weight_recurrent.to(dtype))), packed(transposed(weight_proj.to(dtype)))
         dc = grads[1].to(c.dtype).clone()
         dm = torch.empty_like(dc)
         for t in reversed(range(steps)):
             dh = dh_all[:, t]
             if proj_clip != math.inf:
                 dh.mul_(h[:, t + 1].abs() < proj_clip)
-            product_into(dm, dh.to(dtype), proj_t)
+            products_into(dm, dh.to(dtype), proj_t)
             _cell_backward(dgates[:, t], dm, dc, gates[:, t], c[:, t], c[:, t + 1], tanh_c[:, t], cell_clip)
             if t:
-                add_product(dh_all[:, t - 1], dgates[:, t].to(dtype), recurrent_t)
-        dh0 = torch.bmm(dgates[:, 0].to(dtype), recurrent_t).to(h.dtype) if ctx.needs_input_grad[1] else None
+                add_products(dh_all[:, t - 1], dgates[:, t].to(dtype), recurrent_t)
+        dh0 = None
+        if ctx.needs_input_grad[1]:
+            dh0 = torch.empty_like(h[:, 0])
+            products_into(dh0, dgates[:, 0].to(dtype), recurrent_t)
         dg = dgates.flatten(1, 2).to(dtype)
         weights = (
-            torch.bmm(x.flatten(1, 2).transpose(1, 2), dg),
-            torch.bmm(h[:, :-1].flatten(1, 2).to(dtype).transpose(1, 2), dg),
+            products(x.flatten(1, 2).transpose(1, 2), dg),
+            products(h[:, :-1].flatten(1, 2).to(dtype).transpose(1, 2), dg),
             dgates.sum((1, 2)),
-            torch.bmm(m.flatten(1, 2).to(dtype).transpose(1, 2), dh_all.flatten(1, 2).to(dtype)),
+            products(m.flatten(1, 2).to(dtype).transpose(1, 2), dh_all.flatten(1, 2).to(dtype)),
         )
-        dx = torch.bmm(dg, weight_input.to(dtype).transpose(1, 2)).view_as(x)
+        dx = products(dg, weight_input.to(dtype).transpose(1, 2)).view_as(x)
         return dx, dh0, dc, *(w.to(weight_input.dtype) for w in weights), None, None
 
 
 def input_gates(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
     """(2, T, B, 4H): the input's part of all gates of all steps, bias and forget offset included."""
     flat, added = x.flatten(1, 2), run_bias(bias, dtype).unsqueeze(1)
-    gates = torch.baddbmm(added, flat, weight) if x.dtype == dtype else torch.bmm(flat, weight).to(dtype).add_(added)
-    return gates.view(*x.shape[:3], -1)
+    gates = torch.empty(*flat.shape[:2], weight.shape[2], dtype=dtype, device=x.device)
+    products_into(gates, flat, weight)
+    return gates.add_(added).view(*x.shape[:3], -1)
 
 
 def run_bias(bias: Tensor, dtype: torch.dtype) -> Tensor:
@@ -148,26 +152,6 @@ def run_bias(bias: Tensor, dtype: torch.dtype) -> Tensor:
     hidden = bias.shape[1] // 4
     added[:, 2 * hidden : 3 * hidden] += 1.0
     return added
-
-
-def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total (2, B, N) += left (2, B, K) @ right (2, K, N)."""
-    if total.dtype != left.dtype:
-        total.add_(torch.bmm(left, right))
-    elif total.device.type == "cpu":
-        for d in range(len(left)):
-            torch.addmm(total[d], left[d], right[d], out=total[d])
-    else:
-        total.baddbmm_(left, right)
-
-
-def product_into(out: Tensor, left: Tensor, right: Tensor) -> None:
-    """out (2, B, N) = left (2, B, K) @ right (2, K, N)."""
-    if out.dtype == left.dtype and out.device.type == "cpu":
-        for d in range(len(left)):
-            torch.mm(left[d], right[d], out=out[d])
-    else:
-        out.copy_(torch.bmm(left, right))
 
 
 def cell_forward(gates: Tensor, c_prev: Tensor, c: Tensor, tanh_c: Tensor, m: Tensor, cell_clip: float) -> None:

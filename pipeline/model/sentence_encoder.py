@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.model.bilm import BiLM, States
 from pipeline.model.lstmp import LSTMPState
-from pipeline.model.reading import read_words
+from pipeline.model.reading import Reader
 from pipeline.model.sentences import Spelled, group_by_length, reading_order, spell_sentences, spelled_from_ids
 from pipeline.model.word_table import WordTable
 
@@ -85,6 +85,7 @@ class SentenceEncoder(nn.Module):
         super().__init__()
         self.bilm, self.stateful = bilm, stateful
         self.table = WordTable()
+        self._reader = Reader(bilm)
         self._states: States | None = None
 
     def encode(self, sentences: Sentences, bounds: bool = False) -> Packed:
@@ -133,7 +134,7 @@ class SentenceEncoder(nn.Module):
         states = self._states_of(numbers)
         if torch.is_grad_enabled():
             return self.bilm.read(F.embedding(index, words), states)
-        return read_words(self.bilm, words, index, steps.tolist(), states)
+        return self._reader.read(words, index, steps.tolist(), states)
 
     def _groups(self, lengths: np.ndarray, whole: bool, trained: bool) -> list[np.ndarray]:
         if self.stateful:  # no padding: the state that is carried is the one at the sentence's own end

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from pipeline.model.products import product
+
 _BLOCK_ELEMENTS = 1 << 23  # logits held at once by the full softmax: 32 MiB in float32
 
 
@@ -113,11 +115,12 @@ class _SampledLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         y, weight, probabilities, true_probability = ctx.saved_tensors
-        scaled = probabilities * grads[0].unsqueeze(1)
-        low = scaled.to(ctx.dtype)
-        dy = (low @ weight.to(ctx.dtype)).to(y.dtype)
-        dweight = (low.t() @ y.to(ctx.dtype)).to(weight.dtype)
-        return dy, dweight, scaled.sum(0), (true_probability - 1) * grads[0], None, None
+        scale = grads[0]
+        # Scaled are the (N, P) sides of the products, not the (N, C) one; P is far smaller.
+        low, scaled_y = probabilities.to(ctx.dtype), (y * scale.unsqueeze(1)).to(ctx.dtype)
+        dy = product(low, weight.to(ctx.dtype)).to(y.dtype).mul_(scale.unsqueeze(1))
+        dweight = product(low.t(), scaled_y).to(weight.dtype)
+        return dy, dweight, scale @ probabilities, (true_probability - 1) * scale, None, None
 
 
 class _FullLoss(torch.autograd.Function):
@@ -149,8 +152,8 @@ class _FullLoss(torch.autograd.Function):
             inside = torch.nonzero((targets >= start) & (targets < end)).squeeze(1)
             share[inside, targets[inside] - start] -= 1.0
             share.mul_(scale)
-            dy += (share.to(ctx.dtype) @ block).to(dy.dtype)
-            dweight[start:end] = (share.to(ctx.dtype).t() @ low).to(weight.dtype)
+            dy += product(share.to(ctx.dtype), block).to(dy.dtype)
+            dweight[start:end] = product(share.to(ctx.dtype).t(), low).to(weight.dtype)
             dbias[start:end] = share.sum(0)
         return dy.to(y.dtype), dweight, dbias, None
 
@@ -162,9 +165,7 @@ def _gemm_dtype(y: Tensor) -> torch.dtype:
 
 def _affine(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """y @ weight.T + bias in the bias's dtype (float32 statistics under bf16)."""
-    if y.dtype == bias.dtype:
-        return torch.addmm(bias, y, weight.t())
-    return (y @ weight.t()).to(bias.dtype).add_(bias)
+    return product(y, weight.t()).to(bias.dtype).add_(bias)
 
 
 def _blocks(vocab_size: int, num_positions: int) -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.characters import NUM_CHARACTERS, PAD
+from pipeline.model.products import linear
 
 BUCKET_LENGTHS = (6, 9, 13)  # characters with both word bounds; splits English unique words about evenly
 
@@ -52,7 +53,7 @@ class TokenEncoder(nn.Module):
         features = self._convolve_by_length(characters_uc)
         for highway in self.highways:
             features = highway(features)
-        return features if self.projection is None else self.projection(features)
+        return features if self.projection is None else linear(features, self.projection.weight, self.projection.bias)
 
     def _convolve_by_length(self, characters_uc: Tensor) -> Tensor:
         """Convolve each word only where characters are; equal to convolving all C positions.
@@ -89,13 +90,13 @@ class Highway(nn.Module):
         super().__init__()
         self.transform = nn.Linear(dim, dim)
         self.carry = nn.Linear(dim, dim)
-        for linear, bias in ((self.transform, 0.0), (self.carry, -2.0)):
-            nn.init.normal_(linear.weight, std=1 / math.sqrt(dim))
-            nn.init.constant_(linear.bias, bias)
+        for part, bias in ((self.transform, 0.0), (self.carry, -2.0)):
+            nn.init.normal_(part.weight, std=1 / math.sqrt(dim))
+            nn.init.constant_(part.bias, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = torch.sigmoid(self.carry(x))
-        return torch.lerp(x, self.transform(x).relu(), gate)
+        gate = torch.sigmoid(linear(x, self.carry.weight, self.carry.bias))
+        return torch.lerp(x, linear(x, self.transform.weight, self.transform.bias).relu(), gate)
 
 
 def _init_convolution(convolution: nn.Module, activation: str) -> None:

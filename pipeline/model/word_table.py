@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.characters import PAD
 from pipeline.config import require
+from pipeline.model.reading import version_of
 from pipeline.model.sentences import Spelled, spell_sentences
 from pipeline.model.token_encoder import BUCKET_LENGTHS, TokenEncoder
 
@@ -24,7 +25,7 @@ class WordTable(nn.Module):
         super().__init__()
         self.register_buffer("vectors", torch.empty(0), persistent=False)
         self._rows: dict[str, int] = {}
-        self._made_of: list[tuple[int, int]] = []
+        self._made_of: list[tuple[object, ...]] = []
 
     def fill(self, encoder: TokenEncoder, words: Sequence[str], max_characters: int) -> None:
         """Raises ConfigError where the encoder is trained."""
@@ -34,14 +35,14 @@ class WordTable(nn.Module):
         with torch.no_grad():
             self.vectors = encode_words(encoder, spelled.characters)
         self._rows = {word: row for row, word in enumerate(spelled.words)}
-        self._made_of = _version(encoder)
+        self._made_of = version_of(encoder)
 
     def look_up(self, encoder: TokenEncoder, spelled: Spelled) -> Tensor:
         """(U, P). A table that the encoder's weights have left behind is made anew."""
         if spelled.words is None or not self._rows:
             return encode_words(encoder, spelled.characters)
         _refuse_trained(encoder)
-        if _version(encoder) != self._made_of:
+        if version_of(encoder) != self._made_of:
             self.fill(encoder, list(self._rows), spelled.characters.shape[1])
         rows = np.fromiter((self._rows.get(word, -1) for word in spelled.words), np.int64, len(spelled.words))
         missing = np.flatnonzero(rows < 0)
@@ -78,8 +79,3 @@ def _refuse_trained(encoder: TokenEncoder) -> None:
         not any(p.requires_grad for p in encoder.parameters()),
         "words cannot be cached while the biLM is trained, as their vectors change; use trainable=False, or no cache",
     )
-
-
-def _version(encoder: TokenEncoder) -> list[tuple[int, int]]:
-    """Changes when a weight is written to or replaced."""
-    return [(id(parameter), parameter._version) for parameter in encoder.parameters()]

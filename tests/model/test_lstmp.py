@@ -74,7 +74,7 @@ def test_results_and_gradients_are_those_of_plain_torch(
     inputs = inputs_of(layer, steps, lanes)
     ours = results_and_gradients(layer, layer, inputs)
     theirs = results_and_gradients(lambda x, state: plain_torch.lstmp(layer, x, state), layer, inputs)
-    tolerance = 1e-5 if dtype is torch.float32 else 1e-12
+    tolerance = 3e-5 if dtype is torch.float32 else 1e-12
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, atol=tolerance * max(1.0, other.abs().max().item()), rtol=0)
 

@@ -1,0 +1,94 @@
+"""Matrix products. On a CPU in float32 they are oneDNN's, everywhere else torch's own.
+
+torch gives float32 products to MKL, which on AMD processors leaves AVX-512 unused: at the shapes of this model oneDNN
+was 2 to 4.5 times as fast there (`python -m benchmarks.train_step` shows both), in float32 all the same. The op is
+the one that torch's own compiler emits; where it is missing, torch.mm does.
+"""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Matrices = Tensor | list[Tensor]  # (D, K, N), or D of (K, N), packed
+
+_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """left (M, K) @ right (K, N); both may be views, and right may be one of `packed`."""
+    if right.is_mkldnn:
+        return _onednn(left, right)
+    return _onednn(left, right.t()) if _suits(left, right) else torch.mm(left, right)
+
+
+def packed(right: Tensor) -> Matrices:
+    """Each of right (D, K, N), for many products: in the blocks that oneDNN reads, or as it is."""
+    if not _suits(right, right):
+        return right
+    return [torch.ops.mkldnn._reorder_linear_weight(r.detach().t().contiguous(), None) for r in right]
+
+
+def products(left: Tensor, right: Tensor) -> Tensor:
+    """left (D, M, K) @ right (D, K, N)."""
+    if not _suits(left, right):
+        return torch.bmm(left, right)
+    return torch.stack([product(a, b) for a, b in zip(left, right, strict=True)])
+
+
+def add_products(total: Tensor, left: Tensor, right: Matrices) -> None:
+    """total (D, M, N) += left (D, M, K) @ right (D, K, N), which may come from `packed`."""
+    if left.device.type == "cpu":
+        for d in range(len(left)):
+            total[d].add_(product(left[d], right[d]))
+    elif total.dtype == left.dtype:
+        total.baddbmm_(left, cast(Tensor, right))
+    else:
+        total.add_(torch.bmm(left, cast(Tensor, right)))
+
+
+def products_into(out: Tensor, left: Tensor, right: Matrices) -> None:
+    """out (D, M, N) = left (D, M, K) @ right (D, K, N), which may come from `packed`."""
+    if left.device.type == "cpu":
+        for d in range(len(left)):
+            out[d].copy_(product(left[d], right[d]))
+    else:
+        out.copy_(torch.bmm(left, cast(Tensor, right)))
+
+
+def transposed(right: Tensor) -> Tensor:
+    """(D, K, N) -> (D, N, K): a copy where products by a transposed view are slow, as MKL's are by 3 to 4 times."""
+    view = right.transpose(1, 2)
+    return view if _suits(right, right) else view.contiguous()
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """As torch.nn.functional.linear: x (M, K), weight (N, K), bias (N,)."""
+    if torch.is_autocast_enabled(x.device.type) or not _suits(x, weight):
+        return torch.nn.functional.linear(x, weight, bias)
+    return _Linear.apply(x, weight, bias)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(x, weight.t()).add_(bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        dx = product(grads[0], weight) if ctx.needs_input_grad[0] else None
+        return dx, product(grads[0].t(), x), grads[0].sum(0)
+
+
+def _suits(left: Tensor, right: Tensor) -> bool:
+    wanted = left.device.type == "cpu" and left.dtype == right.dtype == torch.float32
+    return _ONEDNN and wanted and left.numel() > 0 and right.numel() > 0
+
+
+def _onednn(left: Tensor, weight: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.ops.mkldnn._linear_pointwise(left, weight, None, "none", [], "")

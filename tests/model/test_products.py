@@ -1,0 +1,99 @@
+"""Products are right whoever computes them, for every kind of operand that the model has."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck
+
+from pipeline.model import products
+from pipeline.model.products import add_products, linear, packed, product, products_into, transposed
+
+SHAPES = [(1, 1, 1), (3, 16, 64), (18, 256, 7), (5, 512, 2048), (640, 64, 48)]
+
+
+@pytest.fixture(params=[True, False], ids=["oneDNN", "torch"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param and not products._ONEDNN:
+        pytest.fail("this torch has no oneDNN: the fast path goes untested")
+    monkeypatch.setattr(products, "_ONEDNN", request.param)
+
+
+def operands(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    *batch, m, k, n = shape
+    generator = torch.Generator().manual_seed(1)
+    left = torch.randn(*batch, m, k, generator=generator, dtype=dtype)
+    return left, torch.randn(*batch, k, n, generator=generator, dtype=dtype)
+
+
+def assert_right(result: Tensor, left: Tensor, right: Tensor, tolerance: float = 4e-7) -> None:
+    """In float32 to a few roundings of the sum of magnitudes."""
+    exact, magnitude = left.double() @ right.double(), left.double().abs() @ right.double().abs()
+    assert ((result.double() - exact).abs() <= tolerance * magnitude).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_product_is_right_to_float32(engine: None, shape: tuple[int, int, int]) -> None:
+    left, right = operands(*shape)
+    assert_right(product(left, right), left, right)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_views_multiply_as_their_copies(engine: None, shape: tuple[int, int, int]) -> None:
+    left, right = operands(*shape)
+    assert_right(product(left.t().contiguous().t(), right.t().contiguous().t()), left, right)
+    wide = torch.cat([left, left, left], 1)[:, left.shape[1] : 2 * left.shape[1]]
+    assert_right(product(wide, right), left, right)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_packed_matrices_multiply_alike(engine: None, shape: tuple[int, int, int]) -> None:
+    left, right = operands(2, *shape)
+    out, total = torch.empty(2, shape[0], shape[2]), torch.zeros(2, shape[0], shape[2])
+    products_into(out, left, packed(right))
+    add_products(total, left, packed(transposed(right.transpose(1, 2).contiguous())))
+    for d in range(2):
+        assert_right(out[d], left[d], right[d])
+        assert_right(total[d], left[d], right[d])
+
+
+def test_a_sum_is_added_to(engine: None) -> None:
+    left, right = operands(2, 4, 8, 8)
+    total = torch.ones(2, 4, 8)
+    add_products(total, left, right)
+    torch.testing.assert_close(total, 1 + left @ right)
+
+
+def test_nothing_times_something_is_nothing(engine: None) -> None:
+    assert product(torch.empty(0, 3), torch.ones(3, 2)).shape == (0, 2)
+    assert torch.equal(product(torch.empty(2, 0), torch.ones(0, 2)), torch.zeros(2, 2))
+
+
+def test_other_dtypes_keep_theirs(engine: None) -> None:
+    for dtype, tolerance in ((torch.float64, 1e-15), (torch.bfloat16, 2e-2)):
+        left, right = operands(4, 8, 8, dtype=dtype)
+        assert product(left, right).dtype == dtype
+        assert_right(product(left, right), left, right, tolerance)
+
+
+def test_rows_are_the_same_in_any_company(engine: None) -> None:
+    left, right = operands(1, 64, 4096, 512)
+    (kept,) = packed(right)
+    whole = product(left[0], kept)
+    for rows in (4, 8, 12, 32, 60):
+        assert torch.equal(product(left[0, :rows], kept), whole[:rows])
+
+
+def test_gradients_of_a_linear_layer_are_autograds(engine: None) -> None:
+    x, weight = operands(3, 5, 4, dtype=torch.float64)
+    arguments = [t.requires_grad_() for t in (x, weight.t().contiguous(), torch.ones(4, dtype=torch.float64))]
+    assert gradcheck(linear, arguments)
+    single = [t.detach().float().requires_grad_() for t in arguments]
+    for function in (linear, torch.nn.functional.linear):
+        function(*single).square().sum().backward()
+        gradients = [t.grad.clone() for t in single if t.grad is not None]
+        if function is linear:
+            ours = gradients
+        for t in single:
+            t.grad = None
+    for one, other in zip(ours, gradients, strict=True):
+        torch.testing.assert_close(one, other)
