@@ -1,6 +1,7 @@
 """The command `elmo`: one function a command. Heavy imports stand inside, so that help and errors are instant."""
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from pipeline import __version__, signals
@@ -15,12 +16,13 @@ from pipeline.command_config import (
     ScoreConfig,
 )
 from pipeline.config import PretrainConfig, require
+from pipeline.finetune_config import FinetuneConfig, in_full
 from pipeline.read_config import load
-from pipeline.train.job import is_batch_job, job_shape
+from pipeline.train.job import job_shape
 from pipeline.watch_config import CompareConfig, DashboardConfig, PlotConfig, StatusConfig, SyncConfig
 
 if TYPE_CHECKING:
-    from pipeline.train.run import Outcome
+    from pipeline.train.outcome import Outcome
 
 EXIT_USER_ERROR = 2
 T = TypeVar("T")
@@ -63,29 +65,40 @@ def _inspect(arguments: list[str]) -> int:
 
 def pretrain(arguments: list[str]) -> int:
     signals.install()
-    config = _training_config([*job_shape(), *arguments])
-    from pipeline.train.module import Diverged
+    config = _training_config(PretrainConfig, [*job_shape(), *arguments])
     from pipeline.train.run import pretrain as train
+
+    return _train("pretrain", lambda: train(config), arguments, config)
+
+
+def finetune(arguments: list[str]) -> int:
+    signals.install()
+    from pipeline.apply.finetune import plan_finetuning, read_config
+    from pipeline.train.run import run
+
+    config, trained, is_begun = read_config([*job_shape(), *arguments])
+    return _train("finetune", lambda: run(plan_finetuning(config, trained, is_begun)), arguments, config)
+
+
+def _train(command: str, train: Callable[[], "Outcome"], arguments: list[str], config: PretrainConfig) -> int:
+    from pipeline.train.module import Diverged
     from pipeline.train.run_folder import TakenOver
     from pipeline.train.trainer import global_rank
 
     try:
-        outcome = train(config)
+        outcome = train()
     except (Diverged, TakenOver) as error:
         if global_rank(config.train) == 0:  # all ranks come to the same end
-            print(f"elmo pretrain: {error}", file=sys.stderr)
+            print(f"elmo {command}: {error}", file=sys.stderr)
         return 1
-    if not outcome.is_rank_zero:
-        return 0  # Lightning kills rank 0, perhaps before it is done, when a process that it started ends with a code
-    _say_how_it_ended(outcome, arguments, config.data.path)
-    if outcome.stopped:
-        return 0 if is_batch_job() else signals.EXIT_PREEMPTED
-    return 0 if outcome.saved_step == outcome.step else 1
+    if outcome.is_rank_zero:
+        outcome.say(command, arguments, config.data.path)
+    return outcome.exit_code
 
 
 def preflight(arguments: list[str]) -> int:
     signals.install()  # one that comes now is for the training: it is noted in the verdict
-    config = _training_config(arguments)
+    config = _training_config(FinetuneConfig, in_full(arguments))  # a fine-tuning's has all that a pretraining's has
     from pipeline.train.preflight import preflight as look
 
     verdict = look(config)
@@ -93,29 +106,10 @@ def preflight(arguments: list[str]) -> int:
     return 1 if verdict.faults else 0
 
 
-def _training_config(arguments: list[str]) -> PretrainConfig:
-    config = load(PretrainConfig, arguments)
+def _training_config(schema: type[PretrainConfig], arguments: list[str]) -> PretrainConfig:
+    config = load(schema, arguments)
     require(bool(config.data.path), "data.path= is missing: give a dataset made by `elmo prep`")
     return config
-
-
-def _say_how_it_ended(outcome: "Outcome", arguments: list[str], data: str) -> None:
-    if outcome.wandb_offline_dir is not None:
-        how = f"`wandb leet` draws it here, `elmo sync {outcome.run_dir}` uploads it"
-        print(f"wandb    {outcome.wandb_offline_dir}  ({how})")
-    again = " ".join(["elmo pretrain", *arguments])
-    if outcome.stopped:
-        print(
-            f"stopped at step {outcome.step:,} of {outcome.total_steps:,} with a checkpoint of step "
-            f"{outcome.saved_step:,}; to go on: {again}"
-        )
-    elif outcome.saved_step != outcome.step:
-        print(
-            f"elmo pretrain: the end could not be saved: the last checkpoint is of step {outcome.saved_step:,} of "
-            f"{outcome.step:,}; free some space and run again: {again}", file=sys.stderr
-        )  # fmt: skip
-    else:
-        print(f"Next: elmo evaluate checkpoint={outcome.run_dir} data={data}")
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -230,6 +224,8 @@ COMMANDS = {
                     "elmo prep input=corpus/*.txt.gz output=data/corpus"),
     "pretrain": Command(pretrain, PretrainConfig, "train the biLM on a dataset; goes on with what run.dir holds",
                         "elmo pretrain configs/small.yaml data.path=data/corpus run.dir=runs/first"),
+    "finetune": Command(finetune, FinetuneConfig, "carry a trained biLM to a domain, and tell what that brought",
+                        "elmo finetune configs/finetune.yaml from=runs/first data=data/domain mix=data/corpus:0.1"),
     "preflight": Command(preflight, PretrainConfig, "whether this machine can train: clock, disk, GPUs, data",
                          "elmo preflight configs/small.yaml data.path=data/corpus run.dir=runs/first"),
     "evaluate": Command(evaluate, EvaluateCommandConfig, "held-out perplexity of a checkpoint, on a dataset or text",

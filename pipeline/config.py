@@ -159,6 +159,9 @@ class TrainConfig:
     )
     validate_every_steps: int = option(5000, "steps between validations by full softmax on the held-out split")
     validate_tokens: int | None = option(None, "score about so many held-out tokens each way [null: all]")
+    patience: int | None = option(
+        None, "end after so many validations in a row without a better one, each best one saved [null: never]"
+    )
     hang_seconds: float | None = option(1800.0, "a process ends, its stacks dumped, if no step does [null: never]")
     start_seconds: float | None = option(3600.0, "as train.hang_seconds, until the first step has ended")
     max_bad_steps: int = option(20, "stop after so many steps in a row with a loss or gradient that is not finite")
@@ -170,7 +173,7 @@ class TrainConfig:
             f"train.precision={self.precision!r} must be 32-true or bf16-mixed",
         )
         names = ("devices", "nodes", "log_every_steps", "validate_every_steps", "max_bad_steps")
-        optional = ("max_steps", "lanes_at_once", "threads", "norms_every_steps", "validate_tokens")
+        optional = ("max_steps", "lanes_at_once", "threads", "norms_every_steps", "validate_tokens", "patience")
         for name in names + tuple(n for n in optional if getattr(self, n) is not None):
             require(getattr(self, name) >= 1, f"train.{name}={getattr(self, name)} must be at least 1")
         exchanges = ("auto", "float32", "bfloat16")

@@ -12,9 +12,10 @@ from pipeline.config import ConfigError
 T = TypeVar("T")
 
 
-def load(schema: type[T], arguments: list[str]) -> T:
+def load(schema: type[T], arguments: list[str], under: dict[str, Any] | None = None) -> T:
     """Merge defaults, YAML files and key=value arguments, in this order, into a validated `schema` object.
 
+    under: values that stand in for defaults.
     Raises ConfigError for unknown keys, wrong types, missing files and values out of range.
     """
     from omegaconf import OmegaConf
@@ -22,7 +23,7 @@ def load(schema: type[T], arguments: list[str]) -> T:
 
     files, pairs = _split_arguments(arguments)
     try:
-        config = OmegaConf.structured(schema)
+        config = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(under or {}))
         for file in files:
             config = OmegaConf.merge(config, _read_yaml(file))
         lists = _lists(schema, pairs)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from pipeline.config import PretrainConfig, to_dict
+from pipeline.finetune_config import FinetuneConfig
 from pipeline.read_config import load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,20 +24,24 @@ def settings(values: Any, prefix: str = "") -> dict[str, Any]:
     return {name: value for key in values for name, value in settings(values[key], f"{prefix}{key}.").items()}
 
 
+def schema_of(path: Path) -> type[PretrainConfig]:
+    return FinetuneConfig if path.stem == "finetune" else PretrainConfig
+
+
 def test_there_are_configs() -> None:
-    assert {path.stem for path in CONFIGS} >= {"original", "medium", "small", "demo"}
+    assert {path.stem for path in CONFIGS} >= {"original", "medium", "small", "demo", "finetune"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_loads_and_what_it_says_is_used(path: Path) -> None:
-    loaded = settings(to_dict(load(PretrainConfig, [str(path)])))
+    loaded = settings(to_dict(load(schema_of(path), [str(path)])))
     given = settings(yaml.safe_load(path.read_text()))
     assert given and {name: loaded[name] for name in given} == given
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_says_only_what_differs_from_the_defaults(path: Path) -> None:
-    defaults = settings(to_dict(PretrainConfig()))
+    defaults = settings(to_dict(schema_of(path)()))
     given = settings(yaml.safe_load(path.read_text()))
     repeated = {name for name, value in given.items() if defaults[name] == value}
     assert repeated == (set(given) if REPEATS_DEFAULTS in path.read_text() else set())

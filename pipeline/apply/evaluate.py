@@ -97,8 +97,8 @@ def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
 
 
 def vocabulary_of(trained: Trained, dataset: Dataset) -> Vocabulary:
-    """Targets of a dataset under the checkpoint's vocabulary."""
-    if dataset.fingerprint == trained.dataset_fingerprint:
+    """Targets of a dataset under the checkpoint's vocabulary, which may be that of another text."""
+    if dataset.lexicon.words(0, len(trained.words)) == trained.words:
         return Vocabulary(len(trained.words))
     return Vocabulary(len(trained.words), vocabulary_map(dataset.lexicon, trained.words))
 

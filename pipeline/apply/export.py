@@ -12,9 +12,11 @@ from pipeline.model.hub import push_to_hub
 from pipeline.model.options import read_options, read_vocabulary, refusals, write_options, write_vocabulary
 from pipeline.model.pretrained import claim_folder, save_pretrained
 from pipeline.model.weights import load_bilm, save_weights
+from pipeline.train.facts import git_revision
 
 OPTIONS, WEIGHTS, VOCABULARY = "options.json", "weights.hdf5", "vocab.txt"
-_PRIVATE = {"run": ("dir",), "data": ("path", "cache_dir")}  # paths of the machine that trained, no one else's
+# Paths of the machine that trained, no one else's.
+_PRIVATE = {"run": ("dir",), "data": ("path", "cache_dir"), "finetune": ("source", "mix", "general")}
 
 
 def export(config: ExportConfig) -> str:
@@ -91,8 +93,6 @@ def _settings(trained: Trained) -> dict[str, Any]:
 
 
 def _with_version(facts: dict[str, Any]) -> dict[str, Any]:
-    from pipeline.train.run import git_revision
-
     return facts | {"exported_with": f"elmo-pipeline {__version__}", "git_revision": git_revision()}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.config import ConfigError, PretrainConfig
+from pipeline.finetune_config import FinetuneConfig
 from pipeline.model.bilm import BiLM
 from pipeline.model.hub import HubId
 from pipeline.model.pretrained import is_pretrained, load_pretrained
@@ -52,7 +53,7 @@ def load_trained(location: str, device: torch.device | str = "cpu", *, softmax: 
         raise ConfigError(f"{location} holds bilm-tf's or AllenNLP's files; read them with `elmo import` first")
     path = resolve_checkpoint(location)
     content = load_checkpoint(path)
-    config = from_dict(PretrainConfig, content["elmo"]["config"])
+    config = _config(content["elmo"]["config"])
     words = bytes(content["elmo"]["vocabulary"]["words"].numpy()).decode().split("\n")
     with torch.device("meta"):
         bilm = BiLM(config.model, len(words) if softmax else 0)
@@ -69,12 +70,17 @@ def _from_pretrained(location: str, device: torch.device | str, softmax: bool) -
     found = load_pretrained(location, softmax=softmax, device=device)
     config = PretrainConfig(model=found.config)
     if found.training is not None:
-        config = from_dict(PretrainConfig, found.training)
+        config = _config(found.training)
     counts = np.zeros(0, np.int64) if found.counts is None else found.counts
     return Trained(
         found.path, found.facts.get("step", 0), config, found.bilm, found.words or [], counts,
         found.facts.get("corpus_fingerprint", ""), found.training is not None, found.facts,
     )  # fmt: skip
+
+
+def _config(settings: dict[str, Any]) -> PretrainConfig:
+    """Of the run that made the weights, a FinetuneConfig if it was a fine-tuning."""
+    return from_dict(FinetuneConfig if "finetune" in settings else PretrainConfig, settings)
 
 
 def _facts(path: Path, content: dict[str, Any], config: PretrainConfig) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def look(run_dir: Path) -> Status:
     status.ended_by = end.get("why")
     if status.state != "running":
         status.eta_hours = None
-    status.next = _next(status, start.get("data", "DATASET"), bool(start.get("slurm")))
+    status.next = _next(status, start, bool(start.get("slurm")))
     return status
 
 
@@ -149,9 +149,10 @@ def _state(status: Status, run_dir: Path, end: dict[str, Any]) -> str:
     return "killed" if status.started_seconds_ago is not None or status.step else "new"
 
 
-def _next(status: Status, data: str, is_job: bool) -> str:
-    """What a person would do now. data: the dataset of the run."""
-    run, again = status.run_dir, f"elmo pretrain {status.run_dir}/config.yaml"
+def _next(status: Status, start: dict[str, Any], is_job: bool) -> str:
+    """What a person would do now. start: the facts of start.json."""
+    run, data = status.run_dir, start.get("data", "DATASET")
+    again = f"elmo {start.get('command', 'pretrain')} {run}/config.yaml"
     waiting = next((job for job in status.jobs if job["state"] == "PENDING"), None)
     if status.state == "finished":
         return f"elmo evaluate checkpoint={run} data={data}; elmo plot {run} output={run}/plot.html"

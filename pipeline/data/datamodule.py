@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from data_prep.shards import Dataset as TokenDataset
 from data_prep.shards import Split
 from pipeline.config import ConfigError, DataConfig, EvaluateConfig
-from pipeline.data.lanes import EvaluationLanes, TrainLanes, lane_groups, lane_share
+from pipeline.data.lanes import EvaluationLanes, lane_groups, lane_share
+from pipeline.data.mixture import MixedWindows
 from pipeline.data.windows import Batch, BatchMaker, EvaluationWindows, TrainWindows
 
 
@@ -42,7 +43,7 @@ def evaluation_windows(
 class StepBatches(Dataset[Batch]):
     """Batch i is lane group i % groups of step i // groups: a map-style dataset that any worker can serve."""
 
-    windows: TrainWindows
+    windows: TrainWindows | MixedWindows
     groups: list[range]
 
     def __getitem__(self, item: int) -> Batch:
@@ -66,12 +67,11 @@ class BiLMDataModule(pl.LightningDataModule):
     """Training batches from `start_step` on; which they are is arithmetic, so there is no state to save."""
 
     def __init__(
-        self, dataset: TokenDataset, maker: BatchMaker, lanes: TrainLanes, config: DataConfig, seed: int,
-        lane_groups: int, start_step: int, total_steps: int,
+        self, windows: TrainWindows | MixedWindows, config: DataConfig, lane_groups: int, start_step: int,
+        total_steps: int,
     ) -> None:  # fmt: skip
         super().__init__()
-        self._windows = TrainWindows(dataset.splits["train"], maker, lanes, seed)
-        self._config, self._lane_groups = config, lane_groups
+        self._windows, self._config, self._lane_groups = windows, config, lane_groups
         self._start_step, self._total_steps = start_step, total_steps
 
     def train_dataloader(self) -> DataLoader[Batch]:

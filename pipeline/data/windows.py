@@ -22,6 +22,7 @@ class Batch:
 
     characters (U, C) int16: unique words, spelled. index (2, T, B) int32: which of them is read where.
     targets (2, T, B) int64: vocabulary ids. mask (2, T, B) bool: counted positions (evaluation), or None: all.
+    cold (B,) bool: lanes that start this window from the zero state; None: as resets_state says, all or none.
     """
 
     step: int
@@ -31,6 +32,7 @@ class Batch:
     index: Tensor
     targets: Tensor
     mask: Tensor | None = None
+    cold: Tensor | None = None
 
     def pin_memory(self) -> "Batch":
         return self._map(lambda t: t.pin_memory())
@@ -39,8 +41,8 @@ class Batch:
         return self._map(lambda t: t.to(device, non_blocking=True))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        mask = None if self.mask is None else change(self.mask)
-        tensors = (change(self.characters), change(self.index), change(self.targets), mask)
+        mask, cold = (None if t is None else change(t) for t in (self.mask, self.cold))
+        tensors = (change(self.characters), change(self.index), change(self.targets), mask, cold)
         return Batch(self.step, self.first_lane, self.resets_state, *tensors)
 
 

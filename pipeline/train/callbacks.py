@@ -88,7 +88,8 @@ class Metrics(StepCallback):
     def _log(self, module: BiLMModule) -> None:
         now = time.perf_counter()
         seconds, steps = now - self._since, len(self._losses)
-        self.tokens_per_second = steps * self._lanes.tokens_per_step / seconds
+        tokens_per_step = module.config.data.lanes * module.config.data.window
+        self.tokens_per_second = steps * tokens_per_step / seconds
         finite = [loss for loss in self._losses if math.isfinite(loss)]
         loss = sum(finite) / len(finite) if finite else None
         self.perplexity = None if loss is None else math.exp(min(loss, 700.0))
@@ -100,7 +101,7 @@ class Metrics(StepCallback):
             "train/gradient_norm": module.grad_norm if math.isfinite(module.grad_norm) else None,
             "train/learning_rate": module.trainer.optimizers[0].param_groups[0]["lr"],
             "train/bad_steps": module.bad_steps,
-            "train/tokens": module.step * self._lanes.tokens_per_step,
+            "train/tokens": module.step * tokens_per_step,
             "train/epoch": module.step / self._lanes.windows_per_epoch,
             "speed/tokens_per_second": self.tokens_per_second,
             "speed/data_wait_share": self._waited / seconds,
@@ -150,14 +151,25 @@ class Validation(StepCallback):
     """Held-out perplexity by full softmax, at an interval and at the end."""
 
     def __init__(
-        self, windows: EvaluationWindows | None, tracker: Tracker | None, metrics: Metrics, watchdog: Watchdog
-    ) -> None:
+        self, windows: EvaluationWindows | None, tracker: Tracker | None, metrics: Metrics, watchdog: Watchdog,
+        at_start: bool = False,
+    ) -> None:  # fmt: skip
+        """at_start: also before the first step, as weights that were trained before have something to show."""
         self._windows, self._tracker, self._metrics, self._watchdog = windows, tracker, metrics, watchdog
+        self._at_start = at_start
         self.last: tuple[int, Perplexity] | None = None
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, BiLMModule)
+        if self._at_start and not pl_module.validations:
+            self._validate(trainer, pl_module)
+
     def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
-        due = module.step % module.config.train.validate_every_steps == 0 or module.step == module.total_steps
-        if self._windows is None or not due:
+        if module.step % module.config.train.validate_every_steps == 0 or module.is_over:
+            self._validate(trainer, module)
+
+    def _validate(self, trainer: pl.Trainer, module: BiLMModule) -> None:
+        if self._windows is None:
             return
         started = time.perf_counter()
         result = held_out_perplexity(
@@ -165,6 +177,8 @@ class Validation(StepCallback):
             self._watchdog.beat,
         )  # fmt: skip
         self.last = module.step, result
+        if module.step % module.config.train.validate_every_steps == 0:  # not where a run ends that may be gone on with
+            module.validations.append((module.step, result.both if math.isfinite(result.both) else math.inf))
         if self._tracker is not None:
             values = {"perplexity": result.both, "perplexity_forward": result.forward,
                       "perplexity_backward": result.backward, "tokens": result.tokens}  # fmt: skip
@@ -179,21 +193,38 @@ class Validation(StepCallback):
 
 
 class Checkpointing(StepCallback):
-    """Saves at an interval and at the end. A save that fails (a full disk) is said aloud; the run goes on."""
+    """Saves at an interval, at the end, and the best if a run may end early. A save that fails (a full disk) is said
+    aloud; the run goes on."""
 
     def __init__(
         self, folder: CheckpointFolder, identity: dict[str, Any], vocabulary: dict[str, Tensor],
         validation: Validation, metrics: Metrics, saved_step: int, writer: Writer | None,
-        on_saved: Callable[[Record], None] = lambda record: None,
+        on_saved: Callable[[Record], None] = lambda record: None, at_start: bool = False,
     ) -> None:  # fmt: skip
+        """at_start: also before the first step, so that where the weights came from is not needed again."""
         self._folder, self._identity, self._vocabulary = folder, identity, vocabulary
         self._validation, self._metrics, self._writer = validation, metrics, writer
         self._on_saved = on_saved
-        self.saved_step = self._tried_step = saved_step
+        self.saved_step, self._tried_step, self._at_start = saved_step, -1 if at_start else saved_step, at_start
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, BiLMModule)
+        if self._at_start:
+            self.save(pl_module)
 
     def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
-        if module.step % module.config.checkpoint.every_steps == 0 or module.step == module.total_steps:
+        due = module.step % module.config.checkpoint.every_steps == 0 or module.is_over
+        if due or (module.config.train.patience is not None and self._is_best(module)):
             self.save(module)
+
+    def _is_best(self, module: BiLMModule) -> bool:
+        """Whether this step was validated, and better than all before."""
+        validations = module.validations
+        return (
+            bool(validations)
+            and validations[-1] == min(validations, key=lambda v: v[1])
+            and (validations[-1][0] == module.step)
+        )
 
     def save(self, module: BiLMModule) -> None:
         """A checkpoint of this step is there afterwards, unless it was already or cannot be written."""
@@ -217,7 +248,9 @@ class Checkpointing(StepCallback):
 
 
 class ObeySwitches(StepCallback):
-    """A signal to any rank, or the file `stop`, stops all at the end of one step, with a checkpoint; `save` saves."""
+    """A signal to any rank, or the file `stop`, stops all at the end of one step, with a checkpoint; `save` saves.
+
+    A run that is over before its last step stops too."""
 
     def __init__(self, checkpointing: Checkpointing, switches: Switches) -> None:
         self._checkpointing, self._switches = checkpointing, switches
@@ -233,7 +266,9 @@ class ObeySwitches(StepCallback):
 
     def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
         asked = max_over_ranks(self._switches.asked(), module.device)
-        if not is_to_save(asked) or module.step == module.total_steps:
+        if module.is_over:
+            trainer.should_stop = True
+        if not is_to_save(asked) or module.is_over:
             return
         self._checkpointing.save(module)
         self._switches.obeyed(asked)

@@ -20,6 +20,12 @@ def new_group() -> Group | None:
     return dist.new_group() if world_size() > 1 else None
 
 
+def broadcast_(values: Tensor) -> None:
+    """In place: every rank has rank 0's values."""
+    if world_size() > 1:
+        dist.broadcast(values, 0)
+
+
 def mean_over_ranks_(values: Tensor) -> None:
     """In place; the same bits on every rank."""
     if world_size() > 1:

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import socket
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -56,3 +57,15 @@ def read_restarts(run_dir: Path) -> list[dict[str, Any]]:
                 value = json.loads(line)
                 restarts += [value] if isinstance(value, dict) else []
     return restarts
+
+
+def git_revision() -> str | None:
+    """Of the code that runs, None outside a clone."""
+    root = Path(__file__).resolve().parents[2]
+    if (root / "REVISION").exists():  # code that a job was submitted with
+        return (root / "REVISION").read_text().strip()
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -14,7 +14,8 @@ from pipeline.model.bilm import BiLM, DropoutKey, States, Window, detach
 from pipeline.model.lstmp import LSTMPState
 from pipeline.model.sampler import LogUniformSampler
 from pipeline.model.softmax import Candidates
-from pipeline.train.collectives import new_group
+from pipeline.train.collectives import broadcast_, new_group
+from pipeline.train.freeze import Freeze
 from pipeline.train.norms import StepNorms
 from pipeline.train.optimizer import build_optimizer, clip_global_norm_, learning_rate
 from pipeline.train.rows import RowGradients
@@ -29,10 +30,11 @@ class Diverged(RuntimeError):
 class BiLMModule(pl.LightningModule):
     """Trains a BiLM on `Batch`es: a step is one window of all lanes, computed in `config.lane_groups` groups."""
 
-    def __init__(self, config: PretrainConfig, bilm: BiLM, total_steps: int, start_step: int = 0) -> None:
+    def __init__(self, config: PretrainConfig, bilm: BiLM, total_steps: int, freeze: Freeze | None = None) -> None:
         super().__init__()
-        self.config, self.bilm = config, bilm
-        self.total_steps, self.step = total_steps, start_step
+        self.config, self.bilm, self.frozen = config, bilm, freeze or Freeze()
+        self.total_steps, self.step = total_steps, 0
+        self.validations: list[tuple[int, float]] = []  # step and held-out perplexity, of each that was due
         self.states: list[States | None] = [None] * config.lane_groups
         self.optimizer_state: dict[str, Any] | None = None
         self.rows = RowGradients(bilm.softmax)
@@ -47,6 +49,19 @@ class BiLMModule(pl.LightningModule):
         # DDP would all-reduce the whole table; RowGradients exchanges its touched rows instead.
         self._ddp_params_and_buffers_to_ignore = ["bilm.softmax.weight", "bilm.softmax.bias"]
 
+    @property
+    def is_over(self) -> bool:
+        """All steps are done, or held-out perplexity has not fallen for so long that more are of no use."""
+        return self.step >= self.total_steps or self.stopped_early
+
+    @property
+    def stopped_early(self) -> bool:
+        patience = self.config.train.patience
+        if patience is None or not self.validations:
+            return False
+        perplexities = [perplexity for _, perplexity in self.validations]
+        return len(perplexities) - 1 - perplexities.index(min(perplexities)) >= patience
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = build_optimizer(self.config.optimizer, self.bilm.parameters())
         if self.optimizer_state is not None:
@@ -55,6 +70,8 @@ class BiLMModule(pl.LightningModule):
         return optimizer
 
     def on_fit_start(self) -> None:
+        for parameter in self.bilm.softmax.parameters():  # of the others DDP sees to it
+            broadcast_(parameter.data)
         self.rows.connect(new_group(), torch.bfloat16 if self.config.train.exchanges_bfloat16 else torch.float32)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
@@ -67,7 +84,7 @@ class BiLMModule(pl.LightningModule):
         states = self.states[group]
         if states is None or batch.resets_state:
             states = self.bilm.initial_states(batch.index.shape[2])
-        elif self.config.data.cold_start_share:
+        else:
             states = self._start_some_cold(states, batch)
         key = DropoutKey(self.config.run.seed, batch.step, batch.first_lane)
         outputs, states = self.bilm(Window(batch.characters, batch.index), states, key)
@@ -79,9 +96,14 @@ class BiLMModule(pl.LightningModule):
         return loss * self.config.data.window
 
     def _start_some_cold(self, states: States, batch: Batch) -> States:
-        lanes = range(batch.first_lane, batch.first_lane + batch.index.shape[2])
-        cold = cold_starts(self.config.run.seed, batch.step, lanes, self.config.data.cold_start_share)
-        mask = torch.from_numpy(cold).to(batch.index.device).unsqueeze(1)
+        share, device = self.config.data.cold_start_share, batch.index.device
+        masks = [] if batch.cold is None else [batch.cold]
+        if share:
+            lanes = range(batch.first_lane, batch.first_lane + batch.index.shape[2])
+            masks.append(torch.from_numpy(cold_starts(self.config.run.seed, batch.step, lanes, share)).to(device))
+        if not masks:
+            return states
+        mask = torch.stack(masks).any(0).unsqueeze(1)
         return [LSTMPState(state.h.masked_fill(mask, 0.0), state.c.masked_fill(mask, 0.0)) for state in states]
 
     def _loss(self, y: Tensor, batch: Batch) -> Tensor:
@@ -108,6 +130,7 @@ class BiLMModule(pl.LightningModule):
         # The loss travels with the rows, so that every rank comes to the same verdict.
         self.loss = float(self.rows.finish(self._step_loss))
         self._step_loss = torch.zeros(())
+        self.frozen.drop_gradients(self.bilm, self.step)
         parameters = list(self.bilm.parameters())
         self.grad_norm = float(clip_global_norm_(parameters, self.config.optimizer.clip_norm))
         if math.isfinite(self.loss) and math.isfinite(self.grad_norm):

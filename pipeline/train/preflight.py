@@ -17,6 +17,7 @@ from data_prep.shards import open_dataset
 from data_prep.staging import remove_damaged
 from pipeline import signals
 from pipeline.config import PretrainConfig, expand
+from pipeline.finetune_config import FinetuneConfig
 
 MIN_FREE_BYTES = 256 << 20  # of the node's temporary folder
 MAX_CLOCK_SECONDS = 120.0  # behind the batch node's; how far ahead cannot be told from a slow start
@@ -106,13 +107,16 @@ def _gpus(config: PretrainConfig) -> list[str]:
 
 
 def _data(config: PretrainConfig) -> list[str]:
-    """The dataset's files are there in their sizes; copies on this node are the dataset's to the byte."""
+    """Each dataset's files are there in their sizes; copies on this node are the dataset's to the byte."""
+    mixed = config.finetune.mix if isinstance(config, FinetuneConfig) else ""
+    damaged = []
     try:
-        dataset = open_dataset(config.data.path, cache_dir=config.data.cache_dir)
-        for split in dataset.splits.values():
-            with contextlib.suppress(IndexError):
-                split.chunk(0)[:1].copy()
-        damaged = remove_damaged(dataset.index, stage) if (stage := config.data.staged_at) else []
+        for path in filter(None, (config.data.path, mixed)):
+            dataset = open_dataset(path, cache_dir=config.data.cache_dir)
+            for split in dataset.splits.values():
+                with contextlib.suppress(IndexError):
+                    split.chunk(0)[:1].copy()
+            damaged += remove_damaged(dataset.index, stage) if (stage := config.data.staged_at) else []
     except (DataError, OSError) as error:
         raise _Fault(f"it cannot read the dataset: {error}") from None
     return [f"{name} on this node was damaged and is copied again" for name in damaged]

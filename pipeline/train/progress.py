@@ -17,7 +17,10 @@ _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaini
 class ProgressBar(StepCallback):
     """The whole run, resumed part included: steps, perplexity, tokens/s, time left."""
 
-    def __init__(self, start_step: int, total_steps: int, metrics: Metrics, validation: Validation) -> None:
+    def __init__(
+        self, start_step: int, total_steps: int, metrics: Metrics, validation: Validation, what: str = "pretrain"
+    ) -> None:
+        self._what = what
         self._start, self._total, self._metrics, self._validation = start_step, total_steps, metrics, validation
         self._bar: tqdm[Any] | None = None
         self._begun = self._last_line = time.monotonic()
@@ -26,7 +29,7 @@ class ProgressBar(StepCallback):
         self._begun = time.monotonic()
         if trainer.is_global_zero and sys.stderr.isatty():
             self._bar = tqdm(
-                initial=self._start, total=self._total, unit="step", desc="pretrain", dynamic_ncols=True,
+                initial=self._start, total=self._total, unit="step", desc=self._what, dynamic_ncols=True,
                 smoothing=0.05, bar_format=_BAR,
             )  # fmt: skip
 
@@ -36,7 +39,7 @@ class ProgressBar(StepCallback):
             if module.step % every == 0:
                 self._bar.set_postfix_str(", ".join(self._shown()), refresh=False)
             self._bar.update(1)
-        elif trainer.is_global_zero and (module.step % (every * LINE_EVERY_LOGS) == 0 or module.step == self._total):
+        elif trainer.is_global_zero and (module.step % (every * LINE_EVERY_LOGS) == 0 or module.is_over):
             print(self._line(module.step), file=sys.stderr, flush=True)
 
     def _shown(self) -> list[str]:

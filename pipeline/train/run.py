@@ -1,137 +1,118 @@
-"""A training run from its config to its end: build, start or resume, train, finish."""
+"""A training run from its plan to its end: build, start or resume, train, finish. Pretraining and fine-tuning alike."""
 
 import contextlib
-import subprocess
 import sys
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 
-from data_prep.lexicon import UNK_ID, Lexicon
-from data_prep.shards import Dataset, open_dataset
 from pipeline import __version__, signals
-from pipeline.config import ConfigError, PretrainConfig, expand, to_dict
-from pipeline.data.datamodule import BiLMDataModule, choose_vocabulary, evaluation_windows
-from pipeline.data.lanes import TrainLanes
-from pipeline.data.windows import BatchMaker, EvaluationWindows, Vocabulary
+from pipeline.config import ConfigError, PretrainConfig, to_dict
+from pipeline.data.datamodule import BiLMDataModule
 from pipeline.model.bilm import BiLM, num_parameters
 from pipeline.train.callbacks import Checkpointing, Heartbeat, Metrics, NormsLog, ObeySwitches, Validation
-from pipeline.train.checkpoint import CheckpointFolder, Record, load_checkpoint
-from pipeline.train.facts import slurm_facts, write_end, write_start
+from pipeline.train.checkpoint import Record, load_checkpoint
+from pipeline.train.facts import git_revision, slurm_facts, write_end, write_start
 from pipeline.train.job import is_batch_job
 from pipeline.train.module import BiLMModule, Diverged
 from pipeline.train.norms import StepNorms
+from pipeline.train.outcome import Outcome
+from pipeline.train.plan import Plan, plan_pretraining
 from pipeline.train.progress import ProgressBar
-from pipeline.train.run_folder import TakenOver, Writer, await_claim, check_identity, claim, run_identity
+from pipeline.train.run_folder import TakenOver, Writer, await_claim, check_identity, claim
 from pipeline.train.snapshot import restore_snapshot
 from pipeline.train.switches import Switches
 from pipeline.train.tracking import Tracker
-from pipeline.train.trainer import build_trainer, global_rank, set_threads
+from pipeline.train.trainer import build_trainer, set_threads
 from pipeline.train.watchdog import Watchdog
 
-
-@dataclass
-class Outcome:
-    """How a run ended. saved_step: of its last checkpoint. stopped: on a signal, to be gone on with."""
-
-    run_dir: Path
-    step: int
-    saved_step: int
-    total_steps: int
-    is_rank_zero: bool
-    stopped: bool = False
-    wandb_offline_dir: Path | None = None
-
-
-@dataclass
-class _Plan:
-    """What the run is, before any of it is loaded or trained."""
-
-    config: PretrainConfig
-    run_dir: Path
-    rank: int
-    dataset: Dataset
-    vocab_size: int
-    lanes: TrainLanes
-    total_steps: int
-    identity: dict[str, Any]
-    checkpoints: CheckpointFolder
+_KINDS = {"pretrain": "pretraining", "finetune": "fine-tuning"}
 
 
 def pretrain(config: PretrainConfig) -> Outcome:
+    """As `run`, of a biLM that begins as the seed makes it."""
+    return run(plan_pretraining(config))
+
+
+def run(plan: Plan) -> Outcome:
     """Train until the end, a signal or divergence; goes on from the newest whole checkpoint of run.dir if any.
 
     Raises ConfigError for settings that cannot be used, Diverged naming the last good checkpoint, TakenOver where a
     later start of the same run writes its folder now.
     """
-    plan = _make_plan(config)
     try:
         check_identity(plan.run_dir, plan.identity)
     except ConfigError as error:
         if is_batch_job() and plan.rank == 0:
             write_end(plan.run_dir, "refused", str(error))  # to start again would not help
         raise
-    with claim(plan.run_dir, plan.identity, config) if plan.rank == 0 else contextlib.nullcontext() as writer:
+    with claim(plan.run_dir, plan.identity, plan.config) if plan.rank == 0 else contextlib.nullcontext() as writer:
         if plan.rank != 0:
             await_claim(plan.run_dir)
-        module = _build_module(plan)
+        module, is_resumed = _build_module(plan)
         if plan.rank == 0:
-            _announce(plan, module)
-        if module.step >= plan.total_steps:
+            _announce(plan, module, is_resumed)
+        owes_report = plan.rank == 0 and plan.report is not None and plan.report.is_owed
+        if module.is_over and not owes_report:
+            if plan.rank == 0:
+                write_end(plan.run_dir, "finished", _how_far(module))  # the last start may have been killed before it
             return Outcome(plan.run_dir, module.step, module.step, plan.total_steps, plan.rank == 0)
         is_ours = writer.is_current if writer is not None else lambda: True
-        with Watchdog(config.train.start_seconds, config.train.hang_seconds, is_ours) as watchdog:
-            return _fit(plan, module, writer, watchdog)
+        with Watchdog(plan.config.train.start_seconds, plan.config.train.hang_seconds, is_ours) as watchdog:
+            return _go(plan, module, is_resumed, writer, watchdog)
 
 
-def _make_plan(config: PretrainConfig) -> _Plan:
-    dataset = open_dataset(config.data.path, config.data.cache_dir, config.data.staged_at)
-    if "train" not in dataset.splits:
-        raise ConfigError(f"{config.data.path} has no training split; prepare one with `elmo prep`")
-    vocab_size = choose_vocabulary(dataset, config.data)
-    lanes = TrainLanes(dataset.splits["train"].num_tokens, config.data.lanes, config.data.window)
-    run_dir = expand(config.run.dir)
-    return _Plan(
-        config, run_dir, global_rank(config.train), dataset, vocab_size, lanes,
-        lanes.steps(config.train.epochs, config.train.max_steps), run_identity(config, dataset, vocab_size),
-        CheckpointFolder(run_dir / "checkpoints", config.checkpoint.keep_last),
-    )  # fmt: skip
-
-
-def _build_module(plan: _Plan) -> BiLMModule:
-    """The model as it was at the newest whole checkpoint, or as the seed makes it."""
+def _build_module(plan: Plan) -> tuple[BiLMModule, bool]:
+    """The model as it was at the newest whole checkpoint, or as the plan or the seed makes it; whether the former."""
     config = plan.config
     set_threads(config.train)
     torch.manual_seed(config.run.seed)
-    module = BiLMModule(config, BiLM(config.model, plan.vocab_size), plan.total_steps)
+    bilm = BiLM(config.model, plan.vocab_size)
+    plan.freeze.prepare(bilm)
+    module = BiLMModule(config, bilm, plan.total_steps, plan.freeze)
     newest = plan.checkpoints.to_resume_from()
     if newest is not None:
         content = load_checkpoint(plan.checkpoints.path(newest))
         restore_snapshot(module, content, plan.rank, config.train.devices * config.train.nodes)
-    return module
+    elif plan.start is not None:
+        plan.start(bilm)
+    return module, newest is not None
 
 
-def _fit(plan: _Plan, module: BiLMModule, writer: Writer | None, watchdog: Watchdog) -> Outcome:
-    config, dataset = plan.config, plan.dataset
-    maker = BatchMaker(dataset.lexicon, Vocabulary(plan.vocab_size), config.model.max_characters)
-    data = BiLMDataModule(
-        dataset, maker, plan.lanes, config.data, config.run.seed, config.lane_groups, module.step, plan.total_steps
-    )
+def _go(plan: Plan, module: BiLMModule, is_resumed: bool, writer: Writer | None, watchdog: Watchdog) -> Outcome:
     tracker = _start_tracker(plan, module) if plan.rank == 0 else None
-    metrics = Metrics(tracker, plan.lanes)
-    validation = Validation(_validation_windows(plan, maker), tracker, metrics, watchdog)
-    vocabulary = vocabulary_tensors(dataset.lexicon, plan.vocab_size)
+    if tracker is not None and plan.report is not None:
+        plan.report.before()
+    saved_step, stopped_by = module.step, ""
+    if not module.is_over:
+        saved_step, stopped_by = _fit(plan, module, is_resumed, tracker, writer, watchdog)
+    offline_dir = tracker.offline_dir if tracker is not None else None
+    if tracker is not None and plan.report is not None and not stopped_by:
+        text, figures = plan.report.after(watchdog.beat)
+        tracker.summary(figures)
+        print(f"\n{text}\n", flush=True)
+    _end(plan, tracker, 0, "stopped" if stopped_by else "finished", _how_far(module), stopped_by)
+    return Outcome(
+        plan.run_dir, module.step, saved_step, plan.total_steps, plan.rank == 0, bool(stopped_by), offline_dir
+    )
+
+
+def _fit(
+    plan: Plan, module: BiLMModule, is_resumed: bool, tracker: Tracker | None, writer: Writer | None, watchdog: Watchdog
+) -> tuple[int, str]:
+    """The step of the last checkpoint, and what stopped the run before its end, if anything did."""
+    config = plan.config
+    data = BiLMDataModule(plan.windows, config.data, config.lane_groups, module.step, plan.total_steps)
+    metrics = Metrics(tracker, plan.corpus.lanes)
+    is_start = plan.start is not None and not is_resumed
+    validation = Validation(plan.validation_windows, tracker, metrics, watchdog, is_start)
     checkpointing = Checkpointing(
-        plan.checkpoints, plan.identity, vocabulary, validation, metrics, module.step, writer,
-        lambda record: _note_checkpoint(plan, tracker, record),
+        plan.checkpoints, plan.identity, plan.vocabulary(), validation, metrics, module.step, writer,
+        lambda record: _note_checkpoint(plan, tracker, record), is_start,
     )  # fmt: skip
     switches = ObeySwitches(checkpointing, Switches(plan.run_dir if plan.rank == 0 else None))
-    progress = ProgressBar(module.step, plan.total_steps, metrics, validation)
+    progress = ProgressBar(module.step, plan.total_steps, metrics, validation, plan.command)
     callbacks: list[pl.Callback] = [Heartbeat(watchdog), metrics, validation, checkpointing, switches, progress]
     if tracker is not None and config.train.norms_every_steps is not None:
         module.norms = StepNorms(module.bilm, config.optimizer.clip_norm, config.train.norms_every_steps)
@@ -151,94 +132,66 @@ def _fit(plan: _Plan, module: BiLMModule, writer: Writer | None, watchdog: Watch
         good = plan.checkpoints.newest_good()
         named = f"the last good checkpoint is {plan.checkpoints.path(good)}" if good else "there is no checkpoint yet"
         raise Diverged(f"{error}; {named}") from None
-    offline_dir = tracker.offline_dir if tracker is not None else None
-    how, why = ("stopped", switches.stopped_by) if switches.stopped_by else ("finished", "")
-    _end(plan, tracker, 0, how, f"step {module.step} of {plan.total_steps}", why)
-    return Outcome(
-        plan.run_dir, module.step, checkpointing.saved_step, plan.total_steps, trainer.is_global_zero, how == "stopped",
-        offline_dir,
-    )  # fmt: skip
+    return checkpointing.saved_step, switches.stopped_by
 
 
-def _validation_windows(plan: _Plan, maker: BatchMaker) -> EvaluationWindows | None:
-    heldout = plan.dataset.splits.get("heldout")
-    if heldout is None or heldout.num_tokens == 0:
-        return None
-    return evaluation_windows(heldout, maker, plan.config.evaluate, plan.config.train.validate_tokens)
+def _how_far(module: BiLMModule) -> str:
+    early = module.stopped_early and module.step < module.total_steps
+    why = ", early: held-out perplexity did not fall any more" if early else ""
+    return f"step {module.step} of {module.total_steps}{why}"
 
 
-def _announce(plan: _Plan, module: BiLMModule) -> None:
-    config, lanes, sizes = plan.config, plan.lanes, num_parameters(module.bilm)
-    start = f"resumed at step {module.step:,}" if module.step else "new"
+def _announce(plan: Plan, module: BiLMModule, is_resumed: bool) -> None:
+    config, lanes, sizes = plan.config, plan.corpus.lanes, num_parameters(module.bilm)
+    start = f"resumed at step {module.step:,}" if is_resumed else "new"
+    tokens = plan.total_steps * config.data.lanes * config.data.window
     lines = [
         f"run      {plan.run_dir}  ({start})",
         f"data     {lanes.num_tokens:,} training tokens each way, {lanes.windows_per_epoch:,} steps an epoch",
         f"model    {sizes['bilm']:,} parameters + softmax {sizes['softmax']:,} ({plan.vocab_size:,} words)",
         f"plan     {plan.total_steps:,} steps of {config.data.lanes} lanes x {config.data.window} tokens = "
-        f"{plan.total_steps * lanes.tokens_per_step:,} tokens, {plan.total_steps / lanes.windows_per_epoch:.2f} epochs",
+        f"{tokens:,} tokens, {plan.total_steps / lanes.windows_per_epoch:.2f} epochs",
+        *plan.notes,
     ]
     if module.step >= plan.total_steps:
         lines.append("done     that step is the last: nothing to do; raise train.epochs to go on")
+    elif module.is_over:
+        lines.append("done     held-out perplexity did not fall any more: nothing to do; raise train.patience to go on")
     print("\n".join(lines), file=sys.stderr)
 
 
-def _start_tracker(plan: _Plan, module: BiLMModule) -> Tracker:
+def _start_tracker(plan: Plan, module: BiLMModule) -> Tracker:
     sizes = num_parameters(module.bilm)
     facts = {
-        "dataset_fingerprint": plan.dataset.fingerprint,
+        "dataset_fingerprint": plan.corpus.dataset.fingerprint,
         "git_revision": git_revision(),
         "version": __version__,
         "parameters": sizes["bilm"],
         "softmax_parameters": sizes["softmax"],
         "total_steps": plan.total_steps,
-        "tokens_per_step": plan.lanes.tokens_per_step,
-        "tokens_an_epoch": plan.lanes.num_tokens,
+        "tokens_per_step": plan.config.data.lanes * plan.config.data.window,
+        "tokens_an_epoch": plan.corpus.lanes.num_tokens,
     }
-    write_start(plan.run_dir, module.step, {"data": plan.config.data.path} | facts)
+    write_start(plan.run_dir, module.step, {"command": plan.command, "data": plan.config.data.path} | facts)
     name = plan.config.run.name or plan.run_dir.name
-    tracker = Tracker(plan.run_dir, name, plan.config.wandb, to_dict(plan.config) | facts | {"slurm": slurm_facts()})
-    about = {"fingerprint": plan.dataset.fingerprint, "tokens": plan.lanes.num_tokens}
+    about_run = to_dict(plan.config) | facts | {"slurm": slurm_facts()}
+    group = plan.report.group if plan.report is not None else None
+    tracker = Tracker(plan.run_dir, name, plan.config.wandb, about_run, group)
+    about = {"fingerprint": plan.corpus.dataset.fingerprint, "tokens": plan.corpus.lanes.num_tokens}
     tracker.reference("dataset", "dataset", plan.config.data.path, about, ["latest"])
     return tracker
 
 
-def _note_checkpoint(plan: _Plan, tracker: Tracker | None, record: Record) -> None:
+def _note_checkpoint(plan: Plan, tracker: Tracker | None, record: Record) -> None:
     if tracker is not None:
         path = str(plan.checkpoints.path(record))
         tracker.reference("model", "checkpoint", path, asdict(record), ["latest", f"step-{record.step}"])
 
 
-def git_revision() -> str | None:
-    """Of the code that runs, None outside a clone."""
-    root = Path(__file__).resolve().parents[2]
-    if (root / "REVISION").exists():  # code that a job was submitted with
-        return (root / "REVISION").read_text().strip()
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _end(plan: _Plan, tracker: Tracker | None, exit_code: int, how: str, text: str, why: str = "") -> None:
+def _end(plan: Plan, tracker: Tracker | None, exit_code: int, how: str, text: str, why: str = "") -> None:
     """Rank 0 tells the folder, wandb and the user's mailbox how it ended."""
     if tracker is not None:
         write_end(plan.run_dir, how, text, why)
         level = {"finished": "INFO", "stopped": "WARN"}.get(how, "ERROR")
-        tracker.alert(f"pretraining {how}", f"{text} ({why})" if why else text, level)
+        tracker.alert(f"{_KINDS[plan.command]} {how}", f"{text} ({why})" if why else text, level)
         tracker.finish(exit_code)
-
-
-def vocabulary_tensors(lexicon: Lexicon, size: int) -> dict[str, Tensor]:
-    """The target words of a run as tensors that a checkpoint can hold.
-
-    words: UTF-8, joined by newlines. counts (size,): in training, those of all other words under <UNK>.
-    """
-    words = "\n".join(lexicon.words(0, size)).encode()
-    assert len(words) == int(lexicon.offsets[size]) + size - 1
-    counts = np.array(lexicon.counts[:size])
-    counts[UNK_ID] += int(lexicon.counts[size:].sum())
-    return {
-        "words": torch.from_numpy(np.frombuffer(words, dtype=np.uint8).copy()),
-        "counts": torch.from_numpy(counts),
-    }

@@ -9,7 +9,7 @@ from pipeline.config import to_dict
 from pipeline.data.lanes import lane_groups, lane_share
 from pipeline.model.bilm import States
 from pipeline.model.lstmp import LSTMPState
-from pipeline.train.collectives import all_gather
+from pipeline.train.collectives import all_gather, world_size
 from pipeline.train.module import BiLMModule
 
 FORMAT = 1
@@ -35,6 +35,7 @@ def take_snapshot(module: BiLMModule, identity: dict[str, Any], vocabulary: dict
             "tokens": module.step * module.config.data.lanes * module.config.data.window,
             "bad_steps": module.bad_steps,
             "bad_steps_in_a_row": module.bad_steps_in_a_row,
+            "validations": [list(validation) for validation in module.validations],
         },
     }
 
@@ -46,6 +47,7 @@ def restore_snapshot(module: BiLMModule, content: dict[str, Any], rank: int, ran
     module.step = content["global_step"]
     module.bad_steps = content["elmo"]["bad_steps"]
     module.bad_steps_in_a_row = content["elmo"]["bad_steps_in_a_row"]
+    module.validations = [(step, perplexity) for step, perplexity in content["elmo"].get("validations", [])]
     groups = lane_groups(lane_share(module.config.data.lanes, rank, ranks), module.config.lane_groups)
     module.states = [
         [
@@ -59,8 +61,10 @@ def restore_snapshot(module: BiLMModule, content: dict[str, Any], rank: int, ran
 def _gather_states(module: BiLMModule) -> States:
     """States of all lanes of the global batch, on the CPU; h (2, lanes, P) and c (2, lanes, H) of each layer."""
     gathered = []
+    group_lanes = module.config.data.lanes // world_size() // module.config.lane_groups
+    groups = [states or module.bilm.initial_states(group_lanes) for states in module.states]  # none before a first step
     for layer in range(len(module.bilm.layers)):
-        parts = [states[layer] for states in module.states if states is not None]
+        parts = [states[layer] for states in groups]
         h, c = (torch.cat([part[i] for part in parts], dim=1) for i in range(2))
         gathered.append(LSTMPState(_gather_lanes(h).cpu(), _gather_lanes(c).cpu()))
     return gathered

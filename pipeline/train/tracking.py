@@ -22,10 +22,13 @@ _INIT_TIMEOUT_SECONDS = 60
 class Tracker:
     """One wandb run for a training, however often it is resumed: its id is kept in RUN_DIR/wandb-run.json."""
 
-    def __init__(self, run_dir: Path, name: str, config: WandbConfig, facts: dict[str, Any]) -> None:
+    def __init__(
+        self, run_dir: Path, name: str, config: WandbConfig, facts: dict[str, Any], group: str | None = None
+    ) -> None:
+        """group: in wandb, where the user names none [default: the run's own]."""
         self._metrics_path = run_dir / "metrics.jsonl"
         self._log_artifacts = config.log_artifacts
-        self.run = None if config.mode == "disabled" else _start(run_dir, name, config, facts)
+        self.run = None if config.mode == "disabled" else _start(run_dir, name, config, facts, group)
 
     def log(self, metrics: Mapping[str, float | int | None], step: int) -> None:
         """Record metrics of a step; what is None or not known is left out."""
@@ -44,6 +47,11 @@ class Tracker:
 
             shown = {name: wandb.Histogram(np_histogram=histogram) for name, histogram in values.items()}
             self.run.log({STEP_METRIC: step} | shown)
+
+    def summary(self, values: Mapping[str, float | int]) -> None:
+        """What stands for the whole run in wandb's tables."""
+        if self.run is not None:
+            self.run.summary.update(dict(values))
 
     def alert(self, title: str, text: str, level: str = "INFO") -> None:
         """Shown in the dashboard and mailed as the user set it there; offline it waits for the sync."""
@@ -86,7 +94,7 @@ def _append_line(path: Path, line: str) -> None:
         file.write(f"{line}\n".encode())
 
 
-def _start(run_dir: Path, name: str, config: WandbConfig, facts: dict[str, Any]) -> Any:
+def _start(run_dir: Path, name: str, config: WandbConfig, facts: dict[str, Any], group: str | None) -> Any:
     import wandb
 
     mode = _mode(config)
@@ -94,7 +102,7 @@ def _start(run_dir: Path, name: str, config: WandbConfig, facts: dict[str, Any])
         "id": _run_id(run_dir), "resume": "allow", "dir": str(run_dir), "config": facts,
         "project": os.environ.get("WANDB_PROJECT", config.project),
         "entity": os.environ.get("WANDB_ENTITY", config.entity), "name": os.environ.get("WANDB_NAME", name),
-        "group": os.environ.get("WANDB_RUN_GROUP") or config.group or family(run_dir, name),
+        "group": os.environ.get("WANDB_RUN_GROUP") or config.group or group or family(run_dir, name),
         "tags": config.tags or None, "notes": config.notes,  # None: WANDB_TAGS and WANDB_NOTES, if set
     }  # fmt: skip
     timeout = float(os.environ.get("WANDB_INIT_TIMEOUT", _INIT_TIMEOUT_SECONDS))

@@ -32,7 +32,8 @@ def trainer() -> pl.Trainer:
 
 def loader(dataset: Dataset, trainer: pl.Trainer, workers: int, start: int, stop: int, groups: int = 1) -> DataLoader:
     config = DataConfig(lanes=LANES, window=WINDOW, workers=workers)
-    module = BiLMDataModule(dataset, maker(dataset), lanes_of(dataset), config, SEED, groups, start, stop)
+    windows = TrainWindows(dataset.splits["train"], maker(dataset), lanes_of(dataset), SEED)
+    module = BiLMDataModule(windows, config, groups, start, stop)
     module.trainer = trainer
     return module.train_dataloader()
 

@@ -16,7 +16,8 @@ from data_prep.prepare import prepare
 from pipeline.config import PretrainConfig
 from pipeline.read_config import load
 from pipeline.train.checkpoint import CheckpointFolder, load_checkpoint
-from pipeline.train.run import Outcome, pretrain
+from pipeline.train.outcome import Outcome
+from pipeline.train.run import pretrain
 from pipeline.train.tracking import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]

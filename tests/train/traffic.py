@@ -21,7 +21,7 @@ from data_prep.shards import open_dataset
 from pipeline.config import PretrainConfig
 from pipeline.data.datamodule import BiLMDataModule
 from pipeline.data.lanes import TrainLanes
-from pipeline.data.windows import BatchMaker, Vocabulary
+from pipeline.data.windows import BatchMaker, TrainWindows, Vocabulary
 from pipeline.model.bilm import BiLM
 from pipeline.train.module import BiLMModule
 from pipeline.train.trainer import build_trainer
@@ -85,7 +85,8 @@ def fit(config: PretrainConfig, vocab_size: int, callback: Callback) -> None:
     maker = BatchMaker(data.lexicon, Vocabulary(vocab_size), config.model.max_characters)
     torch.manual_seed(0)
     module = BiLMModule(config, BiLM(config.model, vocab_size), steps)
-    batches = BiLMDataModule(data, maker, lanes, config.data, config.run.seed, config.lane_groups, 0, steps)
+    windows = TrainWindows(data.splits["train"], maker, lanes, config.run.seed)
+    batches = BiLMDataModule(windows, config.data, config.lane_groups, 0, steps)
     build_trainer(config, None, [callback]).fit(module, datamodule=batches)
 
 

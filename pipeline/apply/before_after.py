@@ -1,0 +1,212 @@
+"""What a fine-tuning brought and what it cost: held-out perplexity before and after, on the domain and in general.
+
+The paper's table (Peters et al. 2018, appendix) for one's own domain, kept in RUN_DIR/finetune.json. Perplexities over
+different vocabularies do not compare, as one with more <UNK> has less to predict; bits a character do (spelling.py).
+"""
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_prep.files import write_json
+from data_prep.shards import INDEX, Dataset, open_dataset
+from pipeline.apply.evaluate import vocabulary_of
+from pipeline.apply.load import Trained, load_trained
+from pipeline.config import EvaluateConfig, TrainConfig
+from pipeline.data.datamodule import evaluation_windows
+from pipeline.data.spelling import spelling_of
+from pipeline.data.windows import BatchMaker
+from pipeline.finetune_config import FinetuneConfig
+from pipeline.train.checkpoint import CheckpointFolder
+from pipeline.train.facts import read_facts
+from pipeline.train.tracking import family, read_metrics
+from pipeline.train.validate import held_out_perplexity
+
+RECORD = "finetune.json"
+DOMAIN, GENERAL = "domain", "general"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of a model on a held-out text. tokens: scored each way. unknown: of `words`, how many its vocabulary lacks."""
+
+    forward: float
+    backward: float
+    both: float
+    bits_a_character: float
+    tokens: int
+    words: int
+    unknown: int
+
+
+def score(
+    trained: Trained, dataset: Dataset, config: EvaluateConfig, device: torch.device,
+    beat: Callable[[], None] = lambda: None,
+) -> Figures:  # fmt: skip
+    """The whole held-out split, by full softmax."""
+    split = dataset.splits["heldout"]
+    vocabulary = vocabulary_of(trained, dataset)
+    maker = BatchMaker(dataset.lexicon, vocabulary, trained.bilm.config.max_characters)
+    windows = evaluation_windows(split, maker, config)
+    found = held_out_perplexity(trained.bilm, windows, config, device, on_lanes=beat)
+    spelling = spelling_of(split, dataset.lexicon, vocabulary)
+    bits = spelling.bits_a_character(math.log(found.both) * found.tokens)
+    return Figures(
+        found.forward, found.backward, found.both, bits, found.tokens, spelling.words, spelling.unknown
+    )  # fmt: skip
+
+
+class BeforeAfter:
+    """A fine-tuning's report (pipeline/train/plan.py). source: where its weights come from, None once it has begun."""
+
+    def __init__(
+        self, config: FinetuneConfig, run_dir: Path, checkpoints: CheckpointFolder, domain: Dataset,
+        source: Trained | None,
+    ) -> None:  # fmt: skip
+        self._config, self._checkpoints, self._source = config, checkpoints, source
+        self._path, self._run_dir = run_dir / RECORD, run_dir
+        self._record = read_facts(self._path)
+        self._texts = {DOMAIN: domain} if _has_heldout(domain) else {}
+        general = self._general(source)
+        if general is not None and general.fingerprint != domain.fingerprint and _has_heldout(general):
+            self._texts[GENERAL] = general
+        self._device = device_of(config.train)
+
+    def _general(self, source: Trained | None) -> Dataset | None:
+        given = self._config.finetune.general or self._config.finetune.mix
+        if given:
+            return open_dataset(given, self._config.data.cache_dir)
+        known = self._record.get("general") or (_text_of(source) if source is not None else "")
+        return open_dataset(known) if known and (Path(known) / INDEX).is_file() else None
+
+    @property
+    def group(self) -> str | None:
+        """The pretraining's, so that all that came of it is found together."""
+        return self._record.get("group") or (None if self._source is None else _group_of(self._source))
+
+    @property
+    def is_owed(self) -> bool:
+        whole, _ = self._checkpoints.glance()
+        return bool(whole) and self._record.get("after", {}).get("last_step") != whole[-1].step
+
+    def before(self) -> None:
+        """Once, and not again when the run is resumed."""
+        if "before" in self._record or self._source is None:
+            return
+        source, before = self._source, None
+        if source.bilm.has_softmax:
+            source.bilm.to(self._device)
+            before = {name: self._score(source, text) for name, text in self._texts.items()}
+            source.bilm.to("cpu")
+        self._write({
+            "source": {"given": self._config.finetune.source, "path": str(source.path), "step": source.step},
+            "group": self.group, "general": self._texts[GENERAL].location if GENERAL in self._texts else "",
+            "words_before": len(source.words) if source.bilm.has_softmax else 0, "before": before,
+        })  # fmt: skip
+
+    def after(self, beat: Callable[[], None]) -> tuple[str, dict[str, float]]:
+        """Of the best checkpoint; the table, and its figures by name."""
+        best = self._checkpoints.best()
+        whole, _ = self._checkpoints.glance()
+        if best is None:
+            return "no checkpoint could be saved: no table", {}
+        trained = load_trained(str(self._checkpoints.path(best)), self._device)
+        self._write({
+            "words_after": len(trained.words), "is_comparable": self._config.finetune.vocabulary in ("auto", "keep"),
+            "start": read_metrics(self._run_dir).get(0, {}).get("val/perplexity"),
+            "after": {name: self._score(trained, text, beat) for name, text in self._texts.items()}
+            | {"step": best.step, "last_step": whole[-1].step},
+        })  # fmt: skip
+        return table(self._record), _summary(self._record)
+
+    def _score(self, trained: Trained, text: Dataset, beat: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        figures = asdict(score(trained, text, self._config.evaluate, self._device, beat))
+        return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+
+    def _write(self, values: dict[str, Any]) -> None:
+        self._record |= values
+        write_json(self._path, self._record)
+
+
+def device_of(config: TrainConfig) -> torch.device:
+    """Of rank 0."""
+    return torch.device("cuda", 0) if config.accelerator != "cpu" and torch.cuda.is_available() else torch.device("cpu")
+
+
+def _has_heldout(dataset: Dataset) -> bool:
+    return "heldout" in dataset.splits and dataset.splits["heldout"].num_tokens > 0
+
+
+def _text_of(source: Trained) -> str:
+    """Where the general text lies that a source was trained on, as far as its settings tell."""
+    config = source.config
+    if isinstance(config, FinetuneConfig):
+        return config.finetune.general or config.finetune.mix
+    return config.data.path
+
+
+def _group_of(source: Trained) -> str | None:
+    run_dir = source.path.absolute().parent.parent
+    if source.path.suffix != ".ckpt" or not (run_dir / "run.json").is_file():
+        return None
+    earlier = read_facts(run_dir / RECORD).get("group")  # of a source that was fine-tuned itself
+    with contextlib.suppress(OSError):  # the folder may be another's
+        return earlier or source.config.wandb.group or family(run_dir, source.config.run.name or None)
+    return None
+
+
+def table(record: dict[str, Any]) -> str:
+    """The record for people."""
+    after, before = record["after"], record["before"] or {}
+    head = f"Held-out text before -> after fine-tuning ({record['source']['path']} -> step {after['step']:,}, the best)"
+    columns = ("perplexity forward", "backward", "both", "bits a character", "unknown words")
+    lines = [head, "", f"{'':8}" + "".join(f"{name:>22}" for name in columns)]
+    for name in (DOMAIN, GENERAL):
+        if name in after:
+            cells = [_cell(before.get(name), after[name], key) for key in ("forward", "backward", "both")]
+            cells.append(_cell(before.get(name), after[name], "bits_a_character", 3))
+            cells.append(_unknown(before.get(name), after[name]))
+            lines.append(f"{name:8}" + "".join(f"{cell:>22}" for cell in cells))
+    return "\n".join([*lines, "", *_remarks(record)])
+
+
+def _remarks(record: dict[str, Any]) -> list[str]:
+    remarks = []
+    if record["before"] is None:
+        remarks.append("The source had no softmax: there is no perplexity before.")
+    elif not record["is_comparable"]:
+        remarks += [
+            f"These perplexities do NOT compare: before over {record['words_before']:,} words, after over "
+            f"{record['words_after']:,}.",
+            "Bits a character do: unknown words are spelled out in them, the same way before and after.",
+        ]
+    if record["start"] is not None and (record["before"] is None or not record["is_comparable"]):
+        remarks.append(f"With the new words, before the first step: domain perplexity {record['start']:.1f}.")
+    if GENERAL not in record["after"]:
+        remarks.append("No general held-out text is known: name one with general=DIR to see what is forgotten.")
+    if DOMAIN not in record["after"]:
+        remarks.append("The domain has no held-out text: prepare it with heldout= to see what is gained.")
+    return remarks
+
+
+def _cell(before: dict[str, Any] | None, after: dict[str, Any], key: str, digits: int = 1) -> str:
+    shown = ["-" if row is None or row[key] is None else f"{row[key]:,.{digits}f}" for row in (before, after)]
+    return " -> ".join(shown)
+
+
+def _unknown(before: dict[str, Any] | None, after: dict[str, Any]) -> str:
+    return f"{'-' if before is None else format(before['unknown'], ',')} -> {after['unknown']:,}"
+
+
+def _summary(record: dict[str, Any]) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    for when in ("before", "after"):
+        for name in (DOMAIN, GENERAL):
+            row = (record[when] or {}).get(name, {})
+            figures |= {f"finetune/{name}/{key}_{when}": value for key, value in row.items() if value is not None}
+    return figures

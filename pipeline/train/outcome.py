@@ -1,0 +1,48 @@
+"""How a run ended, in words and as an exit code."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import signals
+from pipeline.train.job import is_batch_job
+
+
+@dataclass
+class Outcome:
+    """saved_step: of its last checkpoint. stopped: on a signal, to be gone on with. Else it is over, early perhaps."""
+
+    run_dir: Path
+    step: int
+    saved_step: int
+    total_steps: int
+    is_rank_zero: bool
+    stopped: bool = False
+    wandb_offline_dir: Path | None = None
+
+    @property
+    def exit_code(self) -> int:
+        if not self.is_rank_zero:
+            return 0  # Lightning kills rank 0, perhaps before it is done, when a process that it started ends so
+        if self.stopped:
+            return 0 if is_batch_job() else signals.EXIT_PREEMPTED
+        return 0 if self.saved_step == self.step else 1
+
+    def say(self, command: str, arguments: list[str], data: str) -> None:
+        """What a person does next. command: pretrain or finetune, as typed with `arguments`; data: its dataset."""
+        if self.wandb_offline_dir is not None:
+            how = f"`wandb leet` draws it here, `elmo sync {self.run_dir}` uploads it"
+            print(f"wandb    {self.wandb_offline_dir}  ({how})")
+        again = " ".join([f"elmo {command}", *arguments])
+        if self.stopped:
+            print(
+                f"stopped at step {self.step:,} of {self.total_steps:,} with a checkpoint of step "
+                f"{self.saved_step:,}; to go on: {again}"
+            )
+        elif self.saved_step != self.step:
+            print(
+                f"elmo {command}: the end could not be saved: the last checkpoint is of step {self.saved_step:,} of "
+                f"{self.step:,}; free some space and run again: {again}", file=sys.stderr
+            )  # fmt: skip
+        else:
+            print(f"Next: elmo evaluate checkpoint={self.run_dir} data={data}")

@@ -1,0 +1,116 @@
+"""What a run is before any of it is loaded or trained: its text, words, length and folder; and a pretraining's plan."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from data_prep.shards import Dataset, open_dataset
+from pipeline.config import ConfigError, DataConfig, PretrainConfig, expand
+from pipeline.data.datamodule import choose_vocabulary, evaluation_windows
+from pipeline.data.lanes import TrainLanes
+from pipeline.data.mixture import MixedWindows
+from pipeline.data.target_words import vocabulary_tensors
+from pipeline.data.windows import BatchMaker, EvaluationWindows, TrainWindows, Vocabulary
+from pipeline.model.bilm import BiLM
+from pipeline.train.checkpoint import CheckpointFolder
+from pipeline.train.freeze import Freeze
+from pipeline.train.run_folder import run_identity
+from pipeline.train.trainer import global_rank
+
+
+@dataclass
+class Corpus:
+    """A dataset, its words under the run's target words, and the lanes that read it."""
+
+    dataset: Dataset
+    vocabulary: Vocabulary
+    lanes: TrainLanes
+
+    def maker(self, max_characters: int) -> BatchMaker:
+        return BatchMaker(self.dataset.lexicon, self.vocabulary, max_characters)
+
+    def windows(self, max_characters: int, seed: int) -> TrainWindows:
+        return TrainWindows(self.dataset.splits["train"], self.maker(max_characters), self.lanes, seed)
+
+
+class Report(Protocol):
+    """What rank 0 tells of weights before and after a run; kept in the run's folder, so that it is told once."""
+
+    @property
+    def group(self) -> str | None:
+        """The wandb group of the run, None for one of its own."""
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether the run's end has not been told yet."""
+
+    def before(self) -> None:
+        """Told once, when the run is new."""
+
+    def after(self, beat: Callable[[], None]) -> tuple[str, dict[str, float]]:
+        """Text, and figures by name. beat: called now and then."""
+
+
+@dataclass
+class Plan:
+    """corpus: trained on, and validated by its held-out text. general: read by other lanes of each batch, if any.
+
+    vocabulary: makes the target words for a checkpoint. start: gives new weights their first values, where they are
+    not the seed's. notes: told at the start.
+    """
+
+    config: PretrainConfig
+    run_dir: Path
+    rank: int
+    corpus: Corpus
+    vocab_size: int
+    vocabulary: Callable[[], dict[str, Tensor]]
+    total_steps: int
+    identity: dict[str, Any]
+    checkpoints: CheckpointFolder
+    command: str = "pretrain"
+    general: Corpus | None = None
+    freeze: Freeze = field(default_factory=Freeze)
+    start: Callable[[BiLM], None] | None = None
+    report: Report | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def windows(self) -> TrainWindows | MixedWindows:
+        max_characters, seed = self.config.model.max_characters, self.config.run.seed
+        windows = self.corpus.windows(max_characters, seed)
+        return windows if self.general is None else MixedWindows(windows, self.general.windows(max_characters, seed))
+
+    @property
+    def validation_windows(self) -> EvaluationWindows | None:
+        heldout = self.corpus.dataset.splits.get("heldout")
+        if heldout is None or heldout.num_tokens == 0:
+            return None
+        maker = self.corpus.maker(self.config.model.max_characters)
+        return evaluation_windows(heldout, maker, self.config.evaluate, self.config.train.validate_tokens)
+
+
+def open_training_data(config: DataConfig, path: str) -> Dataset:
+    """Raises ConfigError where there is nothing to train on."""
+    dataset = open_dataset(path, config.cache_dir, config.staged_at)
+    if "train" not in dataset.splits:
+        raise ConfigError(f"{path} has no training split; prepare one with `elmo prep`")
+    return dataset
+
+
+def checkpoints_of(config: PretrainConfig) -> CheckpointFolder:
+    return CheckpointFolder(expand(config.run.dir) / "checkpoints", config.checkpoint.keep_last)
+
+
+def plan_pretraining(config: PretrainConfig) -> Plan:
+    dataset = open_training_data(config.data, config.data.path)
+    size = choose_vocabulary(dataset, config.data)
+    lanes = TrainLanes(dataset.splits["train"].num_tokens, config.data.lanes, config.data.window)
+    return Plan(
+        config, expand(config.run.dir), global_rank(config.train), Corpus(dataset, Vocabulary(size), lanes), size,
+        lambda: vocabulary_tensors(dataset.lexicon, size), lanes.steps(config.train.epochs, config.train.max_steps),
+        run_identity(config, dataset, size), checkpoints_of(config),
+    )  # fmt: skip
