@@ -1,18 +1,19 @@
-"""Speed, size and memory of data preparation on given text, beside the obvious pipeline, in one run.
+"""Time, memory and disk of data preparation, beside the obvious pipeline, in one run; the result is verified.
 
-python -m benchmarks.prep FILE... [--workers=N] [--baseline-sentences=N] [--output=RESULT.json]
+python -m benchmarks.prep FILE... [--workers=N]        on given text: one tokenised sentence a line
+python -m benchmarks.prep [--sentences=N] [--tail=X]   on a synthetic corpus (benchmarks.synthetic), else 768 M words
+    [--baseline-sentences=50000] [--repeat=1] [--folder=FOLDER] [--output=RESULT.json]
 
-FILE: one tokenised sentence a line, as `elmo prep` takes it. The obvious pipeline counts words with Counter, looks
-ids up in a dict and writes a sentence a member with webdataset.ShardWriter; it gets the first N sentences only, as it
-is slow. Peak memory is that of single-process preparations of the text once and ten times over (the same types).
+The obvious pipeline counts words with Counter, looks ids up in a dict and writes a sentence a member with
+webdataset.ShardWriter; it gets the first N sentences only, as it is slow. Memory is the sum over all processes at its
+peak; disk is all that lies in the output folder at its peak, the finished dataset included, over the dataset alone.
+--repeat=10 reads the text ten times over: more text, the same types. FOLDER needs room for both, and the text.
 """
 
 import argparse
 import itertools
 import json
 import os
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,11 +23,13 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.process_tree import disk_bytes, run_watched
+from benchmarks.synthetic import add_corpus_options, corpus_of, write_corpus
 from data_prep.corpus import find_sources, read_blocks
 from data_prep.prepare import prepare
 from data_prep.verify import verify
 
-_TEN = 10
+Result = dict[str, float]
 
 
 def lines_of(files: list[str]) -> Iterator[str]:
@@ -48,79 +51,126 @@ def obvious_pipeline(lines: list[str], folder: Path) -> None:
             writer.write({"__key__": f"{number:09d}", "tokens.npy": tokens})
 
 
-def peak_mib(files: list[str], output: Path) -> float:
-    """Peak resident memory, MiB, of a process that prepares the files by itself."""
-    command = [sys.executable, "-m", "benchmarks.prep", "--only-memory", str(output), *files]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
-    return float(done.stdout.splitlines()[-1])
+def measure_obvious(files: list[str], sentences: int, folder: Path) -> Result:
+    """The obvious pipeline's figures on the first sentences of the files."""
+    lines = list(itertools.islice(lines_of(files), sentences))
+    words = sum(len(line.split()) for line in lines)
+    begun = time.perf_counter()
+    obvious_pipeline(lines, folder)
+    seconds = time.perf_counter() - begun
+    num_bytes = sum(path.stat().st_size for path in folder.glob("obvious-*.tar"))
+    return {
+        "obvious_words": words,
+        "obvious_words_per_second": words / seconds,
+        "obvious_bytes_per_word": num_bytes / words,
+    }
+
+
+def measure_prep(files: list[str], workers: int, output: Path) -> Result:
+    """The figures of one preparation by a process of its own; it is verified, which is not counted."""
+    ends = {"encode_seconds": 0.0, "merge_seconds": 0.0}
+    firsts = {"encode_seconds": "unit-000000/run-0000/map.npy", "merge_seconds": "merge.json"}  # of the next pass
+
+    def look(seconds: float) -> None:
+        for name, first in firsts.items():
+            if not (output / "index.json").exists() and not (output / ".work" / first).exists():
+                ends[name] = seconds
+
+    command = [sys.executable, "-m", "benchmarks.prep", "--only-prepare", str(output), "--workers", str(workers)]
+    cost = run_watched([*command, *files], output, look)
+    summary = json.loads(cost.output.splitlines()[-1])
+    begun = time.perf_counter()
+    report = verify(output)
+    assert report.ok, str(report)
+    words, seconds = summary["words"], summary["seconds"]
+    encode, merge = ends["encode_seconds"], ends["merge_seconds"]
+    return {
+        "words": words, "sentences": summary["sentences"], "types": summary["types"], "seconds": seconds,
+        "cpu_seconds": cost.cpu_seconds, "encode_seconds": encode, "merge_seconds": merge - encode,
+        "shard_seconds": cost.seconds - merge, "words_per_second": words / seconds,
+        "bytes_per_word": sum(path.stat().st_size for path in output.glob("*.tar")) / words,
+        "peak_rss_mib": cost.peak_rss_bytes / 2**20, "peak_private_mib": cost.peak_private_bytes / 2**20,
+        "peak_disk_bytes": cost.peak_disk_bytes, "peak_disk_ratio": cost.peak_disk_bytes / disk_bytes(output),
+        "verify_seconds": time.perf_counter() - begun,
+    }  # fmt: skip
+
+
+def measure(files: list[str], workers: int, baseline_sentences: int, folder: Path) -> Result:
+    """The figures by name."""
+    obvious = measure_obvious(files, baseline_sentences, folder)
+    ours = measure_prep(files, workers, folder / "ours")
+    ratios = {
+        "speed_ratio": ours["words_per_second"] / obvious["obvious_words_per_second"],
+        "bytes_ratio": obvious["obvious_bytes_per_word"] / ours["bytes_per_word"],
+    }
+    return ours | obvious | ratios
+
+
+def repeated(files: list[str], times: int, folder: Path) -> list[str]:
+    """The text so many times over, as one plain file, if that is more than once."""
+    if times == 1:
+        return files
+    path = folder / "repeated.txt"
+    with open(path, "wb") as out:
+        for _ in range(times):
+            for source in find_sources(files, [], ""):
+                out.writelines(block.data for block, _ in read_blocks(source.path))
+    return [str(path)]
+
+
+def table(result: Result) -> str:
+    """The figures as a table to read."""
+    r = result
+    return "\n".join(
+        [
+            f"{'':<20}{'this':>14}{'the obvious':>14}{'ratio':>8}",
+            f"{'words':<20}{r['words']:>14,.0f}{r['obvious_words']:>14,.0f}",
+            f"{'words/s':<20}{r['words_per_second']:>14,.0f}{r['obvious_words_per_second']:>14,.0f}"
+            f"{r['speed_ratio']:>8.1f}",
+            f"{'bytes a word':<20}{r['bytes_per_word']:>14.2f}{r['obvious_bytes_per_word']:>14.2f}"
+            f"{r['bytes_ratio']:>8.1f}",
+            f"{r['sentences']:,.0f} sentences, {r['types']:,.0f} types",
+            f"{r['seconds']:,.1f} s (reading {r['encode_seconds']:,.1f}, lexicon {r['merge_seconds']:,.1f}, shards "
+            f"{r['shard_seconds']:,.1f}), {r['cpu_seconds']:,.1f} CPU seconds",
+            f"verified in {r['verify_seconds']:,.1f} s",
+            f"peak memory of all processes {r['peak_rss_mib']:,.0f} MiB, without mapped files "
+            f"{r['peak_private_mib']:,.0f} MiB",
+            f"peak disk {r['peak_disk_bytes'] / 1e6:,.0f} MB, {r['peak_disk_ratio']:.2f} x the dataset",
+        ]
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.prep")
+    parser.add_argument("text", nargs="*")
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--baseline-sentences", type=int, default=50_000)
+    parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--folder", help="where text and dataset are put meanwhile [default: the system's]")
+    parser.add_argument("--output")
+    parser.add_argument("--only-prepare", help=argparse.SUPPRESS)
+    add_corpus_options(parser)
+    return parser
 
 
 def main() -> None:
     """Prints the table and, with --output, writes it as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.prep")
-    parser.add_argument("files", nargs="+")
-    parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--baseline-sentences", type=int, default=50_000)
-    parser.add_argument("--output")
-    parser.add_argument("--only-memory", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.only_memory:
-        prepare(arguments.files, arguments.only_memory, workers=1, show_progress=False)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    arguments = _parser().parse_args()
+    if arguments.only_prepare:
+        summary = prepare(arguments.text, arguments.only_prepare, workers=arguments.workers)
+        print(json.dumps({name: getattr(summary, name) for name in ("words", "sentences", "types", "seconds")}))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        result = measure(arguments.files, arguments.workers, arguments.baseline_sentences, Path(folder))
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        folder, files = Path(name), arguments.text
+        if not files:
+            write_corpus(folder / "text", corpus_of(arguments), arguments.workers or os.cpu_count() or 1)
+            files = [str(folder / "text")]
+        result = measure(
+            repeated(files, arguments.repeat, folder), arguments.workers, arguments.baseline_sentences, folder
+        )
     print(table(result))
     if arguments.output:
         Path(arguments.output).write_text(json.dumps(result, indent=1) + "\n")
-
-
-def measure(files: list[str], workers: int, baseline_sentences: int, folder: Path) -> dict[str, float]:
-    """The figures by name."""
-    summary = prepare(files, folder / "ours", workers=workers)
-    assert verify(folder / "ours").ok
-    lines = list(itertools.islice(lines_of(files), baseline_sentences))
-    words = sum(len(line.split()) for line in lines)
-    begun = time.monotonic()
-    obvious_pipeline(lines, folder)
-    seconds = time.monotonic() - begun
-    obvious_bytes = sum(path.stat().st_size for path in folder.glob("obvious-*.tar"))
-    shard_bytes = sum(path.stat().st_size for path in (folder / "ours").glob("*.tar"))
-    ten_times = folder / "ten-times.txt"
-    with open(ten_times, "wb") as file:
-        for _ in range(_TEN):
-            file.writelines(
-                block.data for source in find_sources(files, [], "") for block, _ in read_blocks(source.path)
-            )
-    return {
-        "words": summary.words,
-        "seconds": summary.seconds,
-        "words_per_second": summary.words / summary.seconds,
-        "bytes_per_word": shard_bytes / summary.words,
-        "obvious_words": words,
-        "obvious_words_per_second": words / seconds,
-        "obvious_bytes_per_word": obvious_bytes / words,
-        "speed_ratio": summary.words / summary.seconds * seconds / words,
-        "bytes_ratio": obvious_bytes / words / (shard_bytes / summary.words),
-        "peak_mib_once": peak_mib(files, folder / "once"),
-        "peak_mib_ten_times": peak_mib([str(ten_times)], folder / "ten"),
-    }
-
-
-def table(result: dict[str, float]) -> str:
-    """The figures as a table to read."""
-    return "\n".join(
-        [
-            f"{'':<20}{'this':>14}{'the obvious':>14}{'ratio':>8}",
-            f"{'words':<20}{result['words']:>14,.0f}{result['obvious_words']:>14,.0f}",
-            f"{'words/s':<20}{result['words_per_second']:>14,.0f}{result['obvious_words_per_second']:>14,.0f}"
-            f"{result['speed_ratio']:>8.1f}",
-            f"{'bytes a word':<20}{result['bytes_per_word']:>14.2f}{result['obvious_bytes_per_word']:>14.2f}"
-            f"{result['bytes_ratio']:>8.1f}",
-            f"peak memory: {result['peak_mib_once']:,.0f} MiB, with ten times the text "
-            f"{result['peak_mib_ten_times']:,.0f} MiB",
-        ]
-    )
 
 
 if __name__ == "__main__":

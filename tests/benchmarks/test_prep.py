@@ -1,0 +1,21 @@
+"""The benchmark of data preparation, at a size that says nothing but that it runs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_prep_is_measured_verified_and_compared_on_a_synthetic_corpus(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    command = [sys.executable, "-m", "benchmarks.prep", "--sentences=2000", "--files=2", "--workers=2"]
+    command += ["--baseline-sentences=200", f"--folder={tmp_path}", f"--output={output}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    result = json.loads(output.read_text())
+    assert result["sentences"] == 2000 and result["bytes_ratio"] > 10
+    assert result["peak_rss_mib"] > result["peak_private_mib"] > 20
+    assert result["peak_disk_bytes"] > 4 * result["words"]
+    assert "x the dataset" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["result.json"]
