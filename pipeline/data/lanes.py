@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.config import ConfigError
+
 _COLD = 2  # keeps these random numbers apart from those of the order and of the candidates
 
 
@@ -21,7 +23,7 @@ class TrainLanes:
 
     def __post_init__(self) -> None:
         if self.windows_per_epoch == 0:
-            raise ValueError(
+            raise ConfigError(
                 f"the training split has {self.num_tokens} tokens, fewer than data.lanes={self.num_lanes} x "
                 f"data.window={self.window}; use fewer lanes or more text"
             )

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_prep.files import DataError
 from data_prep.lexicon import BOS_ID, EOS_ID
 from data_prep.shards import Split
 
@@ -83,4 +84,4 @@ def _sentence_end(chunk: np.ndarray, stop: int) -> int:
         if len(ends):
             return place + int(ends[0]) + 1
         place += _SCAN_TOKENS
-    raise ValueError("a chunk ends inside a sentence: the dataset is damaged; run `elmo prep verify` on it")
+    raise DataError("a chunk ends inside a sentence: the dataset is damaged; run `elmo prep verify` on it")

@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from pipeline.config import ConfigError
+
 
 class LogUniformSampler:
     """Draws candidates with P(k) = log((k + 2) / (k + 1)) / log(V + 1): words must be sorted by falling count.
@@ -14,7 +16,7 @@ class LogUniformSampler:
 
     def __init__(self, vocab_size: int, num_samples: int) -> None:
         if num_samples > vocab_size:
-            raise ValueError(
+            raise ConfigError(
                 f"softmax.num_samples={num_samples} is more than the vocabulary of {vocab_size} words; "
                 f"use at most {vocab_size}, or softmax.kind=full"
             )

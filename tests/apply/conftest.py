@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.apply import finetuning
 from tests.train import runs
 
 
@@ -25,3 +26,9 @@ def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = ["data.vocab_size=300", "train.max_steps=60", "train.epochs=9", "train.validate_every_steps=60"]
     runs.train_here(dataset, run_dir, *settings)
     return run_dir
+
+
+@pytest.fixture(scope="session")
+def domain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset that shares some of its words with `dataset`."""
+    return finetuning.make_domain(tmp_path_factory.mktemp("domain"))

@@ -1,0 +1,58 @@
+"""Fine-tunings of the tiny trained biLM to a tiny domain: other words, other habits, some of the same."""
+
+from pathlib import Path
+from typing import Any
+
+from data_prep.prepare import prepare
+from pipeline.apply.finetune import plan_finetuning, read_config
+from pipeline.train.outcome import Outcome
+from pipeline.train.plan import Plan
+from pipeline.train.run import run
+from tests.train import runs
+
+SETTINGS = [
+    "data.lanes=8", "data.window=10", "data.vocab_min_count=1", "data.workers=0", "evaluate.lanes=8",
+    "train.threads=1", "train.accelerator=cpu", "train.log_every_steps=1", "train.epochs=1", "optimizer.lr=0.1",
+    "wandb.mode=disabled", "train.validate_every_steps=20", "checkpoint.every_steps=20",
+]  # fmt: skip
+
+
+def domain_sentences(number: int, seed: int) -> list[str]:
+    """Every third word of the general text is another one here: rarer, and unknown there."""
+    sentences = runs.zipf_sentences(number, seed, types=900)
+    return [" ".join(f"dömain{w[1:]}" if w.endswith(("1", "4", "7")) else w for w in s.split()) for s in sentences]
+
+
+def make_domain(folder: Path) -> Path:
+    """About 3,600 training tokens, 45 steps an epoch of the settings above, and 700 held-out ones."""
+    train = runs.write_text(folder / "train.txt", domain_sentences(300, seed=11))
+    heldout = runs.write_text(folder / "heldout.txt", domain_sentences(60, seed=12))
+    prepare(
+        [str(train)], str(folder / "dataset"), heldout_inputs=[str(heldout)], workers=1, show_progress=False,
+        shard_tokens=2000, chunk_tokens=300,
+    )  # fmt: skip
+    return folder / "dataset"
+
+
+def arguments(source: Path | str, domain: Path, run_dir: Path, *pairs: str) -> list[str]:
+    return [f"from={source}", f"data={domain}", f"run.dir={run_dir}", *SETTINGS, *pairs]
+
+
+def plan_of(source: Path | str, domain: Path, run_dir: Path, *pairs: str) -> Plan:
+    return plan_finetuning(*read_config(arguments(source, domain, run_dir, *pairs)))
+
+
+def finetune_here(source: Path | str, domain: Path, run_dir: Path, *pairs: str) -> Outcome:
+    """`elmo finetune` in this process."""
+    return run(plan_of(source, domain, run_dir, *pairs))
+
+
+def start(source: Path, domain: Path, run_dir: Path, *pairs: str, **options: Any) -> runs.Process:
+    """`elmo finetune`, running."""
+    log = run_dir.parent / f"{run_dir.name}.log"
+    return runs.Process("finetune", *arguments(source, domain, run_dir, *pairs), log=log, **options)
+
+
+def at_step(run_dir: Path, step: int) -> dict[str, Any]:
+    """The content of the checkpoint of a step."""
+    return runs.load_checkpoint(run_dir / "checkpoints" / f"step-{step:08d}.ckpt")

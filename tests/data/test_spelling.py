@@ -1,0 +1,36 @@
+"""Bits a character against plain Python, and what makes them fair between vocabularies."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from data_prep.shards import Dataset
+from pipeline.data.spelling import letter_nats, spelling_of
+from pipeline.data.windows import Vocabulary
+from tests.data import plain
+
+
+@pytest.mark.parametrize("size", [3, 20, 10**6])
+def test_a_split_s_characters_and_its_unknown_words_are_counted_and_spelled(prepared: Dataset, size: int) -> None:
+    split, words = prepared.splits["heldout"], prepared.lexicon.words()
+    text = [[words[i] for i in sentence] for chunk in plain.text_of(split) for sentence in chunk]
+    unknown = [word for sentence in text for word in sentence if words.index(word) >= size]
+    found = spelling_of(split, prepared.lexicon, Vocabulary(size))
+    assert found.characters == len("".join(" ".join(sentence) + "\n" for sentence in text))
+    assert (found.words, found.unknown) == (sum(map(len, text)), len(unknown))
+    letters = letter_nats(prepared.lexicon)
+    expected = sum(letters[byte] for word in unknown for byte in [*word.encode(), 256])
+    assert found.nats == pytest.approx(expected)
+    assert found.bits_a_character(7.0) == pytest.approx((7.0 + expected) / math.log(2) / found.characters)
+
+
+def test_letters_are_those_of_the_training_types_and_every_word_has_a_probability(prepared: Dataset) -> None:
+    lexicon, letters = prepared.lexicon, letter_nats(prepared.lexicon)
+    assert np.exp(-letters).sum() == pytest.approx(1) and len(letters) == 257
+    seen = [word for word, count in zip(lexicon.words()[3:], lexicon.counts[3:], strict=True) if count]
+    assert 0 < len(seen) < len(lexicon) - 3  # some words stand in held-out text alone
+    counts = Counter(byte for word in seen for byte in [*word.encode(), 256])
+    expected = [math.log(sum(counts.values()) + 257) - math.log(counts[byte] + 1) for byte in range(257)]
+    assert letters == pytest.approx(expected)
