@@ -98,7 +98,7 @@ def _check_call(
     if isinstance(inputs, str) or isinstance(heldout_inputs, str):
         raise DataError(f"inputs={inputs!r} is one string; give a list of names")
     if options.heldout and heldout_inputs:
-        raise DataError(f"heldout={options.heldout} and heldout_inputs exclude each other; give one of them")
+        raise DataError(f"heldout={options.heldout} and held-out text of its own exclude each other; give one of them")
     if step is None:
         return
     if step not in STEPS:

@@ -36,8 +36,9 @@ def prep(arguments: list[str]) -> int:
     require(bool(config.output), "output= is missing: give the folder of the dataset")
     from data_prep.prepare import prepare
 
+    heldout = (0.0 if config.heldout_input else 0.01) if config.heldout is None else config.heldout
     summary = prepare(
-        config.input, config.output, heldout=config.heldout if config.heldout < 1 else int(config.heldout),
+        config.input, config.output, heldout=heldout if heldout < 1 else int(heldout),
         heldout_inputs=config.heldout_input, tokenize=config.tokenize, language=config.language,
         shuffle=config.shuffle, seed=config.seed, workers=config.workers, on_error=config.on_error,
         max_sentence_words=config.max_sentence_words, shard_tokens=config.shard_tokens, overwrite=config.overwrite,

@@ -9,7 +9,9 @@ from pipeline.config import EvaluateConfig, option, require
 class PrepConfig:
     input: list[str] = option([], "files, globs, folders: one tokenised sentence a line; - is standard input")
     output: str = option("", "folder of the dataset")
-    heldout: float = option(0.01, "held-out sentences: a share below 1, or a count")
+    heldout: float | None = option(
+        None, "held-out sentences: a share below 1, or a count [default: 0.01, and none beside heldout_input]"
+    )
     heldout_input: list[str] = option([], "held-out text of its own, instead of a share or count")
     tokenize: bool = option(False, "the text is raw: split it into sentences and words (extra `text`)")
     language: str = option("en", "language code of the tokeniser's rules")

@@ -58,9 +58,7 @@ def test_an_array_prepares_the_dataset_that_one_process_prepares(cluster: Cluste
     expected = runs.make_dataset(tmp_path / "alone")
     texts = tmp_path / "alone"
     pairs = [f"input={texts}/train.txt", f"heldout_input={texts}/heldout.txt", f"output={tmp_path}/dataset"]
-    said = call(
-        cluster, tmp_path, "prep.sh", "--tasks=2", "--cpus-per-task=1", *pairs, "heldout=0", "shard_tokens=2000"
-    )
+    said = call(cluster, tmp_path, "prep.sh", "--tasks=2", "--cpus-per-task=1", *pairs, "shard_tokens=2000")
     last = Job(cluster, int(said.split()[-1]))
     index = tmp_path / "dataset" / "index.json"
     wait_until(lambda: index.exists() or last.has_ended(), "the dataset is there", lambda: logs(tmp_path))
