@@ -1,0 +1,162 @@
+"""Opening a dataset for training, and how fast one process makes batches of it, with what limits it.
+
+python -m benchmarks.loader data.path=DATASET [CONFIG.yaml] [key=value ...] [--lanes=32,128,384] [--seconds=3]
+    [--processes=2] [--output=FILE.json]
+
+Opening: fresh processes, all at once, each with all that a rank needs for its first batch, lexicon and vocabulary
+included. Their memory is what the opening added: a process's own, and that of mapped files, which all processes of a
+node share (its share: mapped pages over the processes that map them).
+Tokens are positions of the text, each read by both directions. Raw windows: lexicon ids, inputs and targets of both
+directions. Finished batches: unique words, their characters, target ids. Received: finished ones by way of a loader
+process of PyTorch's, as in training.
+"""
+
+import cProfile
+import multiprocessing
+import pstats
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from benchmarks.command import split_options, write_result, yaml_files
+from data_prep.shards import open_dataset
+from pipeline.config import PretrainConfig
+from pipeline.data.datamodule import StepBatches, choose_vocabulary
+from pipeline.data.lanes import TrainLanes
+from pipeline.data.windows import BatchMaker, TrainWindows, Vocabulary
+from pipeline.read_config import load
+
+_MIB = 2.0**20
+_PROFILED = 8
+
+
+def train_windows(config: PretrainConfig) -> TrainWindows:
+    """What a loader process of a pretraining holds."""
+    dataset = open_dataset(config.data.path)
+    vocabulary = Vocabulary(choose_vocabulary(dataset, config.data))
+    maker = BatchMaker(dataset.lexicon, vocabulary, config.model.max_characters)
+    split = dataset.splits["train"]
+    return TrainWindows(
+        split, maker, TrainLanes(split.num_tokens, config.data.lanes, config.data.window), config.run.seed
+    )
+
+
+def _memory() -> dict[str, float]:
+    """MiB of this process: its own pages, those of files, and its share of those."""
+    names = {"Anonymous": "own_mib", "Rss": "rss", "Pss_File": "share_of_files_mib"}
+    lines = (line.split() for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
+    found = {names[key.rstrip(":")]: int(value) / 1024 for key, value, *_ in lines if key.rstrip(":") in names}
+    return {**found, "files_mib": found.pop("rss") - found["own_mib"]}
+
+
+def _open(config: PretrainConfig, together: Any, results: Any) -> None:
+    torch.set_num_threads(1)
+    together.wait()
+    before, begun = _memory(), time.perf_counter()
+    windows = train_windows(config)
+    opened = time.perf_counter() - begun
+    windows.batch(0, range(windows.lanes.num_lanes))
+    seconds = time.perf_counter() - begun
+    together.wait()  # all have it open now
+    after = _memory()
+    added = {f"added_{name}": after[name] - before[name] for name in after}
+    results.put({"open_seconds": opened, "first_batch_seconds": seconds} | added | after)
+    together.wait()
+
+
+def measure_opening(config: PretrainConfig, processes: int) -> dict[str, float]:
+    """The worst of each figure over processes that open the dataset at once."""
+    context = multiprocessing.get_context("spawn")
+    together, results = context.Barrier(processes), context.Queue()
+    started = [context.Process(target=_open, args=(config, together, results)) for _ in range(processes)]
+    for process in started:
+        process.start()
+    found = [results.get() for _ in started]
+    for process in started:
+        process.join()
+    return {name: max(one[name] for one in found) for name in found[0]}
+
+
+def _rate(make: Callable[[int], Any], tokens: int, steps: int, seconds: float) -> float:
+    """Tokens a second of make(step), for so long or until the epoch's steps are through."""
+    count, begun = 0, time.perf_counter()
+    while count < steps and (count < 3 or time.perf_counter() - begun < seconds):
+        make(count)
+        count += 1
+    return count * tokens / (time.perf_counter() - begun)
+
+
+def measure_speed(config: PretrainConfig, seconds: float) -> dict[str, float]:
+    """Tokens a second at the config's lanes."""
+    lanes = range(config.data.lanes)
+    windows = train_windows(config)
+    tokens, steps = windows.lanes.tokens_per_step, windows.lanes.windows_per_epoch
+    raw = _rate(lambda step: windows._window(0, step, lanes), tokens, steps, seconds)
+    unique: list[int] = []
+    finished = _rate(lambda step: unique.append(len(windows.batch(step, lanes).characters)), tokens, steps, seconds)
+    dataset = StepBatches(windows, [lanes])
+    loader = DataLoader(dataset, batch_size=None, sampler=range(steps), num_workers=1, prefetch_factor=4)
+    batches = iter(loader)
+    next(batches)
+    return {
+        "lanes": len(lanes), "window": config.data.window, "raw_tokens_per_second": raw,
+        "finished_tokens_per_second": finished,
+        "received_tokens_per_second": _rate(lambda step: next(batches), tokens, steps - 1, seconds),
+        "unique_share": sum(unique) / len(unique) / tokens,
+    }  # fmt: skip
+
+
+def profile(config: PretrainConfig, seconds: float) -> list[tuple[str, float]]:
+    """The functions in which finished batches take their time, each with its share, own time only."""
+    windows, profiler = train_windows(config), cProfile.Profile()
+    make = windows.batch
+    profiler.enable()
+    _rate(lambda step: make(step, range(config.data.lanes)), 1, windows.lanes.windows_per_epoch, seconds)
+    profiler.disable()
+    stats = pstats.Stats(profiler)
+    total = sum(values[2] for values in stats.stats.values())  # type: ignore[attr-defined]
+    found = [
+        (f"{Path(file).name}:{name}" if line else name, values[2] / total)
+        for (file, line, name), values in stats.stats.items()  # type: ignore[attr-defined]
+    ]
+    return sorted(found, key=lambda pair: -pair[1])[:_PROFILED]
+
+
+def main(arguments: list[str]) -> None:
+    """Prints the tables and, with --output, writes the figures as JSON."""
+    options, rest = split_options(arguments, lanes="32,128,384", seconds=3.0, processes=2, threads=1)
+    files, pairs = yaml_files(rest, "configs/original.yaml")
+    sizes = [int(number) for number in options["lanes"].split(",")]
+    configs = [load(PretrainConfig, [*files, *pairs, f"data.lanes={lanes}"]) for lanes in sizes]
+    opening = measure_opening(configs[-1], options["processes"])
+    print(
+        f"opened in {opening['open_seconds']:.2f} s, first batch of {sizes[-1]} lanes after "
+        f"{opening['first_batch_seconds']:.2f} s ({options['processes']} processes at once)\n"
+        f"memory added a process: {opening['added_own_mib']:,.0f} MiB its own, {opening['added_files_mib']:,.0f} MiB "
+        f"of mapped files, of which its share is {opening['added_share_of_files_mib']:,.0f} MiB; in all "
+        f"{opening['own_mib']:,.0f} MiB its own, Python and torch included"
+    )
+    print(f"\n{'M tokens/s':>12}{'raw':>8}{'finished':>10}{'received':>10}{'unique/positions':>18}")
+    speeds = []
+    for config in configs:
+        row = measure_speed(config, options["seconds"])
+        speeds.append(row)
+        print(
+            f"{row['lanes']:5} x {row['window']:4}{row['raw_tokens_per_second'] / 1e6:8.1f}"
+            f"{row['finished_tokens_per_second'] / 1e6:10.1f}{row['received_tokens_per_second'] / 1e6:10.1f}"
+            f"{row['unique_share']:18.3f}"
+        )
+    parts = profile(configs[len(configs) // 2], options["seconds"])
+    print(f"\nwhere finished batches of {sizes[len(sizes) // 2]} lanes take their time")
+    for name, share in parts:
+        print(f"{share:6.1%}  {name}")
+    write_result(options["output"], {"opening": opening, "speed": speeds, "profile": dict(parts)})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
