@@ -17,47 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.plain import PlainCell, plain_encode
 from pipeline.config import PretrainConfig
 from pipeline.model.bilm import BiLM
-from pipeline.model.lstmp import LSTMP
 from pipeline.model.sentence_encoder import SentenceEncoder
 from pipeline.model.sentences import BOS, EOS, spell_sentences
 from pipeline.read_config import load
 
 _BATCH = 64  # AllenNLP's ElmoEmbedder
-
-
-class PlainCell:
-    """One direction of one layer: allennlp/modules/lstm_cell_with_projection.py, stateless."""
-
-    def __init__(self, layer: LSTMP, direction: int) -> None:
-        def linear(weight: Tensor) -> Tensor:
-            return weight.detach().t().contiguous()  # nn.Linear's way round
-
-        self.input, self.state = linear(layer.weight_input[direction]), linear(layer.weight_recurrent[direction])
-        self.projection, self.bias = linear(layer.weight_proj[direction]), layer.bias[direction].detach()
-        self.hidden, self.cell_clip, self.proj_clip = layer.hidden_dim, layer.cell_clip, layer.proj_clip
-
-    def __call__(self, x_btd: Tensor, lengths: list[int], backward: bool) -> Tensor:
-        """lengths fall: the rows that are still running are the first ones."""
-        rows, steps, _ = x_btd.shape
-        out = x_btd.new_zeros(rows, steps, len(self.projection))
-        cell, hidden = x_btd.new_zeros(rows, self.hidden), x_btd.new_zeros(rows, len(self.projection))
-        for t in reversed(range(steps)) if backward else range(steps):
-            active = sum(length > t for length in lengths)
-            gates = F.linear(x_btd[:active, t], self.input)
-            gates = gates + F.linear(hidden[:active].clone(), self.state, self.bias)
-            i, j, f, o = gates.chunk(4, 1)
-            memory = torch.sigmoid(i) * torch.tanh(j) + torch.sigmoid(f + 1) * cell[:active].clone()
-            memory = torch.clamp(memory, -self.cell_clip, self.cell_clip)
-            output = F.linear(torch.sigmoid(o) * torch.tanh(memory), self.projection)
-            output = torch.clamp(output, -self.proj_clip, self.proj_clip)
-            cell, hidden = cell.clone(), hidden.clone()
-            cell[:active], hidden[:active], out[:active, t] = memory, output, output
-        return out
 
 
 class PlainElmo:
@@ -79,25 +48,17 @@ class PlainElmo:
         index = torch.zeros(len(order), lengths[0], dtype=torch.int64)
         for row, ids in enumerate(spelled.ids):
             index[row, : len(ids) + 2] = torch.tensor([BOS, *ids.tolist(), EOS])
-        x = self._encode(torch.from_numpy(spelled.characters).long()[index.flatten()]).unflatten(0, index.shape)
+        characters = torch.from_numpy(spelled.characters)[index.flatten()]  # every position, pads and all
+        x = plain_encode(self.bilm.encoder, characters).unflatten(0, index.shape)
         layers, streams = [torch.cat([x, x], -1)], [x, x]
         for depth, cells in enumerate(self.cells):
-            outputs = [cells[d](streams[d], lengths, backward=d == 1) for d in range(2)]
+            outputs = [cells[d](streams[d], lengths, backward=d == 1)[0] for d in range(2)]
             residual = depth > 0 and self.bilm.config.skip_connections
             streams = [y + x if residual else y for x, y in zip(streams, outputs, strict=True)]
             layers.append(torch.cat(streams, -1))
         stacked = torch.stack(layers)
         by_number = {n: stacked[:, row, 1 : lengths[row] - 1] for row, n in enumerate(order)}
         return [by_number[n] for n in range(len(sentences))]
-
-    def _encode(self, characters: Tensor) -> Tensor:
-        """Every position, pads and all, through all its characters."""
-        encoder = self.bilm.encoder
-        x = F.embedding(characters, encoder.char_embed).transpose(1, 2)
-        x = torch.cat([F.relu(convolution(x).max(-1).values) for convolution in encoder.convolutions], -1)
-        for highway in encoder.highways:
-            x = highway(x)
-        return x if encoder.projection is None else encoder.projection(x)
 
 
 def ours(bilm: BiLM) -> Callable[[list[list[str]]], list[Tensor]]:

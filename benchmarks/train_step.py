@@ -1,132 +1,148 @@
-"""Training speed of a config on this machine, beside the rate of its matrix products in the same run.
+"""Training speed of configs on this machine, beside plain PyTorch and the rate of matrix products, in one run.
 
-python -m benchmarks.train_step data.path=DATASET [configs/small.yaml ...] [key=value ...]
+python -m benchmarks.train_step data.path=DATASET [configs/small.yaml ...] [key=value ...] [--lanes=32,128]
+    [--seconds=20] [--rounds=3] [--vocabulary=N] [--ways=ours,plain,nn.LSTM] [--parts] [--threads=N] [--output=FILE]
 
-Prints tokens/s of the whole step (batch, encoder, recurrence, softmax, optimizer), the floating-point operations
-truly needed, and their share of the machine's sgemm rate measured just before and after. Writes JSON to --output=.
+Ways: ours; plain PyTorch with AllenNLP's per-step cell, every position encoded through all its characters, a dense
+gradient of the table and torch's Adagrad (benchmarks/plain.py); the same with nn.LSTM(proj_size), which has no clips.
+Ours and plain give the same loss (checked). The ways take turns, so many rounds; a way's figure is its median step.
+Share: of the operations truly needed (words encoded once each, pads not at all) in the rate of float32 products,
+the faster of torch's and the model's, measured before and after. --parts: where the time goes.
+--vocabulary: words of the softmax [default: as the config and the dataset say]. No Lightning, no loader process.
 """
 
-import json
-import os
+import statistics
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.command import split_options, write_result, yaml_files
+from benchmarks.plain import PlainBiLM
+from benchmarks.rates import best_rate, needed_flops, product_rates
+from benchmarks.steps import PARTS, Ours, Plain, Steps
 from data_prep.shards import open_dataset
-from pipeline.config import ModelConfig, PretrainConfig
+from pipeline.config import PretrainConfig
 from pipeline.data.datamodule import choose_vocabulary
 from pipeline.data.lanes import TrainLanes
-from pipeline.data.windows import Batch, BatchMaker, TrainWindows, Vocabulary
-from pipeline.model.bilm import BiLM, DropoutKey, States, Window, detach
+from pipeline.data.windows import BatchMaker, TrainWindows, Vocabulary
+from pipeline.model.bilm import BiLM
 from pipeline.model.sampler import LogUniformSampler
-from pipeline.model.softmax import Candidates
 from pipeline.read_config import load
-from pipeline.train.optimizer import build_optimizer, clip_global_norm_
-from pipeline.train.rows import RowGradients
+
+WAYS = ("ours", "plain", "nn.LSTM")
+_CONFIGS = ("benchmarks/tiny.yaml", "configs/small.yaml", "configs/original.yaml")
+_LEAST_STEPS = 2
 
 
-def sgemm_flops(size: int = 1536, seconds: float = 1.0) -> float:
-    """Floating-point operations a second of float32 matrix products on the threads that torch uses."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    out = a @ b
-    count, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        torch.mm(a, b, out=out)
-        count += 1
-    return count * 2 * size**3 / (time.perf_counter() - start)
-
-
-def needed_flops(model: ModelConfig, candidates: int, unique_share: float, mean_characters: float) -> float:
-    """Floating-point operations that training needs a token: forward x 3, words encoded once each, pads not at all."""
-    filters = sum(number for _, number in model.filters)
-    convolution = 2 * model.character_dim * sum(width * number for width, number in model.filters) * mean_characters
-    highway = model.num_highway * 2 * 2 * filters**2
-    projection = 2 * filters * model.projection_dim if filters != model.projection_dim else 0
-    gates = 2 * 2 * model.projection_dim * 4 * model.lstm_dim
-    lstm = 2 * model.num_layers * (gates + 2 * model.lstm_dim * model.projection_dim)
-    softmax = 2 * 2 * candidates * model.projection_dim
-    return 3 * (unique_share * (convolution + highway + projection) + lstm + softmax)
-
-
-class Step:
-    """One training step without Lightning, logging or a loader process."""
-
-    def __init__(self, config: PretrainConfig, windows: TrainWindows, vocab_size: int) -> None:
-        torch.manual_seed(0)
-        self.config, self.windows = config, windows
-        self.bilm = BiLM(config.model, vocab_size)
-        self.optimizer = build_optimizer(config.optimizer, self.bilm.parameters())
-        self.rows = RowGradients(self.bilm.softmax)
-        self.sampler = LogUniformSampler(vocab_size, config.softmax.num_samples)
-        self.states: States = self.bilm.initial_states(config.data.lanes)
-
-    def __call__(self, step: int) -> Batch:
-        batch = self.windows.batch(step, range(self.config.data.lanes))
-        ids, tries = self.sampler.draw(0, step)
-        candidates = Candidates(torch.from_numpy(ids).unsqueeze(0), torch.tensor([tries]))
-        outputs, states = self.bilm(Window(batch.characters, batch.index), self.states, DropoutKey(0, step, 0))
-        self.states = detach(states)
-        targets = batch.targets.flatten(1)
-        rows = self.bilm.softmax.touched_rows(candidates, targets)
-        self.rows.collect(rows, targets)
-        loss = self.bilm.softmax.sampled_loss(outputs[-1].flatten(1, 2), targets, candidates, rows).mean()
-        self.rows.start_after_backward(loss.detach())
-        (loss * self.config.data.window).backward()
-        self.rows.finish(loss.detach())
-        clip_global_norm_(list(self.bilm.parameters()), self.config.optimizer.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return batch
-
-
-def measure(config: PretrainConfig, seconds: float) -> dict[str, Any]:
+def build_steps(config: PretrainConfig, vocabulary: int, ways: list[str]) -> dict[str, Steps]:
+    """Steps of each way, from the same weights on the same text."""
     dataset = open_dataset(config.data.path)
-    vocab_size = choose_vocabulary(dataset, config.data)
-    maker = BatchMaker(dataset.lexicon, Vocabulary(vocab_size), config.model.max_characters)
-    lanes = TrainLanes(dataset.splits["train"].num_tokens, config.data.lanes, config.data.window)
-    step = Step(config, TrainWindows(dataset.splits["train"], maker, lanes, config.run.seed), vocab_size)
-    for warm in range(2):
-        step(warm)
-    gemm = [sgemm_flops()]
-    unique = characters = count = 0
-    start = time.perf_counter()
-    while time.perf_counter() - start < seconds or count < 3:
-        batch = step(count + 2)
-        unique += len(batch.characters)
-        characters += int((batch.characters != 260).sum())
-        count += 1
-    elapsed = time.perf_counter() - start
-    gemm.append(sgemm_flops())
-    tokens = count * lanes.tokens_per_step
-    flops = needed_flops(config.model, config.softmax.num_samples, unique / tokens, characters / unique)
-    return {
-        "lanes": config.data.lanes, "vocabulary": vocab_size, "tokens_per_second": tokens / elapsed,
-        "unique_share": unique / tokens, "needed_mflop_per_token": flops / 1e6,
-        "gflops": flops * tokens / elapsed / 1e9, "sgemm_gflops": sum(gemm) / 2 / 1e9,
-        "share_of_sgemm": flops * tokens / elapsed / (sum(gemm) / 2),
+    size = vocabulary or choose_vocabulary(dataset, config.data)
+    maker = BatchMaker(dataset.lexicon, Vocabulary(size), config.model.max_characters)
+    split = dataset.splits["train"]
+    lanes = TrainLanes(split.num_tokens, config.data.lanes, config.data.window)
+    sampler = LogUniformSampler(size, config.softmax.num_samples)
+    torch.manual_seed(0)
+    bilm = BiLM(config.model, size)
+    plain = PlainBiLM(bilm) if set(ways) & {"plain", "nn.LSTM"} else None
+    made: dict[str, Steps] = {}
+    for name in ways:
+        way = Ours(config, bilm) if plain is None or name == "ours" else Plain(config, plain, name == "plain")
+        made[name] = Steps(config, TrainWindows(split, maker, lanes, config.run.seed), sampler, way)
+    return made
+
+
+def check_equal(steps: dict[str, Steps]) -> None:
+    """The ways that should give the same loss do."""
+    losses = {name: one.first_loss() for name, one in steps.items() if name != "nn.LSTM"}
+    assert max(losses.values()) - min(losses.values()) < 1e-3, f"the ways differ: {losses}"
+
+
+def measure(config: PretrainConfig, options: dict[str, Any]) -> dict[str, Any]:
+    """The figures of each way, and of the machine in the same run."""
+    steps = build_steps(config, options["vocabulary"], options["ways"].split(","))
+    check_equal(steps)
+    for one in steps.values():
+        one()  # the first step of all allocates
+        one.clock = type(one.clock)()
+    rates = [product_rates()]
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+    for _ in range(options["rounds"]):
+        for name, one in steps.items():
+            _run(one, times[name], options["seconds"] / options["rounds"])
+    rates.append(product_rates())
+    tokens = config.data.lanes * config.data.window
+    any_steps = next(iter(steps.values()))
+    unique = any_steps.words / any_steps.step / tokens
+    flops = needed_flops(config.model, config.softmax.num_samples, unique, any_steps.characters / any_steps.words)
+    result: dict[str, Any] = {
+        "lanes": config.data.lanes, "window": config.data.window, "vocabulary": any_steps._sampler.vocab_size,
+        "unique_share": unique, "needed_mflop_per_token": flops / 1e6,
+        "sgemm_gflops": best_rate(*rates) / 1e9, "rates": rates, "threads": torch.get_num_threads(), "ways": {},
     }  # fmt: skip
+    for name, pairs in times.items():
+        wall, cpu = (statistics.median(column) for column in zip(*pairs, strict=True))
+        result["ways"][name] = {
+            "steps": len(pairs), "tokens_per_second": tokens / wall, "cpu_seconds_per_step": cpu,
+            "share_of_sgemm": flops * tokens / wall / best_rate(*rates),
+            "parts_seconds": {part: seconds / len(pairs) for part, seconds in steps[name].clock.wall.items()},
+        }  # fmt: skip
+    return result
+
+
+def _run(steps: Steps, times: list[tuple[float, float]], seconds: float) -> None:
+    """Steps for so long, and a few at least; times gets wall and CPU seconds of each."""
+    begun, count = time.perf_counter(), 0
+    while count < _LEAST_STEPS or time.perf_counter() - begun < seconds:
+        wall, cpu = time.perf_counter(), time.process_time()
+        steps()
+        times.append((time.perf_counter() - wall, time.process_time() - cpu))
+        count += 1
+
+
+def print_row(name: str, result: dict[str, Any], parts: bool) -> None:
+    """The figures of one config and number of lanes."""
+    ours = result["ways"].get("ours")
+    for way, row in result["ways"].items():
+        ratio = cpu_ratio = float("nan")
+        if ours:
+            ratio = ours["tokens_per_second"] / row["tokens_per_second"]
+            cpu_ratio = row["cpu_seconds_per_step"] / ours["cpu_seconds_per_step"]
+        print(
+            f"{name:10}{result['lanes']:6} {way:9}{row['tokens_per_second']:10,.0f}{ratio:11.2f}{cpu_ratio:11.2f}"
+            f"{result['needed_mflop_per_token']:10.1f}{result['sgemm_gflops']:8.1f}{row['share_of_sgemm']:8.1%}",
+            flush=True,
+        )
+        if parts:
+            spent = row["parts_seconds"]
+            total = sum(spent.values())
+            each = (f"{part} {spent[part] * 1e3:,.1f} ms ({spent[part] / total:.0%})" for part in PARTS)
+            print(f"{'':16} {', '.join(each)}", flush=True)
 
 
 def main(arguments: list[str]) -> None:
-    options = {a.partition("=")[0]: a.partition("=")[2] for a in arguments if a.startswith("--")}
-    arguments = [a for a in arguments if not a.startswith("--")]
-    files = [a for a in arguments if a.endswith(".yaml")] or ["configs/small.yaml", "configs/original.yaml"]
-    pairs = [a for a in arguments if not a.endswith(".yaml")]
-    torch.set_num_threads(int(options.get("--threads", os.cpu_count() or 1)))
-    print(f"{'config':12}{'lanes':>6}{'tokens/s':>10}{'MFLOP/token':>13}{'GFLOP/s':>9}{'sgemm':>8}{'share':>8}")
-    results = {}
+    """Prints the table and, with --output, writes the figures as JSON."""
+    options, rest = split_options(
+        arguments, lanes="32,128", seconds=20.0, rounds=3, vocabulary=0, ways=",".join(WAYS), parts=False
+    )
+    files, pairs = yaml_files(rest, *_CONFIGS)
+    warnings.filterwarnings("ignore", message="LSTM with projections is not supported with oneDNN")
+    print(
+        f"{'config':10}{'lanes':>6} {'way':9}{'tokens/s':>10}{'ours is x':>11}{'CPU: x':>11}{'MF/token':>10}"
+        f"{'sgemm':>8}{'share':>8}"
+    )
+    results: dict[str, Any] = {}
     for file in files:
-        config = load(PretrainConfig, [file, "data.lanes=32", *pairs])
-        row = results[Path(file).stem] = measure(config, float(options.get("--seconds", 20)))
-        print(
-            f"{Path(file).stem:12}{row['lanes']:6}{row['tokens_per_second']:10,.0f}{row['needed_mflop_per_token']:13.1f}"
-            f"{row['gflops']:9.1f}{row['sgemm_gflops']:8.1f}{row['share_of_sgemm']:8.1%}"
-        )
-    if "--output" in options:
-        Path(options["--output"]).write_text(json.dumps(results, indent=1) + "\n")
+        for lanes in options["lanes"].split(","):
+            config = load(PretrainConfig, [file, *pairs, f"data.lanes={lanes}"])
+            result = measure(config, options)
+            results[f"{Path(file).stem} x {lanes}"] = result
+            print_row(Path(file).stem, result, options["parts"])
+    write_result(options["output"], results)
 
 
 if __name__ == "__main__":

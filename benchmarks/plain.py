@@ -1,0 +1,115 @@
+"""The biLM in plain PyTorch, as one would write it down first: what the benchmarks compare with.
+
+Every position spelled in all its characters and encoded; AllenNLP's cell stepped one direction, layer and time at a
+time, by autograd; a softmax whose table has a dense gradient. With the weights of a BiLM it gives the same numbers.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.model.bilm import BiLM
+from pipeline.model.lstmp import LSTMP
+from pipeline.model.softmax import Candidates
+from pipeline.model.token_encoder import TokenEncoder
+
+State = tuple[Tensor, Tensor]  # hidden (B, P), memory (B, H)
+
+
+class PlainCell(nn.Module):
+    """One direction of one layer: allennlp/modules/lstm_cell_with_projection.py."""
+
+    def __init__(self, layer: LSTMP, direction: int) -> None:
+        super().__init__()
+
+        def linear(weight: Tensor) -> nn.Parameter:
+            return nn.Parameter(weight[direction].detach().t().contiguous())  # nn.Linear's way round
+
+        self.input, self.state = linear(layer.weight_input), linear(layer.weight_recurrent)
+        self.projection = linear(layer.weight_proj)
+        self.bias = nn.Parameter(layer.bias[direction].detach().clone())
+        self.hidden, self.cell_clip, self.proj_clip = layer.hidden_dim, layer.cell_clip, layer.proj_clip
+
+    def forward(
+        self, x_btd: Tensor, lengths: Sequence[int], backward: bool = False, state: State | None = None
+    ) -> tuple[Tensor, State]:
+        """lengths fall: the rows that are still running are the first ones."""
+        rows, steps, _ = x_btd.shape
+        out = x_btd.new_zeros(rows, steps, len(self.projection))
+        hidden, cell = state or (x_btd.new_zeros(rows, len(self.projection)), x_btd.new_zeros(rows, self.hidden))
+        for t in reversed(range(steps)) if backward else range(steps):
+            active = sum(length > t for length in lengths)
+            gates = F.linear(x_btd[:active, t], self.input)
+            gates = gates + F.linear(hidden[:active].clone(), self.state, self.bias)
+            i, j, f, o = gates.chunk(4, 1)
+            memory = torch.sigmoid(i) * torch.tanh(j) + torch.sigmoid(f + 1) * cell[:active].clone()
+            memory = torch.clamp(memory, -self.cell_clip, self.cell_clip)
+            output = F.linear(torch.sigmoid(o) * torch.tanh(memory), self.projection)
+            output = torch.clamp(output, -self.proj_clip, self.proj_clip)
+            cell, hidden = cell.clone(), hidden.clone()
+            cell[:active], hidden[:active], out[:active, t] = memory, output, output
+        return out, (hidden, cell)
+
+
+def plain_encode(encoder: TokenEncoder, characters: Tensor) -> Tensor:
+    """(N, C) -> (N, P): every word given, through all its characters."""
+    x = F.embedding(characters.long(), encoder.char_embed).transpose(1, 2)
+    x = torch.cat([convolution(x).max(-1).values for convolution in encoder.convolutions], -1)
+    x = torch.relu(x) if encoder.activation == "relu" else torch.tanh(x)
+    for highway in encoder.highways:
+        gate = torch.sigmoid(F.linear(x, highway.carry.weight, highway.carry.bias))
+        x = gate * torch.relu(F.linear(x, highway.transform.weight, highway.transform.bias)) + (1 - gate) * x
+    return x if encoder.projection is None else F.linear(x, encoder.projection.weight, encoder.projection.bias)
+
+
+class PlainBiLM(nn.Module):
+    """A biLM to train, with copies of a BiLM's weights. Two recurrences: AllenNLP's cells, and nn.LSTM, unclipped."""
+
+    def __init__(self, bilm: BiLM) -> None:
+        super().__init__()
+        self.config = bilm.config
+        self.encoder = copy.deepcopy(bilm.encoder)
+        pairs = [[PlainCell(layer, d) for d in range(2)] for layer in bilm.layers]  # type: ignore[arg-type]
+        self.cells = nn.ModuleList(cell for pair in pairs for cell in pair)
+        width, hidden = bilm.config.projection_dim, bilm.config.lstm_dim
+        self.lstms = nn.ModuleList(nn.LSTM(width, hidden, proj_size=width, batch_first=True) for _ in self.cells)
+        self.weight = nn.Parameter(bilm.softmax.weight.detach().clone())
+        self.bias = nn.Parameter(bilm.softmax.bias.detach().clone())
+        self._log_expected = bilm.softmax._log_expected
+
+    def encode(self, characters: Tensor) -> Tensor:
+        """(2, T, B, C) -> (2, B, T, P)."""
+        return plain_encode(self.encoder, characters.flatten(0, 2)).unflatten(0, characters.shape[:3]).transpose(1, 2)
+
+    def read(
+        self, x: Tensor, states: list[State | None], clipped: bool, dropout: float
+    ) -> tuple[Tensor, list[State | None]]:
+        """The top outputs (2, B, T, P) and the next states, one for each layer and direction."""
+        streams, states = list(x), list(states)
+        for depth in range(self.config.num_layers):
+            for d in range(2):
+                x, place = F.dropout(streams[d], dropout), 2 * depth + d
+                if clipped:
+                    y, states[place] = self.cells[place](x, [x.shape[1]] * x.shape[0], state=states[place])
+                else:
+                    y, states[place] = self.lstms[place](x, states[place])
+                streams[d] = y + x if depth and self.config.skip_connections else y
+        return F.dropout(torch.stack(streams), dropout), states
+
+    def loss(self, y: Tensor, targets: Tensor, candidates: Candidates) -> Tensor:
+        """Mean sampled loss of y (2, N, P) for targets (2, N)."""
+        losses = []
+        for d in range(2):
+            ids, tries = (part[d % len(part)] for part in candidates)
+            rows = F.embedding(torch.cat([targets[d], ids]), self.weight)
+            bias = self.bias[torch.cat([targets[d], ids])]
+            bias = bias - self._log_expected(torch.cat([targets[d], ids]), tries).to(bias.dtype)
+            number = len(targets[d])
+            true = (y[d] * rows[:number]).sum(-1) + bias[:number]
+            logits = y[d] @ rows[number:].t() + bias[number:]
+            logits = logits.masked_fill(targets[d].unsqueeze(1) == ids, float("-inf"))
+            losses.append(F.cross_entropy(torch.cat([true.unsqueeze(1), logits], 1), torch.zeros_like(targets[d])))
+        return torch.stack(losses).mean()

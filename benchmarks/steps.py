@@ -1,0 +1,166 @@
+"""One training step in parts, each timed: this project's way, and the plain ways it is compared with.
+
+The graph is cut between the parts; their gradients are handed on, so that forward and backward of a part are timed
+together and a step's result is that of the whole.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from benchmarks.plain import PlainBiLM, State
+from pipeline.config import PretrainConfig
+from pipeline.data.windows import Batch, TrainWindows
+from pipeline.model.bilm import BiLM, DropoutKey, States, detach
+from pipeline.model.sampler import LogUniformSampler
+from pipeline.model.softmax import Candidates
+from pipeline.train.optimizer import build_optimizer, clip_global_norm_
+from pipeline.train.rows import RowGradients
+
+PARTS = ("data", "encoder", "recurrence", "softmax", "optimizer")
+
+
+@dataclass
+class Clock:
+    """Wall and CPU seconds by part."""
+
+    wall: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+    cpu: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self.wall[name] += time.perf_counter() - wall
+        self.cpu[name] += time.process_time() - cpu
+
+
+class Way(Protocol):
+    """How a step is computed."""
+
+    def encode(self, batch: Batch) -> Tensor: ...
+    def read(self, x: Tensor, step: int, dropout: float) -> Tensor: ...
+    def loss(self, y: Tensor, batch: Batch, candidates: Candidates) -> Tensor: ...
+    def update(self) -> None: ...
+
+
+class Ours:
+    """As pipeline.train.module does it, without Lightning."""
+
+    def __init__(self, config: PretrainConfig, bilm: BiLM) -> None:
+        self.config, self.bilm = config, bilm
+        self.optimizer = build_optimizer(config.optimizer, bilm.parameters())
+        self.rows = RowGradients(bilm.softmax)
+        self.states: States = bilm.initial_states(config.data.lanes)
+        self._loss = torch.zeros(())
+
+    def encode(self, batch: Batch) -> Tensor:
+        return torch.nn.functional.embedding(batch.index, self.bilm.encoder(batch.characters))
+
+    def read(self, x: Tensor, step: int, dropout: float) -> Tensor:
+        outputs, states = self.bilm.read(x, self.states, DropoutKey(0, step, 0) if dropout else None)
+        self.states = detach(states)
+        return outputs[-1]
+
+    def loss(self, y: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
+        targets = batch.targets.flatten(1)
+        rows = self.bilm.softmax.touched_rows(candidates, targets)
+        self.rows.collect(rows, targets)
+        loss = self.bilm.softmax.sampled_loss(y.flatten(1, 2), targets, candidates, rows).mean()
+        self._loss = loss.detach()
+        self.rows.start_after_backward(self._loss)
+        return loss
+
+    def update(self) -> None:
+        self.rows.finish(self._loss)
+        clip_global_norm_(list(self.bilm.parameters()), self.config.optimizer.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+class Plain:
+    """Plain PyTorch with torch's own clipping and Adagrad: AllenNLP's cells (clipped), or nn.LSTM."""
+
+    def __init__(self, config: PretrainConfig, bilm: PlainBiLM, clipped: bool) -> None:
+        self.config, self.bilm, self.clipped = config, bilm, clipped
+        recurrence, other = (bilm.cells, bilm.lstms) if clipped else (bilm.lstms, bilm.cells)
+        self.parameters = [p for p in bilm.parameters() if not any(p is q for q in other.parameters())]
+        assert all(any(p is q for q in self.parameters) for p in recurrence.parameters())
+        self.optimizer = torch.optim.Adagrad(
+            self.parameters, config.optimizer.lr, initial_accumulator_value=config.optimizer.initial_accumulator
+        )
+        self.states: list[State | None] = [None] * len(bilm.cells)
+
+    def encode(self, batch: Batch) -> Tensor:
+        return self.bilm.encode(batch.characters[batch.index])
+
+    def read(self, x: Tensor, step: int, dropout: float) -> Tensor:
+        y, states = self.bilm.read(x, self.states, self.clipped, dropout)
+        self.states = [state and (state[0].detach(), state[1].detach()) for state in states]
+        return y
+
+    def loss(self, y: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
+        targets = batch.targets.transpose(1, 2).flatten(1)  # lane by lane, as the cell gives its outputs
+        return self.bilm.loss(y.flatten(1, 2), targets, candidates)
+
+    def update(self) -> None:
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.clip_norm or float("inf"))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+class Steps:
+    """Runs steps of a way over the windows of a dataset."""
+
+    def __init__(self, config: PretrainConfig, windows: TrainWindows, sampler: LogUniformSampler, way: Way) -> None:
+        self.config, self.windows, self.way, self._sampler = config, windows, way, sampler
+        self.clock, self.step = Clock(), 0
+        self.words = self.characters = 0
+
+    def draw(self, step: int) -> tuple[Batch, Candidates]:
+        """The window and the candidates of a step."""
+        batch = self.windows.batch(step, range(self.config.data.lanes))
+        ids, tries = self._sampler.draw(0, step)
+        return batch, Candidates(torch.from_numpy(ids).unsqueeze(0), torch.tensor([tries]))
+
+    def first_loss(self) -> float:
+        """The loss of the first window without dropout. States stay where they were; only the softmax learns."""
+        batch, candidates = self.draw(0)
+        states = self.way.states  # type: ignore[attr-defined]
+        with torch.no_grad():
+            y = self.way.read(self.way.encode(batch), 0, 0.0)
+        self.way.states = states  # type: ignore[attr-defined]
+        loss = self.way.loss(y.requires_grad_(), batch, candidates)
+        loss.backward()
+        self.way.update()
+        return loss.item()
+
+    def __call__(self) -> float:
+        """One step is done; returns its loss."""
+        clock = self.clock
+        with clock.part("data"):
+            batch, candidates = self.draw(self.step)
+        with clock.part("encoder"):
+            encoded = self.way.encode(batch)
+        x = encoded.detach().requires_grad_()
+        with clock.part("recurrence"):
+            read = self.way.read(x, self.step, self.config.model.dropout)
+        y = read.detach().requires_grad_()
+        with clock.part("softmax"):
+            loss = self.way.loss(y, batch, candidates)
+            (loss * self.config.data.window).backward()
+        with clock.part("recurrence"):
+            read.backward(y.grad)
+        with clock.part("encoder"):
+            encoded.backward(x.grad)
+        with clock.part("optimizer"):
+            self.way.update()
+        self.step += 1
+        self.words += len(batch.characters)
+        self.characters += int((batch.characters != 260).sum())
+        return loss.item()

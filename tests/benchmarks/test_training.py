@@ -1,0 +1,51 @@
+"""The plain ways that training is compared with learn the same; the commands run and write what they print."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import loader, train_step
+from pipeline.config import PretrainConfig
+from pipeline.read_config import load
+
+SIZES = ["model.filters=[[1,8],[2,8]]", "model.lstm_dim=12", "model.projection_dim=6", "softmax.num_samples=64"]
+SIZES += ["data.window=5"]
+
+
+def test_plain_pytorch_learns_the_same_as_ours(dataset: Path) -> None:
+    config = load(PretrainConfig, [*SIZES, f"data.path={dataset}", "data.lanes=4", "data.vocab_min_count=1"])
+    config = replace(config, model=replace(config.model, dropout=0.0, proj_clip=0.05, cell_clip=0.1))
+    ways = train_step.build_steps(config, 0, ["ours", "plain", "nn.LSTM"])
+    losses = {name: [steps() for _ in range(4)] for name, steps in ways.items()}
+    assert losses["plain"] == pytest.approx(losses["ours"], abs=1e-4)
+    assert losses["nn.LSTM"] != pytest.approx(losses["ours"], abs=1e-4)  # it has no clips
+    assert losses["ours"][3] < losses["ours"][0]
+
+
+def test_training_speed_is_measured_beside_the_plain_ways(dataset: Path, tmp_path: Path) -> None:
+    config = tmp_path / "own.yaml"
+    config.write_text("softmax: {num_samples: 64}")
+    output = tmp_path / "result.json"
+    train_step.main(
+        [str(config), *SIZES, f"data.path={dataset}", "data.vocab_min_count=1", "--lanes=2,4", "--seconds=0.01",
+         "--rounds=1", "--parts", "--threads=1", f"--output={output}"]
+    )  # fmt: skip
+    result = json.loads(output.read_text())
+    assert list(result) == ["own x 2", "own x 4"]
+    assert list(result["own x 2"]["ways"]) == ["ours", "plain", "nn.LSTM"]
+    assert all(way["tokens_per_second"] > 0 for way in result["own x 4"]["ways"].values())
+
+
+def test_the_loader_is_measured(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "result.json"
+    loader.main([f"data.path={dataset}", "--lanes=4", "--seconds=0.01", f"--output={output}"])
+    result = json.loads(output.read_text())
+    assert result["opening"]["open_seconds"] > 0 and result["speed"][0]["received_tokens_per_second"] > 0
+    assert "of mapped files" in capsys.readouterr().out
+
+
+def test_an_unknown_option_ends_a_benchmark_with_those_there_are(dataset: Path) -> None:
+    with pytest.raises(SystemExit, match=r"--sekonds=3 is unknown; there are --threads, --output, .*--seconds"):
+        loader.main([f"data.path={dataset}", "--sekonds=3"])
