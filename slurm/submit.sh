@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Pin code and config now, then submit:
 #   slurm/submit.sh [--dry-run] [SBATCH OPTIONS] CONFIG.yaml run.dir=DIR data.path=DIR [KEY=VALUE ...]
+# With from= (or finetune.source=) among them it is a fine-tuning: slurm/finetune.sbatch, else slurm/pretrain.sbatch.
 # Options of sbatch are written --name=value. With --dry-run nothing is made: what would be submitted is shown.
 set -euo pipefail
 clone=$(realpath "$(dirname "$0")/..") dry=''
-options=() arguments=()
+options=() arguments=() training=pretrain
 for argument; do
     case $argument in
         --dry-run) dry=yes ;;
@@ -12,15 +13,16 @@ for argument; do
         *) arguments+=("$argument") ;;
     esac
     [[ $argument != run.dir=* ]] || run_dir=${argument#run.dir=}
+    [[ $argument != from=* && $argument != finetune.source=* ]] || training=finetune
 done
 [ -n "${run_dir:-}" ] || { echo 'run.dir= is missing: give the folder of the run' >&2; exit 2; }
 code=$run_dir/code/$(date -u +%Y%m%dT%H%M%SZ)
 if [ -n "$dry" ]; then
     echo "code     $(git -C "$clone" describe --always --dirty 2>/dev/null || echo "$clone") into $code"
-    printf 'run      elmo pretrain'; printf ' %q' "${arguments[@]}"; echo
-    sed -n 's/^#SBATCH /default  /p' "$clone/slurm/pretrain.sbatch"
-    printf 'submit   sbatch'; printf ' %q' "${options[@]}" "$code/slurm/pretrain.sbatch" "${arguments[@]}"; echo
-    exec sbatch --test-only "${options[@]}" "$clone/slurm/pretrain.sbatch" "${arguments[@]}"
+    printf 'run      elmo %s' $training; printf ' %q' "${arguments[@]}"; echo
+    sed -n 's/^#SBATCH /default  /p' "$clone/slurm/$training.sbatch"
+    printf 'submit   sbatch'; printf ' %q' "${options[@]}" "$code/slurm/$training.sbatch" "${arguments[@]}"; echo
+    exec sbatch --test-only "${options[@]}" "$clone/slurm/$training.sbatch" "${arguments[@]}"
 fi
 bash "$clone/slurm/pin.sh" "$clone" "$code" "${arguments[@]}"
-exec sbatch "${options[@]}" "$(realpath "$code")/slurm/pretrain.sbatch" "${arguments[@]}"
+exec sbatch "${options[@]}" "$(realpath "$code")/slurm/$training.sbatch" "${arguments[@]}"

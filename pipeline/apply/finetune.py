@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.lexicon import BOS_ID, EOS_ID
 from data_prep.shards import Dataset
 from pipeline.apply.before_after import BeforeAfter
 from pipeline.apply.load import Trained, load_trained
@@ -132,6 +133,7 @@ def begin(bilm: BiLM, trained: Trained, words: list[str], counts: np.ndarray, co
     missing, _ = bilm.load_state_dict(state, strict=False)
     assert set(missing) == {"softmax.weight", "softmax.bias"}
     shares = counts / counts.sum()
+    shares[[BOS_ID, EOS_ID]] = shares[[BOS_ID, EOS_ID]].sum() / 2  # either ends the sentences of one direction
     if not source.has_softmax:
         start_from_shares(bilm.softmax, shares)
         return

@@ -35,6 +35,10 @@ def test_a_dry_run_shows_what_would_be_submitted_and_makes_nothing(cluster: Clus
     assert "run      elmo pretrain configs/original.yaml data.path=d run.dir=r" in said
     assert re.search(r"submit   sbatch --nodes=2 .* r/code/\S+/slurm/pretrain.sbatch configs/original.yaml", said)
     assert "to start at" in said  # sbatch --test-only found the options good
+    said = call(cluster, tmp_path, "submit.sh", "--dry-run", "--gpus-per-node=1", "--ntasks-per-node=1",
+                "configs/finetune.yaml", "from=f", "data=d", "run.dir=r")  # fmt: skip
+    assert "run      elmo finetune configs/finetune.yaml from=f data=d run.dir=r" in said
+    assert re.search(r"submit   sbatch .* r/code/\S+/slurm/finetune.sbatch configs/finetune.yaml", said)
     said = call(cluster, tmp_path, "prep.sh", "--dry-run", "--tasks=3", "input=corpus/*.txt", "output=data/corpus")
     assert said.count("sbatch --parsable") == 3 and "--array=0-2" in said
     assert list(tmp_path.iterdir()) == []
@@ -51,6 +55,22 @@ def test_the_code_of_a_job_is_that_of_its_submission(cluster: Cluster, tmp_path:
     assert (code / "ARGUMENTS").read_text() == f"{code}/submitted/mine.yaml\ndata.path=d\nrun.dir=r\n"
     assert (code / "submitted" / "mine.yaml").exists() and (code / "pipeline" / "cli.py").exists()
     job.cancel()
+
+
+@pytest.mark.slow
+def test_a_fine_tuning_is_a_job_like_a_pretraining(cluster: Cluster, tmp_path: Path) -> None:
+    dataset = runs.make_dataset(tmp_path / "text")
+    runs.train_here(dataset, tmp_path / "source", "train.max_steps=2")
+    shape = ["--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=1", "--time=120"]
+    pairs = [f"from={tmp_path}/source", f"data={dataset}", f"run.dir={tmp_path}/run", "data.lanes=8", "data.window=10"]
+    job = cluster.submit(
+        *shape, f"--output={tmp_path}/job-%j.log", "slurm/finetune.sbatch", "configs/finetune.yaml", *pairs,
+        "train.max_steps=4", "train.accelerator=cpu", "train.threads=1", "wandb.mode=disabled", cwd=ROOT,
+        environment={"ELMO": str(ELMO)},
+    )  # fmt: skip
+    wait_until(job.has_ended, "it is fine-tuned", lambda: logs(tmp_path))
+    assert job.state == "COMPLETED", logs(tmp_path)
+    assert (tmp_path / "run/code").is_dir() and "bits a character" in (tmp_path / "run/logs/rank-000.log").read_text()
 
 
 @pytest.mark.slow
