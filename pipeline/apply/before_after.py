@@ -124,6 +124,9 @@ class BeforeAfter:
         })  # fmt: skip
         return table(self._record), _summary(self._record)
 
+    def told(self) -> str:
+        return table(self._record)
+
     def _score(self, trained: Trained, text: Dataset, beat: Callable[[], None] = lambda: None) -> dict[str, Any]:
         figures = asdict(score(trained, text, self._config.evaluate, self._device, beat))
         return {name: value if math.isfinite(value) else None for name, value in figures.items()}

@@ -18,6 +18,7 @@ from pipeline.signals import EXIT_PREEMPTED
 
 LAST_YEAR = 1945
 _REPEATS = "1945-Roosevelt-2"  # the radio version of the message before it: held-out sentences would be known
+_BRIEFLY = ["train.validate_tokens=5000"]  # of the held-out text, on the way; the table at the end is of all of it
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 WORD = "act"
@@ -36,16 +37,14 @@ def main(folder: str, overrides: list[str]) -> int:
     early, later = home / f"addresses-to-{LAST_YEAR}", home / f"addresses-since-{LAST_YEAR + 1}"
     write_addresses(early, later)
     data, run, result = home / "data", home / "run", home / "perplexity.json"
-    for arguments in (
+    code = _elmo_all(
+        folder,
         ["prep", f"input={early}", f"output={data}", "tokenize=true", "heldout=0.02"],
-        ["pretrain", _shown(_config_file()), f"data.path={data}", f"run.dir={run}", *overrides],
+        ["pretrain", _shown(_config_file("demo")), f"data.path={data}", f"run.dir={run}", *overrides],
         ["evaluate", f"checkpoint={run}", f"data={data}", f"output={result}"],
-    ):
-        code = _elmo(arguments)
-        if code != 0:
-            again = "" if code != EXIT_PREEMPTED else f"\nTo go on where it stopped: elmo demo {folder}"
-            print(f"elmo demo: `elmo {arguments[0]}` ended with code {code}{again}", file=sys.stderr)
-            return code
+    )
+    if code != 0:
+        return code
     from pipeline.apply.plot import plot_perplexity
     from pipeline.apply.senses import compare_senses
 
@@ -53,7 +52,15 @@ def main(folder: str, overrides: list[str]) -> int:
     plot_perplexity(run, png)
     print(f"\n{_perplexity_table(json.loads(result.read_text()))}")
     print(f"\n{compare_senses(run, WORD, SENSES)}")
-    print(f"\n{_where_things_are(png, run, later)}")
+    domain, tuned = home / "domain", home / "finetuned"
+    code = _elmo_all(
+        folder,
+        ["prep", f"input={later}", f"output={domain}", "tokenize=true", "heldout=0.05"],
+        ["finetune", _shown(_config_file("finetune")), f"from={run}", f"data={domain}", f"run.dir={tuned}", *_BRIEFLY],
+    )
+    if code != 0:
+        return code
+    print(f"\n{_where_things_are(png, run, tuned)}")
     return 0
 
 
@@ -68,7 +75,7 @@ def write_addresses(early: Path, later: Path) -> None:
         folder = early if int(file.name.split("-")[0]) <= LAST_YEAR else later
         if file.stem != _REPEATS:
             _write_if_new(folder / file.name, Path(str(file.locate())).read_text(encoding="utf-8"))
-    say = f"text     {len(addresses) - 1} addresses: {early} to train on, {later} kept for fine-tuning"
+    say = f"text     {len(addresses) - 1} addresses: {early} to train on, {later} to fine-tune on"
     print(say, flush=True)
 
 
@@ -81,16 +88,27 @@ def _write_if_new(path: Path, text: str) -> None:
         write_bytes(path, content)
 
 
-def _config_file() -> Path:
-    """configs/demo.yaml of the clone, or of the installed package."""
+def _config_file(name: str) -> Path:
+    """configs/NAME.yaml of the clone, or of the installed package."""
     here = Path(__file__).resolve()
-    candidates = [here.parents[2] / "configs" / "demo.yaml", here.parents[1] / "configs" / "demo.yaml"]
+    candidates = [here.parents[parent] / "configs" / f"{name}.yaml" for parent in (2, 1)]
     return next(path for path in candidates if path.exists())
 
 
 def _shown(path: Path) -> str:
     """As a user in the current folder would type it."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _elmo_all(folder: str, *commands: list[str]) -> int:
+    """Run them in turn, up to the first that ends with a code, which is told and returned."""
+    for arguments in commands:
+        code = _elmo(arguments)
+        if code != 0:
+            again = "" if code != EXIT_PREEMPTED else f"\nTo go on where it stopped: elmo demo {folder}"
+            print(f"elmo demo: `elmo {arguments[0]}` ended with code {code}{again}", file=sys.stderr)
+            return code
+    return 0
 
 
 def _elmo(arguments: list[str]) -> int:
@@ -128,7 +146,7 @@ def _perplexity_table(result: dict[str, Any]) -> str:
     return "\n".join([title, *(f"  {name:16}{value:9.1f}" for name, value in rows)])
 
 
-def _where_things_are(png: Path, run: Path, later: Path) -> str:
+def _where_things_are(png: Path, run: Path, tuned: Path) -> str:
     pieces = sorted((run / "wandb").glob("offline-run-*"))
     rows = [("perplexity curve", str(png))]
     if pieces:
@@ -137,5 +155,5 @@ def _where_things_are(png: Path, run: Path, later: Path) -> str:
             ("  look at them", f"wandb leet {run / 'wandb'}"),
             ("  upload them", f"elmo sync {run}"),
         ]
-    rows += [("for fine-tuning", str(later)), ("next", "elmo pretrain -h, README.md, or your own text: elmo prep -h")]
+    rows += [("fine-tuned", str(tuned)), ("next", "elmo pretrain -h, README.md, or your own text: elmo prep -h")]
     return "\n".join(f"{name:18}{value}" for name, value in rows)

@@ -34,7 +34,8 @@ _WARMUP_SHARE = 0.1  # of all steps, for a softmax that begins anew
 def read_config(arguments: list[str]) -> tuple[FinetuneConfig, Trained, bool]:
     """The options, what the run goes on from, and whether that is a checkpoint of its own.
 
-    The model is the source's; so are the options of the softmax, unless they are given. Raises ConfigError.
+    The model is the source's; so are the options of the softmax and the share of cold starts, unless they are given.
+    Raises ConfigError.
     """
     arguments = in_full(arguments)
     given = load(FinetuneConfig, arguments)
@@ -45,6 +46,7 @@ def read_config(arguments: list[str]) -> tuple[FinetuneConfig, Trained, bool]:
     under: dict[str, Any] = {"model": to_dict(trained.bilm.config)}
     if trained.has_config:
         under["softmax"] = to_dict(trained.config.softmax)
+        under["data"] = {"cold_start_share": trained.config.data.cold_start_share}
     if own is not None and isinstance(own.config, FinetuneConfig):
         under["finetune"] = {"warmup_steps": own.config.finetune.warmup_steps}
     config = load(FinetuneConfig, arguments, under)

@@ -50,6 +50,9 @@ class Report(Protocol):
     def before(self) -> None:
         """Told once, when the run is new."""
 
+    def told(self) -> str:
+        """What `after` gave, once more."""
+
     def after(self, beat: Callable[[], None]) -> tuple[str, dict[str, float]]:
         """Text, and figures by name. beat: called now and then."""
 

@@ -57,6 +57,8 @@ def run(plan: Plan) -> Outcome:
         if module.is_over and not owes_report:
             if plan.rank == 0:
                 write_end(plan.run_dir, "finished", _how_far(module))  # the last start may have been killed before it
+                if plan.report is not None:
+                    print(f"\n{plan.report.told()}\n", flush=True)
             return Outcome(plan.run_dir, module.step, module.step, plan.total_steps, plan.rank == 0)
         is_ours = writer.is_current if writer is not None else lambda: True
         with Watchdog(plan.config.train.start_seconds, plan.config.train.hang_seconds, is_ours) as watchdog:

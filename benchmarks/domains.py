@@ -1,0 +1,125 @@
+"""One pretraining carried to several domains, beside training from scratch on each for the same steps; as Markdown.
+
+python -m benchmarks.domains OUT [--texts=DIR] [--config=configs/demo.yaml] [--epochs=1] [key=value ...]
+
+DIR holds the texts below (lm/ and domain/). Every step is an `elmo` command that is printed; what an earlier call has
+done is not done again. key=value pairs go to all trainings. The tables go to standard output and to OUT/domains.md.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_prep.shards import open_dataset
+from pipeline.apply.before_after import score
+from pipeline.apply.load import load_trained
+from pipeline.config import EvaluateConfig
+
+GENERAL = "lm/general-2m.train.tok.txt.xz"
+DOMAINS = {
+    "API documentation": ["domain/aws-api-docs.train-1m.tok.txt.xz", "heldout=0.04"],
+    "biomedical articles": ["domain/craft-biomed.train.tok.txt.xz", "heldout_input=domain/craft-biomed.dev.tok.txt.xz"],
+    "image captions": ["domain/snli-captions.train.tok.txt.xz", "heldout=0.06"],
+    "novels": ["lm/novels-2m.train.tok.txt.xz", "heldout=0.02"],
+}
+FINETUNE = "configs/finetune.yaml"
+MIX = 0.1
+WAYS = {"keep": "its own", "mixed": f"its own, {MIX:.0%} general text mixed in", "extend": "extended", "new": "new"}
+
+
+def elmo(*arguments: str) -> None:
+    print(f"$ elmo {' '.join(arguments)}", file=sys.stderr, flush=True)
+    subprocess.run([sys.executable, "-m", "pipeline.cli", *arguments], check=True, stdout=sys.stderr)
+
+
+def prepare(texts: Path, text: str, heldout: str, out: Path) -> None:
+    if heldout.startswith("heldout_input="):
+        heldout = heldout.replace("heldout_input=", f"heldout_input={texts}/")
+    elmo("prep", f"input={texts / text}", f"output={out}", heldout)
+
+
+def train(out: Path, texts: Path, config: str, epochs: str, pairs: list[str]) -> None:
+    """All runs are finished."""
+    prepare(texts, GENERAL, "heldout=0.02", out / "general/data")
+    source = out / "general/run"
+    elmo("pretrain", config, f"data.path={out}/general/data", f"run.dir={source}", f"train.epochs={epochs}", *pairs)
+    for domain, (text, heldout) in DOMAINS.items():
+        home = out / domain.replace(" ", "-")
+        prepare(texts, text, heldout, home / "data")
+        for way in WAYS:
+            how = ["finetune.vocabulary=keep", f"mix={out}/general/data:{MIX}"] if way == "mixed" else [
+                f"finetune.vocabulary={way}"
+            ]  # fmt: skip
+            run = [f"data={home}/data", f"run.dir={home}/{way}", f"general={out}/general/data"]
+            elmo("finetune", FINETUNE, f"from={source}", *run, *how, *pairs)
+        elmo("pretrain", config, FINETUNE, f"data.path={home}/data", f"run.dir={home}/scratch", *pairs)
+
+
+def records(out: Path) -> dict[str, dict[str, Any]]:
+    """By domain and way, finetune.json; of `scratch` its figures on the domain."""
+    found: dict[str, dict[str, Any]] = {}
+    for domain in DOMAINS:
+        home = out / domain.replace(" ", "-")
+        found[domain] = {way: json.loads((home / way / "finetune.json").read_text()) for way in WAYS}
+        trained = load_trained(str(home / "scratch"))
+        figures = score(trained, open_dataset(home / "data"), EvaluateConfig(), torch.device("cpu"))
+        found[domain]["scratch"] = {"figures": figures, "words": len(trained.words)}
+    return found
+
+
+def paper_table(found: dict[str, dict[str, Any]]) -> list[str]:
+    lines = [
+        "| domain | forward | backward | both | general text after | with 10 % mixed in: domain, general |",
+        "|---|---|---|---|---|---|",
+    ]
+    for domain, ways in found.items():
+        kept, mixed = ways["keep"], ways["mixed"]
+        cells = [_change(kept["before"]["domain"][key], kept["after"]["domain"][key]) for key in
+                 ("forward", "backward", "both")]  # fmt: skip
+        cells.append(_change(kept["before"]["general"]["both"], kept["after"]["general"]["both"]))
+        cells.append(f"{mixed['after']['domain']['both']:.1f}, {mixed['after']['general']['both']:.1f}")
+        lines.append(f"| {domain} | {' | '.join(cells)} |")
+    return lines
+
+
+def scratch_table(found: dict[str, dict[str, Any]]) -> list[str]:
+    lines = [
+        "| domain | words | from scratch | fine-tuned "
+        "| bits a character: from scratch | source | kept | extended | new |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for domain, ways in found.items():
+        scratch, new = ways["scratch"]["figures"], ways["new"]
+        assert ways["scratch"]["words"] == new["words_after"]
+        bits = [scratch.bits_a_character, ways["keep"]["before"]["domain"]["bits_a_character"]]
+        bits += [ways[way]["after"]["domain"]["bits_a_character"] for way in ("keep", "extend", "new")]
+        cells = [f"{new['words_after']:,}", f"{scratch.both:.1f}", f"{new['after']['domain']['both']:.1f}"]
+        lines.append(f"| {domain} | {' | '.join([*cells, *(f'{value:.3f}' for value in bits)])} |")
+    return lines
+
+
+def _change(before: float, after: float) -> str:
+    return f"{before:.1f} → {after:.1f}"
+
+
+def main(arguments: list[str]) -> None:
+    options = {a.partition("=")[0]: a.partition("=")[2] for a in arguments if a.startswith("--")}
+    out, *pairs = [a for a in arguments if not a.startswith("--")]
+    texts = Path(options.get("--texts", "../shared/data"))
+    train(Path(out), texts, options.get("--config", "configs/demo.yaml"), options.get("--epochs", "1"), pairs)
+    found = records(Path(out))
+    text = "\n".join([
+        "Held-out perplexity before → after fine-tuning with the source's words:", "", *paper_table(found), "",
+        "Perplexity over the domain's own words, trained from scratch and fine-tuned for the same steps:", "",
+        *scratch_table(found),
+    ])  # fmt: skip
+    (Path(out) / "domains.md").write_text(f"{text}\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
