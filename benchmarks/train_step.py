@@ -68,12 +68,14 @@ def measure(config: PretrainConfig, options: dict[str, Any]) -> dict[str, Any]:
     check_equal(steps)
     for one in steps.values():
         one()  # the first step of all allocates
-        one.clock = type(one.clock)()
     rates = [product_rates()]
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for _ in range(options["rounds"]):
         for name, one in steps.items():
             _run(one, times[name], options["seconds"] / options["rounds"])
+            if options["parts"]:
+                for _ in range(_LEAST_STEPS):
+                    one.in_parts()
     rates.append(product_rates())
     tokens = config.data.lanes * config.data.window
     any_steps = next(iter(steps.values()))
@@ -89,8 +91,10 @@ def measure(config: PretrainConfig, options: dict[str, Any]) -> dict[str, Any]:
         result["ways"][name] = {
             "steps": len(pairs), "tokens_per_second": tokens / wall, "cpu_seconds_per_step": cpu,
             "share_of_sgemm": flops * tokens / wall / best_rate(*rates),
-            "parts_seconds": {part: seconds / len(pairs) for part, seconds in steps[name].clock.wall.items()},
         }  # fmt: skip
+        if options["parts"]:
+            clock = steps[name].clock
+            result["ways"][name]["parts_seconds"] = {part: clock.wall[part] / clock.steps for part in PARTS}
     return result
 
 
@@ -104,7 +108,7 @@ def _run(steps: Steps, times: list[tuple[float, float]], seconds: float) -> None
         count += 1
 
 
-def print_row(name: str, result: dict[str, Any], parts: bool) -> None:
+def print_rows(name: str, result: dict[str, Any]) -> None:
     """The figures of one config and number of lanes."""
     ours = result["ways"].get("ours")
     for way, row in result["ways"].items():
@@ -117,8 +121,7 @@ def print_row(name: str, result: dict[str, Any], parts: bool) -> None:
             f"{result['needed_mflop_per_token']:10.1f}{result['sgemm_gflops']:8.1f}{row['share_of_sgemm']:8.1%}",
             flush=True,
         )
-        if parts:
-            spent = row["parts_seconds"]
+        if spent := row.get("parts_seconds"):
             total = sum(spent.values())
             each = (f"{part} {spent[part] * 1e3:,.1f} ms ({spent[part] / total:.0%})" for part in PARTS)
             print(f"{'':16} {', '.join(each)}", flush=True)
@@ -141,7 +144,7 @@ def main(arguments: list[str]) -> None:
             config = load(PretrainConfig, [file, *pairs, f"data.lanes={lanes}"])
             result = measure(config, options)
             results[f"{Path(file).stem} x {lanes}"] = result
-            print_row(Path(file).stem, result, options["parts"])
+            print_rows(Path(file).stem, result)
     write_result(options["output"], results)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import loader, train_step
+from benchmarks import loader, step_overhead, train_step
 from pipeline.config import PretrainConfig
 from pipeline.read_config import load
 
@@ -18,8 +18,10 @@ def test_plain_pytorch_learns_the_same_as_ours(dataset: Path) -> None:
     config = load(PretrainConfig, [*SIZES, f"data.path={dataset}", "data.lanes=4", "data.vocab_min_count=1"])
     config = replace(config, model=replace(config.model, dropout=0.0, proj_clip=0.05, cell_clip=0.1))
     ways = train_step.build_steps(config, 0, ["ours", "plain", "nn.LSTM"])
-    losses = {name: [steps() for _ in range(4)] for name, steps in ways.items()}
+    whole = train_step.build_steps(config, 0, ["ours"])["ours"]
+    losses = {name: [steps(), steps.in_parts(), steps(), steps()] for name, steps in ways.items()}
     assert losses["plain"] == pytest.approx(losses["ours"], abs=1e-4)
+    assert [whole() for _ in range(4)] == pytest.approx(losses["ours"], abs=1e-6)
     assert losses["nn.LSTM"] != pytest.approx(losses["ours"], abs=1e-4)  # it has no clips
     assert losses["ours"][3] < losses["ours"][0]
 
@@ -38,9 +40,20 @@ def test_training_speed_is_measured_beside_the_plain_ways(dataset: Path, tmp_pat
     assert all(way["tokens_per_second"] > 0 for way in result["own x 4"]["ways"].values())
 
 
+def test_what_a_run_adds_to_the_bare_step_is_measured(dataset: Path, tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    step_overhead.main(
+        [*SIZES, f"data.path={dataset}", "data.vocab_min_count=1", "model.num_highway=1", "--lanes=4", "--pairs=3",
+         "--block=3", f"--output={output}"]
+    )  # fmt: skip
+    result = json.loads(output.read_text())
+    assert result["wall"]["pairs"] == 3
+    assert result["wall"]["run_seconds"] > 0 and result["cpu"]["bare_seconds"] > 0
+
+
 def test_the_loader_is_measured(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "result.json"
-    loader.main([f"data.path={dataset}", "--lanes=4", "--seconds=0.01", f"--output={output}"])
+    loader.main([f"data.path={dataset}", "--lanes=4", "--seconds=0.01", "--processes=1", f"--output={output}"])
     result = json.loads(output.read_text())
     assert result["opening"]["open_seconds"] > 0 and result["speed"][0]["received_tokens_per_second"] > 0
     assert "of mapped files" in capsys.readouterr().out
