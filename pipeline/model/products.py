@@ -16,11 +16,13 @@ Matrices = Tensor | list[Tensor]  # (D, K, N), or D of (K, N), packed
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def product(left: Tensor, right: Tensor) -> Tensor:
-    """left (M, K) @ right (K, N); both may be views, and right may be one of `packed`."""
+def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """left (M, K) @ right (K, N) + bias (N,); both may be views, and right may be one of `packed`."""
     if right.is_mkldnn:
-        return _onednn(left, right)
-    return _onednn(left, right.t()) if _suits(left, right) else torch.mm(left, right)
+        return _onednn(left, right, bias)
+    if _suits(left, right):
+        return _onednn(left, right.t(), bias)
+    return torch.mm(left, right) if bias is None else torch.addmm(bias, left, right)
 
 
 def packed(right: Tensor) -> Matrices:
@@ -74,7 +76,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return product(x, weight.t()).add_(bias)
+        return product(x, weight.t(), bias)
 
     @staticmethod
     @once_differentiable
@@ -89,6 +91,6 @@ def _suits(left: Tensor, right: Tensor) -> bool:
     return _ONEDNN and wanted and left.numel() > 0 and right.numel() > 0
 
 
-def _onednn(left: Tensor, weight: Tensor) -> Tensor:
+def _onednn(left: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     with torch.no_grad():
-        return torch.ops.mkldnn._linear_pointwise(left, weight, None, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(left, weight, bias, "none", [], "")

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from pipeline.model.products import product
 
-_BLOCK_ELEMENTS = 1 << 23  # logits held at once by the full softmax: 32 MiB in float32
+_BLOCK_ELEMENTS = 1 << 21  # logits held at once by the full softmax: 8 MiB in float32, which a cache may hold
 
 
 class Rows(NamedTuple):
@@ -165,6 +165,8 @@ def _gemm_dtype(y: Tensor) -> torch.dtype:
 
 def _affine(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """y @ weight.T + bias in the bias's dtype (float32 statistics under bf16)."""
+    if y.dtype == bias.dtype:
+        return product(y, weight.t(), bias)
     return product(y, weight.t()).to(bias.dtype).add_(bias)
 
 

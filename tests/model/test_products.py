@@ -35,6 +35,8 @@ def assert_right(result: Tensor, left: Tensor, right: Tensor, tolerance: float =
 def test_a_product_is_right_to_float32(engine: None, shape: tuple[int, int, int]) -> None:
     left, right = operands(*shape)
     assert_right(product(left, right), left, right)
+    bias = torch.ones(shape[2])
+    torch.testing.assert_close(product(left, right, bias), product(left, right) + bias)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
