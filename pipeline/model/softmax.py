@@ -10,7 +10,8 @@ from torch.autograd.function import once_differentiable
 
 from pipeline.model.products import product
 
-_BLOCK_ELEMENTS = 1 << 21  # logits held at once by the full softmax: 8 MiB in float32, which a cache may hold
+# Logits held at once by the full softmax: 8 MiB in float32, which a cache may hold; on a GPU 256 MiB, to fill it.
+_BLOCK_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 26}
 
 
 class Rows(NamedTuple):
@@ -132,7 +133,7 @@ class _FullLoss(torch.autograd.Function):
         with torch.autocast(y.device.type, enabled=False):
             low = y.to(dtype)
             normaliser = torch.full_like(bias[:1], -math.inf).expand(len(y)).clone()
-            for start, end in _blocks(len(weight), len(y)):
+            for start, end in _blocks(weight, len(y)):
                 logits = _affine(low, weight[start:end].to(dtype), bias[start:end])
                 normaliser = torch.logaddexp(normaliser, torch.logsumexp(logits, 1))
             true = (low.to(bias.dtype) * weight[targets].to(dtype)).sum(-1) + bias[targets]
@@ -146,7 +147,7 @@ class _FullLoss(torch.autograd.Function):
         y, weight, bias, targets, normaliser = ctx.saved_tensors
         low, scale = y.to(ctx.dtype), grads[0].unsqueeze(1)
         dy, dweight, dbias = torch.zeros_like(normaliser.unsqueeze(1) * y), torch.empty_like(weight), bias.clone()
-        for start, end in _blocks(len(weight), len(y)):
+        for start, end in _blocks(weight, len(y)):
             block = weight[start:end].to(ctx.dtype)
             share = _affine(low, block, bias[start:end]).sub_(normaliser.unsqueeze(1)).exp_()
             inside = torch.nonzero((targets >= start) & (targets < end)).squeeze(1)
@@ -170,6 +171,7 @@ def _affine(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return product(y, weight.t()).to(bias.dtype).add_(bias)
 
 
-def _blocks(vocab_size: int, num_positions: int) -> list[tuple[int, int]]:
-    size = max(1024, _BLOCK_ELEMENTS // max(1, num_positions))
+def _blocks(weight: Tensor, num_positions: int) -> list[tuple[int, int]]:
+    elements = _BLOCK_ELEMENTS.get(weight.device.type, _BLOCK_ELEMENTS["cuda"])
+    size, vocab_size = max(1024, elements // max(1, num_positions)), len(weight)
     return [(start, min(start + size, vocab_size)) for start in range(0, vocab_size, size)]

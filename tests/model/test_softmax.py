@@ -161,8 +161,8 @@ def test_sampled_gradients_are_the_differences(sets: int) -> None:
 def test_full_gradients_are_the_differences_over_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     softmax = softmax_of(vocab_size=2500, proj_dim=1)
     y, targets = inputs_of(softmax, positions=2)
-    monkeypatch.setattr(softmax_module, "_BLOCK_ELEMENTS", 1)
-    assert len(softmax_module._blocks(2500, 4)) == 3
+    monkeypatch.setattr(softmax_module, "_BLOCK_ELEMENTS", {"cpu": 1, "cuda": 1})
+    assert len(softmax_module._blocks(torch.empty(2500, 1), 4)) == 3
 
     def loss(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return _full(y, weight, bias, targets.flatten())
@@ -178,7 +178,7 @@ def _full(*arguments: Any) -> Tensor:
 def test_full_loss_and_gradients_are_cross_entropys_at_any_number_of_blocks(
     vocab_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(softmax_module, "_BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr(softmax_module, "_BLOCK_ELEMENTS", {"cpu": 1, "cuda": 1})
     softmax = softmax_of(vocab_size)
     y, targets = inputs_of(softmax)
     y, targets = y.flatten(0, 1), targets.flatten()
