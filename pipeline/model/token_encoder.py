@@ -14,6 +14,7 @@ from pipeline.characters import NUM_CHARACTERS, PAD
 from pipeline.model.products import linear
 
 BUCKET_LENGTHS = (6, 9, 13)  # characters with both word bounds; splits English unique words about evenly
+_WORD_MULTIPLE, _LENGTH_MULTIPLE = 16, 4
 
 
 class TokenEncoder(nn.Module):
@@ -50,10 +51,12 @@ class TokenEncoder(nn.Module):
 
     def forward(self, characters_uc: Tensor) -> Tensor:
         """(U, C) character ids -> (U, P), P the projection dimension."""
-        features = self._convolve_by_length(characters_uc)
+        features = self._convolve_by_length(_filled(characters_uc))
         for highway in self.highways:
             features = highway(features)
-        return features if self.projection is None else linear(features, self.projection.weight, self.projection.bias)
+        if self.projection is not None:
+            features = linear(features, self.projection.weight, self.projection.bias)
+        return features[: len(characters_uc)]
 
     def _convolve_by_length(self, characters_uc: Tensor) -> Tensor:
         """Convolve each word only where characters are; equal to convolving all C positions.
@@ -65,7 +68,7 @@ class TokenEncoder(nn.Module):
         order = torch.argsort(lengths, stable=True)
         bounds = torch.tensor(BUCKET_LENGTHS, device=lengths.device)
         ends = [*torch.searchsorted(lengths[order], bounds, right=True).tolist(), len(order)]
-        longest = [*BUCKET_LENGTHS, int(lengths[order[-1]]) if len(order) else 0]
+        longest = [*BUCKET_LENGTHS, _round_up(int(lengths[order[-1]]), _LENGTH_MULTIPLE) if len(order) else 0]
         features, start = [], 0
         for end, length in zip(ends, longest, strict=True):
             if end > start:
@@ -78,9 +81,24 @@ class TokenEncoder(nn.Module):
 
     def _convolve(self, characters_uc: Tensor) -> Tensor:
         """Maximum over all windows of every filter, pads included, then the activation: (U, filters)."""
-        x = F.embedding(characters_uc.long(), self.char_embed).transpose(1, 2)
+        x = F.embedding(_filled(characters_uc).long(), self.char_embed).transpose(1, 2)
         peaks = torch.cat([convolution(x).amax(-1) for convolution in self.convolutions], dim=-1)
+        peaks = peaks[: len(characters_uc)]
         return peaks.relu() if self.activation == "relu" else peaks.tanh()
+
+
+def _filled(characters_uc: Tensor) -> Tensor:
+    """On a CPU with words of pads alone behind, up to a multiple: their vectors are cut off again.
+
+    oneDNN makes its programs for a shape when it meets it first, and keeps them: with ever new numbers of words a
+    fifth of a small model's step went into that.
+    """
+    more = -len(characters_uc) % _WORD_MULTIPLE if characters_uc.device.type == "cpu" else 0
+    return F.pad(characters_uc, (0, 0, 0, more), value=PAD) if more else characters_uc
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
 
 
 class Highway(nn.Module):
