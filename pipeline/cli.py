@@ -77,8 +77,8 @@ def finetune(arguments: list[str]) -> int:
     from pipeline.apply.finetune import plan_finetuning, read_config
     from pipeline.train.run import run
 
-    config, trained, is_begun = read_config([*job_shape(), *arguments])
-    return _train("finetune", lambda: run(plan_finetuning(config, trained, is_begun)), arguments, config)
+    plan = plan_finetuning(*read_config([*job_shape(), *arguments]))
+    return _train("finetune", lambda: run(plan), arguments, plan.config)
 
 
 def _train(command: str, train: Callable[[], "Outcome"], arguments: list[str], config: PretrainConfig) -> int:

@@ -108,6 +108,7 @@ class BeforeAfter:
             "group": self.group, "general": self._texts[GENERAL].location if GENERAL in self._texts else "",
             "words_before": len(source.words) if source.bilm.has_softmax else 0, "before": before,
         })  # fmt: skip
+        self._source = None
 
     def after(self, beat: Callable[[], None]) -> tuple[str, dict[str, float]]:
         """Of the best checkpoint; the table, and its figures by name."""

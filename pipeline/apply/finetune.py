@@ -85,15 +85,16 @@ def plan_finetuning(config: FinetuneConfig, trained: Trained, is_begun: bool) ->
     words = trained.words if is_begun else choose_words(config, trained, domain[0], texts)
     counts = counts_of(words, texts)
     corpora = [Corpus(d, Vocabulary(len(words), vocabulary_map(d.lexicon, words)), n) for d, n in (domain, *general)]
-    run_dir, checkpoints = expand(config.run.dir), checkpoints_of(config)
+    run_dir, checkpoints, rank = expand(config.run.dir), checkpoints_of(config), global_rank(config.train)
+    source = [] if is_begun else [trained]  # what is taken from it is let go: it may be as large as the model
     return Plan(
-        config, run_dir, global_rank(config.train), corpora[0], len(words),
+        config, run_dir, rank, corpora[0], len(words),
         lambda: tensors_of(words, np.rint(counts)), total_steps,
         run_identity(config, domain[0], len(words)) | _identity(config, general), checkpoints, "finetune",
         corpora[1] if general else None,
         Freeze.checked(config.finetune.freeze, config.finetune.warmup_steps, config.model.num_layers),
-        lambda bilm: begin(bilm, trained, words, counts, config),
-        BeforeAfter(config, run_dir, checkpoints, domain[0], None if is_begun else trained),
+        lambda bilm: begin(bilm, source.pop(), words, counts, config),
+        BeforeAfter(config, run_dir, checkpoints, domain[0], None if is_begun or rank else trained),
         _notes(config, None if is_begun else trained, words, general),
     )  # fmt: skip
 

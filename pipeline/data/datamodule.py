@@ -1,5 +1,8 @@
 """What a run reads: the dataset, its target vocabulary, and loaders that start at any step."""
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -63,6 +66,22 @@ class _From(Sampler[int]):
         return self.stop - self.start
 
 
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """A loader process outlives a SIGTERM that is sent to all of a job, as the parent still needs it to end well.
+
+    torch has it die, and the parent then fails, unless the signal is the parent's own.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    if hasattr(signal, "sigwaitinfo"):
+        threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
+
+
+def _end_when_the_parent_says_so() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
 class BiLMDataModule(pl.LightningDataModule):
     """Training batches from `start_step` on; which they are is arithmetic, so there is no state to save."""
 
@@ -87,4 +106,5 @@ class BiLMDataModule(pl.LightningDataModule):
             prefetch_factor=4 if workers else None,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
             persistent_workers=False,
+            worker_init_fn=_leave_signals_to_the_parent,
         )

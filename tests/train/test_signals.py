@@ -33,10 +33,10 @@ def test_a_process_stopped_by_every_signal_in_turn_ends_bitwise_like_the_uninter
     assert process.wait_until((run_dir / "run.json").exists)  # before training
     process.popen.send_signal(signal.SIGTERM)
     assert assert_stopped_well(process, run_dir) >= 1
-    for after, signum, group in ((30, signal.SIGUSR1, False), (60, signal.SIGINT, True), (90, signal.SIGTERM, False)):
+    for after, signum, group in ((30, signal.SIGUSR1, False), (60, signal.SIGINT, True), (90, signal.SIGTERM, True)):
         process = runs.start(dataset, run_dir, *long_run)
         assert process.wait_until(lambda after=after: runs.last_step(run_dir) >= after)
-        if group:  # as a terminal's Ctrl-C does: loader processes and wandb's get it too
+        if group:  # as a terminal's Ctrl-C and Slurm do: loader processes and wandb's get it too
             process.signal_group(signum)
         else:
             process.popen.send_signal(signum)
