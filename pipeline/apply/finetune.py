@@ -77,7 +77,7 @@ def plan_finetuning(config: FinetuneConfig, trained: Trained, is_begun: bool) ->
     require(
         config.train.patience is None or "heldout" in domain[0].splits,
         f"train.patience={config.train.patience} needs held-out text, which {config.data.path} has not; prepare it "
-        "with heldout=, or leave train.patience out",
+        "with heldout=, or set train.patience=null",
     )
     total_steps = domain[1].steps(config.train.epochs, config.train.max_steps)
     if config.finetune.warmup_steps is None:  # decided once: a checkpoint keeps it
