@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from pipeline.model import gpu, recurrence
 from pipeline.model.products import add_products, packed, products, products_into, transposed
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
@@ -40,6 +41,8 @@ class LSTMP(nn.Module):
         self.weight_recurrent = nn.Parameter(torch.empty(2, proj_dim, 4 * hidden_dim))
         self.bias = nn.Parameter(torch.zeros(2, 4 * hidden_dim))
         self.weight_proj = nn.Parameter(torch.empty(2, hidden_dim, proj_dim))
+        self.one_window_at_a_time = False  # training's promise: a window's backward comes before the next's forward
+        self._kept = recurrence.KeptBuffers()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -62,10 +65,14 @@ class LSTMP(nn.Module):
         x_dtbi (2, T, B, D): direction, time step, lane, value; each direction in its own reading order.
         Returns y (2, T, B, P) and the next state. Gradients flow to x, the weights and the state given.
         """
-        y, c = _Recurrence.apply(
-            x_dtbi, state.h, state.c, self.weight_input, self.weight_recurrent, self.bias, self.weight_proj,
-            self.cell_clip, self.proj_clip,
-        )  # fmt: skip
+        weights = (self.weight_input, self.weight_recurrent, self.bias, self.weight_proj)
+        if gpu.uses_kernels(state.c):
+            size = (x_dtbi.shape[1], x_dtbi.shape[2], compute_dtype(x_dtbi))
+            is_kept = self.one_window_at_a_time and torch.is_grad_enabled()
+            buffers = self._kept.of(self, *size) if is_kept else recurrence.Buffers(self, *size)
+            y, c = recurrence.Recurrence.apply(x_dtbi, *state, *weights, buffers)
+        else:
+            y, c = _Recurrence.apply(x_dtbi, *state, *weights, self.cell_clip, self.proj_clip)
         return y, LSTMPState(y[:, -1].contiguous(), c)
 
 

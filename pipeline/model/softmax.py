@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from pipeline.model.gpu import uses_kernels
 from pipeline.model.products import product
 
 # Logits held at once by the full softmax: 8 MiB in float32, which a cache may hold; on a GPU 256 MiB, to fill it.
@@ -72,7 +73,7 @@ class Softmax(nn.Module):
         true_logits = true_logits - self._log_expected(targets, num_tries).to(dtype)
         hits = _accidental_hits(candidate_ids, targets)
         weight = F.embedding(candidate_rows, rows.weight)
-        return _SampledLoss.apply(y, weight, candidate_bias, true_logits, *hits)
+        return _SampledLoss.apply(y, weight, candidate_bias, true_logits, hits)
 
     def _log_expected(self, word_ids: Tensor, num_tries: Tensor) -> Tensor:
         """log of -expm1(num_tries log1p(-P)), as in TF, in float64 because 1 - P rounds to 1 in float32."""
@@ -84,33 +85,25 @@ class Softmax(nn.Module):
         return _FullLoss.apply(y, self.weight, self.bias, targets)
 
 
-def _accidental_hits(candidate_ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """(positions, candidates) of every pair in which the candidate is the target, in O((C + N) log C)."""
+def _accidental_hits(candidate_ids: Tensor, targets: Tensor) -> Tensor:
+    """(N,): the place of each target among the candidates, or -1, in O((C + N) log C); no size is waited for."""
     ranked, order = torch.sort(candidate_ids)
     place = torch.searchsorted(ranked, targets).clamp_(max=len(ranked) - 1)
-    positions = torch.nonzero(ranked[place] == targets).squeeze(1)
-    return positions, order[place[positions]]
+    return torch.where(ranked[place] == targets, order[place], -1)
 
 
 class _SampledLoss(torch.autograd.Function):
     """loss = log(exp(true) + sum over candidates of exp(y . w + b)) - true, keeping one (N, C) buffer."""
 
     @staticmethod
-    def forward(
-        ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, true_logits: Tensor, hit_n: Tensor, hit_c: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, true_logits: Tensor, hits: Tensor) -> Tensor:
         dtype = _gemm_dtype(y)
         with torch.autocast(y.device.type, enabled=False):
-            logits = _affine(y.to(dtype), weight.to(dtype), bias)
-        logits[hit_n, hit_c] = -math.inf
-        top = torch.maximum(logits.amax(1), true_logits)
-        true_share = torch.exp(true_logits - top)
-        probabilities = logits.sub_(top.unsqueeze(1)).exp_()
-        total = probabilities.sum(1) + true_share
-        probabilities.div_(total.unsqueeze(1))
-        ctx.save_for_backward(y, weight, probabilities, true_share / total)
+            run = _sampled_probabilities_fused if uses_kernels(bias) else _sampled_probabilities
+            probabilities, normaliser = run(y.to(dtype), weight.to(dtype), bias, true_logits, hits)
+        ctx.save_for_backward(y, weight, probabilities, torch.exp(true_logits - normaliser))
         ctx.dtype = dtype
-        return total.log() + top - true_logits
+        return normaliser - true_logits
 
     @staticmethod
     @once_differentiable
@@ -121,7 +114,36 @@ class _SampledLoss(torch.autograd.Function):
         low, scaled_y = probabilities.to(ctx.dtype), (y * scale.unsqueeze(1)).to(ctx.dtype)
         dy = product(low, weight.to(ctx.dtype)).to(y.dtype).mul_(scale.unsqueeze(1))
         dweight = product(low.t(), scaled_y).to(weight.dtype)
-        return dy, dweight, scale @ probabilities, (true_probability - 1) * scale, None, None
+        dbias = (scale.to(probabilities.dtype) @ probabilities).to(scale.dtype)
+        return dy, dweight, dbias, (true_probability - 1) * scale, None
+
+
+def _sampled_probabilities(
+    y: Tensor, weight: Tensor, bias: Tensor, true_logits: Tensor, hits: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(N, C) probabilities of the candidates, 0 at the hits, and (N,) the log-normaliser."""
+    logits = _affine(y, weight, bias)
+    columns = hits.clamp(min=0).unsqueeze(1)
+    kept = torch.where(hits.unsqueeze(1) < 0, logits.gather(1, columns), -math.inf)
+    logits.scatter_(1, columns, kept)
+    top = torch.maximum(logits.amax(1), true_logits)
+    probabilities = logits.sub_(top.unsqueeze(1)).exp_()
+    total = probabilities.sum(1) + torch.exp(true_logits - top)
+    return probabilities.div_(total.unsqueeze(1)), total.log() + top
+
+
+def _sampled_probabilities_fused(
+    y: Tensor, weight: Tensor, bias: Tensor, true_logits: Tensor, hits: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same, probabilities in the dtype of the products: two passes over what the product wrote."""
+    from pipeline.model import kernels
+
+    logits = product(y, weight.t())
+    top, total = true_logits.clone(), torch.ones_like(true_logits)
+    kernels.add_exponentials(logits, bias, hits, top, total)
+    normaliser = top + total.log()
+    kernels.to_probabilities_(logits, bias, hits, normaliser)
+    return logits, normaliser
 
 
 class _FullLoss(torch.autograd.Function):
@@ -132,10 +154,7 @@ class _FullLoss(torch.autograd.Function):
         dtype = _gemm_dtype(y)
         with torch.autocast(y.device.type, enabled=False):
             low = y.to(dtype)
-            normaliser = torch.full_like(bias[:1], -math.inf).expand(len(y)).clone()
-            for start, end in _blocks(weight, len(y)):
-                logits = _affine(low, weight[start:end].to(dtype), bias[start:end])
-                normaliser = torch.logaddexp(normaliser, torch.logsumexp(logits, 1))
+            normaliser = _normaliser_fused(low, weight, bias) if uses_kernels(bias) else _normaliser(low, weight, bias)
             true = (low.to(bias.dtype) * weight[targets].to(dtype)).sum(-1) + bias[targets]
         ctx.save_for_backward(y, weight, bias, targets, normaliser)
         ctx.dtype = dtype
@@ -157,6 +176,27 @@ class _FullLoss(torch.autograd.Function):
             dweight[start:end] = product(share.to(ctx.dtype).t(), low).to(weight.dtype)
             dbias[start:end] = share.sum(0)
         return dy.to(y.dtype), dweight, dbias, None
+
+
+def _normaliser(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(N,): log of the sum of exp(y . w + b) over all words."""
+    normaliser = torch.full_like(bias[:1], -math.inf).expand(len(y)).clone()
+    for start, end in _blocks(weight, len(y)):
+        logits = _affine(y, weight[start:end].to(y.dtype), bias[start:end])
+        normaliser = torch.logaddexp(normaliser, torch.logsumexp(logits, 1))
+    return normaliser
+
+
+def _normaliser_fused(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The same, in one pass over what each block's product wrote."""
+    from pipeline.model import kernels
+
+    none = torch.full((len(y),), -1, device=y.device)
+    top, total = bias.new_full((len(y),), -math.inf), bias.new_zeros(len(y))
+    for start, end in _blocks(weight, len(y)):
+        logits = product(y, weight[start:end].to(y.dtype).t())
+        kernels.add_exponentials(logits, bias[start:end], none, top, total)
+    return top + total.log()
 
 
 def _gemm_dtype(y: Tensor) -> torch.dtype:

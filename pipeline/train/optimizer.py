@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pipeline.config import OptimizerConfig
+from pipeline.model.gpu import uses_kernels
 
 
 class _RowOptimizer(Optimizer):
@@ -48,6 +49,10 @@ class Adagrad(_RowOptimizer):
     def _update(self, parameter: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         accumulator = state["accumulator"]
         if not grad.is_sparse:
+            if uses_kernels(parameter) and all(t.is_contiguous() for t in (parameter, accumulator, grad)):
+                from pipeline.model import kernels
+
+                return kernels.adagrad_(parameter, accumulator, grad, group["lr"])
             accumulator.addcmul_(grad, grad)
             parameter.addcdiv_(grad, accumulator.sqrt(), value=-group["lr"])
             return
@@ -115,9 +120,7 @@ def clip_global_norm_(params: Sequence[Tensor], bound: float | None) -> Tensor:
     TF's clip_by_global_norm over all variables, as in bilm-tf training.py:926-952.
     """
     values = [p.grad._values() if p.grad.is_sparse else p.grad for p in params if p.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(v) for v in values]))
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values)))
     if bound is not None:
-        scale = (bound / norm).clamp(max=1.0)
-        for value in values:
-            value.mul_(scale)
+        torch._foreach_mul_(values, (bound / norm).clamp(max=1.0))
     return norm

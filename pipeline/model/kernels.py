@@ -1,0 +1,194 @@
+"""The pointwise work of the GPU path, in Triton: what lies between two matrix products is one launch, in one pass.
+
+Products, and what is kept of them, are in the compute dtype (bf16 or float32); cell state, statistics and every sum are
+float32. Triton comes with torch's CUDA builds. With TRITON_INTERPRET=1 set before the import, the same code runs on
+CPU tensors: slowly, and rounding to bf16 towards zero where a GPU rounds to the nearest.
+"""
+
+import os
+
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.language import constexpr, tensor
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+_BLOCK = 64 if INTERPRETED else 1024  # values of a program
+_COLUMNS = 512 if INTERPRETED else 4096  # of a row of logits, at once
+
+
+def cell_forward(gates: Tensor, bias: Tensor, c_prev: Tensor, c: Tensor, m: Tensor, clip: float) -> None:
+    """Fill c and m (2, B, H): the clipped cell, and o * tanh(c) in the compute dtype.
+
+    gates (2, B, 4H) are what the products gave, without bias (2, 4H) float32; lanes lie one behind the other in all,
+    directions need not.
+    """
+    _cell_forward[_grid(c)](
+        gates, bias, c_prev, c, m, gates.stride(0), c.stride(0), m.stride(0), clip, c.shape[2], BLOCK=_BLOCK
+    )
+
+
+def cell_backward(
+    dgates: Tensor, dm: Tensor, dc: Tensor, gates: Tensor, bias: Tensor, c_prev: Tensor, c: Tensor, clip: float
+) -> None:
+    """Fill dgates (2, B, 4H) and turn dc (2, B, H) from the gradient of this step's c into that of the step before.
+
+    The activations are made again from what the forward pass read, so that they are not rounded to the compute dtype.
+    """
+    _cell_backward[_grid(c)](
+        dgates, dm, dc, gates, bias, c_prev, c, gates.stride(0), dc.stride(0), c.stride(0), clip, c.shape[2],
+        BLOCK=_BLOCK,
+    )  # fmt: skip
+
+
+def clip_backward(dh: Tensor, dy: Tensor, carried: Tensor | None, h: Tensor, clip: float) -> None:
+    """Fill dh (2, B, P): dy, and what the step after carries back, where the projection h was not clipped."""
+    _clip_backward[_grid(h)](
+        dh, dy, dy if carried is None else carried, h, dy.stride(0), h.stride(0), clip, h.shape[1], h.shape[2],
+        HAS_CARRIED=carried is not None, BLOCK=_BLOCK,
+    )  # fmt: skip
+
+
+def add_exponentials(logits: Tensor, bias: Tensor, hits: Tensor, top: Tensor, total: Tensor) -> None:
+    """top, total (N,) float32 take in logits (N, C) + bias (C,): log of the sum so far is top + log(total).
+
+    hits (N,): the column of each row that is left out, or -1.
+    """
+    _add_exponentials[(len(logits),)](logits, bias, hits, top, total, logits.shape[1], BLOCK=_COLUMNS)
+
+
+def to_probabilities_(logits: Tensor, bias: Tensor, hits: Tensor, normaliser: Tensor) -> None:
+    """In place: logits (N, C) become exp(logits + bias - normaliser), 0 at the hits."""
+    grid = (len(logits), triton.cdiv(logits.shape[1], _COLUMNS))
+    _to_probabilities[grid](logits, bias, hits, normaliser, logits.shape[1], BLOCK=_COLUMNS)
+
+
+def adagrad_(weight: Tensor, accumulator: Tensor, grad: Tensor, lr: float) -> None:
+    """One pass: accumulator += grad ** 2, weight -= lr * grad / sqrt(accumulator). All contiguous float32."""
+    _adagrad[(triton.cdiv(weight.numel(), _BLOCK),)](weight, accumulator, grad, lr, weight.numel(), BLOCK=_BLOCK)
+
+
+def _grid(values: Tensor) -> tuple[int, int, int]:
+    """Programs for values (2, B, N): blocks of N, lanes, directions."""
+    return triton.cdiv(values.shape[2], _BLOCK), values.shape[1], values.shape[0]
+
+
+@triton.jit
+def _tanh(x: tensor) -> tensor:
+    return 2.0 * tl.sigmoid(2.0 * x) - 1.0
+
+
+@triton.jit
+def _activations(gates: tensor, bias: tensor, mask: tensor, hidden: tensor) -> tensor:
+    """i, j, f, o of some units; gates and bias: where their first gates stand."""
+    i = tl.load(gates, mask, 0.0).to(tl.float32) + tl.load(bias, mask, 0.0)
+    j = tl.load(gates + hidden, mask, 0.0).to(tl.float32) + tl.load(bias + hidden, mask, 0.0)
+    f = tl.load(gates + 2 * hidden, mask, 0.0).to(tl.float32) + tl.load(bias + 2 * hidden, mask, 0.0)
+    o = tl.load(gates + 3 * hidden, mask, 0.0).to(tl.float32) + tl.load(bias + 3 * hidden, mask, 0.0)
+    return tl.sigmoid(i), _tanh(j), tl.sigmoid(f), tl.sigmoid(o)
+
+
+@triton.jit
+def _cell_forward(
+    gates: tensor, bias: tensor, c_prev: tensor, c: tensor, m: tensor, gates_stride: tensor, c_stride: tensor,
+    m_stride: tensor, clip: tensor, hidden: tensor, BLOCK: constexpr,  # noqa: N803
+) -> None:  # fmt: skip
+    unit, lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1)
+    direction, mask = tl.program_id(2).to(tl.int64), unit < hidden
+    gates += direction * gates_stride + lane * 4 * hidden + unit
+    i, j, f, o = _activations(gates, bias + direction * 4 * hidden + unit, mask, hidden)
+    at = direction * c_stride + lane * hidden + unit
+    value = f * tl.load(c_prev + at, mask, 0.0) + i * j
+    # Not minimum and maximum: they would hide what is not a number.
+    value = tl.where(value > clip, clip, tl.where(value < -clip, -clip, value))
+    tl.store(c + at, value, mask)
+    m += direction * m_stride + lane * hidden + unit
+    tl.store(m, (o * _tanh(value)).to(m.dtype.element_ty), mask)
+
+
+@triton.jit
+def _cell_backward(
+    dgates: tensor, dm: tensor, dc: tensor, gates: tensor, bias: tensor, c_prev: tensor, c: tensor,
+    gates_stride: tensor, dc_stride: tensor, c_stride: tensor, clip: tensor, hidden: tensor,
+    BLOCK: constexpr,  # noqa: N803
+) -> None:  # fmt: skip
+    unit, lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1)
+    direction, mask = tl.program_id(2).to(tl.int64), unit < hidden
+    of_gates = direction * gates_stride + lane * 4 * hidden + unit
+    i, j, f, o = _activations(gates + of_gates, bias + direction * 4 * hidden + unit, mask, hidden)
+    of_c, of_dc = direction * c_stride + lane * hidden + unit, direction * dc_stride + lane * hidden + unit
+    value = tl.load(c + of_c, mask, 0.0)
+    tanh_c = _tanh(value)
+    dm_value = tl.load(dm + of_dc, mask, 0.0).to(tl.float32)
+    dc_value = tl.load(dc + of_dc, mask, 0.0) + dm_value * o * (1.0 - tanh_c * tanh_c)
+    # Times a mask, as elsewhere: what is not a number stays so.
+    dc_value *= tl.where((value < clip) & (value > -clip), 1.0, 0.0)
+    df = dc_value * tl.load(c_prev + of_c, mask, 0.0) * f * (1.0 - f)
+    dgates += of_gates
+    tl.store(dgates, (dc_value * j * i * (1.0 - i)).to(dgates.dtype.element_ty), mask)
+    tl.store(dgates + hidden, (dc_value * i * (1.0 - j * j)).to(dgates.dtype.element_ty), mask)
+    tl.store(dgates + 2 * hidden, df.to(dgates.dtype.element_ty), mask)
+    tl.store(dgates + 3 * hidden, (dm_value * tanh_c * o * (1.0 - o)).to(dgates.dtype.element_ty), mask)
+    tl.store(dc + of_dc, dc_value * f, mask)
+
+
+@triton.jit
+def _clip_backward(
+    dh: tensor, dy: tensor, carried: tensor, h: tensor, dy_stride: tensor, h_stride: tensor, clip: tensor,
+    lanes: tensor, width: tensor, HAS_CARRIED: constexpr, BLOCK: constexpr,  # noqa: N803
+) -> None:  # fmt: skip
+    column, lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1)
+    direction, mask = tl.program_id(2).to(tl.int64), column < width
+    of_dy = direction * dy_stride + lane * width + column
+    total = tl.load(dy + of_dy, mask, 0.0)
+    if HAS_CARRIED:
+        total += tl.load(carried + (direction * lanes + lane) * width + column, mask, 0.0).to(tl.float32)
+    value = tl.load(h + direction * h_stride + lane * width + column, mask, 0.0).to(tl.float32)
+    total *= tl.where((value < clip) & (value > -clip), 1.0, 0.0)
+    tl.store(dh + of_dy, total.to(dh.dtype.element_ty), mask)
+
+
+@triton.jit
+def _row(logits: tensor, bias: tensor, at: tensor, hit: tensor, number: tensor) -> tensor:
+    """Columns `at` of a row, bias added; -inf behind the last column and at the hit."""
+    mask = at < number
+    value = tl.load(logits + at, mask, 0.0).to(tl.float32) + tl.load(bias + at, mask, 0.0)
+    return tl.where(mask & (at != hit), value, -float("inf"))
+
+
+@triton.jit
+def _add_exponentials(
+    logits: tensor, bias: tensor, hits: tensor, top: tensor, total: tensor, number: tensor, BLOCK: constexpr  # noqa: N803
+) -> None:  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    hit, most, exponentials = tl.load(hits + row), tl.load(top + row), tl.load(total + row)
+    for start in range(0, number, BLOCK):
+        value = _row(logits + row * number, bias, start + tl.arange(0, BLOCK), hit, number)
+        higher = tl.maximum(most, tl.max(value, 0))
+        exponentials = exponentials * tl.exp(most - higher) + tl.sum(tl.exp(value - higher), 0)
+        most = higher
+    tl.store(top + row, most)
+    tl.store(total + row, exponentials)
+
+
+@triton.jit
+def _to_probabilities(
+    logits: tensor, bias: tensor, hits: tensor, normaliser: tensor, number: tensor, BLOCK: constexpr  # noqa: N803
+) -> None:  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    value = _row(logits + row * number, bias, at, tl.load(hits + row), number)
+    share = tl.exp(value - tl.load(normaliser + row))
+    tl.store(logits + row * number + at, share.to(logits.dtype.element_ty), at < number)
+
+
+@triton.jit
+def _adagrad(
+    weight: tensor, accumulator: tensor, grad: tensor, lr: tensor, size: tensor, BLOCK: constexpr  # noqa: N803
+) -> None:  # fmt: skip
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = place < size
+    g = tl.load(grad + place, mask, 0.0)
+    total = tl.load(accumulator + place, mask, 1.0) + g * g
+    tl.store(accumulator + place, total, mask)
+    tl.store(weight + place, tl.load(weight + place, mask, 0.0) - lr * g / tl.sqrt(total), mask)

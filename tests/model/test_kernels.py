@@ -1,0 +1,273 @@
+"""The GPU path against plain torch in float64: on a GPU where there is one, else interpreted on the CPU."""
+
+import copy
+import importlib.util
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.model import gpu
+from pipeline.model.bilm import BiLM, DropoutKey
+from pipeline.model.lstmp import LSTMP, LSTMPState
+from pipeline.model.recurrence import KeptBuffers
+from pipeline.model.softmax import Candidates, Softmax
+from pipeline.train.optimizer import Adagrad
+from tests.model import tiny
+from tests.model.test_lstmp import inputs_of, layer_of, results_and_gradients
+from tests.model.test_softmax import candidates_of, gradients_of
+
+ROOT = Path(__file__).resolve().parents[2]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if os.environ.get("CI") != "true" and importlib.util.find_spec("triton") is None:
+    pytest.skip("Triton is missing: pip install -e '.[test]'", allow_module_level=True)
+
+# Of the largest value, against float64. The interpreter rounds to bf16 towards zero, which doubles its error.
+TOLERANCE = {torch.float32: 3e-5, torch.bfloat16: 0.05}
+
+
+def assert_near(ours: Tensor, exact: Tensor, dtype: torch.dtype) -> None:
+    assert ours.dtype == torch.float32 and ours.shape == exact.shape
+    error = (ours.double().cpu() - exact.double().cpu()).abs().max().item()
+    assert error <= TOLERANCE[dtype] * max(3e-3, exact.abs().max().item()), error
+
+
+def assert_mostly_near(ours: Tensor, exact: Tensor) -> None:
+    assert (ours.double().cpu() - exact).norm() <= 0.25 * exact.norm() + 1e-3
+
+
+def twins(cell_clip: float | None, proj_clip: float | None, sizes: tuple[int, int, int]) -> tuple[LSTMP, LSTMP]:
+    """The same layer for the kernels and, in float64 on the CPU, for plain torch."""
+    layer = layer_of(cell_clip, proj_clip, torch.float32, sizes)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.mul_(0.3)  # tame: an error does not grow from step to step
+    return layer.to(DEVICE), copy.deepcopy(layer).cpu().double()
+
+
+def fused(layer: LSTMP, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:
+    inputs = tuple(value.detach().to(DEVICE).requires_grad_() for value in inputs)
+    autocast = torch.autocast(DEVICE, torch.bfloat16, enabled=dtype is torch.bfloat16)
+    with gpu.using("kernels" if DEVICE == "cpu" else "graphs"), autocast:
+        return results_and_gradients(layer, layer, inputs)
+
+
+def in_float64(layer: LSTMP, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    with gpu.using("plain"):
+        inputs = tuple(value.detach().cpu().double().requires_grad_() for value in inputs)
+        return results_and_gradients(layer, layer, inputs)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("sizes", [(5, 7, 3), (16, 64, 16), (1, 1, 1)])
+@pytest.mark.parametrize(("steps", "lanes"), [(6, 3), (1, 1)])
+@pytest.mark.parametrize(("cell_clip", "proj_clip"), [(None, None), (0.1, 0.05)])
+def test_results_and_gradients_are_those_of_float64(
+    cell_clip: float | None, proj_clip: float | None, steps: int, lanes: int, sizes: tuple[int, int, int],
+    dtype: torch.dtype,
+) -> None:  # fmt: skip
+    """y, the states and the gradients of the input, of both first states and of all weights; clips active."""
+    layer, exact = twins(cell_clip, proj_clip, sizes)
+    inputs = inputs_of(layer.cpu(), steps, lanes)
+    layer.to(DEVICE)
+    ours, theirs = fused(layer, inputs, dtype), in_float64(exact, inputs)
+    for values, clip in ((theirs[2], cell_clip), (theirs[0], proj_clip)):
+        assert sizes[1] < 64 or clip is None or {False, True} == set((values.abs() == clip).flatten().tolist())
+    for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+        if number < 3 or dtype is torch.float32 or cell_clip is None:
+            assert_near(one, other, dtype)
+        else:  # what rounding takes over a bound gets another gradient
+            assert_mostly_near(one, other)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_kept_buffers_carry_states_from_window_to_window(dtype: torch.dtype) -> None:
+    """Also where a window has another shape; on a GPU the later windows are replayed graphs."""
+    layer, exact = twins(0.1, 0.05, (16, 64, 16))
+    layer.one_window_at_a_time = True
+    _, h, c = inputs_of(exact.float(), 1, 4)
+    state, exact_state = (h, c), (h, c)
+    exact.double()
+    for number, steps in enumerate((5, 5, 5, 5, 3, 5)):
+        x = torch.randn(2, steps, 4, 16, generator=torch.Generator().manual_seed(number))
+        ours, theirs = fused(layer, (x, *state), dtype), in_float64(exact, (x, *exact_state))
+        for one, other in zip(ours, theirs, strict=True):
+            if dtype is torch.float32:
+                assert_near(one, other, dtype)
+            else:
+                assert_mostly_near(one, other)
+        state, exact_state = (ours[1], ours[2]), (theirs[1], theirs[2])
+    graphs = layer._kept.of(layer, 5, 4, dtype).graphs
+    assert (graphs is None) == (DEVICE == "cpu")
+
+
+def test_kept_buffers_hold_one_window_and_say_so() -> None:
+    layer, _ = twins(None, None, (3, 4, 2))
+    x, h, c = (v.detach().to(DEVICE) for v in inputs_of(layer.cpu(), 4, 2))
+    layer.to(DEVICE)
+    for layer.one_window_at_a_time in (False, True):
+        with gpu.using("kernels"):
+            first, _ = layer(x, LSTMPState(h, c))
+            layer(x, LSTMPState(h, c))
+        if layer.one_window_at_a_time:
+            with pytest.raises(AssertionError, match="one window under way"):
+                first.sum().backward()
+        else:
+            first.sum().backward()
+
+
+def test_copies_of_kept_buffers_are_empty() -> None:
+    kept = KeptBuffers()
+    kept._key = (1,)
+    assert copy.deepcopy(kept)._key == pickle.loads(pickle.dumps(kept))._key == ()
+
+
+def test_without_gradients_nothing_is_kept() -> None:
+    layer, exact = twins(0.3, 0.5, (3, 4, 2))
+    layer.one_window_at_a_time = True
+    x, h, c = (v.detach() for v in inputs_of(layer.cpu(), 4, 2))
+    with torch.no_grad(), gpu.using("kernels"):
+        y, state = layer.to(DEVICE)(x.to(DEVICE), LSTMPState(h.to(DEVICE), c.to(DEVICE)))
+    assert layer._kept._buffers is None
+    expected, expected_state = exact(x.double(), LSTMPState(h.double(), c.double()))
+    assert_near(y, expected, torch.float32)
+    assert_near(state.c, expected_state.c, torch.float32)
+
+
+def test_a_value_that_is_not_finite_is_not_hidden_by_the_clips() -> None:
+    layer, _ = twins(0.3, 0.1, (3, 4, 2))
+    x, h, c = (v.detach().to(DEVICE) for v in inputs_of(layer.cpu(), 4, 2))
+    layer.to(DEVICE)
+    x[0, 1, 0, 0] = float("nan")
+    with gpu.using("kernels"):
+        y, _ = layer(x, LSTMPState(h, c))
+        y.sum().backward()
+    assert y[0, 1:, 0].isnan().all() and not y[:, :, 1].isnan().any()
+    assert layer.weight_input.grad is not None and layer.weight_input.grad[0].isnan().any()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("number", [12, 39])
+def test_sampled_losses_and_gradients_are_those_of_float64(number: int, dtype: torch.dtype) -> None:
+    """With targets that are candidates and some that are not."""
+    torch.manual_seed(0)
+    softmax = Softmax(40, 16).to(DEVICE)
+    exact = copy.deepcopy(softmax).cpu().double()
+    y, targets = torch.randn(2, 25, 16), torch.randint(40, (2, 25))
+    results = []
+    for one, way, device in ((softmax, "kernels", DEVICE), (exact, "plain", "cpu")):
+        ids, tries = (part.to(device) for part in candidates_of(2, 40, number))
+        own_y = y.to(device, one.weight.dtype).requires_grad_()
+        rows = one.touched_rows(Candidates(ids, tries), targets.to(device))
+        autocast = torch.autocast(device, torch.bfloat16, enabled=dtype is torch.bfloat16 and one is softmax)
+        with gpu.using(way), autocast:
+            losses = one.sampled_loss(own_y, targets.to(device), Candidates(ids, tries), rows)
+        weights = torch.rand(losses.shape, generator=torch.Generator().manual_seed(3)).to(losses)
+        results.append([losses, *torch.autograd.grad((losses * weights).sum(), [own_y, rows.weight, rows.bias])])
+    for ours, theirs in zip(*results, strict=True):
+        assert_near(ours.detach(), theirs.detach(), dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_full_losses_are_those_of_float64_over_several_blocks(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    softmax = Softmax(2500, 16).to(DEVICE)  # blocks have 1,024 words at least
+    exact = copy.deepcopy(softmax).cpu().double()
+    with torch.no_grad():
+        softmax.bias.copy_(torch.randn(2500))
+        exact.bias.copy_(softmax.bias)
+    y, targets = torch.randn(9, 16), torch.randint(2500, (9,))
+    from pipeline.model import softmax as module
+
+    blocks = dict.fromkeys(module._BLOCK_ELEMENTS, 1)
+    with pytest.MonkeyPatch.context() as patch, gpu.using("kernels"):
+        patch.setattr(module, "_BLOCK_ELEMENTS", blocks)
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=dtype is torch.bfloat16), torch.no_grad():
+            ours = softmax.full_loss(y.to(DEVICE), targets.to(DEVICE))
+    assert_near(ours, exact.full_loss(y.double(), targets).detach(), dtype)
+
+
+def test_adagrad_is_the_dense_formula() -> None:
+    weight, grads = torch.randn(3, 1000), torch.randn(4, 3, 1000)
+    results = []
+    for way, device in (("kernels", DEVICE), ("plain", "cpu")):
+        parameter = torch.nn.Parameter(weight.to(device, copy=True))
+        optimizer = Adagrad([parameter], lr=0.2, initial_accumulator=1.0)
+        with gpu.using(way):
+            for grad in grads:
+                parameter.grad = grad.to(device)
+                optimizer.step()
+        results.append((parameter.detach().cpu(), optimizer.state[parameter]["accumulator"].cpu()))
+    torch.testing.assert_close(*results, rtol=1e-6, atol=1e-6)
+    assert not torch.equal(results[0][0], weight)
+
+
+def test_a_whole_step_is_that_of_plain_torch_however_many_words_a_window_has() -> None:
+    """Two windows of unlike words in a row, dropout on, states carried: losses and all gradients, in float32."""
+    torch.manual_seed(0)
+    config = tiny.config(lstm_dim=16, projection_dim=8, dropout=0.1, cell_clip=0.5, proj_clip=0.2)
+    bilm = BiLM(config, 50)
+    results: dict[str, list[Tensor]] = {}
+    for way in ("kernels", "plain"):
+        one = copy.deepcopy(bilm).to(DEVICE if way == "kernels" else "cpu")
+        device, found = one.device, []
+        states = one.initial_states(4)
+        for number, words in enumerate((tiny.random_words(5, 4), [[["the", "cat", "the", "cat"]] * 5] * 2)):
+            window = tiny.window(words)
+            window = type(window)(*(part.to(device) for part in window))
+            targets = tiny.random_targets(50, 5, 4).flatten(1).to(device)
+            candidates = Candidates(*(part.to(device) for part in candidates_of(1, 50, 20)))
+            rows = one.softmax.touched_rows(candidates, targets)
+            with gpu.using(way):
+                layers, states = one(window, states, DropoutKey(1, number, 0))
+                losses = one.softmax.sampled_loss(layers[-1].flatten(1, 2), targets, candidates, rows)
+                wanted = [p for name, p in one.named_parameters() if not name.startswith("softmax")]
+                found += [losses.detach(), *gradients_of(losses.cpu(), [*wanted, rows.weight, rows.bias])]
+            states = [state.detach() for state in states]
+        results[way] = found
+    for ours, theirs in zip(*results.values(), strict=True):
+        assert_near(ours, theirs, torch.float32)
+
+
+_COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from pipeline.model import kernels
+
+OTHERS = {"hits": "*i64", "clip": "fp32", "lr": "fp32"}
+WIDE = {"bias", "c_prev", "c", "dc", "dy", "top", "total", "normaliser", "weight", "accumulator", "grad"}
+NAMES = "_cell_forward _cell_backward _clip_backward _add_exponentials _to_probabilities _adagrad".split()
+NUMBERS = {"hidden", "lanes", "width", "number", "size"}
+
+for low in ("*bf16", "*fp32"):
+    for name in NAMES:
+        kernel, signature, constants, divisible = getattr(kernels, name), {}, {}, {}
+        for place, parameter in enumerate(p.name for p in kernel.params):
+            if parameter.isupper():
+                signature[parameter], constants[(place,)] = "constexpr", 1 if parameter == "HAS_CARRIED" else 1024
+            elif parameter in NUMBERS or parameter.endswith("_stride"):
+                signature[parameter], divisible[(place,)] = "i32", [["tt.divisibility", 16]]
+            else:
+                signature[parameter] = OTHERS.get(parameter, "*fp32" if parameter in WIDE else low)
+                if signature[parameter].startswith("*"):
+                    divisible[(place,)] = [["tt.divisibility", 16]]
+        source = ASTSource(kernel, signature, constexprs=constants, attrs=divisible)
+        ptx = triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+        assert ".v4." in ptx and ".local" not in ptx, f"{name} in {low}: narrow accesses, or registers spilled"
+        print(name, low)
+"""
+
+
+def test_the_kernels_compile_for_an_h200_with_wide_accesses(tmp_path: Path) -> None:
+    """For which no GPU is needed; the interpreter takes code that the compiler does not."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment |= {"PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", _COMPILE], env=environment, capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    assert len(run.stdout.splitlines()) == 12
