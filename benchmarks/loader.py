@@ -24,26 +24,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks.command import split_options, write_result, yaml_files
-from data_prep.shards import open_dataset
+from benchmarks.steps import Text
 from pipeline.config import PretrainConfig
-from pipeline.data.datamodule import StepBatches, choose_vocabulary
-from pipeline.data.lanes import TrainLanes
-from pipeline.data.windows import BatchMaker, TrainWindows, Vocabulary
+from pipeline.data.datamodule import StepBatches
 from pipeline.read_config import load
 
 _MIB = 2.0**20
 _PROFILED = 8
-
-
-def train_windows(config: PretrainConfig) -> TrainWindows:
-    """What a loader process of a pretraining holds."""
-    dataset = open_dataset(config.data.path)
-    vocabulary = Vocabulary(choose_vocabulary(dataset, config.data))
-    maker = BatchMaker(dataset.lexicon, vocabulary, config.model.max_characters)
-    split = dataset.splits["train"]
-    return TrainWindows(
-        split, maker, TrainLanes(split.num_tokens, config.data.lanes, config.data.window), config.run.seed
-    )
+_PATIENCE_SECONDS = 120.0
 
 
 def _memory() -> dict[str, float]:
@@ -58,7 +46,7 @@ def _open(config: PretrainConfig, together: Any, results: Any) -> None:
     torch.set_num_threads(1)
     together.wait()
     before, begun = _memory(), time.perf_counter()
-    windows = train_windows(config)
+    windows = Text(config).windows
     opened = time.perf_counter() - begun
     windows.batch(0, range(windows.lanes.num_lanes))
     seconds = time.perf_counter() - begun
@@ -72,11 +60,11 @@ def _open(config: PretrainConfig, together: Any, results: Any) -> None:
 def measure_opening(config: PretrainConfig, processes: int) -> dict[str, float]:
     """The worst of each figure over processes that open the dataset at once."""
     context = multiprocessing.get_context("spawn")
-    together, results = context.Barrier(processes), context.Queue()
+    together, results = context.Barrier(processes, timeout=_PATIENCE_SECONDS), context.Queue()
     started = [context.Process(target=_open, args=(config, together, results)) for _ in range(processes)]
     for process in started:
         process.start()
-    found = [results.get() for _ in started]
+    found = [results.get(timeout=_PATIENCE_SECONDS) for _ in started]
     for process in started:
         process.join()
     return {name: max(one[name] for one in found) for name in found[0]}
@@ -94,7 +82,7 @@ def _rate(make: Callable[[int], Any], tokens: int, steps: int, seconds: float) -
 def measure_speed(config: PretrainConfig, seconds: float) -> dict[str, float]:
     """Tokens a second at the config's lanes."""
     lanes = range(config.data.lanes)
-    windows = train_windows(config)
+    windows = Text(config).windows
     tokens, steps = windows.lanes.tokens_per_step, windows.lanes.windows_per_epoch
     raw = _rate(lambda step: windows._window(0, step, lanes), tokens, steps, seconds)
     unique: list[int] = []
@@ -113,7 +101,7 @@ def measure_speed(config: PretrainConfig, seconds: float) -> dict[str, float]:
 
 def profile(config: PretrainConfig, seconds: float) -> list[tuple[str, float]]:
     """The functions in which finished batches take their time, each with its share, own time only."""
-    windows, profiler = train_windows(config), cProfile.Profile()
+    windows, profiler = Text(config).windows, cProfile.Profile()
     make = windows.batch
     profiler.enable()
     _rate(lambda step: make(step, range(config.data.lanes)), 1, windows.lanes.windows_per_epoch, seconds)

@@ -1,6 +1,7 @@
 """What a command costs while it runs: memory of all its processes, disk under a folder."""
 
 import os
+import resource
 import subprocess
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ class Cost:
     """Peaks over a command's life. peak_rss_bytes: the sum over its processes, pages they share counted by each.
 
     peak_private_bytes: the same without pages of mapped files, which the system can take back at any time.
+    largest_rss_bytes: the peak of the one process that had the highest; of all that this process ever waited for.
     cpu_seconds: of the processes that were waited for, as those of a pool are.
     """
 
@@ -24,6 +26,7 @@ class Cost:
     cpu_seconds: float = 0.0
     peak_rss_bytes: int = 0
     peak_private_bytes: int = 0
+    largest_rss_bytes: int = 0
     peak_disk_bytes: int = 0
 
 
@@ -47,6 +50,7 @@ def run_watched(command: list[str], folder: Path | None = None, look: Callable[[
         cost.output = process.stdout.read()
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
+    cost.largest_rss_bytes = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     cost.seconds, cost.cpu_seconds = time.perf_counter() - begun, _children_cpu_seconds() - cpu
     return cost
 

@@ -8,15 +8,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from benchmarks.plain import PlainBiLM, State
+from data_prep.shards import open_dataset
 from pipeline.characters import PAD
 from pipeline.config import PretrainConfig
-from pipeline.data.windows import Batch, TrainWindows
+from pipeline.data.datamodule import choose_vocabulary
+from pipeline.data.lanes import TrainLanes
+from pipeline.data.windows import Batch, BatchMaker, TrainWindows, Vocabulary
 from pipeline.model.bilm import BiLM, DropoutKey, States, detach
 from pipeline.model.sampler import LogUniformSampler
 from pipeline.model.softmax import Candidates
@@ -116,23 +120,40 @@ class Plain:
         self.optimizer.zero_grad(set_to_none=True)
 
 
-class Steps:
-    """Runs steps of a way over the windows of a dataset."""
+class Text:
+    """The windows of a config's dataset, and the candidates of each. vocabulary: its words, 0 for what is usual."""
 
-    def __init__(self, config: PretrainConfig, windows: TrainWindows, sampler: LogUniformSampler, way: Way) -> None:
-        self.config, self.windows, self.way, self._sampler = config, windows, way, sampler
-        self.clock, self.step = Clock(), 0
-        self.words = self.characters = 0
+    def __init__(self, config: PretrainConfig, vocabulary: int = 0) -> None:
+        dataset = open_dataset(config.data.path)
+        split = dataset.splits["train"]
+        self.vocabulary = vocabulary or choose_vocabulary(dataset, config.data)
+        maker = BatchMaker(dataset.lexicon, Vocabulary(self.vocabulary), config.model.max_characters)
+        lanes = TrainLanes(split.num_tokens, config.data.lanes, config.data.window)
+        self.windows = TrainWindows(split, maker, lanes, config.run.seed)
+        self._candidates = config.softmax.num_samples
+
+    @cached_property
+    def _sampler(self) -> LogUniformSampler:
+        return LogUniformSampler(self.vocabulary, self._candidates)
 
     def draw(self, step: int) -> tuple[Batch, Candidates]:
         """The window and the candidates of a step."""
-        batch = self.windows.batch(step, range(self.config.data.lanes))
+        batch = self.windows.batch(step, range(self.windows.lanes.num_lanes))
         ids, tries = self._sampler.draw(0, step)
         return batch, Candidates(torch.from_numpy(ids).unsqueeze(0), torch.tensor([tries]))
 
+
+class Steps:
+    """Runs steps of a way over a text."""
+
+    def __init__(self, config: PretrainConfig, text: Text, way: Way) -> None:
+        self.config, self.text, self.way = config, text, way
+        self.clock, self.step = Clock(), 0
+        self.steps = self.words = self.characters = 0
+
     def first_loss(self) -> float:
         """The loss of the first window without dropout. States stay where they were; only the softmax learns."""
-        batch, candidates = self.draw(0)
+        batch, candidates = self.text.draw(0)
         states = self.way.states  # type: ignore[attr-defined]
         with torch.no_grad():
             y = self.way.read(self.way.encode(batch), 0, 0.0)
@@ -144,7 +165,7 @@ class Steps:
 
     def __call__(self) -> float:
         """One step is done; returns its loss."""
-        batch, candidates = self.draw(self.step)
+        batch, candidates = self.text.draw(self.step)
         y = self.way.read(self.way.encode(batch), self.step, self.config.model.dropout)
         loss = self.way.loss(y, batch, candidates)
         (loss * self.config.data.window).backward()
@@ -156,7 +177,7 @@ class Steps:
         """As a call, with each part timed. A little slower: memory of one part is not reused by the next."""
         clock = self.clock
         with clock.part("data"):
-            batch, candidates = self.draw(self.step)
+            batch, candidates = self.text.draw(self.step)
         with clock.part("encoder"):
             encoded = self.way.encode(batch)
         x = encoded.detach().requires_grad_()
@@ -178,5 +199,6 @@ class Steps:
 
     def _count(self, batch: Batch) -> None:
         self.step += 1
+        self.steps += 1
         self.words += len(batch.characters)
         self.characters += int((batch.characters != PAD).sum())

@@ -23,14 +23,9 @@ import torch
 from benchmarks.command import split_options, write_result, yaml_files
 from benchmarks.plain import PlainBiLM
 from benchmarks.rates import best_rate, needed_flops, product_rates
-from benchmarks.steps import PARTS, Ours, Plain, Steps
-from data_prep.shards import open_dataset
+from benchmarks.steps import PARTS, Ours, Plain, Steps, Text
 from pipeline.config import PretrainConfig
-from pipeline.data.datamodule import choose_vocabulary
-from pipeline.data.lanes import TrainLanes
-from pipeline.data.windows import BatchMaker, TrainWindows, Vocabulary
 from pipeline.model.bilm import BiLM
-from pipeline.model.sampler import LogUniformSampler
 from pipeline.read_config import load
 
 WAYS = ("ours", "plain", "nn.LSTM")
@@ -40,19 +35,14 @@ _LEAST_STEPS = 2
 
 def build_steps(config: PretrainConfig, vocabulary: int, ways: list[str]) -> dict[str, Steps]:
     """Steps of each way, from the same weights on the same text."""
-    dataset = open_dataset(config.data.path)
-    size = vocabulary or choose_vocabulary(dataset, config.data)
-    maker = BatchMaker(dataset.lexicon, Vocabulary(size), config.model.max_characters)
-    split = dataset.splits["train"]
-    lanes = TrainLanes(split.num_tokens, config.data.lanes, config.data.window)
-    sampler = LogUniformSampler(size, config.softmax.num_samples)
+    texts = {name: Text(config, vocabulary) for name in ways}
     torch.manual_seed(0)
-    bilm = BiLM(config.model, size)
+    bilm = BiLM(config.model, texts[ways[0]].vocabulary)
     plain = PlainBiLM(bilm) if set(ways) & {"plain", "nn.LSTM"} else None
     made: dict[str, Steps] = {}
     for name in ways:
         way = Ours(config, bilm) if plain is None or name == "ours" else Plain(config, plain, name == "plain")
-        made[name] = Steps(config, TrainWindows(split, maker, lanes, config.run.seed), sampler, way)
+        made[name] = Steps(config, texts[name], way)
     return made
 
 
@@ -66,7 +56,8 @@ def measure(config: PretrainConfig, options: dict[str, Any]) -> dict[str, Any]:
     """The figures of each way, and of the machine in the same run."""
     steps = build_steps(config, options["vocabulary"], options["ways"].split(","))
     check_equal(steps)
-    for one in steps.values():
+    for number, one in enumerate(steps.values()):
+        one.step = number * one.text.windows.lanes.windows_per_epoch // len(steps)  # shapes that are new to each
         one()  # the first step of all allocates
     rates = [product_rates()]
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
@@ -79,10 +70,10 @@ def measure(config: PretrainConfig, options: dict[str, Any]) -> dict[str, Any]:
     rates.append(product_rates())
     tokens = config.data.lanes * config.data.window
     any_steps = next(iter(steps.values()))
-    unique = any_steps.words / any_steps.step / tokens
+    unique = any_steps.words / any_steps.steps / tokens
     flops = needed_flops(config.model, config.softmax.num_samples, unique, any_steps.characters / any_steps.words)
     result: dict[str, Any] = {
-        "lanes": config.data.lanes, "window": config.data.window, "vocabulary": any_steps._sampler.vocab_size,
+        "lanes": config.data.lanes, "window": config.data.window, "vocabulary": any_steps.text.vocabulary,
         "unique_share": unique, "needed_mflop_per_token": flops / 1e6,
         "sgemm_gflops": best_rate(*rates) / 1e9, "rates": rates, "threads": torch.get_num_threads(), "ways": {},
     }  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import loader, step_overhead, train_step
+from benchmarks import full_softmax, loader, memory, step_overhead, train_step
 from pipeline.config import PretrainConfig
 from pipeline.read_config import load
 
@@ -49,6 +49,23 @@ def test_what_a_run_adds_to_the_bare_step_is_measured(dataset: Path, tmp_path: P
     result = json.loads(output.read_text())
     assert result["wall"]["pairs"] == 3
     assert result["wall"]["run_seconds"] > 0 and result["cpu"]["bare_seconds"] > 0
+
+
+def test_the_memory_of_a_run_is_held_against_paper(dataset: Path, tmp_path: Path) -> None:
+    output, config = tmp_path / "result.json", tmp_path / "own.yaml"
+    config.write_text("model: {num_highway: 1}")
+    memory.main([str(config), *SIZES, f"data.path={dataset}", "--lanes=4", "--steps=2", f"--output={output}"])
+    result = json.loads(output.read_text())
+    assert result["peak_bytes"] > 0.8 * result["libraries"]
+    assert result["paper"]["parameters"] == result["paper"]["optimizer"] > result["paper"]["dense gradients"] > 0
+
+
+def test_the_full_softmax_takes_the_memory_of_a_block_and_plain_pytorch_the_whole(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    sizes = ["--vocabulary=200000", "--projection=8", "--positions=320", "--seconds=0.1", "--threads=1"]
+    full_softmax.main([*sizes, f"--output={output}"])
+    (row,) = json.loads(output.read_text())
+    assert row["added_mib"] < 100 < 4 * 320 * 200_000 / 2**20 < row["plain_added_mib"] * 1.1
 
 
 def test_the_loader_is_measured(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

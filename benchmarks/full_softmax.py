@@ -1,0 +1,95 @@
+"""Evaluation by full softmax over a large vocabulary: tokens/s beside the bound of the products, and memory.
+
+python -m benchmarks.full_softmax [--vocabulary=793471] [--projection=512] [--positions=320,1280,5120] [--seconds=10]
+    [--plain-gib=4] [--threads=N] [--output=FILE]
+
+Positions are those scored together. Bound: 2 x V x P operations a position at the rate of float32 products in the
+same run, and nothing else. Memory: what the process takes at its peak above what it held before, the table included
+there. Plain: log_softmax over the whole (positions x V) matrix, where that matrix is of no more than --plain-gib GiB.
+A token is scored in both directions: two positions.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.command import split_options, write_result
+from benchmarks.rates import best_rate, product_rates
+from pipeline.model.softmax import Softmax
+
+Row = dict[str, float]
+
+
+def _plain(softmax: Softmax, y: Tensor, targets: Tensor) -> Tensor:
+    logits = F.linear(y, softmax.weight, softmax.bias)
+    return -F.log_softmax(logits, 1).gather(1, targets.unsqueeze(1)).squeeze(1)
+
+
+def _resident_mib(peak: bool) -> float:
+    key = "VmHWM:" if peak else "VmRSS:"
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
+
+
+def _cost(run: Callable[[], Tensor], seconds: float) -> tuple[float, float]:
+    """(median seconds of a run, MiB that it adds at its peak)."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is the present use again
+    before, times, begun = _resident_mib(peak=False), [], time.perf_counter()
+    while not times or time.perf_counter() - begun < seconds:
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times), _resident_mib(peak=True) - before
+
+
+@torch.no_grad()
+def measure(vocabulary: int, projection: int, positions: list[int], seconds: float, plain_bytes: float) -> list[Row]:
+    """A row for each number of positions."""
+    torch.manual_seed(0)
+    softmax, rows = Softmax(vocabulary, projection), []
+    for number in positions:
+        y, targets = torch.randn(number, projection), torch.randint(vocabulary, (number,))
+        before = product_rates()
+        spent, added = _cost(lambda y=y, targets=targets: softmax.full_loss(y, targets), seconds)
+        rate = best_rate(before, product_rates())
+        row: Row = {
+            "positions": number, "vocabulary": vocabulary, "projection": projection,
+            "tokens_per_second": number / spent / 2, "sgemm_gflops": rate / 1e9, "added_mib": added,
+            "share_of_bound": 2 * vocabulary * projection * number / spent / rate,
+        }  # fmt: skip
+        if 4 * number * vocabulary <= plain_bytes:
+            plain_spent, plain_added = _cost(lambda y=y, targets=targets: _plain(softmax, y, targets), 0)
+            row |= {"plain_ratio": plain_spent / spent, "plain_added_mib": plain_added}
+            difference = (softmax.full_loss(y, targets) - _plain(softmax, y, targets)).abs().max()
+            assert difference < 1e-3, f"the two ways differ by {difference}"
+        rows.append(row)
+    return rows
+
+
+def main(arguments: list[str]) -> None:
+    """Prints the table and, with --output, writes the figures as JSON."""
+    options, _ = split_options(
+        arguments, vocabulary=793_471, projection=512, positions="320,1280,5120", seconds=10.0, plain_gib=4.0
+    )
+    positions = [int(number) for number in options["positions"].split(",")]
+    rows = measure(
+        options["vocabulary"], options["projection"], positions, options["seconds"], options["plain_gib"] * 2**30
+    )
+    print(f"{'positions':>9}{'tokens/s':>10}{'of bound':>10}{'adds':>10}{'plain: x':>10}{'adds':>10}")
+    for row in rows:
+        plain = f"{row['plain_ratio']:10.2f}{row['plain_added_mib']:6,.0f} MiB" if "plain_ratio" in row else ""
+        print(
+            f"{row['positions']:9,}{row['tokens_per_second']:10,.1f}{row['share_of_bound']:10.1%}"
+            f"{row['added_mib']:6,.0f} MiB{plain}"
+        )
+    write_result(options["output"], rows)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

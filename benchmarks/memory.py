@@ -1,0 +1,111 @@
+"""Peak memory of a training run, beside what its parameters, optimizer and activations take on paper.
+
+python -m benchmarks.memory [data.path=DATASET] [configs/original.yaml] [key=value ...] [--lanes=32] [--steps=3]
+    [--threads=N] [--output=FILE]
+
+The run is `elmo pretrain` in a process of its own, checkpoint at its end included. Without data.path its text is a
+synthetic corpus (benchmarks.synthetic) of 10 M words whose lexicon holds the original vocabulary of 793,471 words.
+On paper, float32 all: parameters; Adagrad's accumulators; gradients of all but the table; of the table the touched
+rows, copied out, with their gradients; what backward needs of a window. Python and libraries are added as they stand.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.command import split_options, write_result, yaml_files
+from benchmarks.process_tree import run_watched
+from benchmarks.steps import Text
+from benchmarks.synthetic import Corpus, write_corpus
+from data_prep.prepare import prepare
+from pipeline.characters import PAD
+from pipeline.config import PretrainConfig
+from pipeline.model.bilm import BiLM, num_parameters
+from pipeline.read_config import load
+
+_NEVER = 1 << 30
+_EMPTY = "import pipeline.train.run; print(open('/proc/self/status').read())"
+
+
+def on_paper(config: PretrainConfig, vocabulary: int, words: int, rows: int, characters: float) -> dict[str, float]:
+    """Bytes by kind. words: unique ones of a window; rows of the table it touches; mean ids of a word, bounds too."""
+    model = config.model
+    with torch.device("meta"):
+        sizes = num_parameters(BiLM(model, vocabulary))
+    width, hidden = model.projection_dim, model.lstm_dim
+    positions = 2 * config.data.lanes * config.data.window
+    filters = sum(number for _, number in model.filters)
+    # gates, c, tanh(c) and o * tanh(c); layer's input, h, and the dropped input of the next
+    layers = model.num_layers * positions * (7 * hidden + 3 * width)
+    # convolutions with their maxima; of each highway layer input, gate, transform before and after relu
+    encoder = words * (filters * (characters + 1) + model.num_highway * 4 * filters + width)
+    softmax = positions * (config.softmax.num_samples + 2 * width)
+    floats = {
+        "parameters": sizes["bilm"] + sizes["softmax"],
+        "optimizer": sizes["bilm"] + sizes["softmax"],
+        "dense gradients": sizes["bilm"],
+        "touched rows": 2 * rows * (width + 1),
+        "activations": layers + encoder + softmax,
+    }
+    return {name: 4.0 * number for name, number in floats.items()}
+
+
+def empty_process_bytes() -> float:
+    """Peak of a process that has only imported what training needs."""
+    done = subprocess.run([sys.executable, "-c", _EMPTY], capture_output=True, text=True, check=True)
+    return next(1024.0 * int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("VmHWM:"))
+
+
+def measure(arguments: list[str], lanes: int, steps: int, threads: int, folder: Path) -> dict[str, Any]:
+    """The figures. arguments: of `elmo pretrain`, data.path among them."""
+    own = {
+        "data.lanes": lanes, "data.workers": 0, "data.vocab_min_count": 1, "train.threads": threads,
+        "train.max_steps": steps, "train.epochs": 1e6, "train.validate_every_steps": _NEVER, "wandb.mode": "disabled",
+        "train.validate_tokens": 64, "run.dir": str(folder / "run"),
+    }  # fmt: skip
+    command = [*arguments[:1], *(f"{key}={value}" for key, value in own.items()), *arguments[1:]]
+    cost = run_watched([sys.executable, "-m", "pipeline.cli", "pretrain", *command])
+    config = load(PretrainConfig, command)
+    text = Text(config)
+    batch, candidates = text.draw(0)
+    rows = len(torch.unique(torch.cat([batch.targets.flatten(), candidates.ids.flatten()])))
+    characters = float((batch.characters != PAD).sum()) / len(batch.characters)
+    paper = on_paper(config, text.vocabulary, len(batch.characters), rows, characters)
+    libraries = empty_process_bytes()
+    return {
+        "lanes": lanes, "vocabulary": text.vocabulary, "paper": paper, "libraries": libraries,
+        "peak_bytes": cost.largest_rss_bytes, "ratio": (cost.largest_rss_bytes - libraries) / sum(paper.values()),
+    }  # fmt: skip
+
+
+def make_dataset(folder: Path) -> str:
+    """A dataset of 10 M words and 1.4 M types."""
+    paths, _ = write_corpus(folder / "text", Corpus(sentences=400_000, files=2, tail=1.2), workers=2)
+    prepare(paths, folder / "data", workers=2)
+    return str(folder / "data")
+
+
+def main(arguments: list[str]) -> None:
+    """Prints the table and, with --output, writes the figures as JSON."""
+    options, rest = split_options(arguments, lanes=32, steps=3)
+    files, pairs = yaml_files(rest, "configs/original.yaml")
+    with tempfile.TemporaryDirectory() as name:
+        if not any(pair.startswith("data.path=") for pair in pairs):
+            pairs.append(f"data.path={make_dataset(Path(name))}")
+        command = [*files, *pairs]
+        result = measure(command, options["lanes"], options["steps"], options["threads"], Path(name))
+    for what, num_bytes in result["paper"].items():
+        print(f"{what:22}{num_bytes / 1e6:10,.0f} MB")
+    print(f"{'on paper':22}{sum(result['paper'].values()) / 1e6:10,.0f} MB  ({result['vocabulary']:,} words)")
+    print(f"{'Python and libraries':22}{result['libraries'] / 1e6:10,.0f} MB")
+    print(f"{'peak of the run':22}{result['peak_bytes'] / 1e6:10,.0f} MB")
+    print(f"without the libraries {result['ratio']:.2f} x what it takes on paper")
+    write_result(options["output"], result)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
