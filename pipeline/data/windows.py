@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from pipeline.characters import character_rows
 from pipeline.data.lanes import EvaluationLanes, TrainLanes, epoch_order
 from pipeline.data.stream import Stream
 
+_SPELLED_WORDS = 1 << 15  # of the lexicon's most frequent, whose characters are kept: 3 MiB
 _VISIT_TOKENS = 2048  # of a lane, read together, so that a lane is visited once for many windows
 
 
@@ -34,6 +36,10 @@ class Batch:
     mask: Tensor | None = None
     cold: Tensor | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Between processes as bytes in a pipe: torch would open a shared file for each tensor, which takes longer."""
+        return _batch_of, tuple(v.numpy() if isinstance(v, Tensor) else v for v in vars(self).values())
+
     def pin_memory(self) -> "Batch":
         return self._map(lambda t: t.pin_memory())
 
@@ -44,6 +50,11 @@ class Batch:
         mask, cold = (None if t is None else change(t) for t in (self.mask, self.cold))
         tensors = (change(self.characters), change(self.index), change(self.targets), mask, cold)
         return Batch(self.step, self.first_lane, self.resets_state, *tensors)
+
+
+def _batch_of(*fields: Any) -> Batch:
+    values: list[Any] = [torch.from_numpy(v) if isinstance(v, np.ndarray) else v for v in fields]
+    return Batch(*values)
 
 
 class Vocabulary:
@@ -78,15 +89,26 @@ class BatchMaker:
     def __init__(self, lexicon: Lexicon, vocabulary: Vocabulary, max_characters: int) -> None:
         self._lexicon, self._vocabulary, self._max_characters = lexicon, vocabulary, max_characters
         self._place = np.zeros(len(lexicon), dtype=np.int32)
+        self._frequent = self._spell(np.arange(min(len(lexicon), _SPELLED_WORDS)))
 
     def unique(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(unique ids, where each of `ids` is among them), without sorting."""
-        flat = ids.ravel()
+        flat = ids.ravel().astype(np.intp)  # NumPy would convert them at each use
         places = np.arange(len(flat), dtype=np.int32)
         self._place[flat] = places
-        unique = flat[self._place[flat] == places]
-        self._place[unique] = np.arange(len(unique), dtype=np.int32)
-        return unique, self._place[ids]
+        unique = flat[self._place.take(flat) == places]
+        self._place[unique] = places[: len(unique)]
+        return unique, self._place.take(flat).reshape(ids.shape)
+
+    def rows(self, words: np.ndarray) -> np.ndarray:
+        """(U, max_characters) int16: the characters of words; those of frequent ones are kept."""
+        rows = self._frequent.take(np.minimum(words, len(self._frequent) - 1), axis=0)
+        rare = np.flatnonzero(words >= len(self._frequent))
+        rows[rare] = self._spell(words[rare])
+        return rows
+
+    def _spell(self, words: np.ndarray) -> np.ndarray:
+        return character_rows(self._lexicon.utf8, self._lexicon.offsets, words, self._max_characters)
 
     def make(
         self, inputs: np.ndarray, targets: np.ndarray, *, step: int, first_lane: int, resets_state: bool,
@@ -94,7 +116,7 @@ class BatchMaker:
     ) -> Batch:  # fmt: skip
         """inputs, targets (2, T, B): lexicon ids."""
         unique, index = self.unique(inputs)
-        rows = character_rows(self._lexicon.utf8, self._lexicon.offsets, unique, self._max_characters)
+        rows = self.rows(unique)
         return Batch(
             step, first_lane, resets_state, torch.from_numpy(rows), torch.from_numpy(index),
             torch.from_numpy(self._vocabulary.targets(targets)), None if mask is None else torch.from_numpy(mask),
