@@ -27,6 +27,7 @@ DOMAINS = {
     "novels": ["lm/novels-2m.train.tok.txt.xz", "heldout=0.02"],
 }
 FINETUNE = "configs/finetune.yaml"
+SCRATCH_RATE = "optimizer.lr=0.2"  # the paper's; fine-tuning goes by half of it
 MIX = 0.1
 WAYS = {"keep": "its own", "mixed": f"its own, {MIX:.0%} general text mixed in", "extend": "extended", "new": "new"}
 
@@ -56,7 +57,8 @@ def train(out: Path, texts: Path, config: str, epochs: str, pairs: list[str]) ->
             ]  # fmt: skip
             run = [f"data={home}/data", f"run.dir={home}/{way}", f"general={out}/general/data"]
             elmo("finetune", FINETUNE, f"from={source}", *run, *how, *pairs)
-        elmo("pretrain", config, FINETUNE, f"data.path={home}/data", f"run.dir={home}/scratch", *pairs)
+        scratch = [f"data.path={home}/data", f"run.dir={home}/scratch", SCRATCH_RATE]
+        elmo("pretrain", config, FINETUNE, *scratch, *pairs)
 
 
 def records(out: Path) -> dict[str, dict[str, Any]]:
