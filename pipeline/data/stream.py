@@ -59,10 +59,11 @@ def _both_ways(chunk: np.ndarray, start: int, stop: int) -> tuple[np.ndarray, np
     words = np.asarray(chunk[left:right])
     ends = np.flatnonzero(words == EOS_ID)
     starts = np.concatenate([[0], ends[:-1] + 1])
-    mirror = np.repeat(starts + ends - 1, ends - starts + 1) - np.arange(len(words))
+    mirror = np.repeat(starts + ends - 1, ends - starts + 1)
+    mirror -= np.arange(len(words))
     mirror[ends] = ends
     inside = slice(start - left, stop - left)
-    return words[inside], words[mirror[inside]]
+    return words[inside], words.take(mirror[inside])
 
 
 def _sentence_start(chunk: np.ndarray, place: int) -> int:

@@ -15,7 +15,7 @@ from pipeline.data.lanes import EvaluationLanes, TrainLanes, epoch_order
 from pipeline.data.stream import Stream
 
 _SPELLED_WORDS = 1 << 15  # of the lexicon's most frequent, whose characters are kept: 3 MiB
-_VISIT_TOKENS = 2048  # of a lane, read together, so that a lane is visited once for many windows
+_VISIT_TOKENS = 4096  # of a lane, read together, so that a lane is visited once for many windows
 
 
 @dataclass
