@@ -9,6 +9,7 @@ ranks (0.66 M) several times over. tests/train/test_sparse_gradient.py compares 
 
 import json
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,27 @@ from pipeline.read_config import load
 WORLD_SIZES = (8, 64, 256)
 
 
+@dataclass
+class Traffic:
+    """Bytes that each of `ranks` ranks sends in a step; unique_share: of a rank's words, those that differ."""
+
+    ranks: int
+    union_rows: int
+    unique_share: float
+    dense_ddp_bytes: float
+    dense_softmax_bytes: float
+    bytes: float
+    softmax_bytes: float
+
+    @property
+    def ratio(self) -> float:
+        return self.dense_ddp_bytes / self.bytes
+
+    @property
+    def softmax_ratio(self) -> float:
+        return self.dense_softmax_bytes / self.softmax_bytes
+
+
 def ring_all_reduce(num_bytes: float, ranks: int) -> float:
     """Bytes each rank sends."""
     return 2 * (ranks - 1) / ranks * num_bytes
@@ -37,60 +59,60 @@ def ring_all_gather(share_bytes: float, ranks: int) -> float:
     return (ranks - 1) * share_bytes
 
 
-def union_rows(dataset: Dataset, config: PretrainConfig, vocabulary: int, ranks: int, lanes_per_rank: int) -> int:
-    """Rows of the softmax that a step of `ranks` ranks touches: candidates and all targets of one window, both ways."""
+def targets_of_a_step(dataset: Dataset, config: PretrainConfig, num_lanes: int) -> np.ndarray:
+    """Lexicon ids (2, lanes, window) that one step of `num_lanes` lanes predicts."""
     split = dataset.splits["train"]
-    lanes = TrainLanes(split.num_tokens, ranks * lanes_per_rank, config.data.window)
+    lanes = TrainLanes(split.num_tokens, num_lanes, config.data.window)
     stream = Stream(split, epoch_order(split.chunk_shard, config.run.seed, 0))
-    targets = [
-        stream.read(lane * lanes.lane_tokens, lane * lanes.lane_tokens + config.data.window).targets
-        for lane in range(lanes.num_lanes)
-    ]
-    words = Vocabulary(vocabulary).targets(np.concatenate(targets, axis=1))
-    candidates, _ = LogUniformSampler(vocabulary, config.softmax.num_samples).draw(0)
-    return len(np.union1d(words, candidates))
+    starts = [lane * lanes.lane_tokens for lane in range(num_lanes)]
+    return np.stack([stream.read(start, start + config.data.window).targets for start in starts], axis=1)
 
 
-def table(config: PretrainConfig, lanes_per_rank: int) -> list[dict[str, float]]:
-    dataset = open_dataset(config.data.path)
+def traffic(dataset: Dataset, config: PretrainConfig, ranks: int, lanes_per_rank: int) -> Traffic:
+    """The softmax's rows that a step touches are its candidates and all ranks' targets, both ways."""
     vocabulary = choose_vocabulary(dataset, config.data)
     with torch.device("meta"):
         sizes = num_parameters(BiLM(config.model, config.data.vocab_size))
-    width = config.model.projection_dim
-    rows = []
-    for ranks in WORLD_SIZES:
-        union = union_rows(dataset, config, vocabulary, ranks, lanes_per_rank)
-        targets = 2 * config.data.window * lanes_per_rank
-        ours_softmax = ring_all_reduce(2 * union * (width + 1), ranks) + ring_all_gather(4 * targets, ranks)
-        ours_dense = ring_all_reduce(2 * sizes["bilm"], ranks)
-        dense_softmax = ring_all_reduce(4 * sizes["softmax"], ranks)
-        dense = ring_all_reduce(4 * (sizes["bilm"] + sizes["softmax"]), ranks)
-        rows.append({
-            "ranks": ranks, "union_rows": union, "dense_ddp_bytes": dense, "bytes": ours_dense + ours_softmax,
-            "ratio": dense / (ours_dense + ours_softmax), "dense_softmax_bytes": dense_softmax,
-            "softmax_bytes": ours_softmax, "softmax_ratio": dense_softmax / ours_softmax,
-        })  # fmt: skip
-    return rows
+    targets = targets_of_a_step(dataset, config, ranks * lanes_per_rank)
+    candidates, _ = LogUniformSampler(vocabulary, config.softmax.num_samples).draw(0)
+    union = len(np.union1d(Vocabulary(vocabulary).targets(targets.reshape(2, -1)), candidates))
+    mine = targets[0, :lanes_per_rank]
+    rows = ring_all_reduce(2 * union * (config.model.projection_dim + 1), ranks)
+    softmax = rows + ring_all_gather(4 * 2 * mine.size, ranks)
+    return Traffic(
+        ranks, union, len(np.unique(mine)) / mine.size,
+        dense_ddp_bytes=ring_all_reduce(4 * (sizes["bilm"] + sizes["softmax"]), ranks),
+        dense_softmax_bytes=ring_all_reduce(4 * sizes["softmax"], ranks),
+        bytes=ring_all_reduce(2 * sizes["bilm"], ranks) + softmax, softmax_bytes=softmax,
+    )  # fmt: skip
 
 
-def main(arguments: list[str]) -> None:
+def read_arguments(arguments: list[str]) -> tuple[PretrainConfig, dict[str, str]]:
+    """The config, original.yaml where none is named, and options: --name=value."""
     options = {a.partition("=")[0]: a.partition("=")[2] for a in arguments if a.startswith("--")}
     pairs = [a for a in arguments if not a.startswith("--")]
     if not any(a.endswith(".yaml") for a in pairs):
         pairs = ["configs/original.yaml", *pairs]
-    rows = table(load(PretrainConfig, pairs), int(options.get("--lanes-per-rank", 128)))
+    return load(PretrainConfig, pairs), options
+
+
+def main(arguments: list[str]) -> None:
+    config, options = read_arguments(arguments)
+    dataset, lanes = open_dataset(config.data.path), int(options.get("--lanes-per-rank", 128))
+    rows = [traffic(dataset, config, ranks, lanes) for ranks in WORLD_SIZES]
     print("bytes each rank sends a step; train.exchange=bfloat16 here, dense DDP in float32")
     heads = (("ranks", 6), ("rows", 9), ("dense DDP", 12), ("here", 10), ("ratio", 8), ("softmax: dense", 17),
              ("here", 10), ("ratio", 8))  # fmt: skip
     print("".join(f"{name:>{width}}" for name, width in heads))
     for r in rows:
         print(
-            f"{r['ranks']:6.0f}{r['union_rows']:9,.0f}{r['dense_ddp_bytes'] / 1e9:9.2f} GB{r['bytes'] / 1e6:7.0f} MB"
-            f"{r['ratio']:8.1f}{r['dense_softmax_bytes'] / 1e9:14.2f} GB{r['softmax_bytes'] / 1e6:7.1f} MB"
-            f"{r['softmax_ratio']:8.1f}"
+            f"{r.ranks:6.0f}{r.union_rows:9,.0f}{r.dense_ddp_bytes / 1e9:9.2f} GB{r.bytes / 1e6:7.0f} MB"
+            f"{r.ratio:8.1f}{r.dense_softmax_bytes / 1e9:14.2f} GB{r.softmax_bytes / 1e6:7.1f} MB"
+            f"{r.softmax_ratio:8.1f}"
         )
     if "--output" in options:
-        Path(options["--output"]).write_text(json.dumps(rows, indent=1) + "\n")
+        results = [asdict(r) | {"ratio": r.ratio, "softmax_ratio": r.softmax_ratio} for r in rows]
+        Path(options["--output"]).write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

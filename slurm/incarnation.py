@@ -2,6 +2,7 @@
 
 incarnation.py begin RUN_DIR        code 0, or 1 where the job was started too often
 incarnation.py shun RUN_DIR CODE    after preflight: code 0; or the job is queued again without its bad nodes
+incarnation.py late RUN_DIR         the time was up before training: the job is queued again
 incarnation.py end RUN_DIR CODE     after training: the job is queued again where it is to go on; else its exit code
 """
 
@@ -24,7 +25,7 @@ JOB, RESTART = os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COU
 
 def main() -> int:
     name, run_dir, codes = sys.argv[1], Path(sys.argv[2]), [int(code) for code in sys.argv[3:]]
-    return {"begin": begin, "shun": shun, "end": end}[name](run_dir, *codes)
+    return {"begin": begin, "shun": shun, "late": late, "end": end}[name](run_dir, *codes)
 
 
 def begin(run_dir: Path) -> int:
@@ -51,6 +52,8 @@ def shun(run_dir: Path, code: int) -> int:
         requeue(run_dir, f"{SIGNALS.get(signals[0], signals[0])}, before training")
     for node, faults in bad.items():
         say(f"{node}: {'; '.join(faults)}")
+    if not any(verdicts.values()) and code != EXIT_USER_ERROR:
+        return after_crash(run_dir, "no node answered")  # Slurm could not start the step, perhaps
     if len(bad) == len(nodes):
         say("no node is fit: the fault is not theirs, and the job ends; what each said stands above")
         return 1
@@ -66,7 +69,11 @@ def exclude(run_dir: Path, bad: list[str]) -> int:
     persist("scontrol", "requeuehold", JOB)
     persist("scontrol", "update", f"JobId={JOB}", f"ExcNodeList={names}")
     persist("scontrol", "release", JOB)
-    return wait_to_be_ended()
+    return 1  # Slurm has it as queued again: no code changes that
+
+
+def late(run_dir: Path) -> int:
+    return requeue(run_dir, f"{SIGNALS['SIGUSR1']}, before training") if is_mine_and_running() else 1
 
 
 def end(run_dir: Path, code: int) -> int:

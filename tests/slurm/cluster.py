@@ -17,7 +17,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "unshare", "nsenter", "ip", "pgrep")
-GPUS, CPUS, MEMORY_MB = 2, 16, 64_000
+GPUS, CPUS, MEMORY_MB = 8, 16, 64_000
 WAIT_SECONDS = float(os.environ.get("ELMO_TEST_WAIT", "300"))  # never reached on a sound run, however busy the machine
 os.environ["PATH"] += ":/usr/sbin:/sbin"
 
@@ -180,6 +180,10 @@ class Cluster:
         """A job given to sbatch on the login node."""
         return Job(self, int(self.run("login", "sbatch", "--parsable", *arguments, **options).split()[-1]))
 
+    def only(self, *nodes: str) -> str:
+        """An option of sbatch: the job may have any of these nodes, and no other."""
+        return f"--exclude={','.join(node for node in self.nodes if node not in nodes)}"
+
     @property
     def is_up(self) -> bool:
         return "login" in self._processes
@@ -218,6 +222,9 @@ class Job:
 
     def cancel(self, *options: str) -> None:
         self.cluster.run("login", "scancel", *options, str(self.id))
+
+    def update(self, setting: str) -> None:
+        self.cluster.run("login", "scontrol", "update", f"JobId={self.id}", setting)
 
     def has_ended(self) -> bool:
         return self.state in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")

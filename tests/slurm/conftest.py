@@ -8,13 +8,15 @@ import pytest
 from tests.slurm.cluster import Cluster, why_not
 from tests.train import runs
 
+NUM_NODES = 21  # every ordeal that takes nodes away has its own
+
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     reason = why_not()
     if reason is not None:
         pytest.skip(reason)
-    with Cluster(14) as cluster:
+    with Cluster(NUM_NODES) as cluster:
         yield cluster
 
 

@@ -9,31 +9,42 @@ from tests.slurm.cluster import Cluster, wait_until
 from tests.slurm.training import ELMO, Training, node_list
 from tests.train import runs
 
-OTHERS = "n1,n2,n3,n4"  # nodes that the ordeals with spare nodes keep off
-SPARES = "n5,n6,n7,n8"
 
-
-def time_limits_and_bad_ranks(t: Training) -> None:
+def time_limits(t: Training) -> None:
+    """One that comes in its time, then its signal three times more, as Slurm sends it: to the batch script."""
     job = t.submit(node_list("n1", "n2"))
     t.wait_for_step(1)
     (t.folder / "config.yaml").write_text("no: config\n")  # the one that was submitted counts
-    for number in range(1, 5):
-        t.survive(f"time limit, {number}", lambda: job.cancel("--signal=USR1"))
+    t.survive("time limit", lambda: let_the_time_end(t))
+    for number in range(2, 5):
+        t.survive(f"time limit, {number}", lambda: job.cancel("--batch", "--signal=USR1"))
+    t.stop()
+    assert t.reasons() == ["time limit (SIGUSR1)"] * 4
+
+
+def bad_ranks(t: Training) -> None:
+    t.submit(node_list("n1", "n2"), settings=("train.hang_seconds=20",))
     t.survive("signal to one rank only", lambda: t.signal_rank(1, "USR1"))
     t.survive("a rank killed with -9", lambda: t.signal_rank(1, "KILL"))
     t.survive("a hung rank", lambda: t.signal_rank(1, "STOP"))
-    t.survive("preemption without grace", lambda: preempt(t.cluster, "main", "n1"))
     t.stop()
-    signals, (killed, hung, preempted) = t.reasons()[:5], t.reasons()[5:]
-    assert signals == ["time limit (SIGUSR1)"] * 5
-    assert killed.startswith("crash") and hung == "a rank hung" and "preemption" in preempted
+    asked, killed, hung = t.reasons()
+    assert asked == "time limit (SIGUSR1)" and killed.startswith("crash") and hung == "a rank hung"
     logs = "".join(path.read_text(errors="replace") for path in t.run_dir.glob("logs/*"))
     assert "HUNG: no step ended" in logs and "Current thread" in logs  # the stacks of the rank that waited in vain
 
 
+def preemption_without_grace(t: Training) -> None:
+    t.submit(node_list("n3", "n4"))
+    t.survive("preemption without grace", lambda: preempt(t.cluster, "n3"))
+    t.stop()
+    (reason,) = t.reasons()
+    assert "preemption" in reason
+
+
 def preemption_with_grace_then_scancel(t: Training) -> None:
-    job = t.submit(node_list("n3", "n4"), "--partition=grace")
-    t.survive("preemption with grace", lambda: preempt(t.cluster, "grace", "n3"))
+    job = t.submit(node_list("n5", "n6"), "--partition=grace")
+    t.survive("preemption with grace", lambda: preempt(t.cluster, "n5"))
     (reason,) = t.reasons()
     assert "preemption" in reason
     t.wait_for_step(t.step + 5)
@@ -47,68 +58,94 @@ def preemption_with_grace_then_scancel(t: Training) -> None:
     t.took["scancel"] = round(time.monotonic() - before, 1)
     assert runs.saved_steps(t.run_dir)[-1] == t.step
     assert job.restarts == 1
-    t.submit(node_list("n3", "n4"))
+    t.submit(node_list("n5", "n6"))
     t.stop()
 
 
 def fewer_and_more_nodes(t: Training) -> None:
-    for nodes, tasks in ((2, 1), (1, 1)):
-        t.submit(f"--nodes={nodes}", f"--ntasks-per-node={tasks}", f"--exclude={OTHERS},{SPARES},n13,n14")
+    """Two, one with two processes and no GPUs, then as many of four as are free."""
+    one = ("--nodes=1", "--gpus-per-node=0", "--ntasks-per-node=2", "--mincpus=2")
+    for options, nodes in ((("--nodes=2",), 2), (one, 1), (("--nodes=1-4",), 4)):
+        job = t.submit(*options, t.cluster.only("n1", "n2", "n17", "n18"))
         before = time.monotonic()
         t.stop()
         t.took[f"file stop, {nodes} nodes"] = round(time.monotonic() - before, 1)
+        assert job.facts()["NumNodes"] == str(nodes), job.facts()
         assert runs.saved_steps(t.run_dir)[-1] == t.step and not (t.run_dir / "stop").exists()
-    t.submit("--nodes=1-2", "--ntasks-per-node=2", node_list("n9", "n10"))
-    t.stop()
+    assert t.reasons() == []
 
 
 def a_size_that_does_not_divide(t: Training) -> None:
-    job = t.submit("--nodes=3", f"--exclude={OTHERS},{SPARES}")
+    job = t.submit("--nodes=1-3", t.cluster.only("n1", "n2", "n17"))
     assert t.wait_for_end() == "FAILED", t.log()
     assert "data.lanes=8 does not divide over 3 ranks (3 nodes x 1); use 1 or 2 or 4 or 8 ranks" in t.said()
     assert job.restarts == 0 and not (t.run_dir / "logs").exists()
 
 
-def power_controller_and_network(t: Training) -> None:
-    """Of a node, of the node of the batch script; the controller away for a minute; the network of the batch node."""
-    cluster, job = t.cluster, t.submit(f"--exclude={OTHERS},n9,n10,n11,n12,n13,n14")
+def power_cuts(t: Training) -> None:
+    cluster, job = t.cluster, t.submit(t.cluster.only("n7", "n8", "n9"))
     t.wait_for_step(3)
     (_, _), (worker, _) = t.rank(0), t.rank(1)
     t.survive("power cut of a node", lambda: cluster.power_off(worker))
     cluster.power_on(worker)
     batch = job.facts()["BatchHost"]
     t.survive("power cut of the batch node", lambda: cluster.power_off(batch))
-    cluster.power_on(batch)
-    t.survive("controller away for a minute, and a signal meanwhile", lambda: lose_controller(t))
+    t.stop()
+    assert t.reasons() == ["node failure or preemption"] * 2
+
+
+def network_cut_and_heal(t: Training) -> None:
+    """Of the batch node: its ranks, and those that wait for them, against the job's next start."""
+    cluster, job = t.cluster, t.submit(t.cluster.only("n19", "n20", "n21"))
+    t.wait_for_step(3)
     batch = job.facts()["BatchHost"]
     t.survive("network cut", lambda: cluster.cut(batch))
     wait_until(lambda: not t.processes(batch), "nothing trains there any more", t.log)
     cluster.heal(batch)
     t.stop()
-    reasons = t.reasons()
-    assert [r for r in reasons if "SIGUSR1" in r] == ["time limit (SIGUSR1)"] and len(reasons) == 4, reasons
+    # The srun that was cut off ends its step when it is healed, and may mean the new one of the same number.
+    assert t.reasons() in (["node failure or preemption"], ["node failure or preemption", "preemption (SIGTERM)"])
 
 
 def two_writers(t: Training) -> None:
-    """slurmd is killed: the controller starts the job again elsewhere, while the ranks train on.
+    """The slurmd of both nodes are killed: the controller starts the job again elsewhere, while the ranks live on.
 
-    Two processes on one node: the ulps of a sum differ from those of one process on each of two nodes.
+    They stand still until the folder is another's, and then train and save on.
     """
-    cluster, slowly = t.cluster, ("checkpoint.every_steps=5",)
-    job = t.submit("--nodes=1", "--ntasks-per-node=2", f"--exclude={OTHERS},{SPARES},n9,n10,n11,n12", settings=slowly)
+    cluster = t.cluster
+    t.submit(cluster.only("n13", "n14", "n15", "n16"), settings=("checkpoint.every_steps=1",))
     t.wait_for_step(3)
-    node = job.facts()["BatchHost"]
-    t.survive("slurmd killed", lambda: cluster.run(node, "pkill", "-9", "-x", "slurmd"))
+    old = [t.rank(0), t.rank(1)]
+
+    def cut_off() -> None:
+        for node, pid in old:
+            cluster.run(node, "pkill", "-9", "-x", "slurmd")
+            cluster.run(node, "kill", "-STOP", str(pid))
+        wait_until(lambda: t.holder()["restart"] or t.fail_if_over(), "the folder has another writer", t.log)
+        for node, pid in old:
+            cluster.run(node, "kill", "-CONT", str(pid))
+
+    t.survive("slurmd killed", cut_off)
     wait_until(lambda: gave_up_the_folder(t), "the old rank 0 ends by itself", t.log)
-    cluster.power_off(node)
-    cluster.power_on(node)
+    wait_until(lambda: not any(t.processes(node) for node, _ in old), "and so does the other", t.log)
     t.stop()
+    # Slurm 22.05 cannot give a job GPUs at once whose nodes have all failed: the next try can.
+    assert t.reasons() in (["node failure or preemption"], ["node failure or preemption", "no node answered"])
+
+
+def a_controller_away(t: Training) -> None:
+    """For a minute, and a time limit meanwhile. On a cluster of its own: the others need theirs."""
+    with Cluster(2) as t.cluster:
+        job = t.submit()
+        t.survive("controller away for a minute, and a signal meanwhile", lambda: lose_controller(t))
+        t.stop()
+    assert t.reasons() == ["time limit (SIGUSR1)"], job
 
 
 def a_full_disk(t: Training) -> None:
     t.folder.mkdir()
     t.run_dir.symlink_to(t.cluster.small_disk)
-    job = t.submit(node_list("n9", "n10"))
+    job = t.submit(node_list("n1", "n2"))
     wait_until(lambda: runs.saved_steps(t.run_dir), "a checkpoint", t.log)
     filler = t.cluster.small_disk / "filler"
     filler.write_bytes(b"")
@@ -126,30 +163,30 @@ def a_full_disk(t: Training) -> None:
 
 
 def a_staged_shard_gone_bad(t: Training) -> None:
-    job = t.submit(node_list("n9", "n10"), settings=(f"data.stage_dir={t.cluster.local}/stage",))
+    job = t.submit(node_list("n1", "n2"), settings=(f"data.stage_dir={t.cluster.local}/stage",))
     t.wait_for_step(3)
-    (shard, *_) = sorted((t.cluster.folder / "disks" / "n10" / "stage").glob("*/train-*.tar"))
+    (shard, *_) = sorted((t.cluster.folder / "disks" / "n2" / "stage").glob("*/train-*.tar"))
     content = bytearray(shard.read_bytes())
     content[2000] ^= 1
     shard.unlink()  # what has it open keeps the good one
     shard.write_bytes(content)
     t.survive("a staged shard gone bad on one node", lambda: job.cancel("--signal=USR1"))
-    assert f"n10: {shard.name} on this node was damaged and is copied again" in t.said()
+    assert f"n2: {shard.name} on this node was damaged and is copied again" in t.said()
     t.stop()
 
 
 def a_node_whose_dataset_is_bad(t: Training) -> None:
     local = t.cluster.local / "dataset"
-    for node in ("n10", "n11", "n12"):
+    for node in ("n19", "n20", "n21"):
         shutil.copytree(t.dataset, t.cluster.folder / "disks" / node / "dataset")
-    (bad, *_) = sorted((t.cluster.folder / "disks" / "n10" / "dataset").glob("train-*.tar"))
+    (bad, *_) = sorted((t.cluster.folder / "disks" / "n19" / "dataset").glob("train-*.tar"))
     bad.write_bytes(bad.read_bytes()[:-512])
     t.dataset = local
     before = time.monotonic()
-    job = t.submit(f"--exclude={OTHERS},{SPARES},n9,n13,n14")
+    job = t.submit(t.cluster.only("n19", "n20", "n21"))
     t.stop()
-    assert job.facts()["ExcNodeList"].endswith("n10"), job.facts()
-    assert t.reasons() == ["n10 excluded: not fit"] and "n10: it cannot read the dataset" in t.said()
+    assert job.facts()["ExcNodeList"].endswith("n19"), job.facts()
+    assert t.reasons() == ["n19 excluded: not fit"] and "n19: it cannot read the dataset" in t.said()
     start = json.loads((t.run_dir / "start.json").read_text())
     t.took["a node with a bad shard is excluded"] = round(
         start["unix_time"] - time.time() + time.monotonic() - before, 1
@@ -157,22 +194,45 @@ def a_node_whose_dataset_is_bad(t: Training) -> None:
 
 
 def crashes_in_a_row(t: Training) -> None:
-    """Of a training that never gets anywhere: three, then the job ends."""
+    """Of a training that never gets anywhere: three, then the job ends. Before that the time was up too early.
+
+    The first of the three is before training: no node's preflight answers.
+    """
     t.folder.mkdir()
     elmo = t.folder / "bin" / "elmo"
     elmo.parent.mkdir()
-    elmo.write_text(f'#!/bin/sh\n[ "$1" = pretrain ] && exit 9\nexec {ELMO} "$@"\n')
+    elmo.write_text(
+        f"""#!/bin/bash
+        [ "$1" = pretrain ] && exit 9
+        case "$SLURM_RESTART_COUNT" in
+            "") [ "$SLURM_PROCID" != 0 ] || scancel --batch --signal=USR1 "$SLURM_JOB_ID" ;;
+            1) exit 8 ;;
+        esac
+        exec {ELMO} "$@"
+        """
+    )
     elmo.chmod(0o755)
     elmo.with_name("python").symlink_to(ELMO.with_name("python"))
-    job = t.submit(node_list("n9", "n10"), elmo=elmo)
+    job = t.submit(node_list("n1", "n2"), elmo=elmo)
     assert t.wait_for_end() == "FAILED", t.log()
-    assert job.restarts == 2 and t.reasons() == ["crash, code 9"] * 2
+    assert job.restarts == 3, t.log()
+    assert t.reasons() == ["time limit (SIGUSR1), before training", "no node answered", "crash, code 9"]
     assert "3 crashes in a row without a new checkpoint" in t.said()
 
 
-def preempt(cluster: Cluster, partition: str, node: str) -> None:
+def preempt(cluster: Cluster, node: str) -> None:
     """A job of more weight takes a node for a few seconds."""
     cluster.submit("--partition=high", node_list(node), "--exclusive", "--output=/dev/null", "--wrap=sleep 3")
+
+
+def let_the_time_end(t: Training) -> None:
+    """The limit is made so short that it is near; it is long again when the job is back in the queue."""
+    assert t.job is not None
+    run_time = t.job.facts()["RunTime"]  # [D-]HH:MM:SS
+    hours, minutes, _ = run_time.split(":")
+    t.job.update(f"TimeLimit={60 * int(hours) + int(minutes) + 2}")
+    wait_until(lambda: t.job.restarts, "the job is queued again", t.log)
+    t.job.update("TimeLimit=120")
 
 
 def lose_controller(t: Training) -> None:
@@ -193,8 +253,8 @@ def rank_log(t: Training) -> str:
 
 
 BITWISE = [
-    time_limits_and_bad_ranks, power_controller_and_network, preemption_with_grace_then_scancel,
-    a_full_disk, a_staged_shard_gone_bad, a_node_whose_dataset_is_bad,
+    power_cuts, time_limits, bad_ranks, a_controller_away, preemption_with_grace_then_scancel, network_cut_and_heal,
+    two_writers, preemption_without_grace, a_staged_shard_gone_bad, a_full_disk, a_node_whose_dataset_is_bad,
 ]  # fmt: skip
 HOPELESS = [a_size_that_does_not_divide, crashes_in_a_row]
-ALL = [*BITWISE, two_writers, fewer_and_more_nodes, *HOPELESS]  # the longest first
+ALL = [*BITWISE, fewer_and_more_nodes, *HOPELESS]  # the longest first

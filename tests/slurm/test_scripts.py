@@ -23,19 +23,19 @@ def test_scripts_are_bash_and_short(script: Path) -> None:
 
 def test_the_training_script_asks_slurm_for_what_survival_needs() -> None:
     text = (ROOT / "slurm" / "pretrain.sbatch").read_text()
-    for option in ("--signal=USR1@", "--requeue", "--open-mode=append", "--ntasks-per-node=", "--time="):
+    for option in ("--signal=B:USR1@", "--requeue", "--open-mode=append", "--gpus-per-node=", "--time="):
         assert f"\n#SBATCH {option}" in text
-    assert "srun --kill-on-bad-exit=1" in text and "SRUN_CPUS_PER_TASK" in text
+    assert "--kill-on-bad-exit=1" in text and "SRUN_CPUS_PER_TASK" in text
 
 
 @pytest.mark.slow
 def test_a_dry_run_shows_what_would_be_submitted_and_makes_nothing(cluster: Cluster, tmp_path: Path) -> None:
-    said = call(cluster, tmp_path, "submit.sh", "--dry-run", "--nodes=2", "--gpus-per-node=1", "--ntasks-per-node=1",
+    said = call(cluster, tmp_path, "submit.sh", "--dry-run", "--nodes=2", "--gpus-per-node=1", "--cpus-per-gpu=1",
                 "configs/original.yaml", "data.path=d", "run.dir=r")  # fmt: skip
     assert "run      elmo pretrain configs/original.yaml data.path=d run.dir=r" in said
     assert re.search(r"submit   sbatch --nodes=2 .* r/code/\S+/slurm/pretrain.sbatch configs/original.yaml", said)
     assert "to start at" in said  # sbatch --test-only found the options good
-    said = call(cluster, tmp_path, "submit.sh", "--dry-run", "--gpus-per-node=1", "--ntasks-per-node=1",
+    said = call(cluster, tmp_path, "submit.sh", "--dry-run", "--gpus-per-node=1", "--cpus-per-gpu=1",
                 "configs/finetune.yaml", "from=f", "data=d", "run.dir=r")  # fmt: skip
     assert "run      elmo finetune configs/finetune.yaml from=f data=d run.dir=r" in said
     assert re.search(r"submit   sbatch .* r/code/\S+/slurm/finetune.sbatch configs/finetune.yaml", said)
@@ -61,7 +61,7 @@ def test_the_code_of_a_job_is_that_of_its_submission(cluster: Cluster, tmp_path:
 def test_a_fine_tuning_is_a_job_like_a_pretraining(cluster: Cluster, tmp_path: Path) -> None:
     dataset = runs.make_dataset(tmp_path / "text")
     runs.train_here(dataset, tmp_path / "source", "train.max_steps=2")
-    shape = ["--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=1", "--time=120"]
+    shape = ["--nodes=1", "--gpus-per-node=0", "--mincpus=1", "--time=120"]
     pairs = [f"from={tmp_path}/source", f"data={dataset}", f"run.dir={tmp_path}/run", "data.lanes=8", "data.window=10"]
     job = cluster.submit(
         *shape, f"--output={tmp_path}/job-%j.log", "slurm/finetune.sbatch", "configs/finetune.yaml", *pairs,

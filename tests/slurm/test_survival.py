@@ -12,11 +12,11 @@ import pytest
 
 from tests.slurm import ordeals
 from tests.slurm.cluster import Cluster
-from tests.slurm.training import SETTINGS, Training, node_list, report
+from tests.slurm.training import Training, node_list, report
 from tests.train import runs
 
 pytestmark = [pytest.mark.ordeal, pytest.mark.slow, pytest.mark.timeout(2400), pytest.mark.xdist_group("slurm")]
-AT_ONCE = 3  # they wait more than they compute
+AT_ONCE = 6  # they wait more than they compute
 Ordeal = Callable[[Training], None]
 
 
@@ -33,10 +33,10 @@ class Ordeals:
         return self.trainings[ordeal]
 
     def wait_for_all(self) -> int:
-        """The furthest step that any of them reached."""
+        """The furthest step that any of them reached that went on."""
         wait(self._futures.values())
         report(list(self.trainings.values()))
-        return max([training.step for o, training in self.trainings.items() if o is not ordeals.two_writers], default=1)
+        return max(t.step for ordeal, t in self.trainings.items() if ordeal not in ordeals.HOPELESS)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -59,7 +59,7 @@ def undisturbed(through: Ordeals, cluster: Cluster, dataset: Path, tmp_path_fact
     steps = through.wait_for_all()
     training = Training(cluster, dataset, tmp_path_factory.mktemp("undisturbed"))
     every_step = ("checkpoint.every_steps=1", "checkpoint.keep_last=1000000", f"train.max_steps={steps}")
-    training.submit(node_list("n9", "n10"), settings=every_step)
+    training.submit(node_list("n1", "n2"), settings=every_step)
     assert training.wait_for_end() == "COMPLETED", training.log()
     assert training.reasons() == [] and training.step == steps
     return training.run_dir
@@ -68,15 +68,6 @@ def undisturbed(through: Ordeals, cluster: Cluster, dataset: Path, tmp_path_fact
 @pytest.mark.parametrize("ordeal", ordeals.BITWISE, ids=lambda ordeal: ordeal.__name__)
 def test_a_run_is_bitwise_what_it_would_have_been(through: Ordeals, ordeal: Ordeal, undisturbed: Path) -> None:
     assert through.after(ordeal).differences(undisturbed) == []
-
-
-@pytest.mark.parametrize("ordeal", [ordeals.two_writers], ids=lambda ordeal: ordeal.__name__)
-def test_a_run_of_two_processes_on_one_node_is_too(
-    through: Ordeals, ordeal: Ordeal, dataset: Path, tmp_path: Path
-) -> None:
-    survivor = through.after(ordeal)
-    runs.run(dataset, tmp_path / "run", *SETTINGS, "train.devices=2", f"train.max_steps={survivor.step}")
-    assert survivor.differences(tmp_path / "run") == []
 
 
 @pytest.mark.parametrize("ordeal", [ordeals.fewer_and_more_nodes], ids=lambda ordeal: ordeal.__name__)

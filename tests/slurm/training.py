@@ -17,7 +17,6 @@ ROOT = Path(__file__).resolve().parents[2]
 ELMO = Path(sys.executable).with_name("elmo")
 SETTINGS = [
     "train.epochs=100", "checkpoint.every_steps=10", "train.validate_every_steps=100", "wandb.mode=disabled",
-    "train.hang_seconds=40",
 ]  # fmt: skip
 
 
@@ -40,7 +39,7 @@ class Training:
         self.folder.mkdir(exist_ok=True)
         config = self.folder / "config.yaml"
         config.write_text("data:\n  lanes: 8\n")
-        shape = ["--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=1", "--time=120"]
+        shape = ["--nodes=2", "--gpus-per-node=1", "--cpus-per-gpu=1", "--time=120"]
         arguments = runs.arguments(self.dataset, self.run_dir, *SETTINGS, *settings)
         self.job = self.cluster.submit(
             *shape, f"--output={self.folder}/job-%j.log", *options, "slurm/pretrain.sbatch", str(config), *arguments,
@@ -66,9 +65,9 @@ class Training:
         return runs.last_step(self.run_dir)
 
     def wait_for_step(self, step: int) -> float:
-        return wait_until(lambda: self.step >= step or self._fail_if_over(), f"step {step}", self.log)
+        return wait_until(lambda: self.step >= step or self.fail_if_over(), f"step {step}", self.log)
 
-    def _fail_if_over(self) -> None:
+    def fail_if_over(self) -> None:
         assert self.job is not None and self.cluster.is_up
         if int(time.monotonic() * 20) % 40 == 0:  # not at every look: scontrol costs
             assert not self.job.has_ended(), f"the job is over\n{self.log()}"
@@ -79,7 +78,7 @@ class Training:
         assert self.job is not None
         starts, before = self.starts(), time.monotonic()
         event()
-        wait_until(lambda: self.starts() > starts or self._fail_if_over(), f"{what}: started again", self.log)
+        wait_until(lambda: self.starts() > starts or self.fail_if_over(), f"{what}: started again", self.log)
         here = self.step
         wait_until(lambda: self.trained_by_this_start(here), f"{what}: trains again", self.log)
         self.took[what] = round(time.monotonic() - before, 1)
@@ -90,7 +89,7 @@ class Training:
         return path.read_text(errors="replace").count("\nplan     ") if path.exists() else 0
 
     def trained_by_this_start(self, before: int) -> bool:
-        self._fail_if_over()
+        self.fail_if_over()
         start = json.loads((self.run_dir / "start.json").read_text())
         metrics = self.run_dir / "metrics.jsonl"
         return self.step > start["step"] and metrics.stat().st_mtime > start["unix_time"]
@@ -123,6 +122,10 @@ class Training:
     def signal_rank(self, number: int, name: str) -> None:
         node, pid = self.rank(number)
         self.cluster.run(node, "kill", f"-{name}", str(pid))
+
+    def holder(self) -> dict[str, Any]:
+        """Who may write the run's folder."""
+        return dict(json.loads((self.run_dir / "writer.json").read_text()))
 
     def reasons(self) -> list[str]:
         """Why the job was started again, each time."""

@@ -1,0 +1,139 @@
+"""How long a training step would take on 1 to 256 GPUs: a model on paper, from assumptions; nothing here is measured.
+
+python -m benchmarks.step_time data.path=DATASET [CONFIG.yaml] [--lanes-per-gpu=128] [--compute-ms=MS]
+    [--network-gb=50] [--output=FILE.json]
+
+--compute-ms takes the place of the model's first part by what one GPU was seen to need for lanes-per-gpu lanes.
+--network-gb is what each GPU has of its node's network, in 1e9 bytes a second: 50 is one 400 Gbit/s card a GPU, 3 is
+one 200 Gbit/s card for eight. Bytes are those of benchmarks.communication, for rows of real text.
+"""
+
+import json
+import math
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.communication import Traffic, read_arguments, traffic
+from data_prep.shards import open_dataset
+from pipeline.config import ModelConfig, PretrainConfig
+from pipeline.model.bilm import BiLM, num_parameters
+
+GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+GPUS_PER_NODE = 8
+BENCHMARK_TOKENS = 768_648_884  # of the 1B Word Benchmark's training part: bilm-tf, bin/train_elmo.py
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """H200s in nodes of eight."""
+
+    flops: float = 790e12  # bfloat16, what large products reach
+    share_of_flops: float = 0.6  # what this model's products reach of that
+    memory_bytes_a_second: float = 4.3e12  # of the 4.8e12 that are advertised
+    kernel_seconds: float = 5e-6  # from one dependent kernel to the next, in a CUDA graph
+    kernels: int = 3  # one after the other for each token of a layer: product, gates, projection
+    optimizer_bytes: int = 20  # a parameter: gradient, weight and accumulator read, the latter two written, float32
+    nvlink_bytes_a_second: float = 350e9  # of 450e9 each way, as rings reach them
+    network_bytes_a_second: float = 50e9  # a GPU
+    network_share: float = 0.8  # of it that rings reach
+    collective_seconds: float = 20e-6  # to start one, and to cross a node
+    hop_seconds: float = 5e-6  # between nodes; a tree has 2 log2(nodes)
+    bucket_bytes: int = 25 << 20  # of float32 gradients: DDP's default
+    small_collectives: int = 4  # targets, rows, loss, switches
+    overlap: float = 0.8  # of backward's time that can hide traffic; the rest is slowed by it
+
+
+@dataclass
+class Step:
+    """Seconds. compute: of one GPU. traffic: of all bytes. waits: the part of it that backward does not hide."""
+
+    gpus: int
+    compute: float
+    traffic: float
+    waits: float
+    tokens: int
+
+    @property
+    def seconds(self) -> float:
+        return self.compute + self.waits
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+    @property
+    def efficiency(self) -> float:
+        return self.compute / self.seconds
+
+
+def forward_flops(model: ModelConfig, num_samples: int) -> tuple[float, float]:
+    """Of a word that is encoded, and of a position in layers and sampled softmax, both directions."""
+    positions = [(width, number, model.max_characters - width + 1) for width, number in model.filters]
+    convolutions = sum(2 * model.character_dim * width * number * places for width, number, places in positions)
+    features = sum(number for _, number in model.filters)
+    highways = model.num_highway * 2 * features * 2 * features
+    word = convolutions + highways + 2 * features * model.projection_dim
+    cell = 2 * (4 * model.lstm_dim * 2 * model.projection_dim + model.lstm_dim * model.projection_dim)
+    return word, 2 * (model.num_layers * cell + 2 * num_samples * model.projection_dim)
+
+
+def compute_seconds(config: PretrainConfig, here: Traffic, lanes: int, a: Assumptions) -> float:
+    """Products at their rate, the recurrence's kernels one after the other, the optimizer at that of the memory."""
+    word, position = forward_flops(config.model, config.softmax.num_samples)
+    tokens = lanes * config.data.window
+    products = 3 * tokens * (here.unique_share * word + position) / (a.flops * a.share_of_flops)
+    in_turn = 2 * a.kernels * config.data.window * config.model.num_layers * a.kernel_seconds
+    parameters = _dense_parameters(config) + here.union_rows * (config.model.projection_dim + 1)
+    return products + in_turn + a.optimizer_bytes * parameters / a.memory_bytes_a_second
+
+
+def step(config: PretrainConfig, here: Traffic, compute: float, lanes: int, a: Assumptions) -> Step:
+    tokens = here.ranks * lanes * config.data.window
+    if here.ranks == 1:
+        return Step(1, compute, 0.0, 0.0, tokens)
+    nodes = math.ceil(here.ranks / GPUS_PER_NODE)
+    network = a.network_share * a.network_bytes_a_second * GPUS_PER_NODE  # eight rings leave a node side by side
+    rate = min(a.nvlink_bytes_a_second, network) if nodes > 1 else a.nvlink_bytes_a_second
+    each = a.collective_seconds + 2 * math.log2(nodes) * a.hop_seconds
+    buckets = math.ceil(4 * _dense_parameters(config) / a.bucket_bytes)
+    traffic_seconds = here.bytes / rate + (buckets + a.small_collectives) * each
+    last = a.bucket_bytes / rate + 2 * each  # the first layer's gradients are the last, then the ranks agree to go on
+    hidden = min(traffic_seconds, a.overlap * compute * 2 / 3)  # backward is two thirds
+    return Step(here.ranks, compute, traffic_seconds, max(traffic_seconds - hidden, last), tokens)
+
+
+def _dense_parameters(config: PretrainConfig) -> int:
+    with torch.device("meta"):
+        return int(num_parameters(BiLM(config.model, config.data.vocab_size))["bilm"])
+
+
+def main(arguments: list[str]) -> None:
+    config, options = read_arguments(arguments)
+    dataset, lanes = open_dataset(config.data.path), int(options.get("--lanes-per-gpu", 128))
+    a = Assumptions(network_bytes_a_second=1e9 * float(options.get("--network-gb", 50)))
+    steps = []
+    for gpus in GPUS:
+        here = traffic(dataset, config, gpus, lanes)
+        seen = options.get("--compute-ms")
+        compute = float(seen) / 1e3 if seen else compute_seconds(config, here, lanes, a)
+        steps.append((here, step(config, here, compute, lanes, a)))
+    print(f"a prediction, not a measurement: {lanes} lanes x {config.data.window} tokens a GPU, {a}")
+    print("| GPUs | rows | MB sent | compute | traffic | waits | step | tokens/s | efficiency | ten epochs of 1B |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for here, s in steps:
+        print(
+            f"| {s.gpus} | {here.union_rows:,} | {here.bytes / 1e6:.0f} | {s.compute * 1e3:.2f} ms "
+            f"| {s.traffic * 1e3:.2f} ms | {s.waits * 1e3:.2f} ms | {s.seconds * 1e3:.2f} ms "
+            f"| {s.tokens_per_second / 1e6:.2f} M | {s.efficiency:.0%} "
+            f"| {10 * BENCHMARK_TOKENS / s.tokens_per_second / 60:.1f} min |"
+        )
+    if "--output" in options:
+        results = {"assumptions": asdict(a), "steps": [asdict(s) for _, s in steps]}
+        Path(options["--output"]).write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
