@@ -7,14 +7,13 @@ The union of touched rows is taken from real windows of the dataset, which shoul
 ranks (0.66 M) several times over. tests/train/test_sparse_gradient.py compares these formulas with a real step.
 """
 
-import json
 import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.command import split_options, write_result, yaml_files
 from data_prep.shards import Dataset, open_dataset
 from pipeline.config import PretrainConfig
 from pipeline.data.datamodule import choose_vocabulary
@@ -87,19 +86,12 @@ def traffic(dataset: Dataset, config: PretrainConfig, ranks: int, lanes_per_rank
     )  # fmt: skip
 
 
-def read_arguments(arguments: list[str]) -> tuple[PretrainConfig, dict[str, str]]:
-    """The config, original.yaml where none is named, and options: --name=value."""
-    options = {a.partition("=")[0]: a.partition("=")[2] for a in arguments if a.startswith("--")}
-    pairs = [a for a in arguments if not a.startswith("--")]
-    if not any(a.endswith(".yaml") for a in pairs):
-        pairs = ["configs/original.yaml", *pairs]
-    return load(PretrainConfig, pairs), options
-
-
 def main(arguments: list[str]) -> None:
-    config, options = read_arguments(arguments)
-    dataset, lanes = open_dataset(config.data.path), int(options.get("--lanes-per-rank", 128))
-    rows = [traffic(dataset, config, ranks, lanes) for ranks in WORLD_SIZES]
+    options, rest = split_options(arguments, lanes_per_rank=128)
+    files, pairs = yaml_files(rest, "configs/original.yaml")
+    config = load(PretrainConfig, [*files, *pairs])
+    dataset = open_dataset(config.data.path)
+    rows = [traffic(dataset, config, ranks, options["lanes_per_rank"]) for ranks in WORLD_SIZES]
     print("bytes each rank sends a step; train.exchange=bfloat16 here, dense DDP in float32")
     heads = (("ranks", 6), ("rows", 9), ("dense DDP", 12), ("here", 10), ("ratio", 8), ("softmax: dense", 17),
              ("here", 10), ("ratio", 8))  # fmt: skip
@@ -110,9 +102,9 @@ def main(arguments: list[str]) -> None:
             f"{r.ratio:8.1f}{r.dense_softmax_bytes / 1e9:14.2f} GB{r.softmax_bytes / 1e6:7.1f} MB"
             f"{r.softmax_ratio:8.1f}"
         )
-    if "--output" in options:
-        results = [asdict(r) | {"ratio": r.ratio, "softmax_ratio": r.softmax_ratio} for r in rows]
-        Path(options["--output"]).write_text(json.dumps(results, indent=1) + "\n")
+    write_result(
+        options["output"], [asdict(r) | {"ratio": r.ratio, "softmax_ratio": r.softmax_ratio} for r in rows]
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -8,18 +8,18 @@ python -m benchmarks.step_time data.path=DATASET [CONFIG.yaml] [--lanes-per-gpu=
 one 200 Gbit/s card for eight. Bytes are those of benchmarks.communication, for rows of real text.
 """
 
-import json
 import math
 import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 
-from benchmarks.communication import Traffic, read_arguments, traffic
+from benchmarks.command import split_options, write_result, yaml_files
+from benchmarks.communication import Traffic, traffic
 from data_prep.shards import open_dataset
 from pipeline.config import ModelConfig, PretrainConfig
 from pipeline.model.bilm import BiLM, num_parameters
+from pipeline.read_config import load
 
 GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 GPUS_PER_NODE = 8
@@ -111,14 +111,14 @@ def _dense_parameters(config: PretrainConfig) -> int:
 
 
 def main(arguments: list[str]) -> None:
-    config, options = read_arguments(arguments)
-    dataset, lanes = open_dataset(config.data.path), int(options.get("--lanes-per-gpu", 128))
-    a = Assumptions(network_bytes_a_second=1e9 * float(options.get("--network-gb", 50)))
+    options, rest = split_options(arguments, lanes_per_gpu=128, compute_ms=0.0, network_gb=50.0)
+    files, pairs = yaml_files(rest, "configs/original.yaml")
+    config, lanes = load(PretrainConfig, [*files, *pairs]), options["lanes_per_gpu"]
+    dataset, a = open_dataset(config.data.path), Assumptions(network_bytes_a_second=1e9 * options["network_gb"])
     steps = []
     for gpus in GPUS:
         here = traffic(dataset, config, gpus, lanes)
-        seen = options.get("--compute-ms")
-        compute = float(seen) / 1e3 if seen else compute_seconds(config, here, lanes, a)
+        compute = options["compute_ms"] / 1e3 or compute_seconds(config, here, lanes, a)
         steps.append((here, step(config, here, compute, lanes, a)))
     print(f"a prediction, not a measurement: {lanes} lanes x {config.data.window} tokens a GPU, {a}")
     print("| GPUs | rows | MB sent | compute | traffic | waits | step | tokens/s | efficiency | ten epochs of 1B |")
@@ -130,9 +130,7 @@ def main(arguments: list[str]) -> None:
             f"| {s.tokens_per_second / 1e6:.2f} M | {s.efficiency:.0%} "
             f"| {10 * BENCHMARK_TOKENS / s.tokens_per_second / 60:.1f} min |"
         )
-    if "--output" in options:
-        results = {"assumptions": asdict(a), "steps": [asdict(s) for _, s in steps]}
-        Path(options["--output"]).write_text(json.dumps(results, indent=1) + "\n")
+    write_result(options["output"], {"assumptions": asdict(a), "steps": [asdict(s) for _, s in steps]})
 
 
 if __name__ == "__main__":

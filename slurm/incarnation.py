@@ -53,7 +53,7 @@ def shun(run_dir: Path, code: int) -> int:
     for node, faults in bad.items():
         say(f"{node}: {'; '.join(faults)}")
     if not any(verdicts.values()) and code != EXIT_USER_ERROR:
-        return after_crash(run_dir, "no node answered")  # Slurm could not start the step, perhaps
+        return after_crash(run_dir, "no node answered", "preflight")  # Slurm could not start the step, perhaps
     if len(bad) == len(nodes):
         say("no node is fit: the fault is not theirs, and the job ends; what each said stands above")
         return 1
@@ -95,16 +95,16 @@ def end(run_dir: Path, code: int) -> int:
     return after_crash(run_dir, reasons.get(code, f"crash, code {code}"))
 
 
-def after_crash(run_dir: Path, reason: str) -> int:
+def after_crash(run_dir: Path, reason: str, of: str = "training") -> int:
     in_a_row = 1
     for record in reversed(restarts(run_dir)):
-        if not record.get("crash") or record["step"] != newest_step(run_dir):
+        if record.get("crash") != of or record["step"] != newest_step(run_dir):
             break
         in_a_row += 1
     if in_a_row >= MAX_CRASHES:
         say(f"{in_a_row} crashes in a row without a new checkpoint: that is enough (ELMO_MAX_CRASHES)")
         return 1
-    return requeue(run_dir, reason, crash=True)
+    return requeue(run_dir, reason, crash=of)
 
 
 def requeue(run_dir: Path, reason: str, **more: Any) -> int:

@@ -16,6 +16,13 @@ for argument; do
     [[ $argument != from=* && $argument != finetune.source=* ]] || training=finetune
 done
 [ -n "${run_dir:-}" ] || { echo 'run.dir= is missing: give the folder of the run' >&2; exit 2; }
+elmo=${ELMO:-$(command -v elmo || echo "$clone/.venv/bin/elmo")}
+[ -x "$elmo" ] || { echo 'no command elmo: activate its environment, or set ELMO=' >&2; exit 2; }
+aside=$(mktemp -d) status=0 # a config that is wrong is wrong now; data and disk may be other ones there
+PYTHONPATH=$clone "$elmo" preflight "${arguments[@]}" run.dir="$aside" >"$aside/said" || status=$?
+said=$(cat "$aside/said") && rm -rf "$aside"
+[ "$status" != 2 ] || exit 2
+[ "$status" = 0 ] || echo "here     $said" >&2
 code=$run_dir/code/$(date -u +%Y%m%dT%H%M%SZ)
 if [ -n "$dry" ]; then
     echo "code     $(git -C "$clone" describe --always --dirty 2>/dev/null || echo "$clone") into $code"

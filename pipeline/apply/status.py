@@ -45,6 +45,7 @@ class Status:
     held_out: dict[str, float] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
     eta_hours: float | None = None
+    epoch_hours: float | None = None
     checkpoint: dict[str, Any] = field(default_factory=dict)
     checkpoints: int = 0
     damaged: list[str] = field(default_factory=list)
@@ -80,6 +81,8 @@ def look(run_dir: Path) -> Status:
     if "unix_time" in start:
         status.started_seconds_ago = now - start["unix_time"]
     _fill_metrics(status, run_dir, now)
+    speed, tokens = status.metrics.get("speed/tokens_per_second"), start.get("tokens_an_epoch")
+    status.epoch_hours = tokens / speed / 3600 if speed and tokens else None
     _fill_checkpoints(status, run_dir, now)
     status.restarts = read_restarts(run_dir)
     _fill_queue(status, {start.get("slurm", {}).get("job_id"), *(r.get("job") for r in status.restarts)})

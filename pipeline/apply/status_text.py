@@ -83,6 +83,8 @@ def _speed(status: "Status") -> str:
         parts.append(f"{values['speed/data_wait_share']:.1%} of the time waiting for data")
     if "train/gradient_norm" in values:
         parts.append(f"gradient norm {values['train/gradient_norm']:.3g}")
+    if status.epoch_hours is not None:
+        parts.append(f"an epoch in {duration(status.epoch_hours * 3600)}")
     return ", ".join(parts)
 
 

@@ -33,6 +33,8 @@ def test_a_finished_run_is_told_with_its_numbers(finished: Path, dataset: Path) 
     shown = render(status)
     assert "finished, step 6 of 6" in shown and f"held out {status.held_out['perplexity']:.2f}" in shown
     assert f"elmo evaluate checkpoint={finished} data={dataset}" in shown
+    speed = status.metrics["speed/tokens_per_second"]
+    assert status.epoch_hours == pytest.approx(4442 / speed / 3600) and ", an epoch in " in shown
 
 
 def test_status_imports_neither_torch_nor_wandb(finished: Path) -> None:

@@ -89,11 +89,11 @@ class Cluster:
         lines = (HERE / "slurm.conf").read_text().format(
             folder=self.folder, nodes=self.num_nodes, gpus=GPUS, login=self._address("login")
         )  # fmt: skip
-        for name in self.nodes:
+        for number, name in enumerate(self.nodes):
             (self.folder / "spool" / name).mkdir(parents=True)
             lines += (
                 f"NodeName={name} NodeAddr={self._address(name)} CPUs={CPUS} RealMemory={MEMORY_MB} "
-                f"Gres=gpu:{GPUS} State=UNKNOWN\n"
+                f"Gres=gpu:{GPUS} Weight={number + 1} State=UNKNOWN\n"  # the first ones first
             )
         (self.folder / "slurm.conf").write_text(lines)
         for number in range(GPUS):
