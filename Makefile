@@ -13,7 +13,7 @@ help:
 	@echo 'make demo    prepare real text, pretrain a small biLM on it, evaluate and use it: minutes, in $(DEMO)'
 	@echo 'make check   the fast loop: ruff, types, floors, fast tests'
 	@echo 'make test    all tests; on Slurm too where its packages are, or may be installed'
-	@echo 'make ordeals Slurm jobs that lose nodes, networks and disks, on a cluster of this machine: ten minutes'
+	@echo 'make ordeals Slurm jobs that lose nodes, networks and disks, on a cluster of this machine: five minutes'
 	@echo 'make clean   remove $(VENV) and caches; runs/ and data/ stay'
 
 demo: $(VENV)/demo.stamp
@@ -27,7 +27,7 @@ test: $(VENV)/dev.stamp
 
 ordeals: $(VENV)/dev.stamp
 	@sh tests/install_slurm.sh
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ordeal tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ordeal tests/slurm
 
 check: lint
 	$(PYTEST) -q -m 'not slow' tests

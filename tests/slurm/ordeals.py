@@ -96,7 +96,7 @@ def power_cuts(t: Training) -> None:
 
 def network_cut_and_heal(t: Training) -> None:
     """Of the batch node: its ranks, and those that wait for them, against the job's next start."""
-    cluster, job = t.cluster, t.submit(t.cluster.only("n19", "n20", "n21"))
+    cluster, job = t.cluster, t.submit(t.cluster.only("n10", "n11", "n12"))
     t.wait_for_step(3)
     batch = job.facts()["BatchHost"]
     t.survive("network cut", lambda: cluster.cut(batch))
