@@ -82,6 +82,7 @@ def finetune(arguments: list[str]) -> int:
 
 
 def _train(command: str, train: Callable[[], "Outcome"], arguments: list[str], config: PretrainConfig) -> int:
+    from pipeline.train.collectives import leave
     from pipeline.train.module import Diverged
     from pipeline.train.run_folder import TakenOver
     from pipeline.train.trainer import global_rank
@@ -92,6 +93,7 @@ def _train(command: str, train: Callable[[], "Outcome"], arguments: list[str], c
         if global_rank(config.train) == 0:  # all ranks come to the same end
             print(f"elmo {command}: {error}", file=sys.stderr)
         return 1
+    leave()
     if outcome.is_rank_zero:
         outcome.say(command, arguments, config.data.path)
     return outcome.exit_code

@@ -15,6 +15,12 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def leave() -> None:
+    """Its threads end; else one may free a tensor when Python is gone already, and abort. Every rank calls it."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def new_group() -> Group | None:
     """All ranks once more, as a group whose operations do not queue behind those of others. Every rank calls it."""
     return dist.new_group() if world_size() > 1 else None
