@@ -30,6 +30,7 @@ def test_the_training_script_asks_slurm_for_what_survival_needs() -> None:
 
 @pytest.mark.slow
 def test_a_dry_run_shows_what_would_be_submitted_and_makes_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
     said = call(cluster, tmp_path, "submit.sh", "--dry-run", "--nodes=2", "--gpus-per-node=1", "--cpus-per-gpu=1",
                 "configs/original.yaml", "data.path=d", "run.dir=r")  # fmt: skip
     assert "run      elmo pretrain configs/original.yaml data.path=d run.dir=r" in said
@@ -41,7 +42,9 @@ def test_a_dry_run_shows_what_would_be_submitted_and_makes_nothing(cluster: Clus
     assert re.search(r"submit   sbatch .* r/code/\S+/slurm/finetune.sbatch configs/finetune.yaml", said)
     said = call(cluster, tmp_path, "prep.sh", "--dry-run", "--tasks=3", "input=corpus/*.txt", "output=data/corpus")
     assert said.count("sbatch --parsable") == 3 and "--array=0-2" in said
-    assert list(tmp_path.iterdir()) == []
+    wrong = call(cluster, tmp_path, "submit.sh", "configs/original.yaml", "data.lane=8", "run.dir=r", check=False)
+    assert "Did you mean: 'lanes'?" in wrong and "Submitted" not in wrong
+    assert list(tmp_path.iterdir()) == [tmp_path / "configs"]
 
 
 @pytest.mark.slow
@@ -103,11 +106,10 @@ def test_an_array_and_one_more_job_write_the_vectors_of_a_text(cluster: Cluster,
         assert len([key for key in file if key.isdigit()]) == 100
 
 
-def call(cluster: Cluster, folder: Path, script: str, *arguments: str) -> str:
+def call(cluster: Cluster, folder: Path, script: str, *arguments: str, check: bool = True) -> str:
     """A script of slurm/, called on the login node in `folder`."""
-    return cluster.run(
-        "login", "bash", str(ROOT / "slurm" / script), *arguments, cwd=folder, environment={"ELMO": str(ELMO)}
-    )
+    command = ["bash", str(ROOT / "slurm" / script), *arguments]
+    return cluster.run("login", *command, cwd=folder, environment={"ELMO": str(ELMO)}, check=check)
 
 
 def logs(folder: Path) -> str:
