@@ -91,7 +91,7 @@ def power_cuts(t: Training) -> None:
     batch = job.facts()["BatchHost"]
     t.survive("power cut of the batch node", lambda: cluster.power_off(batch))
     t.stop()
-    assert t.reasons() == ["node failure or preemption"] * 2
+    assert_nodes_failed(t, 2)
 
 
 def network_cut_and_heal(t: Training) -> None:
@@ -103,8 +103,7 @@ def network_cut_and_heal(t: Training) -> None:
     wait_until(lambda: not t.processes(batch), "nothing trains there any more", t.log)
     cluster.heal(batch)
     t.stop()
-    # The srun that was cut off gives up its step, and may end the job's new one of the same number with it.
-    assert t.reasons()[0] == "node failure or preemption" and len(t.reasons()) <= 2
+    assert_nodes_failed(t, 1)
 
 
 def two_writers(t: Training) -> None:
@@ -129,8 +128,7 @@ def two_writers(t: Training) -> None:
     wait_until(lambda: gave_up_the_folder(t), "the old rank 0 ends by itself", t.log)
     wait_until(lambda: not any(t.processes(node) for node, _ in old), "and so does the other", t.log)
     t.stop()
-    # Slurm 22.05 has no GPUs for a job whose nodes have all just failed: the next try may be needed, or as above.
-    assert t.reasons()[0] == "node failure or preemption" and len(t.reasons()) <= 3
+    assert_nodes_failed(t, 1)
 
 
 def a_controller_away(t: Training) -> None:
@@ -241,6 +239,17 @@ def lose_controller(t: Training) -> None:
     t.cluster.run(node, "kill", "-USR1", str(pid))
     time.sleep(60)
     t.cluster.start_controller()
+
+
+def assert_nodes_failed(t: Training, times: int) -> None:
+    """So often, and with at most two more restarts that are Slurm's own confusion.
+
+    An srun that was cut off gives up its step, a controller ends a job again on a node that comes back: either may meet
+    the next start, which has the same numbers. And 22.05 has no GPUs at once for a job whose nodes have all failed.
+    """
+    reasons = t.reasons()
+    assert reasons[0] == "node failure or preemption" and len(reasons) <= times + 2, reasons
+    assert reasons.count("node failure or preemption") >= times, reasons
 
 
 def gave_up_the_folder(t: Training) -> bool:
