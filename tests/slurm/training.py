@@ -54,6 +54,10 @@ class Training:
         told = {name: facts.get(name) for name in ("JobState", "Reason", "NodeList", "Restarts", "ExcNodeList")}
         return f"{told}\n" + "\n".join(f"--- {f.name}\n" + f.read_text(errors="replace")[-6000:] for f in files)
 
+    def rank_log(self) -> str:
+        """What rank 0 said in all starts."""
+        return (self.run_dir / "logs" / "rank-000.log").read_text(errors="replace")
+
     def said(self) -> str:
         """By the batch script, in all starts of the last job."""
         assert self.job is not None
