@@ -18,7 +18,7 @@ from pipeline.signals import EXIT_PREEMPTED
 
 LAST_YEAR = 1945
 _REPEATS = "1945-Roosevelt-2"  # the radio version of the message before it: held-out sentences would be known
-_BRIEFLY = ["train.epochs=0.5", "train.validate_tokens=5000"]  # the table at the end is of all held-out tokens
+_BRIEFLY = ["train.epochs=0.4", "train.validate_tokens=5000"]  # the table at the end is of all held-out tokens
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 WORD = "act"
