@@ -176,11 +176,11 @@ def table(record: dict[str, Any]) -> str:
             cells.append(_cell(before.get(name), after[name], "bits_a_character", 3))
             cells.append(_unknown(before.get(name), after[name]))
             lines.append(f"{name:8}" + "".join(f"{cell:>22}" for cell in cells))
-    return "\n".join([*lines, "", *_remarks(record)])
+    return "\n".join([*lines, *_remarks(record)])
 
 
 def _remarks(record: dict[str, Any]) -> list[str]:
-    remarks = []
+    remarks = [""]
     if record["before"] is None:
         remarks.append("The source had no softmax: there is no perplexity before.")
     elif not record["is_comparable"]:
@@ -195,7 +195,7 @@ def _remarks(record: dict[str, Any]) -> list[str]:
         remarks.append("No general held-out text is known: name one with general=DIR to see what is forgotten.")
     if DOMAIN not in record["after"]:
         remarks.append("The domain has no held-out text: prepare it with heldout= to see what is gained.")
-    return remarks
+    return remarks if len(remarks) > 1 else []
 
 
 def _cell(before: dict[str, Any] | None, after: dict[str, Any], key: str, digits: int = 1) -> str:
