@@ -26,6 +26,7 @@ OVERRIDES = {
         "data.vocab_min_count=1", "softmax.num_samples=8", "train.max_steps=4", "train.threads=1", "data.workers=0",
     ],
     "evaluate": [],
+    "finetune": ["data.lanes=4", "data.window=8", "train.max_steps=4", "train.threads=1", "data.workers=0"],
     "export": [],
     "embed": ["workers=1"],
 }  # fmt: skip
