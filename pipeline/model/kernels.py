@@ -14,6 +14,7 @@ from triton.language import constexpr, tensor
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _BLOCK = 64 if INTERPRETED else 1024  # values of a program
+_FLAT_BLOCK = 1 << 13 if INTERPRETED else 1024  # the same, of a whole parameter
 _COLUMNS = 512 if INTERPRETED else 4096  # of a row of logits, at once
 
 
@@ -65,7 +66,8 @@ def to_probabilities_(logits: Tensor, bias: Tensor, hits: Tensor, normaliser: Te
 
 def adagrad_(weight: Tensor, accumulator: Tensor, grad: Tensor, lr: float) -> None:
     """One pass: accumulator += grad ** 2, weight -= lr * grad / sqrt(accumulator). All contiguous float32."""
-    _adagrad[(triton.cdiv(weight.numel(), _BLOCK),)](weight, accumulator, grad, lr, weight.numel(), BLOCK=_BLOCK)
+    size = weight.numel()
+    _adagrad[(triton.cdiv(size, _FLAT_BLOCK),)](weight, accumulator, grad, lr, size, BLOCK=_FLAT_BLOCK)
 
 
 def _grid(values: Tensor) -> tuple[int, int, int]:

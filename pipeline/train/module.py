@@ -72,6 +72,8 @@ class BiLMModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         for parameter in self.bilm.softmax.parameters():  # of the others DDP sees to it
             broadcast_(parameter.data)
+        for layer in self.bilm.layers:
+            layer.one_window_at_a_time = True  # on a GPU its buffers stay, and its steps are replayed
         self.rows.connect(new_group(), torch.bfloat16 if self.config.train.exchanges_bfloat16 else torch.float32)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:

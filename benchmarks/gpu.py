@@ -1,0 +1,90 @@
+"""Everything about a GPU in one run of under ten minutes: that it computes right, how fast, and what it waits for.
+
+python -m benchmarks.gpu [data.path=DATASET] [CONFIG.yaml] [key=value ...] [--parts=rates,check,speed,curves,waiting,
+    evaluation,pretraining] [--lanes=128,256,512,1024] [--vocabulary=793471] [--seconds=420] [--dry] [--output=FILE]
+
+rates        bf16 products and copies: what the bounds are made of
+check        training steps, every way and precision, against the CPU in float64: benchmarks/gpu_check.py
+speed        whole training steps in bf16, side by side: ours with CUDA graphs, with kernels only, in plain torch; the
+             per-step PyTorch loop, eager and compiled (its first number of lanes only); nn.LSTM(proj_size), no clips
+curves       the losses of many steps of configs/small.yaml in bf16 and in float32
+waiting      the share of ours' time in which the next batch is waited for, from the tar shards
+evaluation   the full softmax: share of its bound
+pretraining  `elmo pretrain` for a while, where data.path is given
+
+Without data.path a synthetic corpus is made. --seconds are shared out among the parts. --dry: tiny, on the CPU with
+the kernels interpreted, to see that the script runs to its end. Exit code 1 if a part failed or a number is wrong.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+import torch
+
+from benchmarks.command import split_options, write_result, yaml_files
+from benchmarks.gpu_parts import PARTS, Job, Result
+from benchmarks.synthetic import Corpus, write_corpus
+from data_prep.prepare import prepare
+
+SHARES = {  # of --seconds; what compiling and setting up take comes on top
+    "rates": 0.01, "check": 0.05, "speed": 0.4, "curves": 0.15, "waiting": 0.05, "evaluation": 0.05, "pretraining": 0.3,
+}  # fmt: skip
+
+
+def run(job: Job, parts: list[str], seconds: float) -> Result:
+    """The results of the parts; one that fails leaves its error, and the others go on."""
+    results: Result = {}
+    for name in parts:
+        job.seconds, begun = SHARES[name] * seconds, time.perf_counter()
+        print(f"\n== {name}", flush=True)
+        try:
+            results[name] = PARTS[name](job)
+        except Exception as error:
+            traceback.print_exc()
+            results[name] = {"right": False, "failed": f"{type(error).__name__}: {error}"}
+        if job.device.type == "cuda":
+            torch.cuda.empty_cache()
+        results[name]["took_seconds"] = time.perf_counter() - begun
+        print(f"   {results[name]['took_seconds']:.0f} s", flush=True)
+    return results
+
+
+def main(arguments: list[str]) -> int:
+    """Prints the tables and, with --output, writes the figures as JSON."""
+    options, rest = split_options(
+        arguments, parts=",".join(PARTS), lanes="128,256,512,1024", vocabulary=793_471, seconds=420.0, dry=False
+    )
+    if not options["dry"] and not torch.cuda.is_available():
+        print("benchmarks.gpu needs an NVIDIA GPU; --dry runs its parts tiny on the CPU", file=sys.stderr)
+        return 2
+    if options["dry"] and os.environ.get("TRITON_INTERPRET") != "1":  # it must be there before anything imports triton
+        command = [sys.executable, "-m", "benchmarks.gpu", *arguments]
+        return subprocess.call(command, env=os.environ | {"TRITON_INTERPRET": "1"})
+    if options["dry"]:
+        options |= {"lanes": "2", "vocabulary": 1100, "seconds": 0.1}
+    files, pairs = yaml_files(rest, "configs/original.yaml")
+    has_data = any(pair.startswith("data.path=") for pair in pairs)
+    device = torch.device("cpu" if options["dry"] else "cuda")
+    with tempfile.TemporaryDirectory() as folder:
+        if not has_data:
+            corpus = Corpus(sentences=300 if options["dry"] else 200_000, files=2)
+            paths, _ = write_corpus(Path(folder, "text"), corpus)
+            prepare(paths, Path(folder, "data"), heldout=50, show_progress=False)
+            pairs = [*pairs, f"data.path={folder}/data"]
+        lanes = [int(number) for number in options["lanes"].split(",")]
+        job = Job(device, [*files, *pairs], lanes, options["vocabulary"], options["dry"], has_data)
+        results = run(job, options["parts"].split(","), options["seconds"])
+    machine = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, dry: its speeds say nothing"
+    write_result(options["output"], {"machine": machine, "torch": torch.__version__, **results})
+    wrong = [name for name, result in results.items() if not result.get("right", True)]
+    print(f"\n{machine}; torch {torch.__version__}; {'WRONG: ' + ', '.join(wrong) if wrong else 'nothing was wrong'}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,114 @@
+"""Whether a GPU computes what the CPU computes in float64: whole training steps, every way and precision."""
+
+import copy
+
+import torch
+from torch import Tensor
+
+from benchmarks.steps import Ours
+from pipeline.config import PretrainConfig
+from pipeline.data.windows import Batch
+from pipeline.model import gpu
+from pipeline.model.bilm import BiLM
+from pipeline.model.softmax import Candidates
+
+Draws = list[tuple[Batch, Candidates]]
+
+TOLERANCE = {  # norm of the error over the norm of what is right
+    "float32": {"result": 1e-4, "gradient": 1e-3, "update": 2e-2},  # updates are small beside the weights they round to
+    "bf16": {"result": 3e-2, "gradient": 3e-1, "update": 3e-1},  # what rounding takes over a clip's bound is 0 or not
+}
+
+
+class OursAt(Ours):
+    """Ours on any device, word vectors handed on in the dtype of the states as BiLM.forward does."""
+
+    def __init__(self, config: PretrainConfig, bilm: BiLM) -> None:
+        super().__init__(config, bilm)
+        for layer in bilm.layers:
+            layer.one_window_at_a_time = True  # type: ignore[assignment]
+
+    def encode(self, batch: Batch) -> Tensor:
+        words = self.bilm.encoder(batch.characters).to(self.states[0].h.dtype)
+        return torch.nn.functional.embedding(batch.index, words)
+
+
+def move(draws: Draws, device: torch.device) -> Draws:
+    return [(batch.to(device), Candidates(*(part.to(device) for part in words))) for batch, words in draws]
+
+
+def results_of(config: PretrainConfig, bilm: BiLM, draws: Draws, precision: str) -> dict[str, Tensor]:
+    """Losses of windows in a row, the states after them, the last one's gradients and the weights after its update."""
+    way, found = OursAt(config, bilm), {}
+    for number, (batch, candidates) in enumerate(draws):
+        way.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(bilm.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            y = way.read(way.encode(batch), number, config.model.dropout)
+            loss = way.loss(y, batch, candidates)
+        (loss * config.data.window).backward()
+        way.rows.finish(way._loss)
+        found[f"result loss {number}"] = loss.detach()
+    for depth, state in enumerate(way.states):
+        found |= {f"result h {depth}": state.h, f"result c {depth}": state.c}
+    with torch.no_grad():
+        full = bilm.softmax.full_loss(y.detach().flatten(0, 2), draws[-1][0].targets.flatten())
+    found["result full loss"] = full
+    found |= {f"gradient {name}": p.grad.to_dense() for name, p in bilm.named_parameters() if p.grad is not None}
+    before = {name: p.detach().clone() for name, p in bilm.named_parameters()}
+    way.optimizer.step()
+    found |= {f"update {name}": p.detach() - before[name] for name, p in bilm.named_parameters()}
+    return {name: value.double().cpu() for name, value in found.items()}
+
+
+def check(config: PretrainConfig, vocabulary: int, draws: Draws, device: torch.device) -> list[dict[str, object]]:
+    """A row for each precision and way: the worst errors, and whether all are within TOLERANCE.
+
+    Four windows or more, so that recorded graphs are replayed. The clips are set so that they act.
+    """
+    torch.manual_seed(0)
+    bilm = BiLM(_clipped(config, vocabulary, draws).model, vocabulary)
+    with gpu.using("plain"):
+        exact = results_of(config, copy.deepcopy(bilm).double(), draws, "float64")
+    for name, clip in (("h", config.model.proj_clip), ("c", config.model.cell_clip)):
+        shares = [(exact[f"result {name} {d}"].abs() == clip).double().mean() for d in range(config.model.num_layers)]
+        assert any(0 < share < 1 for share in shares), (
+            f"the clip of {name} acts on these shares of its values: {shares}"
+        )
+    rows: list[dict[str, object]] = []
+    there = move(draws, device)
+    last: dict[str, dict[str, Tensor]] = {}
+    for precision, tolerance in TOLERANCE.items():
+        for way in gpu.MODES if device.type == "cuda" else ("kernels", "plain"):
+            with gpu.using(way):
+                found = results_of(config, copy.deepcopy(bilm).to(device), there, precision)
+            worst = {kind: _worst(found, exact, kind) for kind in tolerance}
+            last[way] = found
+            right = all(worst[kind][0] <= bound for kind, bound in tolerance.items())
+            rows.append({"precision": precision, "way": way, "right": right, "worst": worst})
+        if "graphs" in last:
+            same = all(torch.equal(last["graphs"][name], last["kernels"][name]) for name in exact)
+            rows[-3]["bitwise_as_kernels"] = same
+    return rows
+
+
+def _clipped(config: PretrainConfig, vocabulary: int, draws: Draws) -> PretrainConfig:
+    """The config with clips that four fifths of a layer's values stay under, where they are smallest."""
+    config.model.cell_clip = config.model.proj_clip = None
+    torch.manual_seed(0)
+    free = results_of(config, BiLM(config.model, vocabulary), draws, "float32")
+    bounds = {
+        name: min(free[f"result {name} {depth}"].abs().quantile(0.8).item() for depth in range(config.model.num_layers))
+        for name in ("h", "c")
+    }
+    config.model.proj_clip, config.model.cell_clip = bounds["h"], bounds["c"]
+    return config
+
+
+def _worst(found: dict[str, Tensor], exact: dict[str, Tensor], kind: str) -> tuple[float, str]:
+    """The largest relative error among the tensors of a kind, and which has it."""
+    assert found.keys() == exact.keys()
+    errors = []
+    for name in (name for name in exact if name.startswith(kind)):
+        error = ((found[name] - exact[name]).norm() / exact[name].norm().clamp(min=1e-12)).item()
+        errors.append((error if error == error else float("inf"), name))
+    return max(errors)

@@ -1,0 +1,38 @@
+"""The GPU's benchmark: its script runs to its end, and says what it needs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.gpu_parts import PARTS, WAYS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.gpu", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_in_one_sentence_that_it_needs_one() -> None:
+    done = run()
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr == "benchmarks.gpu needs an NVIDIA GPU; --dry runs its parts tiny on the CPU\n"
+
+
+@pytest.mark.slow
+def test_every_part_runs_dry_and_the_numbers_are_right(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    done = run("--dry", "--threads=1", f"--output={output}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(output.read_text())
+    assert all(result[part]["took_seconds"] > 0 for part in PARTS)
+    assert [row["right"] for row in result["check"]["rows"]] == [True] * 4
+    ways = {name.split(" ", 1)[1]: row for name, row in result["speed"].items() if name != "took_seconds"}
+    assert ways.keys() == set(WAYS) and all(row["seconds"] > 0 for row in ways.values())
