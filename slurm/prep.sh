@@ -12,7 +12,9 @@ for argument; do
         *) arguments+=("$argument") ;;
     esac
     [[ $argument != output=* ]] || output=${argument#output=}
+    [[ $argument != input=* ]] || input=given
 done
+[ -n "${input:-}" ] || { echo 'input= is missing: give files, folders or globs' >&2; exit 2; }
 [ -n "${output:-}" ] || { echo 'output= is missing: give the folder of the dataset' >&2; exit 2; }
 code=$output.code/$(date -u +%Y%m%dT%H%M%SZ)
 [ -n "$dry" ] || bash "$clone/slurm/pin.sh" "$clone" "$code"

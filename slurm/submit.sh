@@ -18,6 +18,7 @@ done
 [ -n "${run_dir:-}" ] || { echo 'run.dir= is missing: give the folder of the run' >&2; exit 2; }
 elmo=${ELMO:-$(command -v elmo || echo "$clone/.venv/bin/elmo")}
 [ -x "$elmo" ] || { echo 'no command elmo: activate its environment, or set ELMO=' >&2; exit 2; }
+run_dir=${run_dir/#\~\//$HOME/}
 aside=$(mktemp -d) status=0 # a config that is wrong is wrong now; data and disk may be other ones there
 PYTHONPATH=$clone "$elmo" preflight "${arguments[@]}" run.dir="$aside" >"$aside/said" || status=$?
 said=$(cat "$aside/said") && rm -rf "$aside"
