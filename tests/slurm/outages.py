@@ -61,7 +61,7 @@ def a_controller_away(t: Training) -> None:
         job = t.submit()
         t.survive("controller away for a minute, and a signal meanwhile", lambda: lose_controller(t))
         t.stop()
-    assert t.reasons() == ["time limit (SIGUSR1)"], job
+    assert t.reasons()[0] == "time limit (SIGUSR1)", job
 
 
 def lose_controller(t: Training) -> None:
@@ -75,8 +75,8 @@ def lose_controller(t: Training) -> None:
 def assert_nodes_failed(t: Training, times: int) -> None:
     """So often, and with at most two more restarts that are Slurm's own confusion.
 
-    An srun that was cut off gives up its step, a controller ends a job again on a node that comes back: either may meet
-    the next start, which has the same numbers. And 22.05 has no GPUs at once for a job whose nodes have all failed.
+    An srun that was cut off gives up its step, a controller ends a step or job again, late: either may meet the next
+    start, which has the same numbers. And 22.05 has no GPUs at once for a job whose nodes have all failed.
     """
     reasons = t.reasons()
     assert reasons[0] == "node failure or preemption" and len(reasons) <= times + 2, reasons
