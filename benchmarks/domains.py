@@ -1,8 +1,8 @@
 """One pretraining carried to several domains, beside training from scratch on each for the same steps; as Markdown.
 
-python -m benchmarks.domains OUT [--texts=DIR] [--config=configs/demo.yaml] [--epochs=1] [key=value ...]
+python -m benchmarks.domains OUT [--texts=DIR] [--domains=NAME,NAME] [--config=FILE] [--epochs=1] [key=value ...]
 
-DIR holds the texts below (lm/ and domain/). Every step is an `elmo` command that is printed; what an earlier call has
+DIR holds the texts below (lm/ and domain/), FILE is configs/demo.yaml unless given. Every step is an `elmo` command that is printed; what an earlier call has
 done is not done again. key=value pairs go to all trainings. The tables go to standard output and to OUT/domains.md.
 """
 
@@ -43,12 +43,13 @@ def prepare(texts: Path, text: str, heldout: str, out: Path) -> None:
     elmo("prep", f"input={texts / text}", f"output={out}", heldout)
 
 
-def train(out: Path, texts: Path, config: str, epochs: str, pairs: list[str]) -> None:
+def train(out: Path, texts: Path, domains: list[str], config: str, epochs: str, pairs: list[str]) -> None:
     """All runs are finished."""
     prepare(texts, GENERAL, "heldout=0.02", out / "general/data")
     source = out / "general/run"
     elmo("pretrain", config, f"data.path={out}/general/data", f"run.dir={source}", f"train.epochs={epochs}", *pairs)
-    for domain, (text, heldout) in DOMAINS.items():
+    for domain in domains:
+        text, heldout = DOMAINS[domain]
         home = out / domain.replace(" ", "-")
         prepare(texts, text, heldout, home / "data")
         for way in WAYS:
@@ -61,10 +62,10 @@ def train(out: Path, texts: Path, config: str, epochs: str, pairs: list[str]) ->
         elmo("pretrain", config, FINETUNE, *scratch, *pairs)
 
 
-def records(out: Path) -> dict[str, dict[str, Any]]:
+def records(out: Path, domains: list[str]) -> dict[str, dict[str, Any]]:
     """By domain and way, finetune.json; of `scratch` its figures on the domain."""
     found: dict[str, dict[str, Any]] = {}
-    for domain in DOMAINS:
+    for domain in domains:
         home = out / domain.replace(" ", "-")
         found[domain] = {way: json.loads((home / way / "finetune.json").read_text()) for way in WAYS}
         trained = load_trained(str(home / "scratch"))
@@ -112,8 +113,9 @@ def main(arguments: list[str]) -> None:
     options = {a.partition("=")[0]: a.partition("=")[2] for a in arguments if a.startswith("--")}
     out, *pairs = [a for a in arguments if not a.startswith("--")]
     texts = Path(options.get("--texts", "../shared/data"))
-    train(Path(out), texts, options.get("--config", "configs/demo.yaml"), options.get("--epochs", "1"), pairs)
-    found = records(Path(out))
+    domains = options["--domains"].split(",") if "--domains" in options else list(DOMAINS)
+    train(Path(out), texts, domains, options.get("--config", "configs/demo.yaml"), options.get("--epochs", "1"), pairs)
+    found = records(Path(out), domains)
     text = "\n".join([
         "Held-out perplexity before → after fine-tuning with the source's words:", "", *paper_table(found), "",
         "Perplexity over the domain's own words, trained from scratch and fine-tuned for the same steps:", "",
