@@ -25,6 +25,7 @@ class OursAt(Ours):
 
     def __init__(self, config: PretrainConfig, bilm: BiLM) -> None:
         super().__init__(config, bilm)
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # as training does
         for layer in bilm.layers:
             layer.one_window_at_a_time = True  # type: ignore[assignment]
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
@@ -158,6 +159,8 @@ def speed(job: Job) -> Result:
         else:
             print(f"{lanes:6} {way:14} {row['failed'][:90]}", flush=True)
         result[f"{lanes} {way}"] = row
+    waits = result[f"{job.lanes[0]} graphs"].get("waits_at")
+    print(f"the CPU waits for the GPU in a step of ours at: {', '.join(waits) if waits else 'nowhere'}")
     return result
 
 
@@ -178,9 +181,21 @@ def _speed_of(job: Job, name: str, config: PretrainConfig, bilm: BiLM, draws: Dr
             for _ in range(1 if job.is_dry else 4):  # compiles, then records
                 run()
             spent = job.median_seconds(run, seconds)
+            waits = _synchronisations(way, config, draws) if job.device.type == "cuda" else []
     except (torch.OutOfMemoryError, RuntimeError) as error:
         return {"failed": f"{type(error).__name__}: {error}"}
-    return {"seconds": spent, "gib": torch.cuda.max_memory_allocated() / 2**30 if job.device.type == "cuda" else 0.0}
+    most = torch.cuda.max_memory_allocated() / 2**30 if job.device.type == "cuda" else 0.0
+    return {"seconds": spent, "gib": most, "waits_at": waits}
+
+
+def _synchronisations(way: Way, config: PretrainConfig, draws: Draws) -> list[str]:
+    """The places in a step at which the CPU waits for the GPU."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        _train_step(way, config, draws[0], 0)
+        torch.cuda.set_sync_debug_mode("default")
+    return sorted({f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchroniz" in str(w.message)})
 
 
 def curves(job: Job) -> Result:

@@ -108,7 +108,8 @@ class Buffers:
 
     def record(self) -> None:
         """Both ways are graphs from now on. Recording runs nothing; it fails where something is not capturable."""
-        self.graphs = _recorded(self._forward_steps), _recorded(self._backward_steps)
+        with torch.autocast(self.like.device.type, enabled=False):
+            self.graphs = _recorded(self._forward_steps), _recorded(self._backward_steps)
 
 
 def _recorded(steps: Callable[[], None]) -> torch.cuda.CUDAGraph:
@@ -131,11 +132,12 @@ class KeptBuffers:
         return KeptBuffers, ()
 
     def of(self, layer: "LSTMP", steps: int, lanes: int, dtype: torch.dtype) -> Buffers:
-        key = (steps, lanes, dtype, layer.bias.device)
+        records = gpu.records_graphs(layer.bias)
+        key = (steps, lanes, dtype, layer.bias.device, records)
         if self._buffers is None or key != self._key:
             self._buffers, self._key = None, ()  # its memory is free before more is taken
             self._buffers, self._key = Buffers(layer, steps, lanes, dtype), key
-        if self._may_record and self._buffers.is_warm and gpu.records_graphs(layer.bias):
+        if records and self._may_record and self._buffers.is_warm:
             self._record(self._buffers)
         return self._buffers
 

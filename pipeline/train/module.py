@@ -11,7 +11,7 @@ from pipeline.config import PretrainConfig
 from pipeline.data.lanes import cold_starts
 from pipeline.data.windows import Batch
 from pipeline.model.bilm import BiLM, DropoutKey, States, Window, detach
-from pipeline.model.lstmp import LSTMPState
+from pipeline.model.lstmp import LSTMP, LSTMPState
 from pipeline.model.sampler import LogUniformSampler
 from pipeline.model.softmax import Candidates
 from pipeline.train.collectives import broadcast_, new_group
@@ -72,7 +72,10 @@ class BiLMModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         for parameter in self.bilm.softmax.parameters():  # of the others DDP sees to it
             broadcast_(parameter.data)
+        # Or the parts of a long sum, as over 4 * 4096 gates, would be added up in bf16.
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         for layer in self.bilm.layers:
+            assert isinstance(layer, LSTMP)
             layer.one_window_at_a_time = True  # on a GPU its buffers stay, and its steps are replayed
         self.rows.connect(new_group(), torch.bfloat16 if self.config.train.exchanges_bfloat16 else torch.float32)
 
