@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.config import ConfigError
 from pipeline.model import gpu
 from pipeline.model.bilm import BiLM, DropoutKey
 from pipeline.model.lstmp import LSTMP, LSTMPState
@@ -234,12 +235,23 @@ def test_a_whole_step_is_that_of_plain_torch_however_many_words_a_window_has() -
         assert_near(ours, theirs, torch.float32)
 
 
+def test_an_unknown_way_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ELMO_GPU", "grphs")
+    gpu._from_environment.cache_clear()
+    with pytest.raises(ConfigError, match="ELMO_GPU='grphs' must be one of graphs, kernels, plain"):
+        gpu._from_environment()
+
+
 _COMPILE = """
+import subprocess
+from pathlib import Path
+
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from pipeline.model import kernels
 
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 OTHERS = {"hits": "*i64", "clip": "fp32", "lr": "fp32"}
 WIDE = {"bias", "c_prev", "c", "dc", "dy", "top", "total", "normaliser", "weight", "accumulator", "grad"}
 NAMES = "_cell_forward _cell_backward _clip_backward _add_exponentials _to_probabilities _adagrad".split()
@@ -258,8 +270,11 @@ for low in ("*bf16", "*fp32"):
                 if signature[parameter].startswith("*"):
                     divisible[(place,)] = [["tt.divisibility", 16]]
         source = ASTSource(kernel, signature, constexprs=constants, attrs=divisible)
-        ptx = triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
-        assert ".v4." in ptx and ".local" not in ptx, f"{name} in {low}: narrow accesses, or registers spilled"
+        code = triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm
+        assert ".v4." in code["ptx"], f"{name} in {low}: narrow accesses"
+        Path("kernel.cubin").write_bytes(code["cubin"])
+        usage = subprocess.run([CUOBJDUMP, "-res-usage", "kernel.cubin"], capture_output=True, text=True, check=True)
+        assert "STACK:0" in usage.stdout and "LOCAL:0" in usage.stdout, f"{name} in {low}: registers are spilled"
         print(name, low)
 """
 
@@ -268,6 +283,8 @@ def test_the_kernels_compile_for_an_h200_with_wide_accesses(tmp_path: Path) -> N
     """For which no GPU is needed; the interpreter takes code that the compiler does not."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment |= {"PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(tmp_path)}
-    run = subprocess.run([sys.executable, "-c", _COMPILE], env=environment, capture_output=True, text=True, cwd=ROOT)
+    run = subprocess.run(
+        [sys.executable, "-c", _COMPILE], env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
     assert run.returncode == 0, run.stderr
     assert len(run.stdout.splitlines()) == 12
