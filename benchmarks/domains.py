@@ -2,8 +2,8 @@
 
 python -m benchmarks.domains OUT [--texts=DIR] [--domains=NAME,NAME] [--config=FILE] [--epochs=1] [key=value ...]
 
-DIR holds the texts below (lm/ and domain/), FILE is configs/demo.yaml unless given. Every step is an `elmo` command that
-is printed; what an earlier call has done is not done again. key=value pairs go to all trainings. The tables go to
+DIR holds the texts below (lm/ and domain/), FILE is configs/demo.yaml unless given. Every step is a command of `elmo`,
+which is printed; what an earlier call has done is not done again. key=value pairs go to all trainings. The tables go to
 standard output and to OUT/domains.md.
 """
 
