@@ -37,6 +37,8 @@ class Buffers:
         self.window = 0  # how many forward passes were made
         self.is_warm = False  # both ways have been run: all kernels are compiled
         self.graphs: tuple[torch.cuda.CUDAGraph, torch.cuda.CUDAGraph] | None = None
+        self.are_graphs_checked = [False, False]
+        self.may_record = True
 
     def _empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         return torch.empty(2, *shape, dtype=dtype or self.dtype, device=self.like.device)
@@ -70,17 +72,39 @@ class Buffers:
         """From gates (the input's part), h[:, 0] and c[:, 0] to all of gates, h, c and m."""
         self.window += 1
         if self.graphs is not None:
-            self.graphs[0].replay()
+            self._replay(0, self._forward_steps, [self.gates, self.h, self.c], [self.m])
         else:
             self._forward_steps()
 
     def run_backward(self) -> None:
         """From dy, and dc of the last step, to dgates, dh, carried, and dc of the first state."""
         if self.graphs is not None:
-            self.graphs[1].replay()
+            self._replay(1, self._backward_steps, [self.dc], [self.dgates, self.dh, self.carried])
         else:
             self._backward_steps()
             self.is_warm = True
+
+    def _replay(self, way: int, steps: Callable[[], None], changed: list[Tensor], made: list[Tensor]) -> None:
+        """Each graph's first replay is held against the steps themselves; one that differs is never used again.
+
+        changed: what the steps read and write; made: what they only write.
+        """
+        assert self.graphs is not None
+        if self.are_graphs_checked[way]:
+            self.graphs[way].replay()
+            return
+        before = [values.clone() for values in changed]
+        self.graphs[way].replay()
+        replayed = [values.clone() for values in (*changed, *made)]
+        for values, old in zip(changed, before, strict=True):
+            values.copy_(old)
+        steps()
+        self.are_graphs_checked[way] = True
+        if not all(_agree(a, b) for a, b in zip(replayed, (*changed, *made), strict=True)):
+            self.graphs, self.may_record = None, False
+            warnings.warn(
+                "a CUDA graph of the recurrence is wrong here: the steps run one by one, slower", stacklevel=2
+            )
 
     def _forward_steps(self) -> None:
         from pipeline.model import kernels
@@ -112,6 +136,13 @@ class Buffers:
             self.graphs = _recorded(self._forward_steps), _recorded(self._backward_steps)
 
 
+def _agree(a: Tensor, b: Tensor) -> bool:
+    """To the rounding of bfloat16; what is not finite stands in the same places."""
+    a, b = a.float(), b.float()
+    wrong = (a.nan_to_num() - b.nan_to_num()).norm()
+    return bool((a.isfinite() == b.isfinite()).all() and wrong <= 0.02 * b.nan_to_num().norm())
+
+
 def _recorded(steps: Callable[[], None]) -> torch.cuda.CUDAGraph:
     graph = torch.cuda.CUDAGraph()
     # Of this thread only: the loader's pins memory meanwhile, which would spoil a recording of all threads.
@@ -137,7 +168,7 @@ class KeptBuffers:
         if self._buffers is None or key != self._key:
             self._buffers, self._key = None, ()  # its memory is free before more is taken
             self._buffers, self._key = Buffers(layer, steps, lanes, dtype), key
-        if records and self._may_record and self._buffers.is_warm:
+        if records and self._may_record and self._buffers.may_record and self._buffers.is_warm:
             self._record(self._buffers)
         return self._buffers
 

@@ -6,6 +6,8 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -120,6 +122,46 @@ def test_kept_buffers_hold_one_window_and_say_so() -> None:
                 first.sum().backward()
         else:
             first.sum().backward()
+
+
+class Replayed:
+    """Stands in for a graph of these steps; a wrong one adds something to a buffer."""
+
+    def __init__(self, steps: Callable[[], None], spoils: Tensor | None) -> None:
+        self.steps, self.spoils, self.times = steps, spoils, 0
+
+    def replay(self) -> None:
+        self.times += 1
+        self.steps()
+        if self.spoils is not None:
+            self.spoils += 1.0
+
+
+@pytest.mark.parametrize("wrong", ["neither", "forward", "backward"])
+def test_a_graph_that_replays_something_else_is_found_out_and_not_used(wrong: str) -> None:
+    layer, exact = twins(0.1, 0.05, (5, 7, 3))
+    inputs = inputs_of(layer.cpu(), steps=4, lanes=3)
+    layer.to(DEVICE)
+    layer.one_window_at_a_time = True
+    theirs = in_float64(exact, inputs)
+    fused(layer, inputs, torch.float32)
+    buffers = layer._kept.of(layer, 4, 3, torch.float32) if DEVICE == "cuda" else layer._kept._buffers
+    assert buffers is not None
+    graphs = [
+        Replayed(buffers._forward_steps, buffers.h if wrong == "forward" else None),
+        Replayed(buffers._backward_steps, buffers.dgates if wrong == "backward" else None),
+    ]
+    buffers.graphs = tuple(graphs)  # type: ignore[assignment]
+    buffers.are_graphs_checked = [False, False]
+    for window in range(3):
+        layer.zero_grad()
+        with pytest.warns(UserWarning, match="wrong here") if wrong != "neither" and window == 0 else nullcontext():
+            ours = fused(layer, inputs, torch.float32)
+        for one, other in zip(ours, theirs, strict=True):
+            assert_near(one, other, torch.float32)
+    used = {"neither": [3, 3], "forward": [1, 0], "backward": [1, 1]}[wrong]
+    assert [graph.times for graph in graphs] == used
+    assert (buffers.graphs is None) == (wrong != "neither")
 
 
 def test_copies_of_kept_buffers_are_empty() -> None:
