@@ -1,5 +1,6 @@
 """The command `elmo`: one function a command. Heavy imports stand inside, so that help and errors are instant."""
 
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
@@ -37,9 +38,10 @@ def prep(arguments: list[str]) -> int:
     from data_prep.prepare import prepare
 
     heldout = (0.0 if config.heldout_input else 0.01) if config.heldout is None else config.heldout
+    text, own_heldout = ([os.path.expanduser(name) for name in names] for names in (config.input, config.heldout_input))
     summary = prepare(
-        config.input, config.output, heldout=heldout if heldout < 1 else int(heldout),
-        heldout_inputs=config.heldout_input, tokenize=config.tokenize, language=config.language,
+        text, os.path.expanduser(config.output), heldout=heldout if heldout < 1 else int(heldout),
+        heldout_inputs=own_heldout, tokenize=config.tokenize, language=config.language,
         shuffle=config.shuffle, seed=config.seed, workers=config.workers, on_error=config.on_error,
         max_sentence_words=config.max_sentence_words, shard_tokens=config.shard_tokens, overwrite=config.overwrite,
         step=config.step or None, task=config.task, tasks=config.tasks,  # type: ignore[arg-type]

@@ -117,3 +117,11 @@ def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(COMMANDS, "demo", COMMANDS["demo"]._replace(run=broken))
     with pytest.raises(ValueError, match="a bug"):
         main(["demo"])
+
+
+def test_prep_finds_the_home_folder_behind_an_equals_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells expand ~ at the start of a word only."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "text.txt").write_text("a sentence .\n" * 50)
+    assert main(["prep", "input=~/text.txt", "output=~/dataset", "workers=1"]) == 0
+    assert (tmp_path / "dataset" / "index.json").exists()
