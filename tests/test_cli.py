@@ -123,5 +123,5 @@ def test_prep_finds_the_home_folder_behind_an_equals_sign(tmp_path: Path, monkey
     """Shells expand ~ at the start of a word only."""
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "text.txt").write_text("a sentence .\n" * 50)
-    assert main(["prep", "input=~/text.txt", "output=~/dataset", "workers=1"]) == 0
+    assert main(["prep", "input=~/text.txt", "output=~/dataset", "heldout=5", "workers=1"]) == 0
     assert (tmp_path / "dataset" / "index.json").exists()
