@@ -149,8 +149,10 @@ def _finish(axes: Any, against: str, bottom: float | None = None) -> None:
     if bottom is not None:
         axes.set_ylim(bottom=bottom)
     if axes.get_yscale() == "log":
-        for formats in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            formats(lambda value, _: f"{value:g}")  # 60, not 6 x 10^1
+        low, high = axes.get_ylim()
+        labelled = "12345678" if high < 10 * low else "1235"  # more would overlap
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")  # 60, not 6 x 10^1
+        axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in labelled else "")
     if against == "tokens":
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
