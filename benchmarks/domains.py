@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.command import split_options
 from data_prep.shards import open_dataset
 from pipeline.apply.before_after import score
 from pipeline.apply.load import load_trained
@@ -30,7 +31,7 @@ DOMAINS = {
 FINETUNE = "configs/finetune.yaml"
 SCRATCH_RATE = "optimizer.lr=0.2"  # the paper's; fine-tuning goes by half of it
 MIX = 0.1
-WAYS = {"keep": "its own", "mixed": f"its own, {MIX:.0%} general text mixed in", "extend": "extended", "new": "new"}
+WAYS = ("keep", "mixed", "extend", "new")  # vocabularies, and the source's with general text mixed in
 
 
 def elmo(*arguments: str) -> None:
@@ -111,11 +112,15 @@ def _change(before: float, after: float) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    options = {a.partition("=")[0]: a.partition("=")[2] for a in arguments if a.startswith("--")}
-    out, *pairs = [a for a in arguments if not a.startswith("--")]
-    texts = Path(options.get("--texts", "../shared/data"))
-    domains = options["--domains"].split(",") if "--domains" in options else list(DOMAINS)
-    train(Path(out), texts, domains, options.get("--config", "configs/demo.yaml"), options.get("--epochs", "1"), pairs)
+    options, rest = split_options(
+        arguments, texts="../shared/data", domains=",".join(DOMAINS), config="configs/demo.yaml", epochs="1"
+    )
+    out, *pairs = rest
+    domains = options["domains"].split(",")
+    unknown = sorted(set(domains) - set(DOMAINS))
+    if unknown:
+        raise SystemExit(f"--domains={','.join(unknown)} is unknown; there are {', '.join(DOMAINS)}")
+    train(Path(out), Path(options["texts"]), domains, options["config"], options["epochs"], pairs)
     found = records(Path(out), domains)
     text = "\n".join([
         "Held-out perplexity before → after fine-tuning with the source's words:", "", *paper_table(found), "",

@@ -32,10 +32,16 @@ def best_rate(*measured: dict[str, float]) -> float:
     return max(sum(rates[name] for rates in measured) / len(measured) for name in measured[0])
 
 
-def needed_flops(model: ModelConfig, candidates: int, unique_share: float, mean_characters: float) -> float:
-    """Floating-point operations that training needs a token: forward x 3, words encoded once each, pads not at all."""
+def needed_flops(model: ModelConfig, candidates: int, unique_share: float, mean_characters: float | None) -> float:
+    """Floating-point operations that training needs a token: forward x 3, words encoded once each.
+
+    mean_characters: convolved of a word, pads not at all; None: all that a word may have.
+    """
+    convolution = 2 * model.character_dim * sum(
+        width * number * (model.max_characters - width + 1 if mean_characters is None else mean_characters)
+        for width, number in model.filters
+    )  # fmt: skip
     filters = sum(number for _, number in model.filters)
-    convolution = 2 * model.character_dim * sum(width * number for width, number in model.filters) * mean_characters
     highway = model.num_highway * 2 * 2 * filters**2
     projection = 2 * filters * model.projection_dim if filters != model.projection_dim else 0
     softmax = 2 * 2 * candidates * model.projection_dim

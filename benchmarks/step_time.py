@@ -16,8 +16,9 @@ import torch
 
 from benchmarks.command import split_options, write_result, yaml_files
 from benchmarks.communication import Traffic, traffic
+from benchmarks.rates import needed_flops
 from data_prep.shards import open_dataset
-from pipeline.config import ModelConfig, PretrainConfig
+from pipeline.config import PretrainConfig
 from pipeline.model.bilm import BiLM, num_parameters
 from pipeline.read_config import load
 
@@ -69,22 +70,10 @@ class Step:
         return self.compute / self.seconds
 
 
-def forward_flops(model: ModelConfig, num_samples: int) -> tuple[float, float]:
-    """Of a word that is encoded, and of a position in layers and sampled softmax, both directions."""
-    positions = [(width, number, model.max_characters - width + 1) for width, number in model.filters]
-    convolutions = sum(2 * model.character_dim * width * number * places for width, number, places in positions)
-    features = sum(number for _, number in model.filters)
-    highways = model.num_highway * 2 * features * 2 * features
-    word = convolutions + highways + 2 * features * model.projection_dim
-    cell = 2 * (4 * model.lstm_dim * 2 * model.projection_dim + model.lstm_dim * model.projection_dim)
-    return word, 2 * (model.num_layers * cell + 2 * num_samples * model.projection_dim)
-
-
 def compute_seconds(config: PretrainConfig, here: Traffic, lanes: int, a: Assumptions) -> float:
     """Products at their rate, the recurrence's kernels one after the other, the optimizer at that of the memory."""
-    word, position = forward_flops(config.model, config.softmax.num_samples)
-    tokens = lanes * config.data.window
-    products = 3 * tokens * (here.unique_share * word + position) / (a.flops * a.share_of_flops)
+    needed = needed_flops(config.model, config.softmax.num_samples, here.unique_share, mean_characters=None)
+    products = lanes * config.data.window * needed / (a.flops * a.share_of_flops)
     in_turn = 2 * a.kernels * config.data.window * config.model.num_layers * a.kernel_seconds
     parameters = _dense_parameters(config) + here.union_rows * (config.model.projection_dim + 1)
     return products + in_turn + a.optimizer_bytes * parameters / a.memory_bytes_a_second

@@ -16,8 +16,8 @@ import torch
 from data_prep.files import write_json
 from data_prep.shards import INDEX, Dataset, open_dataset
 from pipeline.apply.evaluate import vocabulary_of
-from pipeline.apply.load import Trained, load_trained
-from pipeline.config import EvaluateConfig, TrainConfig
+from pipeline.apply.load import Trained, choose_device, load_trained
+from pipeline.config import EvaluateConfig
 from pipeline.data.datamodule import evaluation_windows
 from pipeline.data.spelling import spelling_of
 from pipeline.data.windows import BatchMaker
@@ -75,7 +75,7 @@ class BeforeAfter:
         general = self._general(source)
         if general is not None and general.fingerprint != domain.fingerprint and _has_heldout(general):
             self._texts[GENERAL] = general
-        self._device = device_of(config.train)
+        self._device = torch.device(choose_device(config.train.accelerator))
 
     def _general(self, source: Trained | None) -> Dataset | None:
         given = self._config.finetune.general or self._config.finetune.mix
@@ -135,11 +135,6 @@ class BeforeAfter:
     def _write(self, values: dict[str, Any]) -> None:
         self._record |= values
         write_json(self._path, self._record)
-
-
-def device_of(config: TrainConfig) -> torch.device:
-    """Of rank 0."""
-    return torch.device("cuda", 0) if config.accelerator != "cpu" and torch.cuda.is_available() else torch.device("cpu")
 
 
 def _has_heldout(dataset: Dataset) -> bool:

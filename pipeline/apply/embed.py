@@ -10,7 +10,7 @@ from torch import Tensor
 from data_prep.files import DataError, describe_os_error
 from data_prep.workers import num_workers
 from pipeline.apply.layer_choice import LayerChoice
-from pipeline.apply.load import load_trained
+from pipeline.apply.load import choose_device, load_trained
 from pipeline.apply.parts import Machine, Parts, Text, Vectors, make_parts, plan_parts
 from pipeline.apply.vector_files import format_of, write_vectors
 from pipeline.command_config import EmbedConfig, NeighborsConfig
@@ -84,8 +84,6 @@ def _finish(parts: Parts, output: Path, choice: LayerChoice, config: EmbedConfig
 
 def machine_of(config: EmbedConfig | NeighborsConfig) -> Machine:
     """Cores are shared out over the workers."""
-    device = "cuda" if config.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    require(config.accelerator != "gpu" or device == "cuda", "accelerator=gpu, but torch finds no GPU; use cpu")
     workers = num_workers(config.workers)
     threads = config.threads or (max(1, num_workers(0) // workers) if workers > 1 else None)
-    return Machine(device, workers, threads)
+    return Machine(choose_device(config.accelerator), workers, threads)

@@ -18,7 +18,7 @@ import torch
 from data_prep.corpus import find_sources
 from data_prep.files import DataError, atomic_file, describe_os_error
 from data_prep.lexicon import BOS_ID, EOS_ID, UNK_ID
-from pipeline.apply.load import load_trained
+from pipeline.apply.load import choose_device, load_trained
 from pipeline.apply.text import Sentence, in_blocks, read_sentences
 from pipeline.command_config import ScoreConfig
 from pipeline.config import require
@@ -125,8 +125,7 @@ def score(config: ScoreConfig) -> Scores:
     require(bool(config.input), "input= is missing: give files, folders or globs, or - for standard input")
     form = Path(config.output).suffix
     require(form in ("", ".jsonl", ".tsv"), f"output={config.output} must end in .jsonl or .tsv")
-    device = "cuda" if config.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    require(config.accelerator != "gpu" or device == "cuda", "accelerator=gpu, but torch finds no GPU; use cpu")
+    device = choose_device(config.accelerator)
     if config.threads:
         torch.set_num_threads(config.threads)
     sources = find_sources(config.input, [], config.output or "score")

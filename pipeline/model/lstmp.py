@@ -65,14 +65,19 @@ class LSTMP(nn.Module):
         x_dtbi (2, T, B, D): direction, time step, lane, value; each direction in its own reading order.
         Returns y (2, T, B, P) and the next state. Gradients flow to x, the weights and the state given.
         """
-        weights = (self.weight_input, self.weight_recurrent, self.bias, self.weight_proj)
         if gpu.uses_kernels(state.c):
             size = (x_dtbi.shape[1], x_dtbi.shape[2], compute_dtype(x_dtbi))
             is_kept = self.one_window_at_a_time and torch.is_grad_enabled()
             buffers = self._kept.of(self, *size) if is_kept else recurrence.Buffers(self, *size)
-            y, c = recurrence.Recurrence.apply(x_dtbi, *state, *weights, buffers)
+            bias = run_bias(self.bias, torch.float32)
+            y, c = recurrence.Recurrence.apply(
+                x_dtbi, *state, self.weight_input, self.weight_recurrent, bias, self.weight_proj, buffers
+            )
         else:
-            y, c = _Recurrence.apply(x_dtbi, *state, *weights, self.cell_clip, self.proj_clip)
+            y, c = _Recurrence.apply(
+                x_dtbi, *state, self.weight_input, self.weight_recurrent, self.bias, self.weight_proj, self.cell_clip,
+                self.proj_clip,
+            )  # fmt: skip
         return y, LSTMPState(y[:, -1].contiguous(), c)
 
 

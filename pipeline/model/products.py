@@ -1,7 +1,7 @@
 """Matrix products. On a CPU in float32 they are oneDNN's, everywhere else torch's own.
 
 torch gives float32 products to MKL, which on AMD processors leaves AVX-512 unused: at the shapes of this model oneDNN
-was 2 to 4.5 times as fast there (`python -m benchmarks.train_step` shows both), in float32 all the same. The op is
+was about twice as fast there and more (benchmarks/rates.py measures both), in float32 all the same. The op is
 the one that torch's own compiler emits; where it is missing, torch.mm does.
 """
 

@@ -182,7 +182,7 @@ class KeptBuffers:
 
 
 class Recurrence(torch.autograd.Function):
-    """As lstmp's, on buffers; h and the input's gradient leave it in float32."""
+    """As lstmp's, on buffers; h and the input's gradient leave it in float32. bias: with the forget offset."""
 
     @staticmethod
     def forward(
@@ -195,8 +195,6 @@ class Recurrence(torch.autograd.Function):
             buffers.recurrent.copy_(weight_recurrent)
             buffers.proj.copy_(weight_proj)
             buffers.bias.copy_(bias)
-            forget = slice(2 * buffers.hidden, 3 * buffers.hidden)
-            buffers.bias[:, forget] += 1.0  # TF adds it to the forget gate at run time and stores it nowhere.
             buffers.h[:, 0], buffers.c[:, 0] = h0, c0
             buffers.run_forward()
         ctx.save_for_backward(low, weight_input)
