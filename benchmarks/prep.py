@@ -2,12 +2,13 @@
 
 python -m benchmarks.prep FILE... [--workers=N]        on given text: one tokenised sentence a line
 python -m benchmarks.prep [--sentences=N] [--tail=X]   on a synthetic corpus (benchmarks.synthetic), else 768 M words
-    [--baseline-sentences=50000] [--repeat=1] [--folder=FOLDER] [--output=RESULT.json]
+    [--baseline-sentences=50000] [--repeat=1] [--folder=FOLDER] [--keep=DATASET] [--output=RESULT.json]
 
 The obvious pipeline counts words with Counter, looks ids up in a dict and writes a sentence a member with
 webdataset.ShardWriter; it gets the first N sentences only, as it is slow. Memory is the sum over all processes at its
 peak; disk is all that lies in the output folder at its peak, the finished dataset included, over the dataset alone.
 --repeat=10 reads the text ten times over: more text, the same types. FOLDER needs room for both, and the text.
+The dataset is removed at the end, unless --keep names another place for it.
 """
 
 import argparse
@@ -95,10 +96,10 @@ def measure_prep(files: list[str], workers: int, output: Path) -> Result:
     }  # fmt: skip
 
 
-def measure(files: list[str], workers: int, baseline_sentences: int, folder: Path) -> Result:
-    """The figures by name."""
+def measure(files: list[str], workers: int, baseline_sentences: int, folder: Path, dataset: Path) -> Result:
+    """The figures by name. dataset: where ours is made."""
     obvious = measure_obvious(files, baseline_sentences, folder)
-    ours = measure_prep(files, workers, folder / "ours")
+    ours = measure_prep(files, workers, dataset)
     ratios = {
         "speed_ratio": ours["words_per_second"] / obvious["obvious_words_per_second"],
         "bytes_ratio": obvious["obvious_bytes_per_word"] / ours["bytes_per_word"],
@@ -147,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--baseline-sentences", type=int, default=50_000)
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--folder", help="where text and dataset are put meanwhile [default: the system's]")
+    parser.add_argument("--keep", type=Path, help="where the dataset is made, and stays")
     parser.add_argument("--output")
     parser.add_argument("--only-prepare", help=argparse.SUPPRESS)
     add_corpus_options(parser)
@@ -165,9 +167,8 @@ def main() -> None:
         if not files:
             write_corpus(folder / "text", corpus_of(arguments), arguments.workers or os.cpu_count() or 1)
             files = [str(folder / "text")]
-        result = measure(
-            repeated(files, arguments.repeat, folder), arguments.workers, arguments.baseline_sentences, folder
-        )
+        files, dataset = repeated(files, arguments.repeat, folder), arguments.keep or folder / "ours"
+        result = measure(files, arguments.workers, arguments.baseline_sentences, folder, dataset)
     print(table(result))
     if arguments.output:
         Path(arguments.output).write_text(json.dumps(result, indent=1) + "\n")

@@ -8,7 +8,7 @@ from data_prep.files import DataError
 from data_prep.lexicon import BOS_ID, EOS_ID
 from data_prep.shards import Split
 
-_SCAN_TOKENS = 256  # looked at together when searching for the end of a sentence
+_SCAN_TOKENS = 128  # around a stretch, in which the sentences that it cuts most likely begin and end
 
 
 class Stretch(NamedTuple):
@@ -33,56 +33,54 @@ class Stream:
     def num_tokens(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def read(self, start: int, stop: int) -> Stretch:
-        """Positions [start, stop) of the sequence. Cost: the stretch and the sentences it cuts, no more."""
+    def read(self, start: int, stop: int, out: np.ndarray | None = None) -> Stretch:
+        """Positions [start, stop) of the sequence. Cost: the stretch and the sentences it cuts, no more.
+
+        out (2, 2, stop - start) int32: where inputs and targets are written, if they have a place.
+        """
         n = stop - start
         # x and y from start - 1 on: the input of a position is the target of the one before it.
-        x, y = np.full(n + 1, EOS_ID, dtype=np.int32), np.full(n + 1, EOS_ID, dtype=np.int32)
-        place = start - 1 if start else 0
-        first = int(np.searchsorted(self._ends, place, side="right"))
+        both = np.empty((2, n + 1), dtype=np.int32)
+        place = start - 1
+        if not start:
+            both[:, 0], place = EOS_ID, 0
+        first = int(self._ends.searchsorted(place, side="right"))
         while place < stop:
             chunk = self._split.chunk(int(self._order[first]))
             chunk_start = int(self._ends[first]) - len(chunk)
             end = min(stop, chunk_start + len(chunk))
-            here = slice(place - start + 1, end - start + 1)
-            x[here], y[here] = _both_ways(chunk, place - chunk_start, end - chunk_start)
+            _both_ways(chunk, place - chunk_start, end - chunk_start, both[:, place - start + 1 : end - start + 1])
             place, first = end, first + 1
-        inputs, targets = np.stack([x[:-1], y[:-1]]), np.stack([x[1:], y[1:]])
-        inputs[0][inputs[0] == EOS_ID] = BOS_ID
-        targets[1][targets[1] == EOS_ID] = BOS_ID
-        return Stretch(inputs, targets)
+        out = np.empty((2, 2, n), dtype=np.int32) if out is None else out
+        out[0], out[1] = both[:, :-1], both[:, 1:]
+        ends = (both[0] == EOS_ID).nonzero()[0]  # of y too
+        out[0, 0, ends[ends < n]] = BOS_ID
+        out[1, 1, ends[ends > 0] - 1] = BOS_ID
+        return Stretch(out[0], out[1])
 
 
-def _both_ways(chunk: np.ndarray, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-    """chunk[start:stop], and the same places with each sentence's words reversed and its </S> kept last."""
-    left, right = _sentence_start(chunk, start), _sentence_end(chunk, stop)
-    words = np.asarray(chunk[left:right])
-    ends = np.flatnonzero(words == EOS_ID)
-    starts = np.concatenate([[0], ends[:-1] + 1])
+def _both_ways(chunk: np.ndarray, start: int, stop: int, out: np.ndarray) -> None:
+    """out (2, stop - start): chunk[start:stop], and there each sentence's words reversed, its </S> kept last."""
+    left, ends = _whole_sentences(chunk, start, stop)
+    starts = np.empty_like(ends)
+    starts[0], starts[1:] = left, ends[:-1] + 1
     mirror = np.repeat(starts + ends - 1, ends - starts + 1)
-    mirror -= np.arange(len(words))
-    mirror[ends] = ends
-    inside = slice(start - left, stop - left)
-    return words[inside], words.take(mirror[inside])
+    mirror -= np.arange(left, left + len(mirror))
+    mirror[ends - left] = ends
+    out[0] = chunk[start:stop]
+    out[1] = chunk.take(mirror[start - left : stop - left])
 
 
-def _sentence_start(chunk: np.ndarray, place: int) -> int:
-    """Where the sentence that holds `place` begins."""
-    while place > 0:
-        low = max(0, place - _SCAN_TOKENS)
-        ends = np.flatnonzero(chunk[low:place] == EOS_ID)
-        if len(ends):
-            return low + int(ends[-1]) + 1
-        place = low
-    return 0
-
-
-def _sentence_end(chunk: np.ndarray, stop: int) -> int:
-    """One past the end of the sentence that holds `stop - 1`."""
-    place = stop - 1
-    while place < len(chunk):
-        ends = np.flatnonzero(chunk[place : place + _SCAN_TOKENS] == EOS_ID)
-        if len(ends):
-            return place + int(ends[0]) + 1
-        place += _SCAN_TOKENS
-    raise DataError("a chunk ends inside a sentence: the dataset is damaged; run `elmo prep verify` on it")
+def _whole_sentences(chunk: np.ndarray, start: int, stop: int) -> tuple[int, np.ndarray]:
+    """Where the sentence that holds `start` begins; where it and the next end, up to the one that holds stop - 1."""
+    reach = _SCAN_TOKENS
+    while True:
+        low, high = max(0, start - reach), min(len(chunk), stop + reach)
+        ends = (chunk[low:high] == EOS_ID).nonzero()[0]
+        ends += low
+        first, last = ends.searchsorted((start, stop - 1))
+        if last == len(ends) and high == len(chunk):
+            raise DataError("a chunk ends inside a sentence: the dataset is damaged; run `elmo prep verify` on it")
+        if last < len(ends) and (first or not low):
+            return int(ends[first - 1]) + 1 if first else 0, ends[first : last + 1]
+        reach *= 4

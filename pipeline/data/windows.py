@@ -158,7 +158,7 @@ class TrainWindows:
         block = np.empty((2, 2, len(lanes), length), dtype=np.int32)
         for row, lane in enumerate(lanes):
             start = lane * self.lanes.lane_tokens + window * self.lanes.window
-            block[0, :, row], block[1, :, row] = stream.read(start, start + length)
+            stream.read(start, start + length, block[:, :, row])
         return block
 
     def _stream(self, epoch: int) -> Stream:

@@ -1,8 +1,10 @@
-"""Matrix products. On a CPU in float32 they are oneDNN's, everywhere else torch's own.
+"""Matrix products. On a CPU in float32 they are oneDNN's where that is faster, everywhere else torch's own.
 
 torch gives float32 products to MKL, which on AMD processors leaves AVX-512 unused: at the shapes of this model oneDNN
-was about twice as fast there and more (benchmarks/rates.py measures both), in float32 all the same. The op is
-the one that torch's own compiler emits; where it is missing, torch.mm does.
+was about twice as fast there and more (benchmarks/rates.py measures both), in float32 all the same. Without AVX-512
+it is faster with matrices beyond a cache only, once they are packed. The op is the one that torch's own compiler emits;
+where it is missing, torch.mm does. Which is used depends on the processor and the shapes alone, so that the same
+machine computes the same bits.
 """
 
 from typing import Any, cast
@@ -14,6 +16,8 @@ from torch.autograd.function import once_differentiable
 Matrices = Tensor | list[Tensor]  # (D, K, N), or D of (K, N), packed
 
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+# The least elements of a right-hand matrix that oneDNN multiplies: any, or with AVX2 4 MiB (measured on an EPYC 7003).
+_LEAST_ELEMENTS = 1 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 1 << 20
 
 
 def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -43,7 +47,10 @@ def add_products(total: Tensor, left: Tensor, right: Matrices) -> None:
     """total (D, M, N) += left (D, M, K) @ right (D, K, N), which may come from `packed`."""
     if left.device.type == "cpu":
         for d in range(len(left)):
-            total[d].add_(product(left[d], right[d]))
+            if _is_torchs(total, left, right):
+                total[d].addmm_(left[d], right[d])
+            else:
+                total[d].add_(product(left[d], right[d]))
     elif total.dtype == left.dtype:
         total.baddbmm_(left, cast(Tensor, right))
     else:
@@ -54,7 +61,10 @@ def products_into(out: Tensor, left: Tensor, right: Matrices) -> None:
     """out (D, M, N) = left (D, M, K) @ right (D, K, N), which may come from `packed`."""
     if left.device.type == "cpu":
         for d in range(len(left)):
-            out[d].copy_(product(left[d], right[d]))
+            if _is_torchs(out, left, right):
+                torch.mm(left[d], right[d], out=out[d])
+            else:
+                out[d].copy_(product(left[d], right[d]))
     else:
         out.copy_(torch.bmm(left, cast(Tensor, right)))
 
@@ -88,7 +98,12 @@ class _Linear(torch.autograd.Function):
 
 def _suits(left: Tensor, right: Tensor) -> bool:
     wanted = left.device.type == "cpu" and left.dtype == right.dtype == torch.float32
-    return _ONEDNN and wanted and left.numel() > 0 and right.numel() > 0
+    return _ONEDNN and wanted and left.numel() > 0 and right.shape[-2] * right.shape[-1] >= _LEAST_ELEMENTS
+
+
+def _is_torchs(out: Tensor, left: Tensor, right: Matrices) -> bool:
+    """Whether torch's own product can be written where it is wanted."""
+    return isinstance(right, Tensor) and not _suits(left, right) and out.dtype == left.dtype == right.dtype
 
 
 def _onednn(left: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -1,0 +1,130 @@
+"""In how many tokens and seconds recipes reach the reference's held-out perplexity: one tiny biLM, one text.
+
+python -m benchmarks.learning OUT TRAIN HELDOUT [--recipes=NAME,NAME] [--seeds=1] [--target=176.8] [--at-once=2]
+    [key=value ...]
+
+TRAIN and HELDOUT: WikiText-2, a paragraph a line; empty lines are dropped and <unk> becomes <UNK>, which is how the
+reference read them: bilm-tf under TensorFlow 2.21, benchmarks/tiny.yaml, 32 lanes x 20, Adagrad, three epochs. It came
+to 176.8 over the 195,072 held-out tokens that it scores; here all 216,347 count. Every recipe keeps the network and
+what can be exported. Each run is `elmo pretrain` of one thread, --at-once of them side by side; an earlier call's runs
+are gone on with, or not done again. The seconds are of training, without validations, beside what else runs.
+Tokens to the target: of the first validation at or below it. OUT gets learning.json, learning.md and learning.png.
+"""
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks.command import split_options
+from data_prep.corpus import read_blocks
+from data_prep.prepare import prepare
+from pipeline.apply.curves import RunCurves, read_curves
+
+CONFIG = "benchmarks/tiny.yaml"
+ORIGINAL = "original"
+RECIPES: dict[str, list[str]] = {
+    ORIGINAL: ["train.epochs=3"],
+}
+_VALIDATE_TOKENS = 512_000
+
+
+def prepared(out: Path, texts: list[str]) -> Path:
+    """The dataset in OUT/data, of both texts without empty lines and with <UNK>."""
+    folder = out / "text"
+    folder.mkdir(parents=True, exist_ok=True)
+    for text, name in zip(texts, ("train.txt", "heldout.txt"), strict=True):
+        with (folder / name).open("wb") as file:
+            for block, _ in read_blocks(text):
+                lines = [line for line in block.data.replace(b"<unk>", b"<UNK>").split(b"\n") if line.strip()]
+                file.writelines(line + b"\n" for line in lines)
+    prepare([str(folder / "train.txt")], out / "data", heldout_inputs=[str(folder / "heldout.txt")])
+    return out / "data"
+
+
+def train(dataset: Path, run_dir: Path, recipe: list[str], seed: int, more: list[str]) -> None:
+    """The run is over."""
+    own = [f"data.path={dataset}", f"run.dir={run_dir}", f"run.seed={seed}", "train.threads=1", "wandb.mode=disabled"]
+    command = ["pretrain", CONFIG, *BASE, *own, *recipe]
+    command += [f"train.validate_every_steps={_VALIDATE_TOKENS // _tokens_a_step([*BASE, *recipe, *more])}", *more]
+    print(f"$ elmo {' '.join(command)}", file=sys.stderr, flush=True)
+    with run_dir.with_suffix(".log").open("a") as log:
+        subprocess.run([sys.executable, "-m", "pipeline.cli", *command], check=True, stdout=log, stderr=log)
+
+
+def _tokens_a_step(pairs: list[str]) -> int:
+    data = load(PretrainConfig, [CONFIG, *(pair for pair in pairs if "=" in pair)]).data
+    return data.lanes * data.window
+
+
+def figures(curves: RunCurves, target: float) -> dict[str, Any]:
+    """How far a run came, and when it was at the target first; None: never."""
+    tokens, hours = (curves.of("val/perplexity", against) for against in ("tokens", "hours"))
+    reached = next((place for place, (_, perplexity) in enumerate(tokens) if perplexity <= target), None)
+    return {
+        "perplexity": tokens[-1][1], "tokens": tokens[-1][0], "seconds": 3600 * hours[-1][0],
+        "tokens_to_target": None if reached is None else tokens[reached][0],
+        "seconds_to_target": None if reached is None else 3600 * hours[reached][0],
+        "curve": tokens,
+    }  # fmt: skip
+
+
+def table(found: dict[str, list[dict[str, Any]]], target: float) -> str:
+    """A row for each recipe; seeds side by side."""
+    lines = [
+        f"| recipe | difference | held-out perplexity | tokens | to {target:g}: tokens | fewer | seconds, one core |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    base = found[ORIGINAL][0]["tokens_to_target"] if ORIGINAL in found else None
+    for name, seeds in found.items():
+        to_target = [seed["tokens_to_target"] for seed in seeds]
+        worst = None if None in to_target else max(to_target)
+        cells = [
+            name, f"`{' '.join(RECIPES[name])}`", ", ".join(f"{seed['perplexity']:.1f}" for seed in seeds),
+            f"{seeds[0]['tokens'] / 1e6:.2f} M", f"{worst / 1e6:.2f} M" if worst else "not reached",
+            f"{base / worst:.2f}x" if base and worst else "-",
+            f"{max(seed['seconds_to_target'] for seed in seeds):,.0f}" if worst else "-",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(found: dict[str, list[dict[str, Any]]], target: float, path: Path) -> None:
+    """Held-out perplexity against tokens, a curve a recipe, the first seed's."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot(xlabel="training tokens, each way", ylabel="held-out perplexity", yscale="log")
+    for name, seeds in found.items():
+        axes.plot(*zip(*seeds[0]["curve"], strict=True), marker="o", markersize=3, label=name)
+    axes.axhline(target, color="black", linestyle=":", label=f"bilm-tf after 6.2 M tokens: {target:g}")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def main(arguments: list[str]) -> None:
+    """Trains what is not trained yet, prints the table and writes it, the figures and the curves into OUT."""
+    options, rest = split_options(arguments, recipes=",".join(RECIPES), seeds="1", target=TARGET, at_once=2)
+    (out, *texts), more = [Path(a) for a in rest if "=" not in a], [a for a in rest if "=" in a]
+    names, seeds = options["recipes"].split(","), [int(seed) for seed in options["seeds"].split(",")]
+    if unknown := sorted(set(names) - set(RECIPES)):
+        raise SystemExit(f"--recipes={','.join(unknown)} is unknown; there are {', '.join(RECIPES)}")
+    dataset = prepared(out, texts)
+    runs = {(name, seed): out / "runs" / f"{name}-seed-{seed}" for name in names for seed in seeds}
+    (out / "runs").mkdir(exist_ok=True)
+    with ThreadPoolExecutor(options["at_once"]) as pool:
+        jobs = [pool.submit(train, dataset, run, RECIPES[name], seed, more) for (name, seed), run in runs.items()]
+        for job in jobs:
+            job.result()
+    target = options["target"]
+    found = {name: [figures(read_curves(runs[name, seed]), target) for seed in seeds] for name in names}
+    (out / "learning.md").write_text(f"{table(found, target)}\n")
+    draw(found, target, out / "learning.png")
+    write_result(options["output"] or str(out / "learning.json"), found)
+    print(table(found, target))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
