@@ -11,19 +11,21 @@ are gone on with, or not done again. The seconds are of training, without valida
 Tokens to the target: of the first validation at or below it. OUT gets learning.json, learning.md and learning.png.
 """
 
-import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import split_options
+from benchmarks.command import split_options, write_result
 from data_prep.corpus import read_blocks
 from data_prep.prepare import prepare
 from pipeline.apply.curves import RunCurves, read_curves
+from pipeline.config import PretrainConfig
+from pipeline.read_config import load
 
-CONFIG = "benchmarks/tiny.yaml"
+CONFIG, TARGET = "benchmarks/tiny.yaml", 176.8
+BASE = ["data.lanes=32", "data.vocab_min_count=1"]
 ORIGINAL = "original"
 RECIPES: dict[str, list[str]] = {
     ORIGINAL: ["train.epochs=3"],

@@ -16,26 +16,19 @@ def character_rows(utf8: np.ndarray, offsets: np.ndarray, word_ids: np.ndarray, 
     Returns (U, max_characters) int16: [258, first max_characters - 2 bytes, 259, 260, ...].
     """
     utf8, offsets = np.asarray(utf8), np.asarray(offsets)  # a memory map's own indexing is slower
-    starts = offsets[word_ids]
-    lengths = np.minimum(offsets[word_ids + 1] - starts, max_characters - 2)
-    width = int(lengths.max(initial=1))
+    starts = offsets.take(word_ids)
+    lengths = np.minimum(offsets.take(word_ids + 1) - starts, max_characters - 2)
+    places = np.arange(int(lengths.max(initial=1)))
     rows = np.full((len(word_ids), max_characters), PAD, dtype=np.int16)
     rows[:, 0] = BEGIN_WORD
-    np.copyto(rows[:, 1 : 1 + width], _bytes_from(utf8, starts, width), where=np.arange(width) < lengths[:, None])
+    if len(utf8):
+        found = utf8.take(starts[:, None] + places, mode="clip")  # past the last word of all
+        np.copyto(rows[:, 1 : 1 + len(places)], found, where=places < lengths[:, None])
     rows[np.arange(len(word_ids)), lengths + 1] = END_WORD
-    for word_id, character in ((0, BEGIN_SENTENCE), (1, END_SENTENCE)):
-        rows[word_ids == word_id, :4] = (BEGIN_WORD, character, END_WORD, PAD)
-        rows[word_ids == word_id, 4:] = PAD
+    for place in np.flatnonzero(word_ids <= 1):
+        rows[place, :3] = BEGIN_WORD, (BEGIN_SENTENCE, END_SENTENCE)[word_ids[place]], END_WORD
+        rows[place, 3:] = PAD
     return rows
-
-
-def _bytes_from(utf8: np.ndarray, starts: np.ndarray, width: int) -> np.ndarray:
-    """(U, width) uint8: the bytes from each start on, anything after the last byte of all."""
-    last = len(utf8) - width
-    found = np.lib.stride_tricks.sliding_window_view(utf8, width)[np.minimum(starts, last)]
-    for row in np.flatnonzero(starts > last):  # the last few words of the lexicon
-        found[row] = np.roll(found[row], last - starts[row])
-    return found
 
 
 def spell(word: str, max_characters: int) -> np.ndarray:

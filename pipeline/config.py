@@ -105,8 +105,12 @@ class SoftmaxConfig:
     kind: str = option("sampled", "training loss: sampled, or full (exact, and as slow as the vocabulary is large)")
     num_samples: int = option(8192, "candidate words drawn for a step")
     candidates: str = option("shared", "one set of candidates for both directions: shared; else per_direction")
+    init: str = option(
+        "normal", "first values: normal (bilm-tf's), or unigram (words' frequencies in the biases, rows near zero)"
+    )
 
     def __post_init__(self) -> None:
+        require(self.init in ("normal", "unigram"), f"softmax.init={self.init!r} must be normal or unigram")
         require(self.kind in ("sampled", "full"), f"softmax.kind={self.kind!r} must be sampled or full")
         require(self.num_samples >= 1, f"softmax.num_samples={self.num_samples} must be at least 1")
         require(

@@ -18,7 +18,7 @@ from typing import Any
 MAX_RESTARTS = int(os.environ.get("ELMO_MAX_RESTARTS", "200"))
 MAX_CRASHES = int(os.environ.get("ELMO_MAX_CRASHES", "3"))  # in a row, with no newer checkpoint than the one before
 CONTROLLER_SECONDS = 3600.0  # a controller that does not answer is waited for
-EXIT_USER_ERROR, EXIT_HUNG, EXIT_TAKEN_OVER = 2, 70, 76
+EXIT_USER_ERROR, EXIT_TAKEN_OVER = 2, 76
 EXIT_ENDED_BY_SRUN = 143  # of the ranks that --kill-on-bad-exit ends after one crashed; it hides that one's code
 SIGNALS = {"SIGUSR1": "time limit (SIGUSR1)", "SIGTERM": "preemption (SIGTERM)"}
 JOB, RESTART = os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COUNT", "0"))
@@ -92,9 +92,9 @@ def end(run_dir: Path, code: int) -> int:
         return 0 if why == "stop" else requeue(run_dir, SIGNALS.get(why, why))
     if how in ("diverged", "refused") or code == EXIT_USER_ERROR:
         return code or 1
-    reasons = {EXIT_HUNG: "a rank hung", EXIT_TAKEN_OVER: "taken over",
+    reasons = {EXIT_TAKEN_OVER: "taken over",
                EXIT_ENDED_BY_SRUN: "crash of a rank, whose code stands in the job's log"}  # fmt: skip
-    return after_crash(run_dir, reasons.get(code, f"crash, code {code}"))
+    return after_crash(run_dir, "a rank hung" if how == "hung" else reasons.get(code, f"crash, code {code}"))
 
 
 def after_crash(run_dir: Path, reason: str, of: str = "training") -> int:

@@ -7,8 +7,8 @@ begin, which lanes read what. Its first checkpoint is of step 0, so that from th
 from typing import Any
 
 import numpy as np
+import torch
 
-from data_prep.lexicon import BOS_ID, EOS_ID
 from data_prep.shards import Dataset
 from pipeline.apply.before_after import BeforeAfter
 from pipeline.apply.load import Trained, load_trained
@@ -16,11 +16,11 @@ from pipeline.config import ConfigError, expand, require, to_dict
 from pipeline.data.datamodule import choose_vocabulary
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.mixture import general_lanes
-from pipeline.data.target_words import Text, counts_of, extended, rows_in, tensors_of
+from pipeline.data.target_words import Text, counts_of, extended, rows_in, shares_of, tensors_of
 from pipeline.data.windows import Vocabulary, vocabulary_map
 from pipeline.finetune_config import FinetuneConfig, in_full
 from pipeline.model.bilm import BiLM
-from pipeline.model.carry import carry_rows, estimate_rows, start_from_shares
+from pipeline.model.carry import carry_rows, estimate_rows
 from pipeline.read_config import load
 from pipeline.train.freeze import Freeze
 from pipeline.train.plan import Corpus, Plan, checkpoints_of, open_training_data
@@ -135,10 +135,9 @@ def begin(bilm: BiLM, trained: Trained, words: list[str], counts: np.ndarray, co
     state = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith("softmax.")}
     missing, _ = bilm.load_state_dict(state, strict=False)
     assert set(missing) == {"softmax.weight", "softmax.bias"}
-    shares = counts / counts.sum()
-    shares[[BOS_ID, EOS_ID]] = shares[[BOS_ID, EOS_ID]].sum() / 2  # either ends the sentences of one direction
+    shares = shares_of(counts)
     if not source.has_softmax:
-        start_from_shares(bilm.softmax, shares)
+        bilm.softmax.start_as_unigrams(torch.from_numpy(shares))
         return
     rows = rows_in(words, trained.words)
     carry_rows(bilm.softmax, source.softmax, rows)

@@ -141,7 +141,7 @@ def _fill_queue(status: Status, known: set[Any]) -> None:
 def _state(status: Status, run_dir: Path, end: dict[str, Any]) -> str:
     if is_claimed(run_dir):
         return "running"
-    if end.get("how") in ("finished", "stopped", "diverged", "refused"):
+    if end.get("how") in ("finished", "stopped", "diverged", "refused", "hung"):
         return str(end["how"])
     if status.total_steps is not None and status.checkpoint.get("step", 0) >= status.total_steps:
         return "finished"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.lexicon import SPECIALS, UNK_ID, Lexicon
+from data_prep.lexicon import BOS_ID, EOS_ID, SPECIALS, UNK_ID, Lexicon
 from pipeline.data.windows import vocabulary_map
 
 
@@ -53,6 +53,13 @@ def counts_of(words: list[str], texts: Iterable[Text]) -> np.ndarray:
         mapping = vocabulary_map(text.lexicon, words)
         counts += text.weight * np.bincount(mapping, weights=text.lexicon.counts, minlength=len(words))
     return counts
+
+
+def shares_of(counts: np.ndarray) -> np.ndarray:
+    """(V,) float64: of what both directions predict, in which </S> forward and <S> backward are equally frequent."""
+    shares = np.asarray(counts, np.float64) / max(1.0, float(np.sum(counts)))
+    shares[[BOS_ID, EOS_ID]] = shares[[BOS_ID, EOS_ID]].sum() / 2
+    return shares
 
 
 def extended(words: list[str], new: list[str], texts: Iterable[Text]) -> list[str]:

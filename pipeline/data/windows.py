@@ -15,7 +15,8 @@ from pipeline.data.lanes import EvaluationLanes, TrainLanes, epoch_order
 from pipeline.data.stream import Stream
 
 _SPELLED_WORDS = 1 << 15  # of the lexicon's most frequent, whose characters are kept: 3 MiB
-_VISIT_TOKENS = 4096  # of a lane, read together, so that a lane is visited once for many windows
+_VISIT_TOKENS = 16384  # of a lane, read together, so that a lane is visited once for many windows
+_BLOCK_TOKENS = 3 << 20  # of all lanes, which are kept meanwhile: 48 MiB
 
 
 @dataclass
@@ -130,7 +131,7 @@ class TrainWindows:
         self, split: Split, maker: BatchMaker, lanes: TrainLanes, seed: int, visit_tokens: int = _VISIT_TOKENS
     ) -> None:
         self._split, self._maker, self.lanes, self._seed = split, maker, lanes, seed
-        self._windows_per_visit = max(1, visit_tokens // lanes.window)
+        self._visit_tokens = visit_tokens
         self._epoch: tuple[int, Stream] | None = None
         self._blocks: dict[tuple[int, int, range], np.ndarray] = {}
 
@@ -142,19 +143,20 @@ class TrainWindows:
 
     def _window(self, epoch: int, window: int, lanes: range) -> np.ndarray:
         """(2, 2, T, B): inputs and targets, cut from a block of consecutive windows that is kept until it is passed."""
-        number, place = divmod(window, self._windows_per_visit)
+        windows = max(1, min(self._visit_tokens, _BLOCK_TOKENS // len(lanes)) // self.lanes.window)
+        number, place = divmod(window, windows)
         key = (epoch, number, lanes)
         if key not in self._blocks:
             self._blocks = {k: v for k, v in self._blocks.items() if k[:2] == key[:2]}
-            self._blocks[key] = self._read_block(epoch, number * self._windows_per_visit, lanes)
+            self._blocks[key] = self._read_block(epoch, number * windows, windows, lanes)
         start = place * self.lanes.window
         block = self._blocks[key][:, :, :, start : start + self.lanes.window]
         return np.ascontiguousarray(block.swapaxes(2, 3))
 
-    def _read_block(self, epoch: int, window: int, lanes: range) -> np.ndarray:
-        """(2, 2, B, tokens): inputs and targets of one visit to the lanes, from `window` on."""
+    def _read_block(self, epoch: int, window: int, windows: int, lanes: range) -> np.ndarray:
+        """(2, 2, B, tokens): inputs and targets of one visit to the lanes, of so many windows from `window` on."""
         stream = self._stream(epoch)
-        length = min(self._windows_per_visit, self.lanes.windows_per_epoch - window) * self.lanes.window
+        length = min(windows, self.lanes.windows_per_epoch - window) * self.lanes.window
         block = np.empty((2, 2, len(lanes), length), dtype=np.int32)
         for row, lane in enumerate(lanes):
             start = lane * self.lanes.lane_tokens + window * self.lanes.window

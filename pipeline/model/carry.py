@@ -63,13 +63,6 @@ def estimate_rows(
         weight[new], bias[new] = estimate.to(weight), line[:, 0].to(bias)
 
 
-def start_from_shares(softmax: Softmax, shares: np.ndarray) -> None:
-    """A softmax that predicts each word by its share of the text, whatever it reads."""
-    with torch.no_grad():
-        softmax.weight.zero_()
-        softmax.bias.copy_(_log(shares)[:, 0])
-
-
 def _vectors(encoder: TokenEncoder, words: list[str], max_characters: int) -> Tensor:
     """(n, P) of different words, none of them a sentence bound."""
     spelled = spell_sentences([words], max_characters)

@@ -43,6 +43,18 @@ class Softmax(nn.Module):
         self.bias = nn.Parameter(torch.zeros(vocab_size))
         nn.init.normal_(self.weight, std=1 / math.sqrt(proj_dim))  # bilm-tf training.py:459-470
 
+    @torch.no_grad()
+    def start_as_unigrams(self, shares: Tensor) -> None:
+        """It predicts each word by its share (V,) of the text, whatever it reads; training goes on from there.
+
+        Rows as large as bilm-tf's are noise, and a rare word's row, seldom touched, keeps it for long: under the full
+        softmax the many rare words then take what belongs to the others, the more the longer the vectors get.
+        A word that was never seen counts as half of the rarest.
+        """
+        self.weight.zero_()
+        least = shares[shares > 0].min() / 2 if shares.any() else 1.0
+        self.bias.copy_(shares.clamp(min=least).log())
+
     def touched_rows(self, candidates: Candidates, targets: Tensor) -> Rows:
         """Copy out the rows that candidates and targets need; gradients gather there, never in the table."""
         ids = torch.unique(torch.cat([candidates.ids.flatten(), targets.flatten()]))

@@ -33,7 +33,7 @@ def write_start(run_dir: Path, step: int, facts: dict[str, Any]) -> None:
 
 
 def write_end(run_dir: Path, how: str, text: str, why: str = "") -> None:
-    """how: finished, stopped or diverged, or refused. why it was stopped: a signal's name, or the file `stop`."""
+    """how: finished, stopped, diverged, refused or hung. why it was stopped: a signal's name, or the file `stop`."""
     with contextlib.suppress(OSError):
         end = {"unix_time": time.time(), "how": how, "why": why, "text": text, "slurm": slurm_facts()}
         write_json(run_dir / "end.json", end)

@@ -10,6 +10,7 @@ import torch
 from pipeline import __version__, signals
 from pipeline.config import ConfigError, PretrainConfig, to_dict
 from pipeline.data.datamodule import BiLMDataModule
+from pipeline.data.target_words import shares_of
 from pipeline.model.bilm import BiLM, num_parameters
 from pipeline.train.callbacks import Checkpointing, Heartbeat, Metrics, NormsLog, ObeySwitches, Validation
 from pipeline.train.checkpoint import Record, load_checkpoint
@@ -61,7 +62,8 @@ def run(plan: Plan) -> Outcome:
                     print(f"\n{plan.report.told()}\n", flush=True)
             return Outcome(plan.run_dir, module.step, module.step, plan.total_steps, plan.rank == 0)
         is_ours = writer.is_current if writer is not None else lambda: True
-        with Watchdog(plan.config.train.start_seconds, plan.config.train.hang_seconds, is_ours) as watchdog:
+        limits = plan.config.train.start_seconds, plan.config.train.hang_seconds
+        with Watchdog(*limits, is_ours, lambda: write_end(plan.run_dir, "hung", _how_far(module))) as watchdog:
             return _go(plan, module, is_resumed, writer, watchdog)
 
 
@@ -77,8 +79,11 @@ def _build_module(plan: Plan) -> tuple[BiLMModule, bool]:
     if newest is not None:
         content = load_checkpoint(plan.checkpoints.path(newest))
         restore_snapshot(module, content, plan.rank, config.train.devices * config.train.nodes)
-    elif plan.start is not None:
-        plan.start(bilm)
+    else:
+        if config.softmax.init == "unigram":
+            bilm.softmax.start_as_unigrams(torch.from_numpy(shares_of(plan.vocabulary()["counts"].numpy())))
+        if plan.start is not None:
+            plan.start(bilm)
     return module, newest is not None
 
 

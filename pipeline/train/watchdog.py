@@ -9,20 +9,22 @@ from collections.abc import Callable
 
 EXIT_HUNG = 70  # EX_SOFTWARE: no step ended for too long; the stacks of all threads are in the log
 EXIT_TAKEN_OVER = 76  # the run's folder belongs to a later start of the same run, on another machine perhaps
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS, _TELL_SECONDS = 1.0, 10.0
 
 
 class Watchdog:
     """Ends this process when nothing beats for too long, or when the run's folder is no longer its own.
 
     start_seconds: until the first beat; seconds: between beats; None: wait for ever. is_ours: may do I/O.
+    on_hang: tells others of it; not waited for long, as it may hang too.
     Its own thread, because the main one may hang in a collective that waits for a machine that is gone.
     """
 
     def __init__(
-        self, start_seconds: float | None, seconds: float | None, is_ours: Callable[[], bool] = lambda: True
-    ) -> None:
-        self._limit, self._seconds, self._is_ours = start_seconds, seconds, is_ours
+        self, start_seconds: float | None, seconds: float | None, is_ours: Callable[[], bool] = lambda: True,
+        on_hang: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        self._limit, self._seconds, self._is_ours, self._on_hang = start_seconds, seconds, is_ours, on_hang
         self._last = time.monotonic()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -42,13 +44,16 @@ class Watchdog:
         while not self._end.wait(_LOOK_SECONDS):
             silent = time.monotonic() - self._last
             if self._limit is not None and silent > self._limit:
-                _leave(EXIT_HUNG, f"HUNG: no step ended for {silent:.0f} s; what each thread was doing:")
+                self._end_hung(silent)
             if not self._is_ours():
-                _leave(EXIT_TAKEN_OVER, "TAKEN OVER: a later start of this run writes its folder now; this one ends")
+                print("TAKEN OVER: a later start of this run writes its folder now; this one ends", file=sys.stderr)
+                sys.stderr.flush()
+                os._exit(EXIT_TAKEN_OVER)
 
-
-def _leave(code: int, why: str) -> None:
-    print(why, file=sys.stderr, flush=True)
-    if code == EXIT_HUNG:
+    def _end_hung(self, silent: float) -> None:
+        print(f"HUNG: no step ended for {silent:.0f} s; what each thread was doing:", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(all_threads=True)
-    os._exit(code)  # not sys.exit: the main thread may never run again
+        teller = threading.Thread(target=self._on_hang, daemon=True)
+        teller.start()
+        teller.join(_TELL_SECONDS)
+        os._exit(EXIT_HUNG)  # not sys.exit: the main thread may never run again

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import full_softmax, loader, memory, step_overhead, train_step
+from benchmarks import ablation, full_softmax, loader, memory, step_overhead, train_step
 from pipeline.config import PretrainConfig
 from pipeline.read_config import load
 
@@ -38,6 +38,18 @@ def test_training_speed_is_measured_beside_the_plain_ways(dataset: Path, tmp_pat
     assert list(result) == ["own x 2", "own x 4"]
     assert list(result["own x 2"]["ways"]) == ["ours", "plain", "nn.LSTM"]
     assert all(way["tokens_per_second"] > 0 for way in result["own x 4"]["ways"].values())
+
+
+def test_each_optimisation_is_left_out_in_turn_and_the_loss_stays(dataset: Path, tmp_path: Path) -> None:
+    config, output = tmp_path / "own.yaml", tmp_path / "result.json"
+    config.write_text("softmax: {num_samples: 64}")
+    ablation.main(
+        [str(config), *SIZES, f"data.path={dataset}", "--vocabulary=1000", "--lanes=4", "--rounds=1", "--threads=1",
+         f"--output={output}"]
+    )  # fmt: skip
+    rows = json.loads(output.read_text())["own"]
+    assert list(rows) == list(ablation.WITHOUT) and rows[ablation.ALL]["times"] == 1
+    assert all(row["step"] > row["encoder"] > 0 for row in rows.values())
 
 
 def test_what_a_run_adds_to_the_bare_step_is_measured(dataset: Path, tmp_path: Path) -> None:

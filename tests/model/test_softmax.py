@@ -56,6 +56,18 @@ def gradients_of(losses: Tensor, wanted: list[Tensor]) -> tuple[Tensor, ...]:
     return torch.autograd.grad((losses * weights.to(losses.dtype)).sum(), wanted)
 
 
+def test_a_table_that_starts_as_unigrams_gives_each_word_its_share_whatever_it_reads() -> None:
+    softmax = softmax_of()
+    y, targets = inputs_of(softmax)
+    shares = torch.arange(V, dtype=torch.float64).flip(0) / V  # of the last word 0: half of the rarest's
+    softmax.start_as_unigrams(shares)
+    seen = torch.cat([shares[:-1], torch.tensor([0.5 / V])])
+    expected = -(seen / seen.sum()).log()[targets.flatten()]
+    torch.testing.assert_close(softmax.full_loss(y.flatten(0, 1), targets.flatten()), expected)
+    softmax.start_as_unigrams(torch.zeros(V))
+    assert torch.equal(softmax.bias, torch.zeros_like(softmax.bias))
+
+
 @pytest.mark.parametrize("sets", [1, 2])
 def test_sampled_loss_and_gradients_are_those_of_tfs_dense_formula(sets: int) -> None:
     softmax, candidates = softmax_of(), candidates_of(sets)

@@ -1,10 +1,14 @@
 """Each kind of training learns: precision, optimizer, candidates, softmax, schedules."""
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from data_prep.lexicon import BOS_ID, EOS_ID, UNK_ID
+from data_prep.shards import open_dataset
 from tests.train import runs
 
 STEPS = 220  # four epochs
@@ -47,6 +51,23 @@ def test_the_rate_logged_is_the_schedules(dataset: Path, tmp_path: Path) -> None
     runs.train_here(dataset, tmp_path / "run", *settings)
     rates = [values["train/learning_rate"] for values in runs.curve(tmp_path / "run").values()]
     assert rates == pytest.approx([0.05, 0.1, *(0.1 * (1 - k / 8) for k in range(8))])
+
+
+def test_a_run_that_starts_as_unigrams_starts_at_their_perplexity_and_learns(dataset: Path, tmp_path: Path) -> None:
+    settings = ["softmax.init=unigram", "train.max_steps=110", "train.epochs=2", "train.validate_every_steps=110"]
+    runs.train_here(dataset, tmp_path / "start", *settings, "optimizer.lr=1e-9", "train.max_steps=1")
+    counts = runs.newest(tmp_path / "start")["elmo"]["vocabulary"]["counts"].double()
+    counts[[BOS_ID, EOS_ID]] = counts[EOS_ID] / 2
+    shares = counts.clamp(min=0.5) / counts.clamp(min=0.5).sum()
+    heldout = open_dataset(dataset).splits["heldout"]
+    words = np.concatenate([heldout.chunk(number) for number in range(heldout.num_chunks)])
+    targets = np.where(words < len(shares), words, UNK_ID)
+    expected = math.exp(-float(shares.log()[torch.from_numpy(targets)].mean()))
+    start = runs.curve(tmp_path / "start")[1]
+    assert start["val/perplexity_forward"] == pytest.approx(expected, rel=1e-4)
+    assert start["val/perplexity_backward"] == pytest.approx(expected, rel=1e-4)
+    runs.train_here(dataset, tmp_path / "run", *settings)
+    assert runs.curve(tmp_path / "run")[110]["val/perplexity"] < 0.97 * expected
 
 
 def test_a_dataset_without_held_out_text_is_trained_on_without_validation(tmp_path: Path) -> None:

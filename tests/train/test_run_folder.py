@@ -77,6 +77,13 @@ def test_the_watchdog_shows_where_a_process_hangs_and_ends_it() -> None:
     assert "HUNG: no step ended for" in done.stderr and 'File "<string>", line 4 in <module>' in done.stderr
 
 
+def test_the_watchdog_tells_of_a_hang_but_does_not_wait_for_an_answer() -> None:
+    done = run_watchdog("None, 0.5, on_hang=lambda: print('told', flush=True)", "dog.beat(); time.sleep(100)")
+    assert done.returncode == EXIT_HUNG and done.stdout == "told\n"
+    done = run_watchdog("None, 0.5, on_hang=lambda: time.sleep(100)", "dog.beat(); time.sleep(100)")
+    assert done.returncode == EXIT_HUNG
+
+
 def test_the_watchdog_waits_longer_for_the_first_step() -> None:
     assert run_watchdog("60.0, 0.5", "time.sleep(3)").returncode == 0
 

@@ -1,0 +1,151 @@
+"""What each optimisation of a training step is worth: it is left out, all others stay; where the time goes, by part.
+
+python -m benchmarks.ablation data.path=DATASET [configs/small.yaml ...] [key=value ...] [--lanes=32] [--rounds=5]
+    [--vocabulary=100000] [--without=NAME,NAME] [--threads=N] [--output=FILE]
+
+The step's weights go on learning from way to way, all with the same loss (checked); the ways take turns, a step each,
+so many rounds after one that warms up; a figure is the median, in milliseconds. Lightning's own part is the subject of
+benchmarks.step_overhead.
+"""
+
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from benchmarks.command import split_options, write_result, yaml_files
+from benchmarks.steps import PARTS, Clock, Ours, Steps, Text
+from pipeline.config import PretrainConfig
+from pipeline.data.windows import Batch
+from pipeline.model import products, token_encoder
+from pipeline.model.bilm import BiLM
+from pipeline.model.lstmp import LSTMP, LSTMPState
+from pipeline.model.softmax import Candidates, Rows
+from pipeline.read_config import load
+from pipeline.train.optimizer import clip_global_norm_
+
+_CONFIGS = ("benchmarks/tiny.yaml", "configs/small.yaml")
+
+
+def _encode_every_place(way: Ours, batch: Batch) -> Tensor:
+    words = batch.characters[batch.index.flatten()]
+    return way.bilm.encoder(words).view(*batch.index.shape, -1)
+
+
+def _convolve_all_characters(encoder: token_encoder.TokenEncoder, characters: Tensor) -> Tensor:
+    return encoder._convolve(characters)
+
+
+def _step_by_step(layer: LSTMP, x_dtbi: Tensor, state: LSTMPState) -> tuple[Tensor, LSTMPState]:
+    """Both directions at once as ours, but autograd's backward: nothing is one product over all steps there."""
+    (h, c), outputs = state, []
+    bias = layer.bias.unsqueeze(1)
+    for x in x_dtbi.unbind(1):
+        gates = torch.bmm(x, layer.weight_input) + torch.bmm(h, layer.weight_recurrent) + bias
+        i, j, f, o = gates.chunk(4, 2)
+        c = torch.sigmoid(i) * torch.tanh(j) + torch.sigmoid(f + 1) * c
+        c = torch.clamp(c, -layer.cell_clip, layer.cell_clip)
+        h = torch.bmm(torch.sigmoid(o) * torch.tanh(c), layer.weight_proj)
+        h = torch.clamp(h, -layer.proj_clip, layer.proj_clip)
+        outputs.append(h)
+    return torch.stack(outputs, 1), LSTMPState(h, c)
+
+
+def _dense_loss(way: Ours, y: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
+    softmax, targets = way.bilm.softmax, batch.targets.flatten(1)
+    rows = Rows(torch.arange(softmax.vocab_size), softmax.weight, softmax.bias)
+    return softmax.sampled_loss(y.flatten(1, 2), targets, candidates, rows).mean()
+
+
+def _dense_update(way: Ours) -> None:
+    clip_global_norm_(list(way.bilm.parameters()), way.config.optimizer.clip_norm)
+    way.optimizer.step()
+    way.optimizer.zero_grad(set_to_none=True)
+
+
+@contextmanager
+def _dense_table() -> Iterator[None]:
+    with mock.patch.object(Ours, "loss", _dense_loss), mock.patch.object(Ours, "update", _dense_update):
+        yield
+
+
+ALL = "nothing"
+WITHOUT: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    ALL: nullcontext,
+    "unique words": lambda: mock.patch.object(Ours, "encode", _encode_every_place),
+    "cropped characters": lambda: mock.patch.object(
+        token_encoder.TokenEncoder, "_convolve_by_length", _convolve_all_characters
+    ),
+    "multiples of 16 words": lambda: mock.patch.object(token_encoder, "_WORD_MULTIPLE", 1),
+    "hand-written backward": lambda: mock.patch.object(LSTMP, "forward", _step_by_step),
+    "products by oneDNN": lambda: mock.patch.object(products, "_ONEDNN", False),
+    "touched rows": _dense_table,
+}
+
+
+def measure(config: PretrainConfig, vocabulary: int, names: list[str], rounds: int) -> dict[str, dict[str, float]]:
+    """Milliseconds of a step by part, without each optimisation; and how many times as long the whole step takes."""
+    torch.manual_seed(0)
+    text = Text(config, vocabulary)
+    steps = Steps(config, text, Ours(config, BiLM(config.model, text.vocabulary)))
+    _check_equal(steps, names)
+    spent: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for turn in range(rounds + 1):
+        for name in names:
+            steps.clock = Clock()
+            with WITHOUT[name]():
+                steps.in_parts()
+            if turn:
+                spent[name].append(dict(steps.clock.wall))
+    rows = {
+        name: {part: 1e3 * statistics.median(one[part] for one in found) for part in PARTS}
+        | {"step": 1e3 * statistics.median(sum(one.values()) for one in found)}
+        for name, found in spent.items()
+    }
+    return {name: row | {"times": row["step"] / rows[ALL]["step"]} for name, row in rows.items()}
+
+
+def _check_equal(steps: Steps, names: list[str]) -> None:
+    """The same window has the same loss whatever is left out. Nothing is learned."""
+    batch, candidates = steps.text.draw(0)
+    way, losses = steps.way, {}
+    assert isinstance(way, Ours)
+    states = way.states
+    for name in names:
+        with WITHOUT[name]():
+            with torch.no_grad():
+                y = way.read(way.encode(batch), 0, 0.0)
+            loss = way.loss(y.requires_grad_(), batch, candidates)
+            loss.backward()
+        way.rows.finish(way._loss)
+        way.optimizer.zero_grad(set_to_none=True)
+        way.states, losses[name] = states, loss.item()
+    assert max(losses.values()) - min(losses.values()) < 1e-3, f"the ways differ: {losses}"
+
+
+def main(arguments: list[str]) -> None:
+    """Prints the tables and, with --output, writes the figures as JSON."""
+    options, rest = split_options(arguments, lanes=32, rounds=5, vocabulary=100_000, without="")
+    files, pairs = yaml_files(rest, *_CONFIGS)
+    names = [ALL, *(options["without"].split(",") if options["without"] else list(WITHOUT)[1:])]
+    if unknown := sorted(set(names) - set(WITHOUT)):
+        raise SystemExit(f"--without={','.join(unknown)} is unknown; there are {', '.join(list(WITHOUT)[1:])}")
+    results = {}
+    for file in files:
+        config = load(PretrainConfig, [file, *pairs, f"data.lanes={options['lanes']}"])
+        result = results[Path(file).stem] = measure(config, options["vocabulary"], names, options["rounds"])
+        print(f"{Path(file).stem + ', without':28}" + "".join(f"{part:>12}" for part in (*PARTS, "step")) + f"{'x':>7}")
+        for name, row in result.items():
+            parts = "".join(f"{row[part]:12,.1f}" for part in (*PARTS, "step"))
+            print(f"{name:28}{parts}{row['times']:7.2f}", flush=True)
+    write_result(options["output"], results)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
