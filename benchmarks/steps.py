@@ -60,7 +60,7 @@ class Ours:
 
     def __init__(self, config: PretrainConfig, bilm: BiLM) -> None:
         self.config, self.bilm = config, bilm
-        self.optimizer = build_optimizer(config.optimizer, bilm.parameters())
+        self.optimizer = build_optimizer(config.optimizer, bilm.parameters(), bilm.softmax.parameters())
         self.rows = RowGradients(bilm.softmax)
         self.states: States = bilm.initial_states(config.data.lanes)
         self._loss = torch.zeros(())

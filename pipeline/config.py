@@ -121,8 +121,12 @@ class SoftmaxConfig:
 
 @dataclass
 class OptimizerConfig:
-    name: str = option("adagrad", "adagrad (the paper) or adam (moments of touched rows only in the softmax)")
+    name: str = option(
+        "adagrad",
+        "adagrad (the paper), adam (of the softmax touched rows only) or adam-adagrad (the softmax by adagrad)",
+    )
     lr: float = option(0.2, "learning rate; adam wants about 0.001")
+    softmax_lr: float = option(0.2, "adam-adagrad: learning rate of the softmax, under the same schedule")
     initial_accumulator: float = option(1.0, "adagrad: where the sum of squared gradients starts")
     beta1: float = option(0.9, "adam: decay of the mean")
     beta2: float = option(0.999, "adam: decay of the square")
@@ -132,8 +136,10 @@ class OptimizerConfig:
     warmup_steps: int = option(0, "steps in which the learning rate rises from 0")
 
     def __post_init__(self) -> None:
-        require(self.name in ("adagrad", "adam"), f"optimizer.name={self.name!r} must be adagrad or adam")
-        require(self.lr > 0, f"optimizer.lr={self.lr} must be positive")
+        names = ("adagrad", "adam", "adam-adagrad")
+        require(self.name in names, f"optimizer.name={self.name!r} must be one of {names}")
+        for name in ("lr", "softmax_lr"):
+            require(getattr(self, name) > 0, f"optimizer.{name}={getattr(self, name)} must be positive")
         schedules = ("constant", "linear", "cosine")
         require(self.schedule in schedules, f"optimizer.schedule={self.schedule!r} must be one of {schedules}")
         require(

@@ -17,7 +17,7 @@ from pipeline.model.softmax import Candidates
 from pipeline.train.collectives import broadcast_, new_group
 from pipeline.train.freeze import Freeze
 from pipeline.train.norms import StepNorms
-from pipeline.train.optimizer import build_optimizer, clip_global_norm_, learning_rate
+from pipeline.train.optimizer import RowOptimizer, build_optimizer, clip_global_norm_, lr_factor
 from pipeline.train.rows import RowGradients
 
 _CANDIDATE_SITE = 1  # keeps the candidates' random numbers apart from those of the order
@@ -63,7 +63,7 @@ class BiLMModule(pl.LightningModule):
         return len(perplexities) - 1 - perplexities.index(min(perplexities)) >= patience
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        optimizer = build_optimizer(self.config.optimizer, self.bilm.parameters())
+        optimizer = build_optimizer(self.config.optimizer, self.bilm.parameters(), self.bilm.softmax.parameters())
         if self.optimizer_state is not None:
             optimizer.load_state_dict(self.optimizer_state)
             self.optimizer_state = None
@@ -142,8 +142,8 @@ class BiLMModule(pl.LightningModule):
             self.bad_steps_in_a_row = 0
         else:
             self._drop_step(optimizer)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(self.config.optimizer, self.step, self.total_steps)
+        assert isinstance(optimizer, RowOptimizer)
+        optimizer.schedule(lr_factor(self.config.optimizer, self.step, self.total_steps))
         if self.norms is not None:
             self.norms.before_update(self.step + 1, self.grad_norm)
 

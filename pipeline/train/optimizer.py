@@ -1,4 +1,7 @@
-"""Adagrad and Adam whose step costs the touched rows of the softmax, and one gradient norm over everything."""
+"""Adagrad and Adam whose step costs the touched rows of the softmax, and one gradient norm over everything.
+
+A group of parameters goes by the rule that it names; its `rate` times the schedule is its learning rate.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -11,9 +14,15 @@ from torch.optim import Optimizer
 from pipeline.config import OptimizerConfig
 from pipeline.model.gpu import uses_kernels
 
+Group = dict[str, Any]
+State = dict[str, Any]
 
-class _RowOptimizer(Optimizer):
+
+class RowOptimizer(Optimizer):
     """Updates dense gradients whole, and of sparse (coalesced) ones only the rows they hold."""
+
+    def __init__(self, groups: list[Group]) -> None:
+        super().__init__(groups, {})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -22,75 +31,87 @@ class _RowOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            start, update = _RULES[group["rule"]]
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, self._state_of(parameter, group), group)
+                    state = self.state[parameter]
+                    if not state:
+                        state.update(start(parameter, group))
+                    update(parameter, parameter.grad, state, group)
         return loss
 
-    def _state_of(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        raise NotImplementedError
+    def schedule(self, factor: float) -> None:
+        """The next step's learning rates are this share of each group's rate."""
+        for group in self.param_groups:
+            group["lr"] = group["rate"] * factor
 
-    def _update(self, parameter: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        raise NotImplementedError
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Sums and moments are those that were saved; rates and the like stay as they were set here."""
+        settings = [{name: value for name, value in group.items() if name != "params"} for group in self.param_groups]
+        super().load_state_dict(state_dict)
+        for group, mine in zip(self.param_groups, settings, strict=True):
+            group.update(mine)
 
 
-class Adagrad(_RowOptimizer):
+def adagrad(params: Iterable[Tensor], rate: float, initial_accumulator: float) -> Group:
     """TF's Adagrad: accumulator += g^2, w -= lr * g / sqrt(accumulator), without an epsilon (training.py:903-906)."""
-
-    def __init__(self, params: Iterable[Tensor], lr: float, initial_accumulator: float) -> None:
-        super().__init__(params, {"lr": lr, "initial_accumulator": initial_accumulator})
-
-    def _state_of(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        state = self.state[parameter]
-        if not state:
-            state["accumulator"] = torch.full_like(parameter, group["initial_accumulator"])
-        return state
-
-    def _update(self, parameter: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        accumulator = state["accumulator"]
-        if not grad.is_sparse:
-            if uses_kernels(parameter) and all(t.is_contiguous() for t in (parameter, accumulator, grad)):
-                from pipeline.model import kernels
-
-                return kernels.adagrad_(parameter, accumulator, grad, group["lr"])
-            accumulator.addcmul_(grad, grad)
-            parameter.addcdiv_(grad, accumulator.sqrt(), value=-group["lr"])
-            return
-        rows, values = _rows(grad)
-        sums = accumulator[rows].addcmul_(values, values)
-        accumulator[rows] = sums
-        # The dense formula on the rows, to the bit.
-        parameter.index_copy_(0, rows, parameter[rows].addcdiv_(values, sums.sqrt_(), value=-group["lr"]))
+    return {"params": list(params), "rule": "adagrad", "rate": rate, "lr": rate,
+            "initial_accumulator": initial_accumulator}  # fmt: skip
 
 
-class Adam(_RowOptimizer):
+def adam(params: Iterable[Tensor], rate: float, beta1: float, beta2: float, eps: float) -> Group:
     """Adam; in sparse gradients the moments of absent rows rest, as in torch.optim.SparseAdam."""
+    return {"params": list(params), "rule": "adam", "rate": rate, "lr": rate, "beta1": beta1, "beta2": beta2,
+            "eps": eps}  # fmt: skip
 
-    def __init__(self, params: Iterable[Tensor], lr: float, beta1: float, beta2: float, eps: float) -> None:
-        super().__init__(params, {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps})
 
-    def _state_of(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        state = self.state[parameter]
-        if not state:
-            state |= {"steps": 0, "mean": torch.zeros_like(parameter), "square": torch.zeros_like(parameter)}
-        return state
+def _start_adagrad(parameter: Tensor, group: Group) -> State:
+    return {"accumulator": torch.full_like(parameter, group["initial_accumulator"])}
 
-    def _update(self, parameter: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        state["steps"] += 1
-        scale = group["lr"] / (1 - group["beta1"] ** state["steps"])
-        correction = math.sqrt(1 - group["beta2"] ** state["steps"])
-        mean, square, rows = state["mean"], state["square"], None
-        if grad.is_sparse:
-            rows, grad = _rows(grad)
-            mean, square = mean[rows], square[rows]
-        mean.lerp_(grad, 1 - group["beta1"])
-        square.mul_(group["beta2"]).addcmul_(grad, grad, value=1 - group["beta2"])
-        denominator = square.sqrt().div_(correction).add_(group["eps"])
-        if rows is None:
-            parameter.addcdiv_(mean, denominator, value=-scale)
-        else:
-            state["mean"][rows], state["square"][rows] = mean, square
-            parameter.index_add_(0, rows, mean / denominator, alpha=-scale)
+
+def _update_by_adagrad(parameter: Tensor, grad: Tensor, state: State, group: Group) -> None:
+    accumulator = state["accumulator"]
+    if not grad.is_sparse:
+        if uses_kernels(parameter) and all(t.is_contiguous() for t in (parameter, accumulator, grad)):
+            from pipeline.model import kernels
+
+            return kernels.adagrad_(parameter, accumulator, grad, group["lr"])
+        accumulator.addcmul_(grad, grad)
+        parameter.addcdiv_(grad, accumulator.sqrt(), value=-group["lr"])
+        return
+    rows, values = _rows(grad)
+    sums = accumulator[rows].addcmul_(values, values)
+    accumulator[rows] = sums
+    # The dense formula on the rows, to the bit.
+    parameter.index_copy_(0, rows, parameter[rows].addcdiv_(values, sums.sqrt_(), value=-group["lr"]))
+
+
+def _start_adam(parameter: Tensor, group: Group) -> State:
+    return {"steps": 0, "mean": torch.zeros_like(parameter), "square": torch.zeros_like(parameter)}
+
+
+def _update_by_adam(parameter: Tensor, grad: Tensor, state: State, group: Group) -> None:
+    state["steps"] += 1
+    scale = group["lr"] / (1 - group["beta1"] ** state["steps"])
+    correction = math.sqrt(1 - group["beta2"] ** state["steps"])
+    mean, square, rows = state["mean"], state["square"], None
+    if grad.is_sparse:
+        rows, grad = _rows(grad)
+        mean, square = mean[rows], square[rows]
+    mean.lerp_(grad, 1 - group["beta1"])
+    square.mul_(group["beta2"]).addcmul_(grad, grad, value=1 - group["beta2"])
+    denominator = square.sqrt().div_(correction).add_(group["eps"])
+    if rows is None:
+        parameter.addcdiv_(mean, denominator, value=-scale)
+    else:
+        state["mean"][rows], state["square"][rows] = mean, square
+        parameter.index_add_(0, rows, mean / denominator, alpha=-scale)
+
+
+_RULES: dict[str, tuple[Callable[[Tensor, Group], State], Callable[[Tensor, Tensor, State, Group], None]]] = {
+    "adagrad": (_start_adagrad, _update_by_adagrad),
+    "adam": (_start_adam, _update_by_adam),
+}
 
 
 def _rows(grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,20 +119,28 @@ def _rows(grad: Tensor) -> tuple[Tensor, Tensor]:
     return grad._indices()[0], grad._values()
 
 
-def build_optimizer(config: OptimizerConfig, params: Iterable[Tensor]) -> Optimizer:
+def build_optimizer(config: OptimizerConfig, params: Iterable[Tensor], softmax: Iterable[Tensor] = ()) -> RowOptimizer:
+    """One for all parameters; those of the softmax, among them, may go by a rule of their own."""
+    of_softmax = {id(parameter) for parameter in softmax}
+    every = list(params)
     if config.name == "adagrad":
-        return Adagrad(params, config.lr, config.initial_accumulator)
-    return Adam(params, config.lr, config.beta1, config.beta2, config.eps)
+        return RowOptimizer([adagrad(every, config.lr, config.initial_accumulator)])
+    moments = config.beta1, config.beta2, config.eps
+    if config.name == "adam":
+        return RowOptimizer([adam(every, config.lr, *moments)])
+    rest, table = ([p for p in every if (id(p) in of_softmax) == is_of_softmax] for is_of_softmax in (False, True))
+    groups = [adam(rest, config.lr, *moments), adagrad(table, config.softmax_lr, config.initial_accumulator)]
+    return RowOptimizer([group for group in groups if group["params"]])
 
 
-def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:
-    """The rate of a step as a pure function, so that no schedule has to be saved or restored."""
+def lr_factor(config: OptimizerConfig, step: int, total_steps: int) -> float:
+    """The share of its rate that a step learns at: a pure function, so that no schedule has to be saved or restored."""
     if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
+        return (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
     if config.schedule == "linear":
-        return config.lr * (1 - progress)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * progress)) if config.schedule == "cosine" else config.lr
+        return 1 - progress
+    return 0.5 * (1 + math.cos(math.pi * progress)) if config.schedule == "cosine" else 1.0
 
 
 def clip_global_norm_(params: Sequence[Tensor], bound: float | None) -> Tensor:

@@ -20,7 +20,7 @@ from pipeline.model.bilm import BiLM, DropoutKey
 from pipeline.model.lstmp import LSTMP, LSTMPState
 from pipeline.model.recurrence import KeptBuffers
 from pipeline.model.softmax import Candidates, Softmax
-from pipeline.train.optimizer import Adagrad
+from pipeline.train.optimizer import RowOptimizer, adagrad
 from tests.model import tiny
 from tests.model.test_lstmp import inputs_of, layer_of, results_and_gradients
 from tests.model.test_softmax import candidates_of, gradients_of
@@ -240,7 +240,7 @@ def test_adagrad_is_the_dense_formula() -> None:
     results = []
     for way, device in (("kernels", DEVICE), ("plain", "cpu")):
         parameter = torch.nn.Parameter(weight.to(device, copy=True))
-        optimizer = Adagrad([parameter], lr=0.2, initial_accumulator=1.0)
+        optimizer = RowOptimizer([adagrad([parameter], rate=0.2, initial_accumulator=1.0)])
         with gpu.using(way):
             for grad in grads:
                 parameter.grad = grad.to(device)

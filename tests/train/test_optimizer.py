@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import OptimizerConfig
-from pipeline.train.optimizer import Adagrad, Adam, build_optimizer, clip_global_norm_, learning_rate
+from pipeline.train.optimizer import RowOptimizer, adagrad, adam, build_optimizer, clip_global_norm_, lr_factor
 
 ROWS, WIDTH, STEPS = 12, 5, 20
 
@@ -36,12 +36,12 @@ def table() -> nn.Parameter:
     return nn.Parameter(torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(0)))
 
 
-def adagrad(parameter: nn.Parameter, lr: float = 0.2) -> Adagrad:
-    return Adagrad([parameter], lr, 1.0)
+def by_adagrad(parameter: nn.Parameter) -> RowOptimizer:
+    return RowOptimizer([adagrad([parameter], 0.2, 1.0)])
 
 
-def adam(parameter: nn.Parameter, lr: float = 0.01) -> Adam:
-    return Adam([parameter], lr, 0.9, 0.999, 1e-8)
+def by_adam(parameter: nn.Parameter) -> RowOptimizer:
+    return RowOptimizer([adam([parameter], 0.01, 0.9, 0.999, 1e-8)])
 
 
 def stepped(parameter: nn.Parameter, optimizer: torch.optim.Optimizer, gradients: list[Tensor]) -> Tensor:
@@ -55,7 +55,7 @@ def test_dense_adagrad_is_torchs_with_an_accumulator_from_one() -> None:
     ours, theirs = table(), table()
     gradients = [gradient(step) for step in range(STEPS)]
     expected = stepped(theirs, torch.optim.Adagrad([theirs], 0.2, initial_accumulator_value=1.0), gradients)
-    torch.testing.assert_close(stepped(ours, adagrad(ours), gradients), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(stepped(ours, by_adagrad(ours), gradients), expected, rtol=0, atol=1e-6)
 
 
 def test_adagrad_is_tensorflows_without_an_epsilon() -> None:
@@ -65,7 +65,7 @@ def test_adagrad_is_tensorflows_without_an_epsilon() -> None:
         g = gradient(step).double().numpy()
         accumulator += g * g
         weights -= 0.2 * g / np.sqrt(accumulator)
-    optimizer = adagrad(parameter)
+    optimizer = by_adagrad(parameter)
     ours = stepped(parameter, optimizer, [gradient(step) for step in range(STEPS)])
     np.testing.assert_allclose(ours.numpy(), weights, rtol=0, atol=1e-6)
     np.testing.assert_allclose(optimizer.state[parameter]["accumulator"].numpy(), accumulator, rtol=1e-6)
@@ -73,7 +73,7 @@ def test_adagrad_is_tensorflows_without_an_epsilon() -> None:
 
 def test_sparse_adagrad_is_dense_adagrad_on_rows_and_leaves_the_others_alone() -> None:
     ours, theirs = table(), table()
-    one, other = adagrad(ours), adagrad(theirs)
+    one, other = by_adagrad(ours), by_adagrad(theirs)
     for step in range(STEPS):
         rows, before = touched(step), ours.detach().clone()
         dense = gradient(step, rows)
@@ -90,12 +90,12 @@ def test_dense_adam_is_torchs() -> None:
     ours, theirs = table(), table()
     gradients = [gradient(step) for step in range(STEPS)]
     expected = stepped(theirs, torch.optim.Adam([theirs], 0.01), gradients)
-    torch.testing.assert_close(stepped(ours, adam(ours), gradients), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(stepped(ours, by_adam(ours), gradients), expected, rtol=0, atol=1e-6)
 
 
 def test_sparse_adam_is_torchs_and_the_moments_of_absent_rows_rest() -> None:
     ours, theirs = table(), table()
-    one, other = adam(ours), torch.optim.SparseAdam([theirs], 0.01)
+    one, other = by_adam(ours), torch.optim.SparseAdam([theirs], 0.01)
     for step in range(STEPS):
         rows, before = touched(step), ours.detach().clone()
         grad = sparse(gradient(step, rows), rows)
@@ -107,7 +107,7 @@ def test_sparse_adam_is_torchs_and_the_moments_of_absent_rows_rest() -> None:
 
 
 def test_a_gradient_that_was_dropped_changes_nothing_not_even_adams_count() -> None:
-    for make in (adagrad, adam):
+    for make in (by_adagrad, by_adam):
         parameter = table()
         optimizer = make(parameter)
         stepped(parameter, optimizer, [gradient(0)])
@@ -134,7 +134,7 @@ def test_one_global_norm_scales_dense_and_sparse_gradients_alike(bound: float | 
 
 def schedule(**changes: Any) -> list[float]:
     config = OptimizerConfig(**({"lr": 0.4} | changes))
-    return [learning_rate(config, step, 100) for step in range(101)]
+    return [config.lr * lr_factor(config, step, 100) for step in range(101)]
 
 
 def test_schedules_start_and_end_where_they_say() -> None:
@@ -156,5 +156,33 @@ def test_warm_up_rises_in_equal_parts_to_the_rate_and_never_trains_at_zero(kind:
 
 
 def test_the_config_chooses_the_optimizer() -> None:
-    assert isinstance(build_optimizer(OptimizerConfig(), [table()]), Adagrad)
-    assert isinstance(build_optimizer(OptimizerConfig(name="adam"), [table()]), Adam)
+    network, softmax = table(), table()
+    for name, rules in (("adagrad", ["adagrad"]), ("adam", ["adam"]), ("adam-adagrad", ["adam", "adagrad"])):
+        optimizer = build_optimizer(OptimizerConfig(name=name, lr=0.1), [network, softmax], [softmax])
+        assert [group["rule"] for group in optimizer.param_groups] == rules
+        assert [group["rate"] for group in optimizer.param_groups] == [0.1, 0.2][: len(rules)]
+    assert [group["params"] for group in optimizer.param_groups] == [[network], [softmax]]
+
+
+def test_each_group_goes_by_its_own_rule_and_rate_under_one_schedule() -> None:
+    both, apart = [table(), table()], [table(), table()]
+    together = build_optimizer(OptimizerConfig(name="adam-adagrad", lr=0.01), both, [both[1]])
+    alone = [by_adam(apart[0]), by_adagrad(apart[1])]
+    for step in range(STEPS):
+        for parameter in (*both, *apart):
+            parameter.grad = gradient(step)
+        for optimizer in (together, *alone):
+            optimizer.schedule(1 - step / STEPS)
+            optimizer.step()
+    assert torch.equal(both[0], apart[0]) and torch.equal(both[1], apart[1])
+
+
+def test_a_resumed_optimizer_has_the_saved_sums_and_the_rates_of_now() -> None:
+    saved, parameter = by_adagrad(table()), table()
+    stepped(saved.param_groups[0]["params"][0], saved, [gradient(0)])
+    resumed = RowOptimizer([adagrad([parameter], 0.05, 1.0)])
+    resumed.load_state_dict(saved.state_dict())
+    resumed.schedule(0.5)
+    assert resumed.param_groups[0]["lr"] == 0.025 and resumed.param_groups[0]["params"] == [parameter]
+    (sums,) = (state["accumulator"] for state in saved.state.values())
+    assert torch.equal(resumed.state[parameter]["accumulator"], sums)

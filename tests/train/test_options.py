@@ -18,6 +18,7 @@ OPTIONS = {
     "Adam with a schedule": [
         "optimizer.name=adam", "optimizer.lr=0.005", "optimizer.schedule=cosine", "optimizer.warmup_steps=20",
     ],
+    "Adam, and Adagrad for the softmax": ["optimizer.name=adam-adagrad", "optimizer.lr=0.005"],
     "candidates for each direction": ["softmax.candidates=per_direction"],
     "full softmax in bfloat16": ["softmax.kind=full", "train.precision=bf16-mixed"],
 }  # fmt: skip
