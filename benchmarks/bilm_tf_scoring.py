@@ -1,0 +1,78 @@
+"""Held-out perplexity over those tokens alone that bilm-tf scores: it drops what its last batches do not fill.
+
+Source: bilm-tf, test() in training.py and _get_batch() in data.py: one token of each of 256 lanes a step; a lane whose
+sentence is over takes the next one of the file; once there is none, all lanes stop where they are. On WikiText-2's
+held-out part that leaves 195,072 tokens of 216,347, which is what bilm-tf said it had scored.
+"""
+
+import math
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data_prep.lexicon import EOS_ID
+from data_prep.prepare import prepare
+from data_prep.shards import Split, open_dataset
+from pipeline.apply.evaluate import vocabulary_of
+from pipeline.apply.load import Trained
+from pipeline.config import EvaluateConfig
+from pipeline.data.datamodule import evaluation_windows
+from pipeline.data.windows import BatchMaker, EvaluationWindows
+from pipeline.model.bilm import BiLM, Window
+
+LANES = 256  # of bilm-tf's run_test
+
+
+def scored_tokens(sentence_tokens: list[int], lanes: int = LANES) -> list[int]:
+    """Of each sentence, in the order of the file, how many tokens are scored: the first ones in reading order."""
+    scored, left, current = [0] * len(sentence_tokens), [0] * lanes, [-1] * lanes
+    waiting = iter(range(len(sentence_tokens)))
+    while True:
+        for lane in range(lanes):
+            if left[lane] == 0:
+                following = next(waiting, None)
+                if following is None:
+                    return scored
+                current[lane], left[lane] = following, sentence_tokens[following]
+        for lane in range(lanes):
+            scored[current[lane]] += 1
+            left[lane] -= 1
+
+
+@torch.no_grad()
+def perplexity_as_bilm_tf_scores(trained: Trained, heldout: Path, lanes: int = LANES) -> tuple[float, int]:
+    """(perplexity of both directions, tokens scored in each). heldout: the text, a sentence a line, in its order."""
+    with tempfile.TemporaryDirectory() as folder:
+        prepare([str(heldout)], folder, heldout=0, shuffle="none", workers=1, show_progress=False)
+        dataset = open_dataset(folder)
+        split = dataset.splits["train"]
+        maker = BatchMaker(dataset.lexicon, vocabulary_of(trained, dataset), trained.config.model.max_characters)
+        losses = _losses(trained.bilm, evaluation_windows(split, maker, EvaluateConfig()))
+        mask = _mask(split, lanes)
+    return math.exp(float(losses[:, mask].mean())), int(mask.sum())
+
+
+def _losses(bilm: BiLM, windows: EvaluationWindows) -> np.ndarray:
+    """(2, tokens): nats of each target, in each direction's reading order."""
+    order = range(windows.lanes.num_lanes)
+    states, found = bilm.initial_states(len(order)), np.zeros((2, windows.lanes.num_tokens))
+    for number in range(windows.lanes.num_windows):
+        batch = windows.batch(number, order)
+        losses, states = bilm.token_losses(Window(batch.characters, batch.index), batch.targets, states)
+        for lane in order:
+            start, stop = windows.lanes.bounds(lane, number)
+            found[:, start:stop] = losses[:, : stop - start, lane].double().numpy()
+    return found
+
+
+def _mask(split: Split, lanes: int) -> np.ndarray:
+    """(tokens,) bool: the places scored; a sentence's places are the same in both directions."""
+    words = np.concatenate([split.chunk(number) for number in range(split.num_chunks)])
+    ends = np.flatnonzero(words == EOS_ID) + 1
+    starts = np.concatenate([[0], ends[:-1]])
+    mask = np.zeros(len(words), bool)
+    for start, scored in zip(starts, scored_tokens((ends - starts).tolist(), lanes), strict=True):
+        mask[start : start + scored] = True
+    return mask
