@@ -39,19 +39,17 @@ ORIGINAL = "original"
 FAST = ["configs/fast.yaml", "optimizer.lr=0.008"]  # the rate is that of a narrow network
 SHORT = ["train.max_steps=800"]  # 512 thousand tokens
 RECIPES: dict[str, list[str]] = {
-    ORIGINAL: ["train.epochs=3", "softmax.candidates=per_direction"],  # as bilm-tf draws them
+    ORIGINAL: ["train.epochs=3"],
     "fast": [*FAST, "train.epochs=1.2"],
-    "short original": [*SHORT, "softmax.candidates=per_direction"],
-    "shared negatives": SHORT,
     "short fast": [*FAST, *SHORT],
-    "constant rate": [*FAST, *SHORT, "optimizer.schedule=constant"],
     "normal start": [*FAST, *SHORT, "softmax.init=normal"],
-    "dropout": [*FAST, *SHORT, "model.dropout=0.1"],
     "adagrad": [*FAST, *SHORT, "optimizer.name=adagrad", "optimizer.lr=0.2"],
+    "dropout": [*FAST, *SHORT, "model.dropout=0.1"],
     "adam": [*FAST, *SHORT, "optimizer.name=adam", "optimizer.lr=0.002"],
+    "constant rate": [*FAST, *SHORT, "optimizer.schedule=constant"],
     "16 lanes": [*FAST, "train.max_steps=1600", "data.lanes=16"],
     "64 lanes": [*FAST, "train.max_steps=400", "data.lanes=64"],
-    "windows of 40": [*FAST, "train.max_steps=800", "data.lanes=16", "data.window=40"],
+    "windows of 40": [*FAST, *SHORT, "data.lanes=16", "data.window=40"],
     "4096 negatives": [*FAST, *SHORT, "softmax.num_samples=4096"],
 }
 _VALIDATE_TOKENS, _CHECKPOINT_TOKENS, _AVERAGED = 512_000, 512_000, 4

@@ -16,7 +16,7 @@ from pipeline.data.stream import Stream
 
 _SPELLED_WORDS = 1 << 15  # of the lexicon's most frequent, whose characters are kept: 3 MiB
 _VISIT_TOKENS = 16384  # of a lane, read together, so that a lane is visited once for many windows
-_BLOCK_TOKENS = 3 << 20  # of all lanes, which are kept meanwhile: 48 MiB
+_BLOCK_TOKENS = 3 << 19  # of all lanes, which are kept meanwhile: 24 MiB
 
 
 @dataclass
