@@ -138,12 +138,16 @@ def _reached(figures: dict[str, Any]) -> str:
 def draw(found: dict[str, list[dict[str, Any]]], target: float, path: Path) -> None:
     """Held-out perplexity against tokens, a curve a recipe, the first seed's."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
 
     figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.add_subplot(xlabel="training tokens, each way", ylabel="held-out perplexity", yscale="log")
+    axes = figure.add_subplot(xlabel="million training tokens, each way", ylabel="held-out perplexity", yscale="log")
     for name, seeds in found.items():
-        axes.plot(*zip(*seeds[0]["curve"], strict=True), marker="o", markersize=3, label=name)
+        tokens, perplexities = zip(*seeds[0]["curve"], strict=True)
+        axes.plot([number / 1e6 for number in tokens], perplexities, marker="o", markersize=3, label=name)
     axes.axhline(target, color="black", linestyle=":", label=f"{target:g}")
+    for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        axis(ScalarFormatter())
     axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
 

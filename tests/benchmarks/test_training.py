@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ablation, full_softmax, loader, memory, step_overhead, train_step
+from benchmarks import ablation, full_softmax, loader, memory, products, step_overhead, train_step
 from pipeline.config import PretrainConfig
 from pipeline.read_config import load
 
@@ -78,6 +78,14 @@ def test_the_full_softmax_takes_the_memory_of_a_block_and_plain_pytorch_the_whol
     full_softmax.main([*sizes, f"--output={output}"])
     (row,) = json.loads(output.read_text())
     assert row["added_mib"] < 100 < 4 * 320 * 200_000 / 2**20 < row["plain_added_mib"] * 1.1
+
+
+def test_products_are_measured_and_the_table_says_which_the_model_takes(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    products.main(["--seconds=0.001", "--threads=1", f"--output={output}"])
+    rows = json.loads(output.read_text())
+    assert len(rows) == len(products.SHAPES) and all(row["torch"] > 0 < row["onednn"] for row in rows.values())
+    assert rows["640 x 2048 x 2048"]["taken"] == "oneDNN"
 
 
 def test_the_loader_is_measured(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,59 @@
+"""Rates of float32 products at the model's shapes: torch's own, and oneDNN's with packed weights; which is taken.
+
+python -m benchmarks.products [--seconds=0.1] [--threads=N] [--output=FILE]
+
+M x K x N: rows times a weight matrix. 32 or 128 rows are a time step of the recurrence, 640 a window's words.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks.command import split_options, write_result
+from pipeline.model import products
+
+SHAPES = (
+    (32, 64, 1024), (32, 256, 64), (32, 128, 4096), (32, 1024, 128), (32, 512, 16384), (32, 4096, 512),
+    (128, 512, 16384), (640, 512, 512), (640, 2048, 2048),
+)  # fmt: skip
+
+
+def rate(run: Callable[[], Any], flops: float, seconds: float) -> float:
+    """Floating-point operations a second, at the fastest of several runs."""
+    run()
+    best, begun = float("inf"), time.perf_counter()
+    while time.perf_counter() - begun < seconds:
+        start = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - start)
+    return flops / best
+
+
+def measure(shape: tuple[int, int, int], seconds: float) -> dict[str, Any]:
+    rows, depth, width = shape
+    left, right, out = torch.randn(rows, depth), torch.randn(depth, width), torch.empty(rows, width)
+    packed = torch.ops.mkldnn._reorder_linear_weight(right.t().contiguous(), None)
+    flops = 2.0 * rows * depth * width
+    return {
+        "torch": rate(lambda: torch.mm(left, right, out=out), flops, seconds) / 1e9,
+        "onednn": rate(lambda: products.product(left, packed), flops, seconds) / 1e9,
+        "taken": "torch" if isinstance(products.packed(right.unsqueeze(0)), torch.Tensor) else "oneDNN",
+    }
+
+
+def main(arguments: list[str]) -> None:
+    """Prints the table and, with --output, writes the figures as JSON."""
+    options, _ = split_options(arguments, seconds=0.1)
+    results = {" x ".join(map(str, shape)): measure(shape, options["seconds"]) for shape in SHAPES}
+    print(f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads; GFLOP/s")
+    print(f"{'shape':20}{'torch':>8}{'oneDNN':>8}  taken")
+    for shape, row in results.items():
+        print(f"{shape:20}{row['torch']:8.1f}{row['onednn']:8.1f}  {row['taken']}")
+    write_result(options["output"], results)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
