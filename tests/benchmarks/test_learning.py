@@ -25,7 +25,8 @@ def test_recipes_are_trained_once_and_compared_by_tokens_to_the_target(
     monkeypatch.setattr(learning, "_VALIDATE_TOKENS", 200)
     monkeypatch.setattr(learning, "_CHECKPOINT_TOKENS", 200)
     out, heldout = tmp_path / "out", tmp_path / "heldout.txt"
-    heldout.write_text("".join(Path(text).read_text().splitlines(keepends=True)[:120]))
+    lines = Path(text).read_text().splitlines(keepends=True)
+    heldout.write_text("".join([line for line in lines if line.strip()][:300]))  # of fewer than 256 bilm-tf scores none
     command = [str(out), text, str(heldout), "--recipes=original,fast", "--closer=fast", "--target=5000", *TINY]
     learning.main(command)
     found = json.loads((out / "learning.json").read_text())
@@ -33,7 +34,8 @@ def test_recipes_are_trained_once_and_compared_by_tokens_to_the_target(
     assert [tokens for tokens, _ in found["fast"][0]["curve"]] == [200, 400, 600, 800]
     assert found["original"][0]["tokens_to_target"] in (200, 400, 600, 800)
     fast = found["fast"][0]
-    assert 0.5 < fast["averaged_perplexity"] / fast["perplexity"] < 2 and 0 < fast["bilm_tf_tokens"] < 256 * 70
+    assert 0.5 < fast["averaged_perplexity"] / fast["perplexity"] < 2
+    assert fast["bilm_tf_tokens"] > 0 == fast["bilm_tf_tokens"] % 256
     assert (out / "learning.png").stat().st_size > 5000
     table = capsys.readouterr().out
     assert "| original |" in table and table == (out / "learning.md").read_text()
@@ -51,7 +53,7 @@ def test_recipes_are_trained_once_and_compared_by_tokens_to_the_target(
 
 
 def test_bilm_tf_scores_what_all_lanes_still_have() -> None:
-    assert scored_tokens([3, 2, 4, 9], lanes=2) == [3, 2, 3, 2]  # lane 1 takes the third sentence, lane 0 the fourth
+    assert scored_tokens([3, 2, 4, 9], lanes=2) == [3, 2, 4, 3]  # lane 1 takes the third sentence, lane 0 the fourth
     assert scored_tokens([5], lanes=2) == [0] and scored_tokens([], lanes=1) == []
     assert scored_tokens([2, 3, 1], lanes=1) == [2, 3, 1]
 
