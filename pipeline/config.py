@@ -106,7 +106,7 @@ class SoftmaxConfig:
     num_samples: int = option(8192, "candidate words drawn for a step")
     candidates: str = option("shared", "one set of candidates for both directions: shared; else per_direction")
     init: str = option(
-        "normal", "first values: normal (bilm-tf's), or unigram (words' frequencies in the biases, rows near zero)"
+        "normal", "first values: normal (bilm-tf's), or unigram (words' frequencies in the biases, rows zero)"
     )
 
     def __post_init__(self) -> None:
