@@ -33,30 +33,35 @@ class Stream:
     def num_tokens(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def read(self, start: int, stop: int, out: np.ndarray | None = None) -> Stretch:
-        """Positions [start, stop) of the sequence. Cost: the stretch and the sentences it cuts, no more.
+    def read(self, start: int, stop: int) -> Stretch:
+        """Positions [start, stop) of the sequence. Cost: the stretch and the sentences it cuts, no more."""
+        both = np.empty((2, stop - start + 1), dtype=np.int32)
+        self.read_both_ways(start, stop, both)
+        return shifted(both)
 
-        out (2, 2, stop - start) int32: where inputs and targets are written, if they have a place.
-        """
-        n = stop - start
-        # x and y from start - 1 on: the input of a position is the target of the one before it.
-        both = np.empty((2, n + 1), dtype=np.int32)
+    def read_both_ways(self, start: int, stop: int, out: np.ndarray) -> None:
+        """out (2, stop - start + 1) int32: x and y from start - 1 on, of which `shifted` makes inputs and targets."""
         place = start - 1
         if not start:
-            both[:, 0], place = EOS_ID, 0
+            out[:, 0], place = EOS_ID, 0
         first = int(self._ends.searchsorted(place, side="right"))
         while place < stop:
             chunk = self._split.chunk(int(self._order[first]))
             chunk_start = int(self._ends[first]) - len(chunk)
             end = min(stop, chunk_start + len(chunk))
-            _both_ways(chunk, place - chunk_start, end - chunk_start, both[:, place - start + 1 : end - start + 1])
+            _both_ways(chunk, place - chunk_start, end - chunk_start, out[:, place - start + 1 : end - start + 1])
             place, first = end, first + 1
-        out = np.empty((2, 2, n), dtype=np.int32) if out is None else out
-        out[0], out[1] = both[:, :-1], both[:, 1:]
-        ends = (both[0] == EOS_ID).nonzero()[0]  # of y too
-        out[0, 0, ends[ends < n]] = BOS_ID
-        out[1, 1, ends[ends > 0] - 1] = BOS_ID
-        return Stretch(out[0], out[1])
+
+
+def shifted(both: np.ndarray) -> Stretch:
+    """Inputs and targets (2, n, ...) of x and y (2, n + 1, ...): the input of a position is the target before it.
+
+    Where a sentence begins, forward reads <S> in place of the </S> before it; backward is to foretell <S> at its end.
+    """
+    inputs, targets = both[:, :-1].copy(), both[:, 1:].copy()
+    for ids in (inputs[0], targets[1]):
+        np.copyto(ids, BOS_ID, where=ids == EOS_ID)
+    return Stretch(inputs, targets)
 
 
 def _both_ways(chunk: np.ndarray, start: int, stop: int, out: np.ndarray) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,11 +12,12 @@ from data_prep.lexicon import UNK_ID, Lexicon
 from data_prep.shards import Split
 from pipeline.characters import character_rows
 from pipeline.data.lanes import EvaluationLanes, TrainLanes, epoch_order
-from pipeline.data.stream import Stream
+from pipeline.data.stream import Stream, Stretch, shifted
 
 _SPELLED_WORDS = 1 << 15  # of the lexicon's most frequent, whose characters are kept: 3 MiB
 _VISIT_TOKENS = 16384  # of a lane, read together, so that a lane is visited once for many windows
-_BLOCK_TOKENS = 3 << 19  # of all lanes, which are kept meanwhile: 24 MiB
+_BLOCK_TOKENS = 3 << 20  # of all lanes, which are kept meanwhile: 24 MiB
+_PAGE_TOKENS = 1 << 16  # of all lanes, made ready together: 1 MiB
 
 
 @dataclass
@@ -124,6 +125,15 @@ class BatchMaker:
         )  # fmt: skip
 
 
+class _Visit(NamedTuple):
+    """Windows [first, last) of an epoch, of some lanes: x and y as both (2, B, tokens + 1), see Stream."""
+
+    epoch: int
+    first: int
+    last: int
+    both: np.ndarray
+
+
 class TrainWindows:
     """Training batches of a block of lanes: `batch(step)` may be asked for in any order, in any process."""
 
@@ -133,7 +143,8 @@ class TrainWindows:
         self._split, self._maker, self.lanes, self._seed = split, maker, lanes, seed
         self._visit_tokens = visit_tokens
         self._epoch: tuple[int, Stream] | None = None
-        self._blocks: dict[tuple[int, int, range], np.ndarray] = {}
+        self._visits: dict[range, _Visit] = {}
+        self._pages: dict[range, tuple[tuple[int, int], Stretch]] = {}
 
     def batch(self, step: int, lanes: range) -> Batch:
         """The window of a step for the given lanes."""
@@ -141,27 +152,38 @@ class TrainWindows:
         inputs, targets = self._window(epoch, window, lanes)
         return self._maker.make(inputs, targets, step=step, first_lane=lanes.start, resets_state=window == 0)
 
-    def _window(self, epoch: int, window: int, lanes: range) -> np.ndarray:
-        """(2, 2, T, B): inputs and targets, cut from a block of consecutive windows that is kept until it is passed."""
-        windows = max(1, min(self._visit_tokens, _BLOCK_TOKENS // len(lanes)) // self.lanes.window)
-        number, place = divmod(window, windows)
-        key = (epoch, number, lanes)
-        if key not in self._blocks:
-            self._blocks = {k: v for k, v in self._blocks.items() if k[:2] == key[:2]}
-            self._blocks[key] = self._read_block(epoch, number * windows, windows, lanes)
-        start = place * self.lanes.window
-        block = self._blocks[key][:, :, :, start : start + self.lanes.window]
-        return np.ascontiguousarray(block.swapaxes(2, 3))
+    def _window(self, epoch: int, window: int, lanes: range) -> Stretch:
+        """Inputs and targets (2, T, B), views of a page of consecutive windows."""
+        per_page = max(1, _PAGE_TOKENS // (len(lanes) * self.lanes.window))
+        number, place = divmod(window, per_page)
+        if lanes not in self._pages or self._pages[lanes][0] != (epoch, number):
+            self._pages[lanes] = (epoch, number), self._page(epoch, number * per_page, per_page, lanes)
+        here = slice(place * self.lanes.window, (place + 1) * self.lanes.window)
+        page = self._pages[lanes][1]
+        return Stretch(page.inputs[:, here], page.targets[:, here])
 
-    def _read_block(self, epoch: int, window: int, windows: int, lanes: range) -> np.ndarray:
-        """(2, 2, B, tokens): inputs and targets of one visit to the lanes, of so many windows from `window` on."""
+    def _page(self, epoch: int, window: int, windows: int, lanes: range) -> Stretch:
+        """Inputs and targets (2, tokens, B) of so many windows, or those left, cut from the lanes' last visit."""
+        visited = self._visits.get(lanes)
+        last = min(window + windows, self.lanes.windows_per_epoch)
+        if visited is None or visited.epoch != epoch or not visited.first <= window < last <= visited.last:
+            visited = self._visits[lanes] = self._visit(epoch, window, windows, lanes)
+        start, stop = ((number - visited.first) * self.lanes.window for number in (window, last))
+        # The copy first: lanes lie a multiple of the cache's size apart, and would drive each other out of it.
+        both = np.ascontiguousarray(visited.both[:, :, start : stop + 1])
+        return shifted(np.ascontiguousarray(both.swapaxes(1, 2)))
+
+    def _visit(self, epoch: int, window: int, windows: int, lanes: range) -> _Visit:
+        """Of each lane many windows, from `window` on: what is worth a visit, in multiples of `windows`."""
+        most = min(self._visit_tokens, _BLOCK_TOKENS // len(lanes)) // self.lanes.window
+        last = min(window + max(1, most // windows) * windows, self.lanes.windows_per_epoch)
+        length = (last - window) * self.lanes.window
+        both = np.empty((2, len(lanes), length + 1), dtype=np.int32)
         stream = self._stream(epoch)
-        length = min(windows, self.lanes.windows_per_epoch - window) * self.lanes.window
-        block = np.empty((2, 2, len(lanes), length), dtype=np.int32)
         for row, lane in enumerate(lanes):
             start = lane * self.lanes.lane_tokens + window * self.lanes.window
-            stream.read(start, start + length, block[:, :, row])
-        return block
+            stream.read_both_ways(start, start + length, both[:, row])
+        return _Visit(epoch, window, last, both)
 
     def _stream(self, epoch: int) -> Stream:
         if self._epoch is None or self._epoch[0] != epoch:
