@@ -27,6 +27,7 @@ from pipeline.model import products, token_encoder
 from pipeline.model.bilm import BiLM
 from pipeline.model.lstmp import LSTMP, LSTMPState
 from pipeline.model.softmax import Candidates, Rows
+from pipeline.model.word_peaks import peaks_by_convolution
 from pipeline.read_config import load
 from pipeline.train.optimizer import clip_global_norm_
 
@@ -38,8 +39,8 @@ def _encode_every_place(way: Ours, batch: Batch) -> Tensor:
     return way.bilm.encoder(words).view(*batch.index.shape, -1)
 
 
-def _convolve_all_characters(encoder: token_encoder.TokenEncoder, characters: Tensor) -> Tensor:
-    return encoder._convolve(characters)
+def _all_windows(encoder: token_encoder.TokenEncoder, lengths: Tensor, characters: int) -> list[tuple[int, int]]:
+    return [(len(lengths), characters)]
 
 
 def _step_by_step(layer: LSTMP, x_dtbi: Tensor, state: LSTMPState) -> tuple[Tensor, LSTMPState]:
@@ -79,9 +80,8 @@ ALL = "nothing"
 WITHOUT: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     ALL: nullcontext,
     "unique words": lambda: mock.patch.object(Ours, "encode", _encode_every_place),
-    "cropped characters": lambda: mock.patch.object(
-        token_encoder.TokenEncoder, "_convolve_by_length", _convolve_all_characters
-    ),
+    "tables of characters": lambda: mock.patch.object(token_encoder, "peaks_by_tables", peaks_by_convolution),
+    "cropped characters": lambda: mock.patch.object(token_encoder.TokenEncoder, "_groups", _all_windows),
     "multiples of 16 words": lambda: mock.patch.object(token_encoder, "_WORD_MULTIPLE", 1),
     "hand-written backward": lambda: mock.patch.object(LSTMP, "forward", _step_by_step),
     "products by oneDNN": lambda: mock.patch.object(products, "_ONEDNN", False),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from pipeline.model import gpu, recurrence
-from pipeline.model.products import add_products, packed, products, products_into, transposed
+from pipeline.model.products import add_products, compute_dtype, packed, products, products_into, transposed
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
@@ -79,11 +79,6 @@ class LSTMP(nn.Module):
                 self.proj_clip,
             )  # fmt: skip
         return y, LSTMPState(y[:, -1].contiguous(), c)
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 class _Recurrence(torch.autograd.Function):

@@ -2,9 +2,9 @@
 
 torch gives float32 products to MKL, which on AMD processors leaves AVX-512 unused: at the shapes of this model oneDNN
 was about twice as fast there and more (benchmarks/rates.py measures both), in float32 all the same. Without AVX-512
-it is faster with matrices beyond a cache only, once they are packed. The op is the one that torch's own compiler emits;
-where it is missing, torch.mm does. Which is used depends on the processor and the shapes alone, so that the same
-machine computes the same bits.
+it is faster only where few rows meet a packed matrix that is beyond a cache. The op is the one that torch's own
+compiler emits; where it is missing, torch.mm does. Which is used depends on the processor and the shapes alone, so that
+the same machine computes the same bits.
 """
 
 from typing import Any, cast
@@ -16,8 +16,14 @@ from torch.autograd.function import once_differentiable
 Matrices = Tensor | list[Tensor]  # (D, K, N), or D of (K, N), packed
 
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-# The least elements of a right-hand matrix that oneDNN multiplies: any, or with AVX2 4 MiB (measured on an EPYC 7003).
-_LEAST_ELEMENTS = 1 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 1 << 20
+_AVX512 = "AVX512" in torch.backends.cpu.get_cpu_capability()
+_LEAST_PACKED = 1 if _AVX512 else 1 << 20  # elements; with AVX2 4 MiB (measured on an EPYC 7003)
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """Of products of x: autocast's where that is on."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -31,7 +37,7 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def packed(right: Tensor) -> Matrices:
     """Each of right (D, K, N), for many products: in the blocks that oneDNN reads, or as it is."""
-    if not _suits(right, right):
+    if not _in_float32(right) or right.shape[-2] * right.shape[-1] < _LEAST_PACKED:
         return right
     return [torch.ops.mkldnn._reorder_linear_weight(r.detach().t().contiguous(), None) for r in right]
 
@@ -97,8 +103,11 @@ class _Linear(torch.autograd.Function):
 
 
 def _suits(left: Tensor, right: Tensor) -> bool:
-    wanted = left.device.type == "cpu" and left.dtype == right.dtype == torch.float32
-    return _ONEDNN and wanted and left.numel() > 0 and right.shape[-2] * right.shape[-1] >= _LEAST_ELEMENTS
+    return _AVX512 and _in_float32(left) and right.dtype == torch.float32 and left.numel() > 0 and right.numel() > 0
+
+
+def _in_float32(matrix: Tensor) -> bool:
+    return _ONEDNN and matrix.device.type == "cpu" and matrix.dtype == torch.float32
 
 
 def _is_torchs(out: Tensor, left: Tensor, right: Matrices) -> bool:

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.model.bilm import BiLM, States
-from pipeline.model.lstmp import LSTMP, LSTMPState, cell_forward, compute_dtype, run_bias
-from pipeline.model.products import Matrices, add_products, packed, products_into
+from pipeline.model.lstmp import LSTMP, LSTMPState, cell_forward, run_bias
+from pipeline.model.products import Matrices, add_products, compute_dtype, packed, products_into
 
 Gates = Callable[[slice, int], Tensor]
 """gates(steps, rows) -> (directions, steps, rows, 4 H): the input's part, bias included."""

@@ -4,14 +4,15 @@ Source: bilm-tf training.py:142-333. Each word is encoded once, however often a 
 """
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.characters import NUM_CHARACTERS, PAD
-from pipeline.model.products import linear
+from pipeline.model.products import compute_dtype, linear
+from pipeline.model.word_peaks import peaks_by_convolution, peaks_by_tables
 
 BUCKET_LENGTHS = (6, 9, 13)  # characters with both word bounds; splits English unique words about evenly
 _WORD_MULTIPLE, _LENGTH_MULTIPLE = 16, 4
@@ -32,7 +33,6 @@ class TokenEncoder(nn.Module):
         """filters: (width in characters, number) of each convolution. No projection where it would be square."""
         super().__init__()
         num_filters = sum(number for _, number in filters)
-        self._max_width = max(width for width, _ in filters)
         self.activation = activation
         self.char_embed = nn.Parameter(torch.empty(NUM_CHARACTERS, character_dim))
         self.convolutions = nn.ModuleList(nn.Conv1d(character_dim, number, width) for width, number in filters)
@@ -51,47 +51,43 @@ class TokenEncoder(nn.Module):
 
     def forward(self, characters_uc: Tensor) -> Tensor:
         """(U, C) character ids -> (U, P), P the projection dimension."""
-        features = self._convolve_by_length(_filled(characters_uc))
+        features = self._peaks(_filled(characters_uc))
         for highway in self.highways:
             features = highway(features)
         if self.projection is not None:
             features = linear(features, self.projection.weight, self.projection.bias)
         return features[: len(characters_uc)]
 
-    def _convolve_by_length(self, characters_uc: Tensor) -> Tensor:
-        """Convolve each word only where characters are; equal to convolving all C positions.
+    def _peaks(self, characters_uc: Tensor) -> Tensor:
+        """(U, filters): the maximum of every filter over all windows of a word's C characters, then the activation.
 
-        A word of n ids before its pads is cropped to n + width: that keeps every window that touches a character
-        and one window of pads alone, which stands for all such windows under the maximum.
+        A word of n ids before its pads has n + 1 windows that matter: one of pads alone stands for all such windows.
         """
         lengths = (characters_uc != PAD).sum(1)
         order = torch.argsort(lengths, stable=True)
-        bounds = torch.tensor(BUCKET_LENGTHS, device=lengths.device)
-        ends = [*torch.searchsorted(lengths[order], bounds, right=True).tolist(), len(order)]
-        longest = [*BUCKET_LENGTHS, _round_up(int(lengths[order[-1]]), _LENGTH_MULTIPLE) if len(order) else 0]
-        features, start = [], 0
-        for end, length in zip(ends, longest, strict=True):
-            if end > start:
-                crop = min(characters_uc.shape[1], length + self._max_width)
-                features.append(self._convolve(characters_uc[order[start:end], :crop]))
-            start = end
-        if not features:
-            return self.char_embed.new_zeros(0, sum(c.out_channels for c in self.convolutions))  # type: ignore[misc]
-        return torch.cat(features)[torch.argsort(order)]
-
-    def _convolve(self, characters_uc: Tensor) -> Tensor:
-        """Maximum over all windows of every filter, pads included, then the activation: (U, filters)."""
-        x = F.embedding(_filled(characters_uc).long(), self.char_embed).transpose(1, 2)
-        peaks = torch.cat([convolution(x).amax(-1) for convolution in self.convolutions], dim=-1)
-        peaks = peaks[: len(characters_uc)]
+        groups = self._groups(lengths[order], characters_uc.shape[1])
+        of_groups = peaks_by_tables if characters_uc.device.type == "cpu" else peaks_by_convolution
+        convolutions = cast(list[nn.Conv1d], list(self.convolutions))
+        peaks = of_groups(characters_uc[order], groups, self.char_embed, convolutions)[torch.argsort(order)]
+        peaks = peaks.to(compute_dtype(peaks))
         return peaks.relu() if self.activation == "relu" else peaks.tanh()
+
+    def _groups(self, lengths: Tensor, characters: int) -> list[tuple[int, int]]:
+        """(words, windows of each), of words in order of their lengths (U,); characters: the windows there can be."""
+        bounds = torch.tensor(BUCKET_LENGTHS, device=lengths.device)
+        ends = [*torch.searchsorted(lengths, bounds, right=True).tolist(), len(lengths)]
+        longest = [*BUCKET_LENGTHS, _round_up(int(lengths[-1]), _LENGTH_MULTIPLE) if len(lengths) else 0]
+        width = max(convolution.kernel_size[0] for convolution in cast(list[nn.Conv1d], list(self.convolutions)))
+        # Words so long that windows of theirs would reach beyond the last character are given all windows.
+        windows = [length + 1 if length + width <= characters else characters for length in longest]
+        return [(end - start, count) for start, end, count in zip([0, *ends], ends, windows, strict=False)]
 
 
 def _filled(characters_uc: Tensor) -> Tensor:
     """On a CPU with words of pads alone behind, up to a multiple: their vectors are cut off again.
 
-    oneDNN makes its programs for a shape when it meets it first, and keeps them: with ever new numbers of words a
-    fifth of a small model's step went into that.
+    oneDNN makes its programs for a shape when it meets it first, and keeps them: with ever new numbers of words much
+    of a small model's step went into that.
     """
     more = -len(characters_uc) % _WORD_MULTIPLE if characters_uc.device.type == "cpu" else 0
     return F.pad(characters_uc, (0, 0, 0, more), value=PAD) if more else characters_uc

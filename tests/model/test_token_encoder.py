@@ -1,6 +1,8 @@
-"""Cropped and bucketed convolution against the convolution of all positions."""
+"""Maxima over the windows that matter, either way, against the convolution of all positions."""
 
+import copy
 from typing import Any, Literal
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.characters import PAD, character_rows
+from pipeline.model import token_encoder
 from pipeline.model.token_encoder import TokenEncoder
+from pipeline.model.word_peaks import peaks_by_convolution, peaks_by_tables
 from tests.model import plain_torch
 from tests.model.numpy_bilm import spelling
 
@@ -40,17 +44,26 @@ EDGE_WORDS = ["<S>", "</S>", "", "a", "😀", *("x" * n for n in range(2, 53)), 
 
 
 def assert_as_in_full(encoder: TokenEncoder, rows: Tensor) -> None:
+    """By tables, as on a CPU, and by convolution, as on a GPU."""
+    values = copy.deepcopy(encoder.state_dict())
+    assert_one_way_as_in_full(encoder, rows)
+    with mock.patch.object(token_encoder, "peaks_by_tables", peaks_by_convolution):
+        encoder.float().load_state_dict(values)
+        assert_one_way_as_in_full(encoder, rows)
+
+
+def assert_one_way_as_in_full(encoder: TokenEncoder, rows: Tensor) -> None:
     """With whole numbers for weights no sum rounds: the values are the same bits. With others, the gradients agree."""
     parameters = [encoder.char_embed, *encoder.convolutions.parameters()]
     random = [parameter.detach().clone() for parameter in parameters]
     with torch.no_grad():
         for parameter in parameters:
             parameter.mul_(4).round_()
-        assert torch.equal(encoder._convolve_by_length(rows), plain_torch.convolve(encoder, rows))
+        assert torch.equal(encoder._peaks(rows), plain_torch.convolve(encoder, rows))
         for parameter, value in zip(parameters, random, strict=True):
             parameter.copy_(value)
     encoder.double()
-    ours, theirs = encoder._convolve_by_length(rows), plain_torch.convolve(encoder, rows)
+    ours, theirs = encoder._peaks(rows), plain_torch.convolve(encoder, rows)
     weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1), dtype=ours.dtype)
     our_gradients = torch.autograd.grad((ours * weights).sum(), parameters)
     their_gradients = torch.autograd.grad((theirs * weights).sum(), parameters)
@@ -87,13 +100,18 @@ def test_any_words_under_any_filters_are_convolved_as_if_in_full(
     assert_as_in_full(encoder_of([(width, 3) for width in widths]), rows_of(words, max_characters))
 
 
-def test_no_position_is_convolved_that_the_maximum_can_do_without() -> None:
-    """The work of short words does not grow with the row's length. Few shapes: for each oneDNN makes a program."""
-    encoder = encoder_of(FEW_FILTERS)
-    shapes: list[torch.Size] = []
-    encoder.convolutions[0].register_forward_hook(lambda module, inputs, output: shapes.append(inputs[0].shape))
-    encoder._convolve_by_length(rows_of(["a", "of", "the", "x" * 7, "x" * 11, "x" * 20]))
-    assert [(shape[0], shape[2]) for shape in shapes] == [(16, 13), (16, 16), (16, 20), (16, 31)]
+def test_no_window_is_made_that_the_maximum_can_do_without() -> None:
+    """The work of short words does not grow with the row's length. Few shapes: each is made ready for once."""
+    encoder, made = encoder_of(FEW_FILTERS), []
+
+    def peaks(words: Tensor, groups: list[tuple[int, int]], *weights: Any) -> Tensor:
+        made.append(groups)
+        return peaks_by_tables(words, groups, *weights)
+
+    with mock.patch.object(token_encoder, "peaks_by_tables", peaks):
+        encoder._peaks(rows_of(["a", "of", "the", "x" * 7, "x" * 11, "x" * 20]))
+        encoder._peaks(rows_of(["x" * 42, "x" * 43]))
+    assert made == [[(3, 7), (1, 10), (1, 14), (1, 25)], [(0, 7), (0, 10), (0, 14), (2, 50)]]
 
 
 @pytest.mark.parametrize("num_highway", [0, 1, 2])

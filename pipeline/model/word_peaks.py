@@ -1,0 +1,108 @@
+"""The character CNN: the maximum of every filter over the windows of a word, by tables or by convolution.
+
+By tables, on a CPU: a filter's value at a window is the sum of what each character gives at its place. There are few
+characters, so what they give is computed once, as rows of a table, and a window adds up `width` rows of it: a
+sixteenth of the operations of a convolution over vectors of 16 numbers. The gradient of a maximum touches one window a
+word and filter, so backward adds up that many rows and never sees the other windows. Sums of rows are torch's
+embedding_bag.
+
+Both ways take words in groups of equal numbers of windows, (words, windows) each, one group behind the other. A window
+that reaches beyond the word's characters is none.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from pipeline.characters import PAD
+
+Groups = list[tuple[int, int]]
+
+_VALUES_AT_ONCE = 1 << 20  # of windows, which are still in a cache when their maximum is taken
+
+
+def peaks_by_convolution(words: Tensor, groups: Groups, embed: Tensor, convolutions: list[nn.Conv1d]) -> Tensor:
+    """words (U, C) of character ids, embed (characters, D), convolutions from D -> (U, filters)."""
+    width, start, peaks = max(convolution.kernel_size[0] for convolution in convolutions), 0, []
+    for number, windows in groups:
+        if number:
+            x = F.embedding(words[start : start + number, : windows + width - 1].long(), embed).transpose(1, 2)
+            peaks.append(torch.cat([convolution(x).amax(-1) for convolution in convolutions], dim=-1))
+        start += number
+    return torch.cat(peaks) if peaks else embed.new_zeros(0, sum(c.out_channels for c in convolutions))
+
+
+def peaks_by_tables(words: Tensor, groups: Groups, embed: Tensor, convolutions: list[nn.Conv1d]) -> Tensor:
+    """As peaks_by_convolution; first gradients only."""
+    if not len(words):
+        return embed.new_zeros(0, sum(convolution.out_channels for convolution in convolutions))
+    width = max(convolution.kernel_size[0] for convolution in convolutions)
+    weights = torch.cat([F.pad(c.weight, (0, width - c.kernel_size[0])) for c in convolutions])
+    filters = [(c.out_channels, c.kernel_size[0]) for c in convolutions]
+    with torch.autocast(embed.device.type, enabled=False):  # sums of rows, which no narrower type would speed up
+        peaks = _Peaks.apply(embed, weights.permute(2, 1, 0).contiguous(), words, groups, filters)
+    return peaks + torch.cat([convolution.bias for convolution in convolutions if convolution.bias is not None])
+
+
+class _Peaks(torch.autograd.Function):
+    """embed (characters, D) and weights (W, D, F), W the greatest width, to (U, F). filters: (number, width) each."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, embed: Tensor, weights: Tensor, words: Tensor, groups: Groups, filters: list[tuple[int, int]]
+    ) -> Tensor:
+        (width, _, num_filters), length = weights.shape, words.shape[1]
+        table = torch.matmul(embed, weights).flatten(0, 1)  # (W * characters, F)
+        first_rows = torch.arange(width, dtype=torch.int32) * len(embed)
+        characters = F.pad(words, (0, width - 1), value=PAD).int().unfold(1, width, 1)
+        ids, peaks, places = [], [], []
+        for group, (_, windows) in zip(characters.split([number for number, _ in groups]), groups, strict=True):
+            for block in group[:, :windows].split(max(1, _VALUES_AT_ONCE // (windows * num_filters))):
+                ids.append(block.flatten(0, 1))
+                values = F.embedding_bag(ids[-1] + first_rows, table, mode="sum").unflatten(0, (-1, windows))
+                _leave_out_beyond(length, values, filters)
+                peak, place = _maximum(values)
+                peaks.append(peak)
+                places.append(place)
+        windows_of_words = torch.tensor([windows for number, windows in groups for _ in range(number)])
+        ctx.save_for_backward(embed, weights, torch.cat(ids), torch.cat(places), windows_of_words)
+        return torch.cat(peaks)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        embed, weights, ids, places, windows = ctx.saved_tensors
+        grad, (width, dim, filters) = grads[0], weights.shape
+        rows = places + (windows.cumsum(0) - windows).int().unsqueeze(1)
+        starts = torch.arange(0, rows.numel(), len(rows))
+        dweights = _sum_rows(rows.t(), F.embedding(ids, embed).flatten(1), starts, grad.t())  # (F, W * D)
+        # Now for each window the filters that have their maximum there. NumPy sorts 16 bits by radix.
+        order = torch.from_numpy(np.argsort(places.short().numpy(), axis=1, kind="stable"))
+        found = torch.bincount(rows.flatten(), minlength=len(ids))
+        by_filter = weights.flatten(0, 1).t().contiguous()
+        dvectors = _sum_rows(order, by_filter, found.cumsum(0) - found, grad.gather(1, order))  # (windows, W * D)
+        dembed = torch.zeros_like(embed).index_add_(0, ids.flatten(), dvectors.view(-1, dim))
+        return dembed, dweights.view(filters, width, dim).permute(1, 2, 0), None, None, None
+
+
+def _sum_rows(rows: Tensor, table: Tensor, starts: Tensor, scales: Tensor) -> Tensor:
+    """(len(starts), columns): from each start to the next the sum of table[row] * scale. int64 would be far slower."""
+    return F.embedding_bag(rows.int().flatten(), table, starts.int(), mode="sum", per_sample_weights=scales.flatten())
+
+
+def _maximum(values: Tensor) -> tuple[Tensor, Tensor]:
+    """(u, windows, F) -> (u, F) and where, int32. As pooling of a channels-last image: max() is far slower."""
+    image = values.unsqueeze(2).permute(0, 3, 1, 2)
+    peak, place = F.max_pool2d(image, (values.shape[1], 1), return_indices=True)
+    return peak.flatten(1), place.flatten(1).int()
+
+
+def _leave_out_beyond(length: int, values: Tensor, filters: list[tuple[int, int]]) -> None:
+    start = 0
+    for number, width in filters:
+        values[:, length - width + 1 :, start : start + number] = -torch.inf
+        start += number
