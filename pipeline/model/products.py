@@ -7,7 +7,7 @@ compiler emits; where it is missing, torch.mm does. Which is used depends on the
 the same machine computes the same bits.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,28 +51,23 @@ def products(left: Tensor, right: Tensor) -> Tensor:
 
 def add_products(total: Tensor, left: Tensor, right: Matrices) -> None:
     """total (D, M, N) += left (D, M, K) @ right (D, K, N), which may come from `packed`."""
-    if left.device.type == "cpu":
-        for d in range(len(left)):
-            if _is_torchs(total, left, right):
-                total[d].addmm_(left[d], right[d])
-            else:
-                total[d].add_(product(left[d], right[d]))
-    elif total.dtype == left.dtype:
-        total.baddbmm_(left, cast(Tensor, right))
+    if isinstance(right, list):
+        for d, matrix in enumerate(right):
+            total[d].add_(product(left[d], matrix))
+    elif total.device.type == "cpu" or total.dtype != left.dtype:
+        # Into a place of its own: only there MKL gives each direction a thread.
+        total.add_(torch.bmm(left, right))
     else:
-        total.add_(torch.bmm(left, cast(Tensor, right)))
+        total.baddbmm_(left, right)
 
 
 def products_into(out: Tensor, left: Tensor, right: Matrices) -> None:
     """out (D, M, N) = left (D, M, K) @ right (D, K, N), which may come from `packed`."""
-    if left.device.type == "cpu":
-        for d in range(len(left)):
-            if _is_torchs(out, left, right):
-                torch.mm(left[d], right[d], out=out[d])
-            else:
-                out[d].copy_(product(left[d], right[d]))
+    if isinstance(right, list):
+        for d, matrix in enumerate(right):
+            out[d].copy_(product(left[d], matrix))
     else:
-        out.copy_(torch.bmm(left, cast(Tensor, right)))
+        out.copy_(torch.bmm(left, right))
 
 
 def transposed(right: Tensor) -> Tensor:
@@ -108,11 +103,6 @@ def _suits(left: Tensor, right: Tensor) -> bool:
 
 def _in_float32(matrix: Tensor) -> bool:
     return _ONEDNN and matrix.device.type == "cpu" and matrix.dtype == torch.float32
-
-
-def _is_torchs(out: Tensor, left: Tensor, right: Matrices) -> bool:
-    """Whether torch's own product can be written where it is wanted."""
-    return isinstance(right, Tensor) and not _suits(left, right) and out.dtype == left.dtype == right.dtype
 
 
 def _onednn(left: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
