@@ -32,15 +32,21 @@ def best_rate(*measured: dict[str, float]) -> float:
     return max(sum(rates[name] for rates in measured) / len(measured) for name in measured[0])
 
 
-def needed_flops(model: ModelConfig, candidates: int, unique_share: float, mean_characters: float | None) -> float:
+def needed_flops(
+    model: ModelConfig, candidates: int, unique_share: float, mean_characters: float | None, by_tables: bool = False
+) -> float:
     """Floating-point operations that training needs a token: forward x 3, words encoded once each.
 
-    mean_characters: convolved of a word, pads not at all; None: all that a word may have.
+    mean_characters: convolved of a word, pads not at all; None: all that a word may have. by_tables: as on a CPU
+    (pipeline/model/word_peaks.py), where a window is a sum and only maxima have gradients.
     """
     convolution = 2 * model.character_dim * sum(
         width * number * (model.max_characters - width + 1 if mean_characters is None else mean_characters)
         for width, number in model.filters
     )  # fmt: skip
+    if by_tables and mean_characters is not None:
+        places = sum(width * number for width, number in model.filters)
+        convolution = places * (mean_characters + 2 * 2 * model.character_dim) / 3
     filters = sum(number for _, number in model.filters)
     highway = model.num_highway * 2 * 2 * filters**2
     projection = 2 * filters * model.projection_dim if filters != model.projection_dim else 0

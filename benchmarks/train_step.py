@@ -6,7 +6,7 @@ python -m benchmarks.train_step data.path=DATASET [configs/small.yaml ...] [key=
 Ways: ours; plain PyTorch with AllenNLP's per-step cell, every position encoded through all its characters, a dense
 gradient of the table and torch's Adagrad (benchmarks/plain.py); the same with nn.LSTM(proj_size), which has no clips.
 Ours and plain give the same loss (checked). The ways take turns, so many rounds; a way's figure is its median step.
-Share: of the operations truly needed (words encoded once each, pads not at all) in the rate of float32 products,
+Share: of the operations truly needed (words encoded once each, their windows by sums of table rows) in the rate of float32 products,
 the faster of torch's and the model's, measured before and after. --parts: where the time goes.
 --vocabulary: words of the softmax [default: as the config and the dataset say]. No Lightning, no loader process.
 """
@@ -71,7 +71,8 @@ def measure(config: PretrainConfig, options: dict[str, Any]) -> dict[str, Any]:
     tokens = config.data.lanes * config.data.window
     any_steps = next(iter(steps.values()))
     unique = any_steps.words / any_steps.steps / tokens
-    flops = needed_flops(config.model, config.softmax.num_samples, unique, any_steps.characters / any_steps.words)
+    letters = any_steps.characters / any_steps.words
+    flops = needed_flops(config.model, config.softmax.num_samples, unique, letters, by_tables=True)
     result: dict[str, Any] = {
         "lanes": config.data.lanes, "window": config.data.window, "vocabulary": any_steps.text.vocabulary,
         "unique_share": unique, "needed_mflop_per_token": flops / 1e6,
