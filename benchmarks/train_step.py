@@ -6,8 +6,8 @@ python -m benchmarks.train_step data.path=DATASET [configs/small.yaml ...] [key=
 Ways: ours; plain PyTorch with AllenNLP's per-step cell, every position encoded through all its characters, a dense
 gradient of the table and torch's Adagrad (benchmarks/plain.py); the same with nn.LSTM(proj_size), which has no clips.
 Ours and plain give the same loss (checked). The ways take turns, so many rounds; a way's figure is its median step.
-Share: of the operations truly needed (words encoded once each, their windows by sums of table rows) in the rate of float32 products,
-the faster of torch's and the model's, measured before and after. --parts: where the time goes.
+Share: of the operations truly needed (words encoded once each, their windows by sums of table rows) in the rate of
+float32 products, the faster of torch's and the model's, measured before and after. --parts: where the time goes.
 --vocabulary: words of the softmax [default: as the config and the dataset say]. No Lightning, no loader process.
 """
 
