@@ -68,7 +68,8 @@ class _Peaks(torch.autograd.Function):
                 peak, place = _maximum(values)
                 peaks.append(peak)
                 places.append(place)
-        windows_of_words = torch.tensor([windows for number, windows in groups for _ in range(number)])
+        numbers, windows_of_groups = torch.tensor(groups).unbind(1)
+        windows_of_words = windows_of_groups.repeat_interleave(numbers)
         ctx.save_for_backward(embed, weights, torch.cat(ids), torch.cat(places), windows_of_words)
         return torch.cat(peaks)
 
