@@ -10,6 +10,7 @@ Both ways take words in groups of equal numbers of windows, (words, windows) eac
 that reaches beyond the word's characters is none.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -56,14 +57,13 @@ class _Peaks(torch.autograd.Function):
         ctx: Any, embed: Tensor, weights: Tensor, words: Tensor, groups: Groups, filters: list[tuple[int, int]]
     ) -> Tensor:
         (width, _, num_filters), length = weights.shape, words.shape[1]
-        table = torch.matmul(embed, weights).flatten(0, 1)  # (W * characters, F)
-        first_rows = torch.arange(width, dtype=torch.int32) * len(embed)
+        table, rows_of = _table(embed, weights, words)
         characters = F.pad(words, (0, width - 1), value=PAD).int().unfold(1, width, 1)
         ids, peaks, places = [], [], []
         for group, (_, windows) in zip(characters.split([number for number, _ in groups]), groups, strict=True):
             for block in group[:, :windows].split(max(1, _VALUES_AT_ONCE // (windows * num_filters))):
                 ids.append(block.flatten(0, 1))
-                values = F.embedding_bag(ids[-1] + first_rows, table, mode="sum").unflatten(0, (-1, windows))
+                values = F.embedding_bag(rows_of(ids[-1]), table, mode="sum").unflatten(0, (-1, windows))
                 _leave_out_beyond(length, values, filters)
                 peak, place = _maximum(values)
                 peaks.append(peak)
@@ -88,6 +88,17 @@ class _Peaks(torch.autograd.Function):
         dvectors = _sum_rows(order, by_filter, found.cumsum(0) - found, grad.gather(1, order))  # (windows, W * D)
         dembed = torch.zeros_like(embed).index_add_(0, ids.flatten(), dvectors.view(-1, dim))
         return dembed, dweights.view(filters, width, dim).permute(1, 2, 0), None, None, None
+
+
+def _table(embed: Tensor, weights: Tensor, words: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """(W * characters of words, F): what each gives the filters at each place; and which rows windows (n, W) add up."""
+    is_there = torch.zeros(len(embed), dtype=torch.bool)
+    is_there[words.flatten().long()] = True
+    is_there[PAD] = True  # windows may reach beyond the words
+    table = torch.matmul(embed[is_there], weights)
+    number = is_there.cumsum(0).int() - 1
+    first_rows = torch.arange(len(table), dtype=torch.int32) * table.shape[1]
+    return table.flatten(0, 1), lambda windows: number[windows] + first_rows
 
 
 def _sum_rows(rows: Tensor, table: Tensor, starts: Tensor, scales: Tensor) -> Tensor:
