@@ -37,9 +37,9 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def packed(right: Tensor) -> Matrices:
     """Each of right (D, K, N), for many products: in the blocks that oneDNN reads, or as it is."""
-    if not _in_float32(right) or right.shape[-2] * right.shape[-1] < _LEAST_PACKED:
+    if not _is_packed(right):
         return right
-    return [torch.ops.mkldnn._reorder_linear_weight(r.detach().t().contiguous(), None) for r in right]
+    return [torch.ops.mkldnn._reorder_linear_weight(r.detach().t(), None) for r in right]
 
 
 def products(left: Tensor, right: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def products_into(out: Tensor, left: Tensor, right: Matrices) -> None:
 def transposed(right: Tensor) -> Tensor:
     """(D, K, N) -> (D, N, K): a copy where products by a transposed view are slow, as MKL's are by 3 to 4 times."""
     view = right.transpose(1, 2)
-    return view if _suits(right, right) else view.contiguous()
+    return view if _suits(right, right) or _is_packed(view) else view.contiguous()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -99,6 +99,10 @@ class _Linear(torch.autograd.Function):
 
 def _suits(left: Tensor, right: Tensor) -> bool:
     return _AVX512 and _in_float32(left) and right.dtype == torch.float32 and left.numel() > 0 and right.numel() > 0
+
+
+def _is_packed(right: Tensor) -> bool:
+    return _in_float32(right) and right.shape[-2] * right.shape[-1] >= _LEAST_PACKED
 
 
 def _in_float32(matrix: Tensor) -> bool:
