@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.characters import NUM_CHARACTERS, PAD
 from pipeline.model.products import compute_dtype, linear
-from pipeline.model.word_peaks import peaks_by_convolution, peaks_by_tables
+from pipeline.model.word_peaks import peaks_by_convolution, peaks_by_tables, widest
 
 BUCKET_LENGTHS = (6, 9, 13)  # characters with both word bounds; splits English unique words about evenly
 _WORD_MULTIPLE, _LENGTH_MULTIPLE = 16, 4
@@ -67,17 +67,19 @@ class TokenEncoder(nn.Module):
         order = torch.argsort(lengths, stable=True)
         groups = self._groups(lengths[order], characters_uc.shape[1])
         of_groups = peaks_by_tables if characters_uc.device.type == "cpu" else peaks_by_convolution
-        convolutions = cast(list[nn.Conv1d], list(self.convolutions))
-        peaks = of_groups(characters_uc[order], groups, self.char_embed, convolutions)[torch.argsort(order)]
+        peaks = of_groups(characters_uc[order], groups, self.char_embed, self._convolutions())[torch.argsort(order)]
         peaks = peaks.to(compute_dtype(peaks))
         return peaks.relu() if self.activation == "relu" else peaks.tanh()
+
+    def _convolutions(self) -> list[nn.Conv1d]:
+        return cast(list[nn.Conv1d], list(self.convolutions))
 
     def _groups(self, lengths: Tensor, characters: int) -> list[tuple[int, int]]:
         """(words, windows of each), of words in order of their lengths (U,); characters: the windows there can be."""
         bounds = torch.tensor(BUCKET_LENGTHS, device=lengths.device)
         ends = [*torch.searchsorted(lengths, bounds, right=True).tolist(), len(lengths)]
         longest = [*BUCKET_LENGTHS, _round_up(int(lengths[-1]), _LENGTH_MULTIPLE) if len(lengths) else 0]
-        width = max(convolution.kernel_size[0] for convolution in cast(list[nn.Conv1d], list(self.convolutions)))
+        width = widest(self._convolutions())
         # Words so long that windows of theirs would reach beyond the last character are given all windows.
         windows = [length + 1 if length + width <= characters else characters for length in longest]
         return [(end - start, count) for start, end, count in zip([0, *ends], ends, windows, strict=False)]

@@ -26,9 +26,14 @@ Groups = list[tuple[int, int]]
 _VALUES_AT_ONCE = 1 << 20  # of windows, which are still in a cache when their maximum is taken
 
 
+def widest(convolutions: list[nn.Conv1d]) -> int:
+    """The greatest width of a filter, in characters."""
+    return max(convolution.kernel_size[0] for convolution in convolutions)
+
+
 def peaks_by_convolution(words: Tensor, groups: Groups, embed: Tensor, convolutions: list[nn.Conv1d]) -> Tensor:
     """words (U, C) of character ids, embed (characters, D), convolutions from D -> (U, filters)."""
-    width, start, peaks = max(convolution.kernel_size[0] for convolution in convolutions), 0, []
+    width, start, peaks = widest(convolutions), 0, []
     for number, windows in groups:
         if number:
             x = F.embedding(words[start : start + number, : windows + width - 1].long(), embed).transpose(1, 2)
@@ -41,7 +46,7 @@ def peaks_by_tables(words: Tensor, groups: Groups, embed: Tensor, convolutions: 
     """As peaks_by_convolution; first gradients only."""
     if not len(words):
         return embed.new_zeros(0, sum(convolution.out_channels for convolution in convolutions))
-    width = max(convolution.kernel_size[0] for convolution in convolutions)
+    width = widest(convolutions)
     weights = torch.cat([F.pad(c.weight, (0, width - c.kernel_size[0])) for c in convolutions])
     filters = [(c.out_channels, c.kernel_size[0]) for c in convolutions]
     with torch.autocast(embed.device.type, enabled=False):  # sums of rows, which no narrower type would speed up
