@@ -40,6 +40,7 @@ FAST = ["configs/fast.yaml", "optimizer.lr=0.008"]  # the rate is that of a narr
 SHORT = ["train.max_steps=800"]  # 512 thousand tokens
 RECIPES: dict[str, list[str]] = {
     ORIGINAL: ["train.epochs=3"],
+    "original from unigrams": ["train.epochs=3", "softmax.init=unigram"],
     "fast": [*FAST, "train.epochs=1.2"],
     "short fast": [*FAST, *SHORT],
     "normal start": [*FAST, *SHORT, "softmax.init=normal"],
