@@ -156,7 +156,6 @@ def _next(status: Status, start: dict[str, Any], is_job: bool) -> str:
     """What a person would do now. start: the facts of start.json."""
     run, data = status.run_dir, start.get("data", "DATASET")
     again = f"elmo {start.get('command', 'pretrain')} {run}/config.yaml"
-    went_on_by = "sbatch the same job again" if is_job else again
     waiting = next((job for job in status.jobs if job["state"] == "PENDING"), None)
     if status.state == "finished":
         return f"elmo evaluate checkpoint={run} data={data}; elmo plot {run} output={run}/plot.html"
@@ -164,12 +163,12 @@ def _next(status: Status, start: dict[str, Any], is_job: bool) -> str:
         return f"mend what it says, then {again}"
     if status.state == "diverged":
         return f"a lower optimizer.lr, from the last good checkpoint: {again} optimizer.lr=..."
-    if status.state == "hung":
-        return f"its log tells what each thread was doing; to go on from the last checkpoint: {went_on_by}"
     if status.state == "running":
         if (status.silent_seconds or 0) > SILENT_SECONDS:
             return "it may hang: look at its log; kill it and start it again, nothing before the checkpoint is lost"
         return f"elmo status {run} --watch; elmo plot {run} output={run}/plot.html"
     if waiting is not None:
         return f"wait: job {waiting['job']} is in the queue ({waiting.get('reason', '')}) and goes on by itself"
-    return f"to go on from step {status.checkpoint.get('step', 0):,}: {went_on_by}"
+    how = "its log tells what each thread was doing; " if status.state == "hung" else ""
+    went_on_by = "sbatch the same job again" if is_job else again
+    return f"{how}to go on from step {status.checkpoint.get('step', 0):,}: {went_on_by}"

@@ -37,7 +37,7 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def packed(right: Tensor) -> Matrices:
     """Each of right (D, K, N), for many products: in the blocks that oneDNN reads, or as it is."""
-    if not _is_packed(right):
+    if not _gets_packed(right):
         return right
     return [torch.ops.mkldnn._reorder_linear_weight(r.detach().t(), None) for r in right]
 
@@ -71,9 +71,9 @@ def products_into(out: Tensor, left: Tensor, right: Matrices) -> None:
 
 
 def transposed(right: Tensor) -> Tensor:
-    """(D, K, N) -> (D, N, K): a copy where products by a transposed view are slow, as MKL's are by 3 to 4 times."""
+    """(D, K, N) -> (D, N, K): a copy where views are slow, as MKL's are by 3 to 4 times, unless `packed` reads it."""
     view = right.transpose(1, 2)
-    return view if _suits(right, right) or _is_packed(view) else view.contiguous()
+    return view if _suits(right, right) or _gets_packed(view) else view.contiguous()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def _suits(left: Tensor, right: Tensor) -> bool:
     return _AVX512 and _in_float32(left) and right.dtype == torch.float32 and left.numel() > 0 and right.numel() > 0
 
 
-def _is_packed(right: Tensor) -> bool:
+def _gets_packed(right: Tensor) -> bool:
     return _in_float32(right) and right.shape[-2] * right.shape[-1] >= _LEAST_PACKED
 
 

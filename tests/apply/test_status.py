@@ -139,7 +139,8 @@ def test_restarts_are_told_with_their_reasons(tmp_path: Path) -> None:
     assert line == "restarts    2; last: hung at step ?; time limit at step 40 2.0 h ago, job 12"
 
 
-def test_jobs_of_the_run_in_the_queue_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", ["", "hung"])
+def test_jobs_of_the_run_in_the_queue_are_shown(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """squeue as a script that prints what Slurm's prints in that format."""
     squeue = tmp_path / "bin" / "squeue"
     squeue.parent.mkdir()
@@ -151,10 +152,21 @@ def test_jobs_of_the_run_in_the_queue_are_shown(tmp_path: Path, monkeypatch: pyt
     run_dir = a_run(tmp_path / "run", slurm={"job_id": "123"}, unix_time=time.time() - 1e6)
     long_ago = time.time() - 1e5
     os.utime(run_dir / "metrics.jsonl", (long_ago, long_ago))
+    if how:
+        (run_dir / "end.json").write_text(json.dumps({"how": how}))
     status = look(run_dir)
+    assert status.state == (how or "killed")
     assert [job["job"] for job in status.jobs] == ["123"] and status.other_jobs == 1
     assert "job 123 PENDING 0:00 of 1-00:00:00 Resources; 1 other job of yours" in render(status)
     assert status.next == "wait: job 123 is in the queue (Resources) and goes on by itself"
+
+
+def test_of_a_run_that_hung_the_log_is_named_and_how_to_go_on(tmp_path: Path) -> None:
+    run_dir = a_run(tmp_path / "run")
+    (run_dir / "end.json").write_text('{"how": "hung"}')
+    status = look(run_dir)
+    assert status.state == "hung"
+    assert status.next.startswith("its log tells what each thread was doing; to go on from step ")
 
 
 def test_looking_at_a_lock_takes_nothing_away(dataset: Path, tmp_path: Path) -> None:
