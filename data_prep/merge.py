@@ -52,20 +52,27 @@ def finished_runs(work: Workspace, plan: Plan) -> tuple[list[Run], list[str], li
 def merge(output: Path, report: Report) -> None:
     """Lexicon, map of each run, bounds of the shards and the list of skipped lines are written and recorded."""
     work = Workspace(output)
-    if work.merge_record.exists():
-        return
     plan = Plan.load(work.plan)
     runs, splits, records = finished_runs(work, plan)
+    if not work.merge_record.exists():
+        _merge(work, plan, runs, splits, records, report)
+    for run in runs:  # not before the record: until then a rerun needs them
+        run.drop_lexicon()
+
+
+def _merge(
+    work: Workspace, plan: Plan, runs: list[Run], splits: list[str], records: list[UnitRecord], report: Report
+) -> None:
     _check_splits(plan, splits)
     bounds = deal(runs, splits, plan.options)
     lexicon, heldout_counts = _merge_lexicons(runs, bounds, report)
-    lexicon.write(output)
+    lexicon.write(work.output)
     for split, bound in bounds.items():
         write_bounds(work, split, bound)
     figures = _figures(plan, records, bounds) | _lexicon_figures(lexicon, heldout_counts)
     _write_skipped(work, plan, records)
     shards = {split: bound.num_shards for split, bound in bounds.items()}
-    write_json(work.merge_record, asdict(MergeRecord(_lexicon_entry(output, lexicon), figures, shards)))
+    write_json(work.merge_record, asdict(MergeRecord(_lexicon_entry(work.output, lexicon), figures, shards)))
 
 
 def read_merge_record(work: Workspace) -> MergeRecord:

@@ -43,6 +43,11 @@ class Run:
         """(local types - 1): the spellings of local ids 1, 2, ..."""
         return (self.folder / "words.txt").read_bytes().split(b"\n")[:-1]
 
+    def drop_lexicon(self) -> None:
+        """Words and counts are gone from the disk: pass 2 alone reads them, and of rare words they are the most."""
+        for name in ("words.txt", "counts.npy"):
+            (self.folder / name).unlink(missing_ok=True)
+
     def tokens(self, start: int, stop: int) -> np.ndarray:
         """(stop - start,) int32: local ids of the run's tokens start..stop-1."""
         packed = np.fromfile(self.folder / "tokens.u24", np.uint8, 3 * (stop - start), offset=3 * start)
