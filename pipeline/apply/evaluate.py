@@ -41,7 +41,7 @@ class Evaluation:
             "checkpoint": self.checkpoint, "step": self.step, "data": self.data,
             "perplexity": self.perplexity.both, "perplexity_forward": self.perplexity.forward,
             "perplexity_backward": self.perplexity.backward, "tokens": self.perplexity.tokens,
-            "evaluate.lanes": self.perplexity.lanes, "vocabulary": self.vocabulary,
+            "evaluate.lanes": self.perplexity.lanes, "runaways": self.perplexity.runaways, "vocabulary": self.vocabulary,
             "unknown_share": self.unknown_share, "unigram_perplexity": self.unigram,
         }  # fmt: skip
 
@@ -53,6 +53,7 @@ class Evaluation:
             ("tokens scored", f"{p.tokens:,} each way, {self.unknown_share:.2%} of words outside the vocabulary "
                               f"of {self.vocabulary:,}"),
             ("states start cold", f"in {p.lanes} places (evaluate.lanes={p.lanes}; 1 = strict reading order)"),
+            *([("warning", p.warning)] if p.warning else []),
             ("unigram baseline", f"{self.unigram:10.2f}"),
             ("perplexity forward", f"{p.forward:10.2f}"),
             ("perplexity backward", f"{p.backward:10.2f}"),

@@ -189,6 +189,8 @@ class Validation(StepCallback):
                 f"step {module.step}: held-out perplexity {result.both:.2f} (forward {result.forward:.2f}, "
                 f"backward {result.backward:.2f}) over {result.tokens:,} tokens each way", file=sys.stderr
             )  # fmt: skip
+            if result.warning:
+                tqdm.write(f"warning: {result.warning}", file=sys.stderr)
         self._metrics.leave_out(time.perf_counter() - started)
 
 

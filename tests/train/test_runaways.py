@@ -1,0 +1,64 @@
+"""Readings of a lane that do worse than uniform guesses, where most do not, are counted and said."""
+
+import pytest
+import torch
+
+from pipeline.config import EvaluateConfig, ModelConfig
+from pipeline.data.datamodule import evaluation_windows
+from pipeline.model.bilm import BiLM
+from pipeline.train.validate import Perplexity, held_out_perplexity
+from tests.data.corpora import MAX_CHARACTERS, Corpus
+
+VOCABULARY, LANES = 12, 4
+A_LANE = [12] * 10  # words of its sentences
+
+
+def bilm(loud_from: int, loud_to: int) -> BiLM:
+    """It foretells the words [loud_from, loud_to) whatever it reads."""
+    torch.manual_seed(0)
+    config = ModelConfig(
+        filters=[[1, 4]], num_highway=0, lstm_dim=4, projection_dim=4, max_characters=MAX_CHARACTERS, num_layers=1
+    )
+    made = BiLM(config, VOCABULARY)
+    with torch.no_grad():
+        made.softmax.weight.zero_()
+        made.softmax.bias[loud_from:loud_to] = 9.0
+    return made
+
+
+def perplexity(model: BiLM, corpus: Corpus) -> Perplexity:
+    config = EvaluateConfig(lanes=LANES, lanes_at_once=3)  # the lanes of one reading are not all computed together
+    windows = evaluation_windows(corpus, corpus.maker(VOCABULARY), config)  # type: ignore[arg-type]
+    return held_out_perplexity(model, windows, config, torch.device("cpu"))
+
+
+@pytest.fixture
+def corpus() -> Corpus:
+    """Lane 2 is of words 10 and 11, the others are of words 3 to 9."""
+    made = Corpus([[A_LANE] * LANES], types=7)
+    made.chunks[2][made.chunks[2] >= 3] = 10 + made.chunks[2][made.chunks[2] >= 3] % 2
+    return made
+
+
+def test_a_lane_that_runs_away_is_counted_in_both_directions(corpus):
+    found = perplexity(bilm(0, 10), corpus)
+    assert found.runaways == 2
+    assert found.warning.startswith("2 of 8 readings of a lane ran away")
+
+
+def test_none_does_where_all_are_guessed_alike(corpus):
+    found = perplexity(bilm(0, VOCABULARY), corpus)
+    assert found.both == pytest.approx(VOCABULARY)
+    assert (found.runaways, found.warning) == (0, "")
+
+
+def test_a_model_that_is_bad_everywhere_has_not_run_away(corpus):
+    found = perplexity(bilm(10, 12), corpus)
+    assert found.both > VOCABULARY
+    assert found.runaways == 0
+
+
+def test_a_lane_of_few_tokens_says_nothing():
+    corpus = Corpus([[[12] * 2] * LANES], types=7)
+    corpus.chunks[2][:] = torch.where(torch.tensor(corpus.chunks[2]) >= 3, 11, 1)
+    assert perplexity(bilm(0, 10), corpus).runaways == 0
