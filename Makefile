@@ -4,7 +4,7 @@ VENV ?= .venv
 DEMO ?= runs/demo
 BIN := $(VENV)/bin
 WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 export PYTHON
 
 .PHONY: help demo test ordeals check lint clean
@@ -27,7 +27,7 @@ test: $(VENV)/dev.stamp
 
 ordeals: $(VENV)/dev.stamp
 	@sh tests/install_slurm.sh
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ordeal tests/slurm
+	$(BIN)/python -m pytest -m ordeal tests/slurm
 
 check: lint
 	$(PYTEST) -q -m 'not slow' tests

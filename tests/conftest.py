@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+# Before anything imports torch. Sizes here are tiny: one thread is fastest, and leaves the other cores to other tests.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 if shutil.which("nvidia-smi") is None:
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: its own functions ask too
 

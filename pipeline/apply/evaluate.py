@@ -41,8 +41,9 @@ class Evaluation:
             "checkpoint": self.checkpoint, "step": self.step, "data": self.data,
             "perplexity": self.perplexity.both, "perplexity_forward": self.perplexity.forward,
             "perplexity_backward": self.perplexity.backward, "tokens": self.perplexity.tokens,
-            "evaluate.lanes": self.perplexity.lanes, "runaways": self.perplexity.runaways, "vocabulary": self.vocabulary,
-            "unknown_share": self.unknown_share, "unigram_perplexity": self.unigram,
+            "evaluate.lanes": self.perplexity.lanes, "runaways": self.perplexity.runaways,
+            "vocabulary": self.vocabulary, "unknown_share": self.unknown_share,
+            "unigram_perplexity": self.unigram,
         }  # fmt: skip
 
     def __str__(self) -> str:

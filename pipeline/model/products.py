@@ -30,7 +30,7 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     """left (M, K) @ right (K, N) + bias (N,); both may be views, and right may be one of `packed`."""
     if right.is_mkldnn:
         return _onednn(left, right, bias)
-    if _suits(left, right):
+    if suits_onednn(left, right):
         return _onednn(left, right.t(), bias)
     return torch.mm(left, right) if bias is None else torch.addmm(bias, left, right)
 
@@ -44,7 +44,7 @@ def packed(right: Tensor) -> Matrices:
 
 def products(left: Tensor, right: Tensor) -> Tensor:
     """left (D, M, K) @ right (D, K, N)."""
-    if not _suits(left, right):
+    if not suits_onednn(left, right):
         return torch.bmm(left, right)
     return torch.stack([product(a, b) for a, b in zip(left, right, strict=True)])
 
@@ -73,12 +73,12 @@ def products_into(out: Tensor, left: Tensor, right: Matrices) -> None:
 def transposed(right: Tensor) -> Tensor:
     """(D, K, N) -> (D, N, K): a copy where views are slow, as MKL's are by 3 to 4 times, unless `packed` reads it."""
     view = right.transpose(1, 2)
-    return view if _suits(right, right) or _gets_packed(view) else view.contiguous()
+    return view if suits_onednn(right, right) or _gets_packed(view) else view.contiguous()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """As torch.nn.functional.linear: x (M, K), weight (N, K), bias (N,)."""
-    if torch.is_autocast_enabled(x.device.type) or not _suits(x, weight):
+    if torch.is_autocast_enabled(x.device.type) or not suits_onednn(x, weight):
         return torch.nn.functional.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias)
 
@@ -97,7 +97,8 @@ class _Linear(torch.autograd.Function):
         return dx, product(grads[0].t(), x), grads[0].sum(0)
 
 
-def _suits(left: Tensor, right: Tensor) -> bool:
+def suits_onednn(left: Tensor, right: Tensor) -> bool:
+    """Whether oneDNN is given a product of matrices that are not packed."""
     return _AVX512 and _in_float32(left) and right.dtype == torch.float32 and left.numel() > 0 and right.numel() > 0
 
 

@@ -12,7 +12,6 @@ from pipeline.data.lanes import lane_share
 from pipeline.data.windows import EvaluationWindows
 from pipeline.model.bilm import BiLM, Window
 
-
 _LEAST_TOKENS = 100  # of a lane, below which its mean loss says nothing
 
 

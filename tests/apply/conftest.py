@@ -3,15 +3,9 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.apply import finetuning
 from tests.train import runs
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

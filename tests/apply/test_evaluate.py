@@ -103,9 +103,7 @@ def test_the_number_does_not_depend_on_the_processes(
 ) -> None:
     command = ["evaluate", f"checkpoint={trained}", f"data={dataset}", "accelerator=cpu", "evaluate.lanes=7"]
     output = tmp_path / "result.json"
-    process = runs.Process(
-        *command, f"devices={devices}", f"output={output}", log=tmp_path / "log", environment={"OMP_NUM_THREADS": "1"}
-    )
+    process = runs.Process(*command, f"devices={devices}", f"output={output}", log=tmp_path / "log")
     assert process.wait() == 0, process.output()
     result, expected = json.loads(output.read_text()), score(trained, dataset, "evaluate.lanes=7").as_dict()
     assert result.keys() == expected.keys()

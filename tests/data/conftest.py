@@ -1,16 +1,10 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from data_prep.prepare import prepare
 from data_prep.shards import Dataset, open_dataset
 from tests.data_prep.corpora import write_corpus
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

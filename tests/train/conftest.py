@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.train import runs
 
@@ -11,11 +10,6 @@ LONG_RUN = [
     "train.max_steps=120", "train.epochs=100", "train.validate_every_steps=10", "checkpoint.every_steps=5",
     "data.workers=1", "wandb.mode=offline",
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
