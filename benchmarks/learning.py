@@ -36,10 +36,12 @@ from pipeline.train.checkpoint import CheckpointFolder
 CONFIG, TARGET = "benchmarks/tiny.yaml", 183.4  # what `original` came to
 BASE = ["data.lanes=32", "data.vocab_min_count=1"]
 ORIGINAL = "original"
+TWO_ORDERS = ["data.order=per_direction", "softmax.candidates=per_direction", "data.cold_start_share=0.03"]
 FAST = ["configs/fast.yaml", "optimizer.lr=0.008"]  # the rate is that of a narrow network
 SHORT = ["train.max_steps=800"]  # 512 thousand tokens
 RECIPES: dict[str, list[str]] = {
     ORIGINAL: ["train.epochs=3"],
+    "original in two orders": ["train.epochs=3", *TWO_ORDERS],
     "original from unigrams": ["train.epochs=3", "softmax.init=unigram"],
     "fast": [*FAST, "train.epochs=1.2"],
     "short fast": [*FAST, *SHORT],

@@ -43,6 +43,9 @@ class DataConfig:
     stage_dir: str = option("", "where each node copies the shards its lanes read, as $SLURM_TMPDIR [default: nowhere]")
     lanes: int = option(384, "rows of the global batch, shared out over all ranks [the paper: 128 on each of 3 GPUs]")
     window: int = option(20, "tokens of a lane in one step: truncated back-propagation through time")
+    order: str = option(
+        "shared", "one order of the text for both directions: shared; else per_direction [bilm-tf], slower a step"
+    )
     cold_start_share: float = option(
         0.0, "share of lanes that start each step from the zero state, as sentences do in use [the paper: none]"
     )
@@ -53,6 +56,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         for name in ("lanes", "window", "vocab_min_count"):
             require(getattr(self, name) >= 1, f"data.{name}={getattr(self, name)} must be at least 1")
+        require(self.order in ("shared", "per_direction"), f"data.order={self.order!r} must be shared or per_direction")
         share = self.cold_start_share
         require(0 <= share <= 1, f"data.cold_start_share={share} must be from 0 to 1; 0.01 is one lane in a hundred")
         require(self.vocab_size >= 4, f"data.vocab_size={self.vocab_size} must be at least 4: <S>, </S>, <UNK>, a word")

@@ -14,8 +14,7 @@ from data_prep.shards import Dataset as TokenDataset
 from data_prep.shards import Split
 from pipeline.config import ConfigError, DataConfig, EvaluateConfig
 from pipeline.data.lanes import EvaluationLanes, lane_groups, lane_share
-from pipeline.data.mixture import MixedWindows
-from pipeline.data.windows import Batch, BatchMaker, EvaluationWindows, TrainWindows
+from pipeline.data.windows import Batch, BatchMaker, EvaluationWindows, Windows
 
 
 def choose_vocabulary(dataset: TokenDataset, config: DataConfig) -> int:
@@ -46,7 +45,7 @@ def evaluation_windows(
 class StepBatches(Dataset[Batch]):
     """Batch i is lane group i % groups of step i // groups: a map-style dataset that any worker can serve."""
 
-    windows: TrainWindows | MixedWindows
+    windows: Windows
     groups: list[range]
 
     def __getitem__(self, item: int) -> Batch:
@@ -86,7 +85,7 @@ class BiLMDataModule(pl.LightningDataModule):
     """Training batches from `start_step` on; which they are is arithmetic, so there is no state to save."""
 
     def __init__(
-        self, windows: TrainWindows | MixedWindows, config: DataConfig, lane_groups: int, start_step: int,
+        self, windows: Windows, config: DataConfig, lane_groups: int, start_step: int,
         total_steps: int,
     ) -> None:  # fmt: skip
         super().__init__()

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from pipeline.config import require
-from pipeline.data.windows import Batch, TrainWindows
+from pipeline.data.windows import Batch, Windows
 
 
 def general_lanes(num_lanes: int, share: float) -> int:
@@ -25,7 +25,7 @@ class MixedWindows:
     As in TrainWindows a batch is a function of the step and the lanes alone. An epoch is one of the domain.
     """
 
-    def __init__(self, domain: TrainWindows, general: TrainWindows) -> None:
+    def __init__(self, domain: Windows, general: Windows) -> None:
         self._domain, self._general = domain, general
         self.lanes = domain.lanes
 

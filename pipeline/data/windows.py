@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -134,6 +134,14 @@ class _Visit(NamedTuple):
     both: np.ndarray
 
 
+class Windows(Protocol):
+    """Training batches, each a function of step and lanes alone."""
+
+    lanes: TrainLanes
+
+    def batch(self, step: int, lanes: range) -> Batch: ...
+
+
 class TrainWindows:
     """Training batches of a block of lanes: `batch(step)` may be asked for in any order, in any process."""
 
@@ -148,12 +156,16 @@ class TrainWindows:
 
     def batch(self, step: int, lanes: range) -> Batch:
         """The window of a step for the given lanes."""
-        epoch, window = self.lanes.locate(step)
-        inputs, targets = self._window(epoch, window, lanes)
-        return self._maker.make(inputs, targets, step=step, first_lane=lanes.start, resets_state=window == 0)
+        return self.batch_of(self.stretch(step, lanes), step, lanes)
 
-    def _window(self, epoch: int, window: int, lanes: range) -> Stretch:
+    def batch_of(self, stretch: Stretch, step: int, lanes: range) -> Batch:
+        """The batch of inputs and targets (2, T, B)."""
+        resets_state = self.lanes.locate(step)[1] == 0
+        return self._maker.make(*stretch, step=step, first_lane=lanes.start, resets_state=resets_state)
+
+    def stretch(self, step: int, lanes: range) -> Stretch:
         """Inputs and targets (2, T, B), views of a page of consecutive windows."""
+        epoch, window = self.lanes.locate(step)
         per_page = max(1, _PAGE_TOKENS // (len(lanes) * self.lanes.window))
         number, place = divmod(window, per_page)
         if lanes not in self._pages or self._pages[lanes][0] != (epoch, number):

@@ -13,7 +13,8 @@ from pipeline.data.datamodule import choose_vocabulary, evaluation_windows
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.mixture import MixedWindows
 from pipeline.data.target_words import vocabulary_tensors
-from pipeline.data.windows import BatchMaker, EvaluationWindows, TrainWindows, Vocabulary
+from pipeline.data.two_orders import BACKWARD_SEED, SeparateWindows
+from pipeline.data.windows import BatchMaker, EvaluationWindows, TrainWindows, Vocabulary, Windows
 from pipeline.model.bilm import BiLM
 from pipeline.train.checkpoint import CheckpointFolder
 from pipeline.train.freeze import Freeze
@@ -32,8 +33,13 @@ class Corpus:
     def maker(self, max_characters: int) -> BatchMaker:
         return BatchMaker(self.dataset.lexicon, self.vocabulary, max_characters)
 
-    def windows(self, max_characters: int, seed: int) -> TrainWindows:
-        return TrainWindows(self.dataset.splits["train"], self.maker(max_characters), self.lanes, seed)
+    def windows(self, config: PretrainConfig) -> Windows:
+        maker, seed = self.maker(config.model.max_characters), config.run.seed
+        shared = TrainWindows(self.dataset.splits["train"], maker, self.lanes, seed)
+        if config.data.order == "shared":
+            return shared
+        backward = TrainWindows(self.dataset.splits["train"], maker, self.lanes, seed + BACKWARD_SEED)
+        return SeparateWindows(shared, backward)
 
 
 class Report(Protocol):
@@ -82,10 +88,9 @@ class Plan:
     notes: list[str] = field(default_factory=list)
 
     @property
-    def windows(self) -> TrainWindows | MixedWindows:
-        max_characters, seed = self.config.model.max_characters, self.config.run.seed
-        windows = self.corpus.windows(max_characters, seed)
-        return windows if self.general is None else MixedWindows(windows, self.general.windows(max_characters, seed))
+    def windows(self) -> Windows:
+        windows = self.corpus.windows(self.config)
+        return windows if self.general is None else MixedWindows(windows, self.general.windows(self.config))
 
     @property
     def validation_windows(self) -> EvaluationWindows | None:

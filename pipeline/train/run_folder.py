@@ -33,6 +33,7 @@ def run_identity(config: PretrainConfig, dataset: Dataset, vocab_size: int) -> d
         "data.vocab_size": vocab_size,
         "data.lanes": config.data.lanes,
         "data.window": config.data.window,
+        "data.order": config.data.order,
         "run.seed": config.run.seed,
         "optimizer.name": config.optimizer.name,
         **{f"{part}.{key}": value for part in ("model", "softmax") for key, value in settings[part].items()},

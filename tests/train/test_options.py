@@ -20,6 +20,7 @@ OPTIONS = {
     ],
     "Adam, and Adagrad for the softmax": ["optimizer.name=adam-adagrad", "optimizer.lr=0.005"],
     "candidates for each direction": ["softmax.candidates=per_direction"],
+    "an order for each direction": ["data.order=per_direction"],
     "full softmax in bfloat16": ["softmax.kind=full", "train.precision=bf16-mixed"],
 }  # fmt: skip
 

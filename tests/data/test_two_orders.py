@@ -1,0 +1,57 @@
+"""An order for each direction: each reads an epoch's text once, as it would alone, and not where the other is."""
+
+import numpy as np
+import pytest
+import torch
+
+from data_prep.shards import Dataset
+from pipeline.data.lanes import TrainLanes
+from pipeline.data.two_orders import BACKWARD_SEED, SeparateWindows
+from pipeline.data.windows import BatchMaker, TrainWindows, Vocabulary
+from tests.data.corpora import read_spelled, same
+
+LANES, WINDOW, SEED = range(6), 5, 3
+
+
+def shared(dataset: Dataset, seed: int) -> TrainWindows:
+    split = dataset.splits["train"]
+    maker = BatchMaker(dataset.lexicon, Vocabulary(60), 50)
+    return TrainWindows(split, maker, TrainLanes(split.num_tokens, len(LANES), WINDOW), seed)
+
+
+@pytest.fixture
+def parts(prepared: Dataset) -> tuple[TrainWindows, TrainWindows]:
+    return shared(prepared, SEED), shared(prepared, SEED + BACKWARD_SEED)
+
+
+def test_each_direction_reads_what_it_would_in_its_order_alone(parts: tuple[TrainWindows, TrainWindows]) -> None:
+    separate, end = SeparateWindows(*parts), parts[0].lanes.windows_per_epoch
+    differ = 0
+    for step in [0, 1, end - 1, end, 2 * end + 3]:
+        batch = separate.batch(step, LANES)
+        alone = [part.batch(step, LANES) for part in parts]
+        for d in range(2):
+            assert (read_spelled(batch)[d] == read_spelled(alone[d])[d]).all()
+            assert torch.equal(batch.targets[d], alone[d].targets[d])
+        differ += int((batch.targets[1] != alone[0].targets[1]).sum())
+        assert batch.resets_state == alone[0].resets_state
+    assert differ > len(LANES) * WINDOW
+
+
+def test_both_read_an_epoch_once(parts: tuple[TrainWindows, TrainWindows]) -> None:
+    separate, end = SeparateWindows(*parts), parts[0].lanes.windows_per_epoch
+    targets = torch.stack([separate.batch(step, LANES).targets for step in range(end)])
+    alone = torch.stack([parts[0].batch(step, LANES).targets for step in range(end)])
+    for d in range(2):  # but for the tail that an epoch leaves out, each order another
+        counts = [np.bincount(one[:, d].flatten().numpy(), minlength=60) for one in (targets, alone)]
+        assert np.abs(counts[0] - counts[1]).sum() <= 2 * len(LANES) * WINDOW
+
+
+def test_lanes_and_steps_may_be_asked_for_in_any_company(parts: tuple[TrainWindows, TrainWindows]) -> None:
+    whole = SeparateWindows(*parts).batch(7, LANES)
+    again = SeparateWindows(*parts)
+    again.batch(2, range(2, 4))
+    half = again.batch(7, range(3, 6))
+    assert (read_spelled(half) == read_spelled(whole)[:, :, 3:]).all()
+    assert torch.equal(half.targets, whole.targets[:, :, 3:])
+    assert same(again.batch(7, LANES), whole)
