@@ -84,7 +84,7 @@ def measure_speed(config: PretrainConfig, seconds: float) -> dict[str, float]:
     lanes = range(config.data.lanes)
     windows = Text(config).windows
     tokens, steps = windows.lanes.tokens_per_step, windows.lanes.windows_per_epoch
-    raw = _rate(lambda step: windows._window(0, step, lanes), tokens, steps, seconds)
+    raw = _rate(lambda step: windows.stretch(step, lanes), tokens, steps, seconds)
     unique: list[int] = []
     finished = _rate(lambda step: unique.append(len(windows.batch(step, lanes).characters)), tokens, steps, seconds)
     dataset = StepBatches(windows, [lanes])

@@ -146,10 +146,13 @@ class Text:
 class Steps:
     """Runs steps of a way over a text."""
 
-    def __init__(self, config: PretrainConfig, text: Text, way: Way) -> None:
-        self.config, self.text, self.way = config, text, way
+    def __init__(self, config: PretrainConfig, text: Text, way: Way, in_bf16: bool = False) -> None:
+        self.config, self.text, self.way, self._in_bf16 = config, text, way, in_bf16
         self.clock, self.step = Clock(), 0
         self.steps = self.words = self.characters = 0
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, enabled=self._in_bf16)
 
     def first_loss(self) -> float:
         """The loss of the first window without dropout. States stay where they were; only the softmax learns."""
@@ -166,8 +169,9 @@ class Steps:
     def __call__(self) -> float:
         """One step is done; returns its loss."""
         batch, candidates = self.text.draw(self.step)
-        y = self.way.read(self.way.encode(batch), self.step, self.config.model.dropout)
-        loss = self.way.loss(y, batch, candidates)
+        with self._autocast():
+            y = self.way.read(self.way.encode(batch), self.step, self.config.model.dropout)
+            loss = self.way.loss(y, batch, candidates)
         (loss * self.config.data.window).backward()
         self.way.update()
         self._count(batch)
@@ -178,14 +182,15 @@ class Steps:
         clock = self.clock
         with clock.part("data"):
             batch, candidates = self.text.draw(self.step)
-        with clock.part("encoder"):
+        with clock.part("encoder"), self._autocast():
             encoded = self.way.encode(batch)
         x = encoded.detach().requires_grad_()
-        with clock.part("recurrence"):
+        with clock.part("recurrence"), self._autocast():
             read = self.way.read(x, self.step, self.config.model.dropout)
         y = read.detach().requires_grad_()
         with clock.part("softmax"):
-            loss = self.way.loss(y, batch, candidates)
+            with self._autocast():
+                loss = self.way.loss(y, batch, candidates)
             (loss * self.config.data.window).backward()
         with clock.part("recurrence"):
             read.backward(y.grad)

@@ -5,7 +5,9 @@ python -m benchmarks.train_step data.path=DATASET [configs/small.yaml ...] [key=
 
 Ways: ours; plain PyTorch with AllenNLP's per-step cell, every position encoded through all its characters, a dense
 gradient of the table and torch's Adagrad (benchmarks/plain.py); the same with nn.LSTM(proj_size), which has no clips.
-Ours and plain give the same loss (checked). The ways take turns, so many rounds; a way's figure is its median step.
+Any of them with -bf16 behind its name computes products in bfloat16, as train.precision=bf16-mixed does:
+--ways=ours,ours-bf16,plain,plain-bf16. Ours and plain give the same loss in float32 (checked). The ways take turns, so
+many rounds; a way's figure is its median step.
 Share: of the operations truly needed (words encoded once each, their windows by sums of table rows) in the rate of
 float32 products, the faster of torch's and the model's, measured before and after. --parts: where the time goes.
 --vocabulary: words of the softmax [default: as the config and the dataset say]. No Lightning, no loader process.
@@ -29,6 +31,7 @@ from pipeline.model.bilm import BiLM
 from pipeline.read_config import load
 
 WAYS = ("ours", "plain", "nn.LSTM")
+_BF16 = "-bf16"  # after any of them
 _CONFIGS = ("benchmarks/tiny.yaml", "configs/small.yaml", "configs/original.yaml")
 _LEAST_STEPS = 2
 
@@ -38,17 +41,18 @@ def build_steps(config: PretrainConfig, vocabulary: int, ways: list[str]) -> dic
     texts = {name: Text(config, vocabulary) for name in ways}
     torch.manual_seed(0)
     bilm = BiLM(config.model, texts[ways[0]].vocabulary)
-    plain = PlainBiLM(bilm) if set(ways) & {"plain", "nn.LSTM"} else None
+    plain = PlainBiLM(bilm) if any(not name.startswith("ours") for name in ways) else None
     made: dict[str, Steps] = {}
     for name in ways:
-        way = Ours(config, bilm) if plain is None or name == "ours" else Plain(config, plain, name == "plain")
-        made[name] = Steps(config, texts[name], way)
+        kind, in_bf16 = name.removesuffix(_BF16), name.endswith(_BF16)
+        way = Ours(config, bilm) if plain is None or kind == "ours" else Plain(config, plain, kind == "plain")
+        made[name] = Steps(config, texts[name], way, in_bf16)
     return made
 
 
 def check_equal(steps: dict[str, Steps]) -> None:
     """The ways that should give the same loss do."""
-    losses = {name: one.first_loss() for name, one in steps.items() if name != "nn.LSTM"}
+    losses = {name: one.first_loss() for name, one in steps.items() if not name.startswith("nn.LSTM")}
     assert max(losses.values()) - min(losses.values()) < 1e-3, f"the ways differ: {losses}"
 
 
@@ -109,7 +113,7 @@ def print_rows(name: str, result: dict[str, Any]) -> None:
             ratio = ours["tokens_per_second"] / row["tokens_per_second"]
             cpu_ratio = row["cpu_seconds_per_step"] / ours["cpu_seconds_per_step"]
         print(
-            f"{name:10}{result['lanes']:6} {way:9}{row['tokens_per_second']:10,.0f}{ratio:11.2f}{cpu_ratio:11.2f}"
+            f"{name:10}{result['lanes']:6} {way:11}{row['tokens_per_second']:10,.0f}{ratio:11.2f}{cpu_ratio:11.2f}"
             f"{result['needed_mflop_per_token']:10.1f}{result['sgemm_gflops']:8.1f}{row['share_of_sgemm']:8.1%}",
             flush=True,
         )
@@ -127,7 +131,7 @@ def main(arguments: list[str]) -> None:
     files, pairs = yaml_files(rest, *_CONFIGS)
     warnings.filterwarnings("ignore", message="LSTM with projections is not supported with oneDNN")
     print(
-        f"{'config':10}{'lanes':>6} {'way':9}{'tokens/s':>10}{'ours is x':>11}{'CPU: x':>11}{'MF/token':>10}"
+        f"{'config':10}{'lanes':>6} {'way':11}{'tokens/s':>10}{'ours is x':>11}{'CPU: x':>11}{'MF/token':>10}"
         f"{'sgemm':>8}{'share':>8}"
     )
     results: dict[str, Any] = {}

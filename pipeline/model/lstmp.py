@@ -118,7 +118,8 @@ class _Recurrence(torch.autograd.Function):
         cell_clip, proj_clip = ctx.clips
         dtype, steps = ctx.dtype, x.shape[1]
         dh_all = grads[0].to(h.dtype).clone(memory_format=torch.contiguous_format)
-        dgates = torch.empty_like(gates)
+        dgates = torch.empty_like(gates, dtype=dtype)
+        of_step = torch.empty_like(gates[:, 0])  # where products are of a narrower type
         recurrent_t, proj_t = packed(transposed(weight_recurrent.to(dtype))), packed(transposed(weight_proj.to(dtype)))
         dc = grads[1].to(c.dtype).clone()
         dm = torch.empty_like(dc)
@@ -127,18 +128,21 @@ class _Recurrence(torch.autograd.Function):
             if proj_clip != math.inf:
                 dh.mul_(h[:, t + 1].abs() < proj_clip)
             products_into(dm, dh.to(dtype), proj_t)
-            _cell_backward(dgates[:, t], dm, dc, gates[:, t], c[:, t], c[:, t + 1], tanh_c[:, t], cell_clip)
+            dstep = dgates[:, t] if dtype == gates.dtype else of_step
+            _cell_backward(dstep, dm, dc, gates[:, t], c[:, t], c[:, t + 1], tanh_c[:, t], cell_clip)
+            if dstep is of_step:
+                dgates[:, t].copy_(of_step)
             if t:
-                add_products(dh_all[:, t - 1], dgates[:, t].to(dtype), recurrent_t)
+                add_products(dh_all[:, t - 1], dgates[:, t], recurrent_t)
         dh0 = None
         if ctx.needs_input_grad[1]:
             dh0 = torch.empty_like(h[:, 0])
-            products_into(dh0, dgates[:, 0].to(dtype), recurrent_t)
-        dg = dgates.flatten(1, 2).to(dtype)
+            products_into(dh0, dgates[:, 0], recurrent_t)
+        dg = dgates.flatten(1, 2)
         weights = (
             products(x.flatten(1, 2).transpose(1, 2), dg),
             products(h[:, :-1].flatten(1, 2).to(dtype).transpose(1, 2), dg),
-            dgates.sum((1, 2)),
+            dgates.sum((1, 2), dtype=gates.dtype),
             products(m.flatten(1, 2).to(dtype).transpose(1, 2), dh_all.flatten(1, 2).to(dtype)),
         )
         dx = products(dg, weight_input.to(dtype).transpose(1, 2)).view_as(x)

@@ -24,6 +24,10 @@ def test_plain_pytorch_learns_the_same_as_ours(dataset: Path) -> None:
     assert [whole() for _ in range(4)] == pytest.approx(losses["ours"], abs=1e-6)
     assert losses["nn.LSTM"] != pytest.approx(losses["ours"], abs=1e-4)  # it has no clips
     assert losses["ours"][3] < losses["ours"][0]
+    for name in ("ours-bf16", "plain-bf16"):
+        (low,) = train_step.build_steps(config, 0, [name]).values()
+        found = [low(), low.in_parts()]
+        assert found == pytest.approx(losses["ours"][:2], abs=0.01) and found != losses["ours"][:2]
 
 
 def test_training_speed_is_measured_beside_the_plain_ways(dataset: Path, tmp_path: Path) -> None:
