@@ -161,7 +161,9 @@ class TrainConfig:
     lanes_at_once: int | None = option(
         None, "lanes a rank computes at once, to save memory: it accumulates gradients over the rest [null: all]"
     )
-    precision: str = option("32-true", "32-true, or bf16-mixed (float32 weights, cell state and statistics)")
+    precision: str = option(
+        "32-true", "32-true, or bf16-mixed (float32 weights, cell state and statistics), for processors that have it"
+    )
     exchange: str = option("auto", "ranks exchange gradients in float32 or bfloat16; auto: bfloat16 under bf16-mixed")
     accelerator: str = option("auto", "auto, cpu or gpu")
     devices: int = option(1, "processes on each node: one for each GPU")

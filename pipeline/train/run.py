@@ -12,6 +12,7 @@ from pipeline.config import ConfigError, PretrainConfig, to_dict
 from pipeline.data.datamodule import BiLMDataModule
 from pipeline.data.target_words import shares_of
 from pipeline.model.bilm import BiLM, num_parameters
+from pipeline.model.products import HAS_BF16
 from pipeline.train.callbacks import Checkpointing, Heartbeat, Metrics, NormsLog, ObeySwitches, Validation
 from pipeline.train.checkpoint import Record, load_checkpoint
 from pipeline.train.facts import git_revision, slurm_facts, write_end, write_start
@@ -160,6 +161,9 @@ def _announce(plan: Plan, module: BiLMModule, is_resumed: bool) -> None:
         f"{tokens:,} tokens, {plan.total_steps / lanes.windows_per_epoch:.2f} epochs",
         *plan.notes,
     ]
+    on_cpu = config.train.accelerator == "cpu" or not torch.cuda.is_available()
+    if config.train.precision == "bf16-mixed" and on_cpu and not HAS_BF16:
+        lines.append("slow     this processor has no instructions for bfloat16: train.precision=32-true is faster here")
     if module.step >= plan.total_steps:
         lines.append("done     that step is the last: nothing to do; raise train.epochs to go on")
     elif module.is_over:

@@ -52,7 +52,7 @@ def test_views_multiply_as_their_copies(engine: None, shape: tuple[int, int, int
 def test_packed_matrices_multiply_alike(
     engine: None, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(products, "_HAS_BF16", True)  # without instructions for it oneDNN is slow, and as right
+    monkeypatch.setattr(products, "HAS_BF16", True)  # without instructions for it oneDNN is slow, and as right
     left, right = operands(2, *shape, dtype=dtype)
     tolerance = 4e-7 if dtype == torch.float32 else 2e-2
     out, total = torch.empty(2, shape[0], shape[2]), torch.zeros(2, shape[0], shape[2])
