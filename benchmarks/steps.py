@@ -24,6 +24,7 @@ from pipeline.data.windows import Batch, BatchMaker, TrainWindows, Vocabulary
 from pipeline.model.bilm import BiLM, DropoutKey, States, detach
 from pipeline.model.sampler import LogUniformSampler
 from pipeline.model.softmax import Candidates
+from pipeline.train.heap import keep_freed_memory
 from pipeline.train.optimizer import build_optimizer, clip_global_norm_
 from pipeline.train.rows import RowGradients
 
@@ -59,6 +60,7 @@ class Ours:
     """As pipeline.train.module does it, without Lightning."""
 
     def __init__(self, config: PretrainConfig, bilm: BiLM) -> None:
+        keep_freed_memory()
         self.config, self.bilm = config, bilm
         self.optimizer = build_optimizer(config.optimizer, bilm.parameters(), bilm.softmax.parameters())
         self.rows = RowGradients(bilm.softmax)

@@ -16,6 +16,7 @@ from pipeline.model.products import HAS_BF16
 from pipeline.train.callbacks import Checkpointing, Heartbeat, Metrics, NormsLog, ObeySwitches, Validation
 from pipeline.train.checkpoint import Record, load_checkpoint
 from pipeline.train.facts import git_revision, slurm_facts, write_end, write_start
+from pipeline.train.heap import keep_freed_memory
 from pipeline.train.job import is_batch_job
 from pipeline.train.module import BiLMModule, Diverged
 from pipeline.train.norms import StepNorms
@@ -72,6 +73,8 @@ def _build_module(plan: Plan) -> tuple[BiLMModule, bool]:
     """The model as it was at the newest whole checkpoint, or as the plan or the seed makes it; whether the former."""
     config = plan.config
     set_threads(config.train)
+    if _is_on_cpu(config):
+        keep_freed_memory()
     torch.manual_seed(config.run.seed)
     bilm = BiLM(config.model, plan.vocab_size)
     plan.freeze.prepare(bilm)
@@ -149,6 +152,10 @@ def _how_far(module: BiLMModule) -> str:
     return f"step {module.step} of {module.total_steps}{why}"
 
 
+def _is_on_cpu(config: PretrainConfig) -> bool:
+    return config.train.accelerator == "cpu" or not torch.cuda.is_available()
+
+
 def _announce(plan: Plan, module: BiLMModule, is_resumed: bool) -> None:
     config, lanes, sizes = plan.config, plan.corpus.lanes, num_parameters(module.bilm)
     start = f"resumed at step {module.step:,}" if is_resumed else "new"
@@ -161,8 +168,7 @@ def _announce(plan: Plan, module: BiLMModule, is_resumed: bool) -> None:
         f"{tokens:,} tokens, {plan.total_steps / lanes.windows_per_epoch:.2f} epochs",
         *plan.notes,
     ]
-    on_cpu = config.train.accelerator == "cpu" or not torch.cuda.is_available()
-    if config.train.precision == "bf16-mixed" and on_cpu and not HAS_BF16:
+    if config.train.precision == "bf16-mixed" and _is_on_cpu(config) and not HAS_BF16:
         lines.append("slow     this processor has no instructions for bfloat16: train.precision=32-true is faster here")
     if module.step >= plan.total_steps:
         lines.append("done     that step is the last: nothing to do; raise train.epochs to go on")

@@ -1,0 +1,34 @@
+"""Freed memory is kept for the next step."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+_SCRIPT = """
+import resource, sys, torch
+from pipeline.train.heap import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+for _ in range(20):
+    large = [torch.ones(9 << 20) for _ in range(2)]  # 36 MiB each
+    del large
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+"""
+
+
+def faults(way: str) -> int:
+    """Page faults of a process that asks for two large blocks twenty times."""
+    environment = os.environ | {"THP_MEM_ALLOC_ENABLE": "0", "PYTHONPATH": os.getcwd()}  # pages of one size
+    command = [sys.executable, "-c", _SCRIPT, way]
+    return int(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's malloc")
+def test_blocks_that_are_asked_for_again_are_mapped_once() -> None:
+    once, twenty_times = 2 * 9 * 1024, 20 * 2 * 9 * 1024
+    usual, kept = faults("usual"), faults("kept")
+    assert usual > twenty_times
+    assert kept < usual - twenty_times + 2 * once
