@@ -27,8 +27,8 @@ def faults(way: str) -> int:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's malloc")
-def test_blocks_that_are_asked_for_again_are_mapped_once() -> None:
-    once, twenty_times = 2 * 9 * 1024, 20 * 2 * 9 * 1024
+def test_blocks_that_are_asked_for_again_are_not_mapped_anew() -> None:
+    twenty_times = 20 * 2 * 9 * 1024
     usual, kept = faults("usual"), faults("kept")
-    assert usual > twenty_times
-    assert kept < usual - twenty_times + 2 * once
+    assert usual > twenty_times > 3 * (usual - twenty_times), "the rest is loading torch"
+    assert kept < usual / 2
