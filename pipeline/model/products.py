@@ -19,7 +19,7 @@ Matrices = Tensor | list[Tensor]  # (D, K, N), or D of (K, N), packed
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 _AVX512 = "AVX512" in torch.backends.cpu.get_cpu_capability()
 # Whether this processor has instructions for bfloat16; without them its products are slower than float32's.
-HAS_BF16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+HAS_BF16 = any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
 _LEAST_PACKED = 1 if _AVX512 else 1 << 20  # elements; with AVX2 4 MiB (measured on an EPYC 7003)
 
 

@@ -41,7 +41,7 @@ class Perplexity:
             return ""
         return (
             f"{self.runaways} of {2 * self.lanes} readings of a lane ran away from the zero state that they start in, "
-            "and as many sentences may in use; data.cold_start_share=0.02 trains against it"
+            "and so may sentences in use; data.cold_start_share=0.02 trains against it"
         )
 
 
