@@ -19,9 +19,9 @@ _LEAST_TOKENS = 100  # of a lane, below which its mean loss says nothing
 class Perplexity:
     """exp of the mean loss a token, </S> / <S> and <UNK> targets counted. tokens: scored in each direction.
 
-    runaways: of the lanes' readings, one each way, those that do worse than uniform guesses while most do not. Carried
-    states can hold each other at the clips; a model that saw the zero state at its first step only may start the wrong
-    way there, and stays there to the lane's end.
+    runaways: of the lanes' readings, one each way, those that do worse than uniform guesses while most do not. A model
+    that saw the zero state at its first step only may start the wrong way there, and go on so to the lane's end
+    (docs/results.md).
     """
 
     both: float
