@@ -12,10 +12,19 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from pipeline.model import gpu, recurrence
-from pipeline.model.products import add_products, compute_dtype, packed, products, products_into, transposed
+from pipeline.model.products import (
+    add_products,
+    biased_products,
+    compute_dtype,
+    packed,
+    products,
+    products_into,
+    transposed,
+)
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
+_clip_backward = torch.ops.aten.hardtanh_backward.grad_input  # 0 where a value stands at a bound, or beyond
 
 
 class LSTMPState(NamedTuple):
@@ -102,11 +111,12 @@ class _Recurrence(torch.autograd.Function):
             c = c0.new_empty(2, steps + 1, lanes, hidden)
             tanh_c, m = c0.new_empty(2, steps, lanes, hidden), c0.new_empty(2, steps, lanes, hidden)
             h[:, 0], c[:, 0] = h0, c0
+            gates_t, h_t, c_t, tanh_t, m_t = (values.unbind(1) for values in (gates, h, c, tanh_c, m))
             for t in range(steps):
-                add_products(gates[:, t], h[:, t].to(dtype), recurrent)
-                cell_forward(gates[:, t], c[:, t], c[:, t + 1], tanh_c[:, t], m[:, t], cell_clip)
-                products_into(h[:, t + 1], m[:, t].to(dtype), proj)
-                h[:, t + 1].clamp_(-proj_clip, proj_clip)
+                add_products(gates_t[t], h_t[t].to(dtype), recurrent)
+                cell_forward(gates_t[t], c_t[t], c_t[t + 1], tanh_t[t], m_t[t], cell_clip)
+                products_into(h_t[t + 1], m_t[t].to(dtype), proj)
+                h_t[t + 1].clamp_(-proj_clip, proj_clip)
         ctx.save_for_backward(x, h, c, gates, tanh_c, m, weight_input, weight_recurrent, weight_proj)
         ctx.clips, ctx.dtype = (cell_clip, proj_clip), dtype
         return h[:, 1:].contiguous(), c[:, -1].contiguous()
@@ -123,21 +133,23 @@ class _Recurrence(torch.autograd.Function):
         recurrent_t, proj_t = packed(transposed(weight_recurrent.to(dtype))), packed(transposed(weight_proj.to(dtype)))
         dc = grads[1].to(c.dtype).clone()
         dm = torch.empty_like(dc)
+        dh_t, dgates_t, gates_t = dh_all.unbind(1), dgates.unbind(1), gates.unbind(1)
+        h_t, c_t, tanh_t = h.unbind(1), c.unbind(1), tanh_c.unbind(1)
         for t in reversed(range(steps)):
-            dh = dh_all[:, t]
+            dh = dh_t[t]
             if proj_clip != math.inf:
-                dh.mul_(h[:, t + 1].abs() < proj_clip)
+                _clip_backward(dh, h_t[t + 1], -proj_clip, proj_clip, grad_input=dh)
             products_into(dm, dh.to(dtype), proj_t)
-            dstep = dgates[:, t] if dtype == gates.dtype else of_step
-            _cell_backward(dstep, dm, dc, gates[:, t], c[:, t], c[:, t + 1], tanh_c[:, t], cell_clip)
+            dstep = dgates_t[t] if dtype == gates.dtype else of_step
+            _cell_backward(dstep, dm, dc, gates_t[t], c_t[t], c_t[t + 1], tanh_t[t], cell_clip)
             if dstep is of_step:
-                dgates[:, t].copy_(of_step)
+                dgates_t[t].copy_(of_step)
             if t:
-                add_products(dh_all[:, t - 1], dgates[:, t], recurrent_t)
+                add_products(dh_t[t - 1], dgates_t[t], recurrent_t)
         dh0 = None
         if ctx.needs_input_grad[1]:
-            dh0 = torch.empty_like(h[:, 0])
-            products_into(dh0, dgates[:, 0], recurrent_t)
+            dh0 = torch.empty_like(h_t[0])
+            products_into(dh0, dgates_t[0], recurrent_t)
         dg = dgates.flatten(1, 2)
         weights = (
             products(x.flatten(1, 2).transpose(1, 2), dg),
@@ -151,10 +163,8 @@ class _Recurrence(torch.autograd.Function):
 
 def input_gates(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
     """(2, T, B, 4H): the input's part of all gates of all steps, bias and forget offset included."""
-    flat, added = x.flatten(1, 2), run_bias(bias, dtype).unsqueeze(1)
-    gates = torch.empty(*flat.shape[:2], weight.shape[2], dtype=dtype, device=x.device)
-    products_into(gates, flat, weight)
-    return gates.add_(added).view(*x.shape[:3], -1)
+    gates = biased_products(x.flatten(1, 2), weight, run_bias(bias, dtype).unsqueeze(1))
+    return gates.view(*x.shape[:3], -1)
 
 
 def run_bias(bias: Tensor, dtype: torch.dtype) -> Tensor:
@@ -190,7 +200,7 @@ def _cell_backward(
     _sigmoid_backward(dm * tanh_c, o, grad_input=do)
     dc.add_(_tanh_backward(dm.mul_(o), tanh_c, grad_input=dm))
     if cell_clip != math.inf:
-        dc.mul_(c.abs() < cell_clip)
+        _clip_backward(dc, c, -cell_clip, cell_clip, grad_input=dc)
     _sigmoid_backward(dc * j, i, grad_input=di)
     _tanh_backward(dc * i, j, grad_input=dj)
     _sigmoid_backward(dc * c_prev, f, grad_input=df)

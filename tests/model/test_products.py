@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from pipeline.model import products
-from pipeline.model.products import add_products, linear, packed, product, products_into, transposed
+from pipeline.model.products import add_products, biased_products, linear, packed, product, products_into, transposed
 
 SHAPES = [(1, 1, 1), (3, 16, 64), (18, 256, 7), (5, 512, 2048), (640, 64, 48)]
 
@@ -53,6 +53,7 @@ def test_packed_matrices_multiply_alike(
     engine: None, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(products, "HAS_BF16", True)  # without instructions for it oneDNN is slow, and as right
+    monkeypatch.setattr(products, "_LEAST_PACKED", 1)
     left, right = operands(2, *shape, dtype=dtype)
     tolerance = 4e-7 if dtype == torch.float32 else 2e-2
     out, total = torch.empty(2, shape[0], shape[2]), torch.zeros(2, shape[0], shape[2])
@@ -68,6 +69,16 @@ def test_a_sum_is_added_to(engine: None) -> None:
     total = torch.ones(2, 4, 8)
     add_products(total, left, right)
     torch.testing.assert_close(total, 1 + left @ right)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_bias_is_added_in_its_own_dtype(engine: None, dtype: torch.dtype) -> None:
+    left, right = operands(2, 6, 8, 16, dtype=dtype)
+    bias = torch.randn(2, 1, 16)
+    found = biased_products(left, right, bias)
+    assert found.dtype == torch.float32
+    tolerance = 1e-5 if dtype == torch.float32 else 0.03
+    torch.testing.assert_close(found, left.float() @ right.float() + bias, atol=tolerance, rtol=0)
 
 
 def test_nothing_times_something_is_nothing(engine: None) -> None:
