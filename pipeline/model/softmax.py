@@ -125,7 +125,7 @@ class _SampledLoss(torch.autograd.Function):
         # Scaled are the (N, P) sides of the products, not the (N, C) one; P is far smaller.
         low, scaled_y = probabilities.to(ctx.dtype), (y * scale.unsqueeze(1)).to(ctx.dtype)
         dy = product(low, weight.to(ctx.dtype)).to(y.dtype).mul_(scale.unsqueeze(1))
-        dweight = product(low.t(), scaled_y).to(weight.dtype)
+        dweight = product(scaled_y.t(), low).t().to(weight.dtype)  # oneDNN copies a left matrix that is a view
         dbias = (scale.to(probabilities.dtype) @ probabilities).to(scale.dtype)
         return dy, dweight, dbias, (true_probability - 1) * scale, None
 
