@@ -10,11 +10,10 @@ from torch import Tensor
 
 from data_prep.lexicon import UNK_ID, Lexicon
 from data_prep.shards import Split
-from pipeline.characters import character_rows
 from pipeline.data.lanes import EvaluationLanes, TrainLanes, epoch_order
 from pipeline.data.stream import Stream, Stretch, shifted
+from pipeline.data.word_rows import WordRows
 
-_SPELLED_WORDS = 1 << 15  # of the lexicon's most frequent, whose characters are kept: 3 MiB
 _VISIT_TOKENS = 16384  # of a lane, read together, so that a lane is visited once for many windows
 _BLOCK_TOKENS = 3 << 20  # of all lanes, which are kept meanwhile: 24 MiB
 _PAGE_TOKENS = 1 << 16  # of all lanes, made ready together: 1 MiB
@@ -89,9 +88,8 @@ class BatchMaker:
     """Spells the unique words of a window; its scratch table makes that cost the batch, never the lexicon."""
 
     def __init__(self, lexicon: Lexicon, vocabulary: Vocabulary, max_characters: int) -> None:
-        self._lexicon, self._vocabulary, self._max_characters = lexicon, vocabulary, max_characters
+        self._vocabulary, self.rows = vocabulary, WordRows(lexicon, max_characters)
         self._place = np.zeros(len(lexicon), dtype=np.int32)
-        self._frequent = self._spell(np.arange(min(len(lexicon), _SPELLED_WORDS)))
 
     def unique(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(unique ids, where each of `ids` is among them), without sorting."""
@@ -102,25 +100,14 @@ class BatchMaker:
         self._place[unique] = places[: len(unique)]
         return unique, self._place.take(flat).reshape(ids.shape)
 
-    def rows(self, words: np.ndarray) -> np.ndarray:
-        """(U, max_characters) int16: the characters of words; those of frequent ones are kept."""
-        rows = self._frequent.take(np.minimum(words, len(self._frequent) - 1), axis=0)
-        rare = np.flatnonzero(words >= len(self._frequent))
-        rows[rare] = self._spell(words[rare])
-        return rows
-
-    def _spell(self, words: np.ndarray) -> np.ndarray:
-        return character_rows(self._lexicon.utf8, self._lexicon.offsets, words, self._max_characters)
-
     def make(
         self, inputs: np.ndarray, targets: np.ndarray, *, step: int, first_lane: int, resets_state: bool,
         mask: np.ndarray | None = None,
     ) -> Batch:  # fmt: skip
         """inputs, targets (2, T, B): lexicon ids."""
         unique, index = self.unique(inputs)
-        rows = self.rows(unique)
         return Batch(
-            step, first_lane, resets_state, torch.from_numpy(rows), torch.from_numpy(index),
+            step, first_lane, resets_state, torch.from_numpy(self.rows.of(unique)), torch.from_numpy(index),
             torch.from_numpy(self._vocabulary.targets(targets)), None if mask is None else torch.from_numpy(mask),
         )  # fmt: skip
 
@@ -153,6 +140,7 @@ class TrainWindows:
         self._epoch: tuple[int, Stream] | None = None
         self._visits: dict[range, _Visit] = {}
         self._pages: dict[range, tuple[tuple[int, int], Stretch]] = {}
+        self._unspelled: dict[range, np.ndarray] = {}  # of pages from which no batch was made yet
 
     def batch(self, step: int, lanes: range) -> Batch:
         """The window of a step for the given lanes."""
@@ -160,6 +148,8 @@ class TrainWindows:
 
     def batch_of(self, stretch: Stretch, step: int, lanes: range) -> Batch:
         """The batch of inputs and targets (2, T, B)."""
+        if (ids := self._unspelled.pop(lanes, None)) is not None:
+            self._maker.rows.expect(ids)
         resets_state = self.lanes.locate(step)[1] == 0
         return self._maker.make(*stretch, step=step, first_lane=lanes.start, resets_state=resets_state)
 
@@ -170,6 +160,7 @@ class TrainWindows:
         number, place = divmod(window, per_page)
         if lanes not in self._pages or self._pages[lanes][0] != (epoch, number):
             self._pages[lanes] = (epoch, number), self._page(epoch, number * per_page, per_page, lanes)
+            self._unspelled[lanes] = self._pages[lanes][1].inputs
         here = slice(place * self.lanes.window, (place + 1) * self.lanes.window)
         page = self._pages[lanes][1]
         return Stretch(page.inputs[:, here], page.targets[:, here])

@@ -3,14 +3,12 @@
 from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
-import pytest
 import torch.multiprocessing  # noqa: F401 - teaches the pickler to share tensors
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.lexicon import SPECIALS, UNK_ID, Lexicon
 from data_prep.shards import Dataset
-from pipeline.characters import character_rows
 from pipeline.data.windows import BatchMaker, Vocabulary, vocabulary_map
 from tests.data.corpora import many, same
 
@@ -35,14 +33,6 @@ def test_unique_words_are_each_there_once_and_the_index_leads_back_to_the_ids(as
         unique, index = one.unique(ids)
         assert sorted(unique.tolist()) == sorted(set(ids.ravel().tolist()))
         assert index.shape == ids.shape and (unique[index] == ids).all()
-
-
-@pytest.mark.parametrize("kept", [1, 7, len(WORDS)])
-def test_words_are_spelled_alike_whether_they_are_kept_or_not(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.data.windows._SPELLED_WORDS", kept)
-    lexicon = Lexicon.from_words(WORDS, np.zeros(len(WORDS)))
-    words = np.array([9, 0, 41, 3, 7, 1, 6, 42])
-    assert np.array_equal(maker().rows(words), character_rows(lexicon.utf8, lexicon.offsets, words, 20))
 
 
 def test_a_batch_goes_to_another_process_whole_and_without_a_shared_file() -> None:

@@ -1,0 +1,39 @@
+"""Kept character rows: alike, whatever was kept, expected or forgotten before."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep.lexicon import SPECIALS, Lexicon
+from pipeline.characters import character_rows
+from pipeline.data.word_rows import WordRows
+from tests.data.corpora import many
+
+WORDS = [*SPECIALS, *(f"w{number}" for number in range(40))]
+LEXICON = Lexicon.from_words(WORDS, np.zeros(len(WORDS)))
+some_words = st.lists(st.integers(0, len(WORDS) - 1), max_size=30)
+
+
+@many
+@given(st.integers(0, 9), st.integers(0, 6), st.lists(st.tuples(some_words, some_words), min_size=1, max_size=6))
+def test_words_are_spelled_right_whatever_is_kept(
+    frequent: int, room: int, asked: list[tuple[list[int], list[int]]]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.data.word_rows._FREQUENT_WORDS", frequent)
+        patch.setattr("pipeline.data.word_rows._RARE_WORDS", room)
+        rows = WordRows(LEXICON, 20)
+        for expected, words in asked:
+            rows.expect(np.array([expected], dtype=np.int32))
+            unique = np.array(list(dict.fromkeys(words)), dtype=np.intp)
+            assert np.array_equal(rows.of(unique), character_rows(LEXICON.utf8, LEXICON.offsets, unique, 20))
+
+
+def test_rare_words_are_forgotten_when_there_is_no_room_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.data.word_rows._FREQUENT_WORDS", 5)
+    monkeypatch.setattr("pipeline.data.word_rows._RARE_WORDS", 4)
+    rows = WordRows(LEXICON, 20)
+    for word in range(len(WORDS)):
+        rows.of(np.array([word]))
+        assert len(rows._rows) == 1 + 5 + 4 and np.count_nonzero(rows._row) <= 5 + 4
