@@ -6,9 +6,10 @@ python -m benchmarks.train_step data.path=DATASET [configs/small.yaml ...] [key=
 Ways: ours; plain PyTorch with AllenNLP's per-step cell, every position encoded through all its characters, a dense
 gradient of the table and torch's Adagrad (benchmarks/plain.py); the same with nn.LSTM(proj_size), which has no clips.
 With -bf16 behind its name a way computes products in bfloat16, as train.precision=bf16-mixed does:
---ways=ours,ours-bf16,plain,plain-bf16. Ours keeps freed memory, as training does (pipeline/train/heap.py), and so do
-the others beside it; with --ways=plain alone they give it back, as programs of PyTorch do. Ours and plain give the
-same loss in float32 (checked). The ways take turns, so many rounds; a way's figure is its median step.
+--ways=ours,ours-bf16,plain,plain-bf16. Ours keeps freed memory, as training does (pipeline/train/heap.py), the others
+give it back, as programs of PyTorch do; with -kept or -freed behind its name a way does as that says. Ours and plain
+give the same loss in float32 (checked). The ways take turns, so many rounds, each turn after a step that does not
+count; a way's figure is its median step.
 Share: of the operations truly needed (words encoded once each, their windows by sums of table rows) in the rate of
 float32 products, the faster of torch's and the model's, measured before and after. --parts: where the time goes.
 --vocabulary: words of the softmax [default: as the config and the dataset say]. No Lightning, no loader process.
@@ -24,6 +25,7 @@ from typing import Any
 import torch
 
 from benchmarks.command import split_options, write_result, yaml_files
+from benchmarks.freed_memory import settle_freed_memory
 from benchmarks.plain import PlainBiLM
 from benchmarks.rates import best_rate, needed_flops, product_rates
 from benchmarks.steps import PARTS, Ours, Plain, Steps, Text
@@ -32,8 +34,14 @@ from pipeline.model.bilm import BiLM
 from pipeline.read_config import load
 
 WAYS = ("ours", "plain", "nn.LSTM")
+_FLAGS = ("bf16", "kept", "freed")
 _CONFIGS = ("benchmarks/tiny.yaml", "configs/small.yaml", "configs/original.yaml")
 _LEAST_STEPS = 2
+
+
+def _is_known(way: str) -> bool:
+    kind, *flags = way.split("-")
+    return kind in WAYS and set(flags) <= set(_FLAGS)
 
 
 def build_steps(config: PretrainConfig, vocabulary: int, ways: list[str]) -> dict[str, Steps]:
@@ -44,9 +52,9 @@ def build_steps(config: PretrainConfig, vocabulary: int, ways: list[str]) -> dic
     plain = PlainBiLM(bilm) if any(not name.startswith("ours") for name in ways) else None
     made: dict[str, Steps] = {}
     for name in ways:
-        kind, _, flag = name.partition("-")
+        kind, *flags = name.split("-")
         way = Ours(config, bilm) if plain is None or kind == "ours" else Plain(config, plain, kind == "plain")
-        made[name] = Steps(config, texts[name], way, flag == "bf16")
+        made[name] = Steps(config, texts[name], way, "bf16" in flags)
     return made
 
 
@@ -62,11 +70,12 @@ def measure(config: PretrainConfig, options: dict[str, Any]) -> dict[str, Any]:
     check_equal(steps)
     for number, one in enumerate(steps.values()):
         one.step = number * one.text.windows.lanes.windows_per_epoch // len(steps)  # shapes that are new to each
-        one()  # the first step of all allocates
     rates = [product_rates()]
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for _ in range(options["rounds"]):
         for name, one in steps.items():
+            settle_freed_memory(_keeps_memory(name))
+            one()
             _run(one, times[name], options["seconds"] / options["rounds"])
             if options["parts"]:
                 for _ in range(_LEAST_STEPS):
@@ -92,6 +101,10 @@ def measure(config: PretrainConfig, options: dict[str, Any]) -> dict[str, Any]:
             clock = steps[name].clock
             result["ways"][name]["parts_seconds"] = {part: clock.wall[part] / clock.steps for part in PARTS}
     return result
+
+
+def _keeps_memory(way: str) -> bool:
+    return way.endswith("-kept") or (way.startswith("ours") and not way.endswith("-freed"))
 
 
 def _run(steps: Steps, times: list[tuple[float, float]], seconds: float) -> None:
@@ -129,8 +142,8 @@ def main(arguments: list[str]) -> None:
         arguments, lanes="32,128", seconds=20.0, rounds=3, vocabulary=0, ways=",".join(WAYS), parts=False
     )
     files, pairs = yaml_files(rest, *_CONFIGS)
-    if unknown := [way for way in options["ways"].split(",") if way.removesuffix("-bf16") not in WAYS]:
-        raise SystemExit(f"--ways={unknown[0]} is unknown; there are {', '.join(WAYS)}, and each with -bf16")
+    if unknown := [way for way in options["ways"].split(",") if not _is_known(way)]:
+        raise SystemExit(f"--ways={unknown[0]} is unknown; there are {', '.join(WAYS)}, each with -bf16, -kept, -freed")
     warnings.filterwarnings("ignore", message="LSTM with projections is not supported with oneDNN")
     print(
         f"{'config':10}{'lanes':>6} {'way':11}{'tokens/s':>10}{'ours is x':>11}{'CPU: x':>11}{'MF/token':>10}"
