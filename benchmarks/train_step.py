@@ -104,7 +104,8 @@ def measure(config: PretrainConfig, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _keeps_memory(way: str) -> bool:
-    return way.endswith("-kept") or (way.startswith("ours") and not way.endswith("-freed"))
+    kind, *flags = way.split("-")
+    return "kept" in flags or (kind == "ours" and "freed" not in flags)
 
 
 def _run(steps: Steps, times: list[tuple[float, float]], seconds: float) -> None:

@@ -1,11 +1,11 @@
 """Matrix products. On a CPU in float32 they are oneDNN's where that is faster, everywhere else torch's own.
 
 torch gives float32 products to MKL, which on AMD processors leaves AVX-512 unused: at the shapes of this model oneDNN
-was about twice as fast there and more (benchmarks/rates.py measures both), in float32 all the same. Without AVX-512
-it is faster only where few rows meet a packed matrix that is beyond a cache. Under autocast to bfloat16 torch itself
-asks oneDNN; packed matrices are faster still, if the processor has instructions for that type. The op is the one that
-torch's own compiler emits; where it is missing, torch.mm does. Which is used depends on the processor and the shapes
-alone, so that the same machine computes the same bits.
+was about twice as fast there and more (benchmarks/rates.py measures both), in float32 all the same, but for small
+matrices that would be packed. Without AVX-512 it is faster only where few rows meet a packed matrix beyond a cache.
+Under autocast to bfloat16 torch itself asks oneDNN; packed matrices are faster still, if the processor has
+instructions for that type. The op is the one that torch's own compiler emits; where it is missing, torch.mm does.
+Which is used depends on the processor and the shapes alone, so that the same machine computes the same bits.
 """
 
 from typing import Any
