@@ -17,7 +17,8 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from benchmarks.command import split_options, write_result, yaml_files
 from benchmarks.steps import PARTS, Clock, Ours, Steps, Text
@@ -26,8 +27,8 @@ from pipeline.data.windows import Batch
 from pipeline.model import products, token_encoder
 from pipeline.model.bilm import BiLM
 from pipeline.model.lstmp import LSTMP, LSTMPState
-from pipeline.model.softmax import Candidates, Rows
-from pipeline.model.word_peaks import peaks_by_convolution
+from pipeline.model.softmax import Candidates, Places, Rows, find_places
+from pipeline.model.word_peaks import Groups, widest
 from pipeline.read_config import load
 from pipeline.train.optimizer import clip_global_norm_
 
@@ -58,9 +59,21 @@ def _step_by_step(layer: LSTMP, x_dtbi: Tensor, state: LSTMPState) -> tuple[Tens
     return torch.stack(outputs, 1), LSTMPState(h, c)
 
 
+def _by_convolution(words: Tensor, groups: Groups, embed: Tensor, convolutions: list[nn.Conv1d]) -> Tensor:
+    width, start, peaks = widest(convolutions), 0, []
+    for number, windows in groups:
+        if number:
+            x = F.embedding(words[start : start + number, : windows + width - 1].long(), embed).transpose(1, 2)
+            peaks.append(torch.cat([convolution(x).amax(-1) for convolution in convolutions], dim=-1))
+        start += number
+    return torch.cat(peaks)
+
+
 def _dense_loss(way: Ours, y: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
     softmax, targets = way.bilm.softmax, batch.targets.flatten(1)
-    rows = Rows(torch.arange(softmax.vocab_size), softmax.weight, softmax.bias)
+    hits = find_places(candidates.ids, targets).hits
+    places = Places(torch.arange(softmax.vocab_size), candidates.ids, targets, hits)
+    rows = Rows(places, softmax.weight, softmax.bias)
     return softmax.sampled_loss(y.flatten(1, 2), targets, candidates, rows).mean()
 
 
@@ -80,7 +93,7 @@ ALL = "nothing"
 WITHOUT: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     ALL: nullcontext,
     "unique words": lambda: mock.patch.object(Ours, "encode", _encode_every_place),
-    "tables of characters": lambda: mock.patch.object(token_encoder, "peaks_by_tables", peaks_by_convolution),
+    "tables of characters": lambda: mock.patch.object(token_encoder, "peaks_by_tables", _by_convolution),
     "cropped characters": lambda: mock.patch.object(token_encoder.TokenEncoder, "_groups", _all_windows),
     "multiples of 16 words": lambda: mock.patch.object(token_encoder, "_WORD_MULTIPLE", 1),
     "hand-written backward": lambda: mock.patch.object(LSTMP, "forward", _step_by_step),

@@ -23,7 +23,7 @@ from pipeline.data.lanes import TrainLanes
 from pipeline.data.windows import Batch, BatchMaker, TrainWindows, Vocabulary
 from pipeline.model.bilm import BiLM, DropoutKey, States, detach
 from pipeline.model.sampler import LogUniformSampler
-from pipeline.model.softmax import Candidates
+from pipeline.model.softmax import Candidates, find_places
 from pipeline.train.heap import keep_freed_memory
 from pipeline.train.optimizer import build_optimizer, clip_global_norm_
 from pipeline.train.rows import RowGradients
@@ -77,7 +77,7 @@ class Ours:
 
     def loss(self, y: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
         targets = batch.targets.flatten(1)
-        rows = self.bilm.softmax.touched_rows(candidates, targets)
+        rows = self.bilm.softmax.touched_rows(find_places(candidates.ids, targets))
         self.rows.collect(rows, targets)
         loss = self.bilm.softmax.sampled_loss(y.flatten(1, 2), targets, candidates, rows).mean()
         self._loss = loss.detach()

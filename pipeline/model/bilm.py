@@ -30,10 +30,12 @@ class Window(NamedTuple):
     """What the model reads. Directions: 0 forward, 1 backward, each in its own reading order.
 
     characters (U, C): spelling of the window's unique words. index (2, T, B): which of them stands where.
+    lengths (U,): characters of each, on the CPU, if known there: see TokenEncoder.forward.
     """
 
     characters: Tensor
     index: Tensor  # type: ignore[assignment]
+    lengths: Tensor | None = None
 
 
 class BiLM(nn.Module):
@@ -76,7 +78,7 @@ class BiLM(nn.Module):
         on the top output, which is the last of the list (training.py:389-391, 421-424).
         """
         # In the state's dtype: under bf16 the gradients of a frequent word's places would stop adding up at 256.
-        x = F.embedding(window.index, self.encoder(window.characters).to(states[0].h.dtype))
+        x = F.embedding(window.index, self.encoder(window.characters, window.lengths).to(states[0].h.dtype))
         return self.read(x, states, dropout)
 
     def read(self, x: Tensor, states: States, dropout: DropoutKey | None = None) -> tuple[list[Tensor], States]:

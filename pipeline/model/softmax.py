@@ -15,12 +15,29 @@ from pipeline.model.products import product
 _BLOCK_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 26}
 
 
-class Rows(NamedTuple):
-    """Touched rows of the table as autograd leaves: ids (R,) rising, weight (R, P), bias (R,)."""
+class Places(NamedTuple):
+    """Where a window's words stand: a function of ids alone, so that the CPU can say it before a GPU is asked.
+
+    ids (R,) rising: the rows that are needed. candidates (S, C), targets (2, N): places among them, S the number of
+    sets. hits (2, N): the place of each target among its direction's candidates, or -1.
+    """
 
     ids: Tensor
+    candidates: Tensor
+    targets: Tensor
+    hits: Tensor
+
+
+class Rows(NamedTuple):
+    """Touched rows of the table as autograd leaves, weight (R, P) and bias (R,), and what stands where in them."""
+
+    places: Places
     weight: Tensor
     bias: Tensor
+
+    @property
+    def ids(self) -> Tensor:
+        return self.places.ids
 
 
 class Candidates(NamedTuple):
@@ -55,11 +72,10 @@ class Softmax(nn.Module):
         least = shares[shares > 0].min() / 2 if shares.any() else 1.0
         self.bias.copy_(shares.clamp(min=least).log())
 
-    def touched_rows(self, candidates: Candidates, targets: Tensor) -> Rows:
+    def touched_rows(self, places: Places) -> Rows:
         """Copy out the rows that candidates and targets need; gradients gather there, never in the table."""
-        ids = torch.unique(torch.cat([candidates.ids.flatten(), targets.flatten()]))
-        weight = self.weight.detach()[ids].requires_grad_(torch.is_grad_enabled())
-        return Rows(ids, weight, self.bias.detach()[ids].requires_grad_(torch.is_grad_enabled()))
+        leaves = (values.detach()[places.ids] for values in (self.weight, self.bias))
+        return Rows(places, *(leaf.requires_grad_(torch.is_grad_enabled()) for leaf in leaves))
 
     def sampled_loss(self, y: Tensor, targets: Tensor, candidates: Candidates, rows: Rows) -> Tensor:
         """Loss (2, N) in nats of y (2, N, P) for targets (2, N) against sampled candidates.
@@ -67,25 +83,23 @@ class Softmax(nn.Module):
         Logits less the log of the expected count; a candidate that is the target is left out
         (bilm-tf training.py:502-509, TF's sampled_softmax_loss with remove_accidental_hits).
         """
-        losses = []
-        for d in range(y.shape[0]):
-            s = d % candidates.ids.shape[0]
-            losses.append(self._sampled_direction(y[d], targets[d], candidates.ids[s], candidates.num_tries[s], rows))
-        return torch.stack(losses)
+        sets = len(candidates.ids)
+        losses = [
+            self._sampled(y[s::sets].flatten(0, 1), targets[s::sets].flatten(), candidates, s, rows)
+            for s in range(sets)
+        ]
+        return torch.cat(losses).view_as(targets)
 
-    def _sampled_direction(
-        self, y: Tensor, targets: Tensor, candidate_ids: Tensor, num_tries: Tensor, rows: Rows
-    ) -> Tensor:
-        dtype = rows.weight.dtype
-        candidate_rows = torch.searchsorted(rows.ids, candidate_ids)
-        target_rows = torch.searchsorted(rows.ids, targets)
-        candidate_bias = rows.bias[candidate_rows] - self._log_expected(candidate_ids, num_tries).to(dtype)
-        true_weight = F.embedding(target_rows, rows.weight)
-        true_logits = (y.to(dtype) * true_weight).sum(-1) + rows.bias[target_rows]
-        true_logits = true_logits - self._log_expected(targets, num_tries).to(dtype)
-        hits = _accidental_hits(candidate_ids, targets)
-        weight = F.embedding(candidate_rows, rows.weight)
-        return _SampledLoss.apply(y, weight, candidate_bias, true_logits, hits)
+    def _sampled(self, y: Tensor, targets: Tensor, candidates: Candidates, s: int, rows: Rows) -> Tensor:
+        """(n,): of all positions whose candidates are set s."""
+        sets, dtype, number = len(candidates.ids), rows.weight.dtype, candidates.ids.shape[1]
+        places, hits = (values[s::sets].flatten() for values in (rows.places.targets, rows.places.hits))
+        ids = torch.cat([candidates.ids[s], targets])
+        expected = self._log_expected(ids, candidates.num_tries[s]).to(dtype)
+        true_logits = (y.to(dtype) * F.embedding(places, rows.weight)).sum(-1) + rows.bias[places] - expected[number:]
+        weight = F.embedding(rows.places.candidates[s], rows.weight)
+        bias = rows.bias[rows.places.candidates[s]] - expected[:number]
+        return _SampledLoss.apply(y, weight, bias, true_logits, hits)
 
     def _log_expected(self, word_ids: Tensor, num_tries: Tensor) -> Tensor:
         """log of -expm1(num_tries log1p(-P)), as in TF, in float64 because 1 - P rounds to 1 in float32."""
@@ -97,11 +111,15 @@ class Softmax(nn.Module):
         return _FullLoss.apply(y, self.weight, self.bias, targets)
 
 
-def _accidental_hits(candidate_ids: Tensor, targets: Tensor) -> Tensor:
-    """(N,): the place of each target among the candidates, or -1, in O((C + N) log C); no size is waited for."""
-    ranked, order = torch.sort(candidate_ids)
-    place = torch.searchsorted(ranked, targets).clamp_(max=len(ranked) - 1)
-    return torch.where(ranked[place] == targets, order[place], -1)
+def find_places(candidates: Tensor, targets: Tensor) -> Places:
+    """Of candidates (1 or 2, C), each set without repetition, and targets (2, N)."""
+    ids, places = torch.unique(torch.cat([candidates.flatten(), targets.flatten()]), return_inverse=True)
+    of_candidates, of_targets = places.split([candidates.numel(), targets.numel()])
+    of_candidates, of_targets = of_candidates.view_as(candidates), of_targets.view_as(targets)
+    numbers = torch.arange(candidates.shape[1], device=ids.device).expand_as(candidates)
+    candidate_at = torch.full((len(candidates), len(ids)), -1, device=ids.device).scatter_(1, of_candidates, numbers)
+    hits = candidate_at.expand(2, -1).gather(1, of_targets)
+    return Places(ids, of_candidates, of_targets, hits)
 
 
 class _SampledLoss(torch.autograd.Function):

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.characters import NUM_CHARACTERS, PAD
+from pipeline.model.gpu import upload
 from pipeline.model.products import compute_dtype, linear
-from pipeline.model.word_peaks import peaks_by_convolution, peaks_by_tables, widest
+from pipeline.model.word_peaks import peaks_by_products, peaks_by_tables, widest
 
 BUCKET_LENGTHS = (6, 9, 13)  # characters with both word bounds; splits English unique words about evenly
 _WORD_MULTIPLE, _LENGTH_MULTIPLE = 16, 4
@@ -49,25 +50,30 @@ class TokenEncoder(nn.Module):
             nn.init.normal_(self.projection.weight, std=1 / math.sqrt(self.projection.in_features))
             nn.init.zeros_(self.projection.bias)
 
-    def forward(self, characters_uc: Tensor) -> Tensor:
-        """(U, C) character ids -> (U, P), P the projection dimension."""
-        features = self._peaks(_filled(characters_uc))
+    def forward(self, characters_uc: Tensor, lengths_u: Tensor | None = None) -> Tensor:
+        """(U, C) character ids -> (U, P), P the projection dimension.
+
+        lengths_u: `word_lengths`, on the CPU, from who has them: a GPU need not be waited for then.
+        """
+        features = self._peaks(_filled(characters_uc), lengths_u)
         for highway in self.highways:
             features = highway(features)
         if self.projection is not None:
             features = linear(features, self.projection.weight, self.projection.bias)
         return features[: len(characters_uc)]
 
-    def _peaks(self, characters_uc: Tensor) -> Tensor:
+    def _peaks(self, characters_uc: Tensor, lengths_u: Tensor | None = None) -> Tensor:
         """(U, filters): the maximum of every filter over all windows of a word's C characters, then the activation.
 
         A word of n ids before its pads has n + 1 windows that matter: one of pads alone stands for all such windows.
         """
-        lengths = (characters_uc != PAD).sum(1)
+        on_cpu = characters_uc.device.type == "cpu"
+        lengths = word_lengths(characters_uc).cpu() if on_cpu or lengths_u is None else lengths_u
         order = torch.argsort(lengths, stable=True)
         groups = self._groups(lengths[order], characters_uc.shape[1])
-        of_groups = peaks_by_tables if characters_uc.device.type == "cpu" else peaks_by_convolution
-        peaks = of_groups(characters_uc[order], groups, self.char_embed, self._convolutions())[torch.argsort(order)]
+        there, back = (upload(places, characters_uc.device) for places in (order, torch.argsort(order)))
+        of_groups = peaks_by_tables if on_cpu else peaks_by_products
+        peaks = of_groups(characters_uc[there], groups, self.char_embed, self._convolutions()).index_select(0, back)
         peaks = peaks.to(compute_dtype(peaks))
         return peaks.relu() if self.activation == "relu" else peaks.tanh()
 
@@ -76,13 +82,18 @@ class TokenEncoder(nn.Module):
 
     def _groups(self, lengths: Tensor, characters: int) -> list[tuple[int, int]]:
         """(words, windows of each), of words in order of their lengths (U,); characters: the windows there can be."""
-        bounds = torch.tensor(BUCKET_LENGTHS, device=lengths.device)
+        bounds = torch.tensor(BUCKET_LENGTHS)
         ends = [*torch.searchsorted(lengths, bounds, right=True).tolist(), len(lengths)]
         longest = [*BUCKET_LENGTHS, _round_up(int(lengths[-1]), _LENGTH_MULTIPLE) if len(lengths) else 0]
         width = widest(self._convolutions())
         # Words so long that windows of theirs would reach beyond the last character are given all windows.
         windows = [length + 1 if length + width <= characters else characters for length in longest]
         return [(end - start, count) for start, end, count in zip([0, *ends], ends, windows, strict=False)]
+
+
+def word_lengths(characters_uc: Tensor) -> Tensor:
+    """(U,): ids of each word before its pads."""
+    return (characters_uc != PAD).sum(1)
 
 
 def _filled(characters_uc: Tensor) -> Tensor:

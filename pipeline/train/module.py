@@ -1,6 +1,7 @@
 """The LightningModule: one window in, one loss out; states and gradients kept the way the run's promises need."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,6 +20,7 @@ from pipeline.train.freeze import Freeze
 from pipeline.train.norms import StepNorms
 from pipeline.train.optimizer import RowOptimizer, build_optimizer, clip_global_norm_, lr_factor
 from pipeline.train.rows import RowGradients
+from pipeline.train.step_inputs import StepInputs, step_inputs
 
 _CANDIDATE_SITE = 1  # keeps the candidates' random numbers apart from those of the order
 
@@ -41,7 +43,7 @@ class BiLMModule(pl.LightningModule):
         sampled = config.softmax.kind == "sampled"
         self._sampler = LogUniformSampler(bilm.softmax.vocab_size, config.softmax.num_samples) if sampled else None
         self._candidates: tuple[int, Candidates] | None = None
-        self._step_loss = torch.zeros(())
+        self._step_loss: Tensor | None = None  # of the lane groups so far
         self.loss = math.nan  # mean over ranks, lanes and directions of the last step, nats
         self.grad_norm = math.nan
         self.bad_steps = self.bad_steps_in_a_row = 0
@@ -79,62 +81,65 @@ class BiLMModule(pl.LightningModule):
             layer.one_window_at_a_time = True  # on a GPU its buffers stay, and its steps are replayed
         self.rows.connect(new_group(), torch.bfloat16 if self.config.train.exchanges_bfloat16 else torch.float32)
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return batch.to(device)
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> StepInputs:
+        return step_inputs(self._with_cold_starts(batch), self._step_candidates(batch.step), device)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, inputs: StepInputs, batch_idx: int) -> Tensor:
         """The loss of one lane group, times the window's length as in bilm-tf (training.py:709-712)."""
+        batch = inputs.batch
         assert batch.step == self.step, f"batch of step {batch.step} in step {self.step}"
         group = batch_idx % self.config.lane_groups
         states = self.states[group]
         if states is None or batch.resets_state:
             states = self.bilm.initial_states(batch.index.shape[2])
-        else:
-            states = self._start_some_cold(states, batch)
+        elif batch.cold is not None:
+            mask = batch.cold.unsqueeze(1)
+            states = [LSTMPState(state.h.masked_fill(mask, 0.0), state.c.masked_fill(mask, 0.0)) for state in states]
         key = DropoutKey(self.config.run.seed, batch.step, batch.first_lane)
-        outputs, states = self.bilm(Window(batch.characters, batch.index), states, key)
+        window = Window(batch.characters, batch.index, inputs.lengths)
+        outputs, states = self.bilm(window, states, key)
         self.states[group] = detach(states)
-        loss = self._loss(outputs[-1], batch).mean()
-        self._step_loss = self._step_loss.to(loss.device) + loss.detach() / self.config.lane_groups
+        loss = self._loss(outputs[-1], inputs).mean()
+        share = loss.detach() / self.config.lane_groups
+        self._step_loss = share if self._step_loss is None else self._step_loss + share
         if self._sampler is not None and group == self.config.lane_groups - 1:
             self.rows.start_after_backward(self._step_loss)
         return loss * self.config.data.window
 
-    def _start_some_cold(self, states: States, batch: Batch) -> States:
-        share, device = self.config.data.cold_start_share, batch.index.device
-        masks = [] if batch.cold is None else [batch.cold]
-        if share:
-            lanes = range(batch.first_lane, batch.first_lane + batch.index.shape[2])
-            masks.append(torch.from_numpy(cold_starts(self.config.run.seed, batch.step, lanes, share)).to(device))
-        if not masks:
-            return states
-        mask = torch.stack(masks).any(0).unsqueeze(1)
-        return [LSTMPState(state.h.masked_fill(mask, 0.0), state.c.masked_fill(mask, 0.0)) for state in states]
+    def _with_cold_starts(self, batch: Batch) -> Batch:
+        """The lanes that data.cold_start_share falls on join those that the batch starts cold."""
+        share = self.config.data.cold_start_share
+        if not share:
+            return batch
+        lanes = range(batch.first_lane, batch.first_lane + batch.index.shape[2])
+        cold = torch.from_numpy(cold_starts(self.config.run.seed, batch.step, lanes, share))
+        return replace(batch, cold=cold if batch.cold is None else batch.cold | cold)
 
-    def _loss(self, y: Tensor, batch: Batch) -> Tensor:
-        if self._sampler is None:
-            return self.bilm.softmax.full_loss(y.flatten(0, 2).float(), batch.targets.flatten())
-        candidates = self._step_candidates(batch.step, y.device)
-        targets = batch.targets.flatten(1)
-        rows = self.bilm.softmax.touched_rows(candidates, targets)
+    def _loss(self, y: Tensor, inputs: StepInputs) -> Tensor:
+        if inputs.candidates is None or inputs.places is None:
+            return self.bilm.softmax.full_loss(y.flatten(0, 2).float(), inputs.batch.targets.flatten())
+        targets = inputs.batch.targets.flatten(1)
+        rows = self.bilm.softmax.touched_rows(inputs.places)
         self.rows.collect(rows, targets)
-        return self.bilm.softmax.sampled_loss(y.flatten(1, 2), targets, candidates, rows)
+        return self.bilm.softmax.sampled_loss(y.flatten(1, 2), targets, inputs.candidates, rows)
 
-    def _step_candidates(self, step: int, device: torch.device) -> Candidates:
+    def _step_candidates(self, step: int) -> Candidates | None:
         """Drawn from (seed, step): the same on all ranks and in all lane groups."""
-        assert self._sampler is not None
+        if self._sampler is None:
+            return None
         if self._candidates is None or self._candidates[0] != step:
             sets = 1 if self.config.softmax.candidates == "shared" else 2
             draws = [self._sampler.draw(self.config.run.seed, _CANDIDATE_SITE, step, s) for s in range(sets)]
-            ids = torch.stack([torch.from_numpy(ids) for ids, _ in draws]).to(device)
-            self._candidates = step, Candidates(ids, torch.tensor([tries for _, tries in draws], device=device))
+            ids = torch.stack([torch.from_numpy(ids) for ids, _ in draws])
+            self._candidates = step, Candidates(ids, torch.tensor([tries for _, tries in draws]))
         return self._candidates[1]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """All gradients of the step are here: exchange the rows, clip once, or drop the step if it is not finite."""
         # The loss travels with the rows, so that every rank comes to the same verdict.
+        assert self._step_loss is not None
         self.loss = float(self.rows.finish(self._step_loss))
-        self._step_loss = torch.zeros(())
+        self._step_loss = None
         self.frozen.drop_gradients(self.bilm, self.step)
         parameters = list(self.bilm.parameters())
         self.grad_norm = float(clip_global_norm_(parameters, self.config.optimizer.clip_norm))

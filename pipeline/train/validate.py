@@ -11,6 +11,7 @@ from pipeline.config import EvaluateConfig
 from pipeline.data.lanes import lane_share
 from pipeline.data.windows import EvaluationWindows
 from pipeline.model.bilm import BiLM, Window
+from pipeline.model.token_encoder import word_lengths
 
 _LEAST_TOKENS = 100  # of a lane, below which its mean loss says nothing
 
@@ -81,9 +82,10 @@ def _score_lanes(bilm: BiLM, windows: EvaluationWindows, lanes: range, device: t
     totals = torch.zeros(3, len(lanes), dtype=torch.float64, device=device)
     states = bilm.initial_states(len(lanes))
     for number in range(windows.lanes.num_windows):
-        batch = windows.batch(number, lanes).to(device)
+        batch = windows.batch(number, lanes)
+        lengths, batch = word_lengths(batch.characters), batch.to(device)
         assert batch.mask is not None
-        losses, states = bilm.token_losses(Window(batch.characters, batch.index), batch.targets, states)
+        losses, states = bilm.token_losses(Window(batch.characters, batch.index, lengths), batch.targets, states)
         totals[:2] += torch.where(batch.mask, losses.double(), 0.0).sum(1)
         totals[2] += batch.mask[0].sum(0)
     return totals

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pipeline.model.bilm import BiLM, DropoutKey, States
 from pipeline.model.sampler import LogUniformSampler
-from pipeline.model.softmax import Candidates, Softmax
+from pipeline.model.softmax import Candidates, Softmax, find_places
 from tests.model import tiny
 
 V = 50
@@ -26,7 +26,7 @@ def step(bilm: BiLM, kind: str, bf16: bool) -> tuple[list[Tensor], Tensor, State
     window, targets = tiny.window(tiny.random_words(10, 8)), tiny.random_targets(V, 10, 8).flatten(1)
     ids, num_tries = LogUniformSampler(V, 20).draw(1)
     candidates = Candidates(torch.from_numpy(ids)[None], torch.tensor([num_tries]))
-    rows = bilm.softmax.touched_rows(candidates, targets)
+    rows = bilm.softmax.touched_rows(find_places(candidates.ids, targets))
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         layers, states = bilm(window, bilm.initial_states(8), DropoutKey(1, 1, 0))
         y = layers[-1].flatten(1, 2)

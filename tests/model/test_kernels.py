@@ -19,7 +19,7 @@ from pipeline.model import gpu
 from pipeline.model.bilm import BiLM, DropoutKey
 from pipeline.model.lstmp import LSTMP, LSTMPState
 from pipeline.model.recurrence import KeptBuffers
-from pipeline.model.softmax import Candidates, Softmax
+from pipeline.model.softmax import Candidates, Softmax, find_places
 from pipeline.train.optimizer import RowOptimizer, adagrad
 from tests.model import tiny
 from tests.model.test_lstmp import inputs_of, layer_of, results_and_gradients
@@ -206,7 +206,7 @@ def test_sampled_losses_and_gradients_are_those_of_float64(number: int, dtype: t
     for one, way, device in ((softmax, "kernels", DEVICE), (exact, "plain", "cpu")):
         ids, tries = (part.to(device) for part in candidates_of(2, 40, number))
         own_y = y.to(device, one.weight.dtype).requires_grad_()
-        rows = one.touched_rows(Candidates(ids, tries), targets.to(device))
+        rows = one.touched_rows(find_places(ids, targets.to(device)))
         autocast = torch.autocast(device, torch.bfloat16, enabled=dtype is torch.bfloat16 and one is softmax)
         with gpu.using(way), autocast:
             losses = one.sampled_loss(own_y, targets.to(device), Candidates(ids, tries), rows)
@@ -265,7 +265,7 @@ def test_a_whole_step_is_that_of_plain_torch_however_many_words_a_window_has() -
             window = type(window)(*(part.to(device) for part in window))
             targets = tiny.random_targets(50, 5, 4).flatten(1).to(device)
             candidates = Candidates(*(part.to(device) for part in candidates_of(1, 50, 20)))
-            rows = one.softmax.touched_rows(candidates, targets)
+            rows = one.softmax.touched_rows(find_places(candidates.ids, targets))
             with gpu.using(way):
                 layers, states = one(window, states, DropoutKey(1, number, 0))
                 losses = one.softmax.sampled_loss(layers[-1].flatten(1, 2), targets, candidates, rows)

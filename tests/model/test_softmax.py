@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.model import softmax as softmax_module
 from pipeline.model.sampler import LogUniformSampler
-from pipeline.model.softmax import Candidates, Rows, Softmax
+from pipeline.model.softmax import Candidates, Rows, Softmax, find_places
 from tests.model import plain_torch
 
 V, P, N = 40, 4, 25
@@ -74,7 +74,7 @@ def test_sampled_loss_and_gradients_are_those_of_tfs_dense_formula(sets: int) ->
     y, targets = inputs_of(softmax)
     hits = (candidates.ids[:, None, :] == targets[:sets, :, None]).sum()
     assert 0 < hits < N, "some targets are candidates, some are not"
-    rows = softmax.touched_rows(candidates, targets)
+    rows = softmax.touched_rows(find_places(candidates.ids, targets))
     ours = softmax.sampled_loss(y, targets, candidates, rows)
     theirs = plain_torch.sampled_loss(y, targets, candidates, softmax.weight, softmax.bias)
     torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
@@ -86,17 +86,18 @@ def test_sampled_loss_and_gradients_are_those_of_tfs_dense_formula(sets: int) ->
 def test_two_sets_of_candidates_belong_to_the_two_directions() -> None:
     softmax, candidates = softmax_of(), candidates_of(2)
     y, targets = inputs_of(softmax)
-    rows = softmax.touched_rows(candidates, targets)
+    rows = softmax.touched_rows(find_places(candidates.ids, targets))
     both = softmax.sampled_loss(y, targets, candidates, rows)
     for d in range(2):
         alone = Candidates(candidates.ids[d : d + 1], candidates.num_tries[d : d + 1])
+        rows = softmax.touched_rows(find_places(alone.ids, targets))
         torch.testing.assert_close(both[d], softmax.sampled_loss(y, targets, alone, rows)[d])
 
 
 def test_sampled_loss_and_gradients_are_the_full_ones_when_every_word_is_a_candidate() -> None:
     softmax, candidates = softmax_of(), all_words()
     y, targets = inputs_of(softmax)
-    rows = softmax.touched_rows(candidates, targets)
+    rows = softmax.touched_rows(find_places(candidates.ids, targets))
     sampled = softmax.sampled_loss(y, targets, candidates, rows)
     full = softmax.full_loss(y.flatten(0, 1), targets.flatten()).view_as(sampled)
     torch.testing.assert_close(sampled, full)
@@ -112,7 +113,7 @@ def test_the_sampled_gradient_nears_the_full_one_as_candidates_become_many() -> 
     errors = []
     for num_samples in (10, 100, 290):
         candidates = candidates_of(1, 300, num_samples)
-        rows = softmax.touched_rows(candidates, targets)
+        rows = softmax.touched_rows(find_places(candidates.ids, targets))
         (near,) = gradients_of(softmax.sampled_loss(y, targets, candidates, rows), [y])
         errors.append(((near - exact).norm() / exact.norm()).item())
     assert errors[0] > 2 * errors[1] > 8 * errors[2] and errors[2] < 0.05
@@ -121,7 +122,7 @@ def test_the_sampled_gradient_nears_the_full_one_as_candidates_become_many() -> 
 def test_touched_rows_are_candidates_and_targets_and_nothing_reaches_the_table() -> None:
     softmax, candidates = softmax_of(vocab_size=1000), candidates_of(2, vocab_size=1000)
     y, targets = inputs_of(softmax)
-    rows = softmax.touched_rows(candidates, targets)
+    rows = softmax.touched_rows(find_places(candidates.ids, targets))
     assert rows.ids.tolist() == sorted({*candidates.ids.flatten().tolist(), *targets.flatten().tolist()})
     assert torch.equal(rows.weight, softmax.weight[rows.ids]) and torch.equal(rows.bias, softmax.bias[rows.ids])
     softmax.sampled_loss(y, targets, candidates, rows).sum().backward()
@@ -130,30 +131,30 @@ def test_touched_rows_are_candidates_and_targets_and_nothing_reaches_the_table()
     assert (rows.weight.grad != 0).all() and (rows.bias.grad != 0).all()
 
 
-def test_more_rows_than_are_touched_change_nothing() -> None:
-    """Rows of the targets of other ranks, or of other groups of lanes, are there and get no gradient."""
-    softmax, candidates = softmax_of(), candidates_of(1)
-    y, targets = inputs_of(softmax, positions=5)
-    few = softmax.touched_rows(candidates, targets)
-    many = softmax.touched_rows(candidates, torch.arange(V))
-    results = [softmax.sampled_loss(y, targets, candidates, rows) for rows in (few, many)]
-    torch.testing.assert_close(*results)
-    wanted = [gradients_of(result, [rows.weight])[0] for result, rows in zip(results, (few, many), strict=True)]
-    ours, theirs = dense(wanted[0], few, V), dense(wanted[1], many, V)
-    torch.testing.assert_close(ours, theirs)
-    untouched = [k for k in range(V) if k not in few.ids.tolist()]
-    assert untouched and (theirs[untouched] == 0).all()
+@pytest.mark.parametrize("sets", [1, 2])
+def test_places_say_where_each_word_stands_and_which_targets_are_candidates(sets: int) -> None:
+    candidates, (_, targets) = candidates_of(sets), inputs_of(softmax_of())
+    places = find_places(candidates.ids, targets)
+    assert torch.equal(places.ids[places.candidates], candidates.ids)
+    assert torch.equal(places.ids[places.targets], targets)
+    for d in range(2):
+        own = candidates.ids[d % sets].tolist()
+        expected = [own.index(target) if target in own else -1 for target in targets[d].tolist()]
+        assert places.hits[d].tolist() == expected and -1 in expected and max(expected) >= 0
 
 
 def test_rows_want_no_gradient_where_none_is_taken() -> None:
     softmax, candidates = softmax_of(), candidates_of(1)
     y, targets = inputs_of(softmax)
     with torch.no_grad():
-        rows = softmax.touched_rows(candidates, targets)
+        rows = softmax.touched_rows(find_places(candidates.ids, targets))
         quiet = softmax.sampled_loss(y, targets, candidates, rows)
     assert not rows.weight.requires_grad and not quiet.requires_grad
     torch.testing.assert_close(
-        quiet, softmax.sampled_loss(y, targets, candidates, softmax.touched_rows(candidates, targets)).detach()
+        quiet,
+        softmax.sampled_loss(
+            y, targets, candidates, softmax.touched_rows(find_places(candidates.ids, targets))
+        ).detach(),
     )
 
 
@@ -161,11 +162,11 @@ def test_rows_want_no_gradient_where_none_is_taken() -> None:
 def test_sampled_gradients_are_the_differences(sets: int) -> None:
     softmax, candidates = softmax_of(vocab_size=12, proj_dim=3), candidates_of(sets, 12, 6)
     y, targets = inputs_of(softmax, positions=5)
-    rows = softmax.touched_rows(candidates, targets)
+    rows = softmax.touched_rows(find_places(candidates.ids, targets))
     assert torch.isin(targets, candidates.ids).any() and not torch.isin(targets, candidates.ids).all()
 
     def loss(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return softmax.sampled_loss(y, targets, candidates, Rows(rows.ids, weight, bias))
+        return softmax.sampled_loss(y, targets, candidates, rows._replace(weight=weight, bias=bias))
 
     assert gradcheck(loss, (y, rows.weight, rows.bias))
 
@@ -239,9 +240,9 @@ def test_sampled_loss_makes_nothing_of_the_vocabularys_size() -> None:
     softmax, candidates = softmax_of(vocab_size, 1, torch.float32), candidates_of(1, vocab_size, 50)
     y, targets = inputs_of(softmax)
     with LargestTensor() as largest:
-        rows = softmax.touched_rows(candidates, targets)
+        rows = softmax.touched_rows(find_places(candidates.ids, targets))
         softmax.sampled_loss(y, targets, candidates, rows).sum().backward()
-    assert largest.elements == N * 50
+    assert largest.elements == 2 * N * 50
 
 
 @pytest.mark.parametrize("size", [1e4, -1e4])
@@ -249,7 +250,7 @@ def test_large_logits_neither_overflow_nor_lose_the_gradient(size: float) -> Non
     softmax, candidates = softmax_of(dtype=torch.float32), candidates_of(1)
     y, targets = inputs_of(softmax)
     y = (y.detach() * size).requires_grad_()
-    rows = softmax.touched_rows(candidates, targets)
+    rows = softmax.touched_rows(find_places(candidates.ids, targets))
     sampled = softmax.sampled_loss(y, targets, candidates, rows)
     full = softmax.full_loss(y.flatten(0, 1), targets.flatten())
     exact = F.cross_entropy(y.flatten(0, 1) @ softmax.weight.T + softmax.bias, targets.flatten(), reduction="none")
@@ -265,7 +266,7 @@ def test_a_position_whose_only_candidate_is_its_target_loses_nothing() -> None:
     y, targets = inputs_of(softmax)
     targets[:] = 7
     candidates = Candidates(torch.tensor([[7]]), torch.tensor([3]))
-    rows = softmax.touched_rows(candidates, targets)
+    rows = softmax.touched_rows(find_places(candidates.ids, targets))
     losses = softmax.sampled_loss(y, targets, candidates, rows)
     (dy,) = torch.autograd.grad(losses.sum(), [y])
     assert (losses == 0).all() and (dy == 0).all()
@@ -276,7 +277,7 @@ def test_a_value_that_is_not_finite_shows_in_its_own_loss() -> None:
     y, targets = inputs_of(softmax)
     with torch.no_grad():
         y[1, 3, 0] = torch.nan
-    rows = softmax.touched_rows(candidates, targets)
+    rows = softmax.touched_rows(find_places(candidates.ids, targets))
     for losses in (
         softmax.sampled_loss(y, targets, candidates, rows),
         softmax.full_loss(y.flatten(0, 1), targets.flatten()).view(2, N),

@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.characters import PAD, character_rows
 from pipeline.model import token_encoder
 from pipeline.model.token_encoder import TokenEncoder
-from pipeline.model.word_peaks import peaks_by_convolution, peaks_by_tables
+from pipeline.model.word_peaks import peaks_by_products, peaks_by_tables
 from tests.model import plain_torch
 from tests.model.numpy_bilm import spelling
 
@@ -44,10 +44,10 @@ EDGE_WORDS = ["<S>", "</S>", "", "a", "😀", *("x" * n for n in range(2, 53)), 
 
 
 def assert_as_in_full(encoder: TokenEncoder, rows: Tensor) -> None:
-    """By tables, as on a CPU, and by convolution, as on a GPU."""
+    """By tables, as on a CPU, and by products, as on a GPU."""
     values = copy.deepcopy(encoder.state_dict())
     assert_one_way_as_in_full(encoder, rows)
-    with mock.patch.object(token_encoder, "peaks_by_tables", peaks_by_convolution):
+    with mock.patch.object(token_encoder, "peaks_by_tables", peaks_by_products):
         encoder.float().load_state_dict(values)
         assert_one_way_as_in_full(encoder, rows)
 
