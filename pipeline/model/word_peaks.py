@@ -6,8 +6,8 @@ sixteenth of the operations of a convolution over vectors of 16 numbers. The gra
 word and filter, so backward adds up that many rows and never sees the other windows. Sums of rows are torch's
 embedding_bag.
 
-By products, on a GPU: all filters are one matrix, narrow ones filled up with zeros, and windows the rows of another. For
-the paper's filters these are a sixth more operations than seven convolutions need, in far fewer and larger launches.
+By products, on a GPU: all filters are one matrix, narrow ones filled up with zeros, and windows are the rows of
+another: for the paper's filters a sixth more operations than seven convolutions, in far fewer and larger launches.
 Backward puts the gradient of each maximum at its window, and is two products.
 
 Both ways take words in groups of equal numbers of windows, (words, windows) each, one group behind the other. A window
@@ -37,7 +37,7 @@ def widest(convolutions: list[nn.Conv1d]) -> int:
 
 
 def peaks_by_products(words: Tensor, groups: Groups, embed: Tensor, convolutions: list[nn.Conv1d]) -> Tensor:
-    """words (U, C) of character ids, embed (characters, D), convolutions from D -> (U, filters); no second gradients."""
+    """words (U, C) of character ids, embed (characters, D), convolutions from D -> (U, filters). Differentiable once."""
     if not len(words):
         return embed.new_zeros(0, sum(convolution.out_channels for convolution in convolutions))
     filters, width = _filters(convolutions), widest(convolutions)
