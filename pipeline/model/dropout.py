@@ -3,8 +3,13 @@
 The same lane of the same step drops the same values on one process or on 64, and after any resume.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from pipeline.model.gpu import uses_kernels
 
 _MASK32 = 0xFFFFFFFF
 
@@ -28,8 +33,35 @@ def lane_dropout(x_dtbp: Tensor, rate: float, key: int, first_lane: int) -> Tens
     """
     if rate == 0.0:
         return x_dtbp
+    if uses_kernels(x_dtbp):
+        return _Fused.apply(x_dtbp, rate, key, first_lane)
     keep = _keep_mask(x_dtbp, rate, key, first_lane)
     return x_dtbp * keep.to(x_dtbp.dtype).mul_(1.0 / (1.0 - rate))
+
+
+class _Fused(torch.autograd.Function):
+    """The mask is made twice and kept nowhere."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rate: float, key: int, first_lane: int) -> Tensor:
+        ctx.mask = rate, key, first_lane
+        return _fused(x, rate, key, first_lane)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return _fused(grads[0], *ctx.mask), None, None, None
+
+
+def _fused(x: Tensor, rate: float, key: int, first_lane: int) -> Tensor:
+    from pipeline.model import kernels
+
+    return kernels.dropout(x.contiguous(), _threshold(rate), 1.0 / (1.0 - rate), key, first_lane)
+
+
+def _threshold(rate: float) -> int:
+    """The least of 16 bits, as a signed number, with which a value stays."""
+    return min(round(rate * 65536), 65535) - 32768
 
 
 def _keep_mask(x_dtbp: Tensor, rate: float, key: int, first_lane: int) -> Tensor:
@@ -41,8 +73,7 @@ def _keep_mask(x_dtbp: Tensor, rate: float, key: int, first_lane: int) -> Tensor
     place = torch.arange(directions * steps, dtype=torch.int64, device=device).view(directions, steps, 1, 1)
     row = lane.view(1, 1, lanes, 1) * (directions * steps) + place
     bits = _wrap32(row * pairs).add(torch.arange(pairs, dtype=torch.int32, device=device))
-    threshold = min(round(rate * 65536), 65535) - 32768
-    return _hash32_(bits.bitwise_xor_(key)).view(torch.int16)[..., :width] >= threshold
+    return _hash32_(bits.bitwise_xor_(key)).view(torch.int16)[..., :width] >= _threshold(rate)
 
 
 def _wrap32(counter: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ CPU tensors: slowly, and rounding to bf16 towards zero where a GPU rounds to the
 
 import os
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -62,6 +63,16 @@ def to_probabilities_(logits: Tensor, bias: Tensor, hits: Tensor, normaliser: Te
     """In place: logits (N, C) become exp(logits + bias - normaliser), 0 at the hits."""
     grid = (len(logits), triton.cdiv(logits.shape[1], _COLUMNS))
     _to_probabilities[grid](logits, bias, hits, normaliser, logits.shape[1], BLOCK=_COLUMNS)
+
+
+def dropout(x: Tensor, threshold: int, scale: float, key: int, first_lane: int) -> Tensor:
+    """x (2, T, B, P) contiguous, times scale where it stays and 0 elsewhere: as dropout.py has it, bit by bit."""
+    y = torch.empty_like(x)
+    _dropout[(triton.cdiv(x.numel(), _FLAT_BLOCK),)](
+        x, y, threshold, scale, key, first_lane, x.shape[0] * x.shape[1], x.shape[2], x.shape[3], x.numel(),
+        BLOCK=_FLAT_BLOCK,
+    )  # fmt: skip
+    return y
 
 
 def adagrad_(weight: Tensor, accumulator: Tensor, grad: Tensor, lr: float) -> None:
@@ -182,6 +193,26 @@ def _to_probabilities(
     value = _row(logits + row * number, bias, at, tl.load(hits + row), number)
     share = tl.exp(value - tl.load(normaliser + row))
     tl.store(logits + row * number + at, share.to(logits.dtype.element_ty), at < number)
+
+
+@triton.jit(do_not_specialize=["key", "first_lane"])  # they change from step to step: one kernel for all
+def _dropout(
+    x: tensor, y: tensor, threshold: tensor, scale: tensor, key: tensor, first_lane: tensor, places: tensor,
+    lanes: tensor, width: tensor, size: tensor, BLOCK: constexpr,  # noqa: N803
+) -> None:  # fmt: skip
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = at < size
+    row, column = at // width, at % width
+    counter = ((first_lane + row % lanes) * places + row // lanes) * ((width + 1) // 2) + column // 2
+    bits = counter.to(tl.uint32) ^ key.to(tl.uint32)
+    bits ^= bits >> 16
+    bits *= 0x7FEB352D
+    bits ^= bits >> 15
+    bits *= 0x846CA68B
+    bits ^= bits >> 16
+    half = tl.where(column % 2 == 0, bits, bits >> 16).to(tl.int16)  # of two neighbours the first has the low bits
+    factor = tl.where(half >= threshold, scale, 0.0)
+    tl.store(y + at, (tl.load(x + at, mask, 0.0) * factor).to(y.dtype.element_ty), mask)
 
 
 @triton.jit

@@ -37,7 +37,7 @@ def widest(convolutions: list[nn.Conv1d]) -> int:
 
 
 def peaks_by_products(words: Tensor, groups: Groups, embed: Tensor, convolutions: list[nn.Conv1d]) -> Tensor:
-    """words (U, C) of character ids, embed (characters, D), convolutions from D -> (U, filters). Differentiable once."""
+    """words (U, C) of character ids, embed (characters, D), convolutions from D -> (U, filters); no double backward."""
     if not len(words):
         return embed.new_zeros(0, sum(convolution.out_channels for convolution in convolutions))
     filters, width = _filters(convolutions), widest(convolutions)

@@ -17,6 +17,7 @@ from torch import Tensor
 from pipeline.config import ConfigError
 from pipeline.model import gpu
 from pipeline.model.bilm import BiLM, DropoutKey
+from pipeline.model.dropout import lane_dropout, mix32
 from pipeline.model.lstmp import LSTMP, LSTMPState
 from pipeline.model.recurrence import KeptBuffers
 from pipeline.model.softmax import Candidates, Softmax, find_places
@@ -235,6 +236,22 @@ def test_full_losses_are_those_of_float64_over_several_blocks(dtype: torch.dtype
     assert_near(ours, exact.full_loss(y.double(), targets).detach(), dtype)
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 5, 8), (2, 2, 3, 7), (2, 1, 1, 1)])
+@pytest.mark.parametrize("first_lane", [0, 3, (1 << 31) - 5, 1 << 40])
+def test_dropout_drops_what_plain_torch_drops_bit_by_bit(shape: tuple[int, ...], first_lane: int) -> None:
+    """Far lanes too, whose counters do not fit into 32 bits; forward and backward."""
+    results = []
+    for way, device in (("kernels", DEVICE), ("plain", "cpu")):
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device).requires_grad_()
+        with gpu.using(way):
+            y = lane_dropout(x, 0.3, mix32(1, 2, 3), first_lane)
+            (grad,) = torch.autograd.grad(y, x, torch.ones_like(y).cumsum(-1).transpose(1, 2).contiguous().view_as(y))
+        results.append((y.detach().cpu(), grad.cpu()))
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours, theirs)
+    assert x.numel() < 20 or 0.1 < (y == 0).float().mean() < 0.6
+
+
 def test_adagrad_is_the_dense_formula() -> None:
     weight, grads = torch.randn(3, 1000), torch.randn(4, 3, 1000)
     results = []
@@ -294,10 +311,11 @@ from triton.compiler import ASTSource
 from pipeline.model import kernels
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-OTHERS = {"hits": "*i64", "clip": "fp32", "lr": "fp32"}
-WIDE = {"bias", "c_prev", "c", "dc", "dy", "top", "total", "normaliser", "weight", "accumulator", "grad"}
-NAMES = "_cell_forward _cell_backward _clip_backward _add_exponentials _to_probabilities _adagrad".split()
-NUMBERS = {"hidden", "lanes", "width", "number", "size"}
+OTHERS = {"hits": "*i64", "clip": "fp32", "lr": "fp32", "scale": "fp32", "threshold": "i32", "key": "i32",
+          "first_lane": "i64"}
+WIDE = {"bias", "c_prev", "c", "dc", "dy", "top", "total", "normaliser", "weight", "accumulator", "grad", "x", "y"}
+NAMES = "_cell_forward _cell_backward _clip_backward _add_exponentials _to_probabilities _dropout _adagrad".split()
+NUMBERS = {"hidden", "lanes", "width", "number", "size", "places"}
 
 for low in ("*bf16", "*fp32"):
     for name in NAMES:
@@ -329,4 +347,4 @@ def test_the_kernels_compile_for_an_h200_with_wide_accesses(tmp_path: Path) -> N
         [sys.executable, "-c", _COMPILE], env=environment, capture_output=True, text=True, cwd=tmp_path
     )
     assert run.returncode == 0, run.stderr
-    assert len(run.stdout.splitlines()) == 12
+    assert len(run.stdout.splitlines()) == 14
