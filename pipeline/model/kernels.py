@@ -5,6 +5,7 @@ float32. Triton comes with torch's CUDA builds. With TRITON_INTERPRET=1 set befo
 CPU tensors: slowly, and rounding to bf16 towards zero where a GPU rounds to the nearest.
 """
 
+import math
 import os
 
 import torch
@@ -68,17 +69,45 @@ def to_probabilities_(logits: Tensor, bias: Tensor, hits: Tensor, normaliser: Te
 def dropout(x: Tensor, threshold: int, scale: float, key: int, first_lane: int) -> Tensor:
     """x (2, T, B, P) contiguous, times scale where it stays and 0 elsewhere: as dropout.py has it, bit by bit."""
     y = torch.empty_like(x)
-    _dropout[(triton.cdiv(x.numel(), _FLAT_BLOCK),)](
+    _dropout[_flat_grid(x)](
         x, y, threshold, scale, key, first_lane, x.shape[0] * x.shape[1], x.shape[2], x.shape[3], x.numel(),
         BLOCK=_FLAT_BLOCK,
     )  # fmt: skip
     return y
 
 
-def adagrad_(weight: Tensor, accumulator: Tensor, grad: Tensor, lr: float) -> None:
-    """One pass: accumulator += grad ** 2, weight -= lr * grad / sqrt(accumulator). All contiguous float32."""
-    size = weight.numel()
-    _adagrad[(triton.cdiv(size, _FLAT_BLOCK),)](weight, accumulator, grad, lr, size, BLOCK=_FLAT_BLOCK)
+def adagrad_(
+    weight: Tensor, accumulator: Tensor, grad: Tensor, ids: Tensor | None, good: Tensor | None, lr: float
+) -> None:
+    """One pass: accumulator += grad ** 2, weight -= lr * grad / sqrt(accumulator). All contiguous float32.
+
+    ids (R,): the rows that grad (R, ...) is of, each once; None: all. good () int32, 1 or 0: nothing if it is 0.
+    """
+    _adagrad[_flat_grid(grad)](
+        weight, accumulator, grad, *_chosen(grad, ids, good), lr, grad.numel(), HAS_IDS=ids is not None,
+        HAS_GOOD=good is not None, BLOCK=_FLAT_BLOCK,
+    )  # fmt: skip
+
+
+def adam_(
+    weight: Tensor, mean: Tensor, square: Tensor, grad: Tensor, ids: Tensor | None, good: Tensor | None,
+    steps: Tensor, lr: float, betas: tuple[float, float], eps: float,
+) -> None:  # fmt: skip
+    """As adagrad_, by Adam's rule. steps (): how many there were, this one included."""
+    _adam[_flat_grid(grad)](
+        weight, mean, square, grad, *_chosen(grad, ids, good), steps, lr, betas[1], *(1 - beta for beta in betas),
+        *(math.log(beta) if beta else -1e4 for beta in betas), eps, grad.numel(), HAS_IDS=ids is not None,
+        HAS_GOOD=good is not None, BLOCK=_FLAT_BLOCK,
+    )  # fmt: skip
+
+
+def _chosen(grad: Tensor, ids: Tensor | None, good: Tensor | None) -> tuple[Tensor, Tensor, int]:
+    """ids, good, and the values of a row; where there are none, any tensor in their place."""
+    return grad if ids is None else ids, grad if good is None else good, max(1, grad.numel() // max(1, len(grad)))
+
+
+def _flat_grid(values: Tensor) -> tuple[int]:
+    return (triton.cdiv(values.numel(), _FLAT_BLOCK),)
 
 
 def _grid(values: Tensor) -> tuple[int, int, int]:
@@ -216,12 +245,47 @@ def _dropout(
 
 
 @triton.jit
+def _places(
+    ids: tensor, good: tensor, width: tensor, size: tensor, HAS_IDS: constexpr, HAS_GOOD: constexpr, BLOCK: constexpr  # noqa: N803
+) -> tensor:  # fmt: skip
+    """Which values of a gradient a program has, where they stand in the parameter, and which count."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    if HAS_GOOD:
+        size *= tl.load(good)
+    mask, place = at < size, at
+    if HAS_IDS:
+        place = tl.load(ids + at // width, mask, 0) * width + at % width
+    return at, place, mask
+
+
+@triton.jit
 def _adagrad(
-    weight: tensor, accumulator: tensor, grad: tensor, lr: tensor, size: tensor, BLOCK: constexpr  # noqa: N803
+    weight: tensor, accumulator: tensor, grad: tensor, ids: tensor, good: tensor, width: tensor, lr: tensor,
+    size: tensor, HAS_IDS: constexpr, HAS_GOOD: constexpr, BLOCK: constexpr,  # noqa: N803
 ) -> None:  # fmt: skip
-    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = place < size
-    g = tl.load(grad + place, mask, 0.0)
+    at, place, mask = _places(ids, good, width, size, HAS_IDS, HAS_GOOD, BLOCK)
+    g = tl.load(grad + at, mask, 0.0)
     total = tl.load(accumulator + place, mask, 1.0) + g * g
     tl.store(accumulator + place, total, mask)
     tl.store(weight + place, tl.load(weight + place, mask, 0.0) - lr * g / tl.sqrt(total), mask)
+
+
+@triton.jit
+def _adam(
+    weight: tensor, mean: tensor, square: tensor, grad: tensor, ids: tensor, good: tensor, width: tensor,
+    steps: tensor, lr: tensor, beta2: tensor, rest1: tensor, rest2: tensor, log1: tensor, log2: tensor,
+    eps: tensor, size: tensor, HAS_IDS: constexpr, HAS_GOOD: constexpr, BLOCK: constexpr,  # noqa: N803
+) -> None:  # fmt: skip
+    at, place, mask = _places(ids, good, width, size, HAS_IDS, HAS_GOOD, BLOCK)
+    number = tl.maximum(tl.load(steps), 1.0).to(
+        tl.float64
+    )  # 1 - beta ** number loses too much in float32 while number is small
+    scale = (lr / (1.0 - tl.exp(number * log1))).to(tl.float32)
+    correction = tl.sqrt(1.0 - tl.exp(number * log2)).to(tl.float32)
+    g = tl.load(grad + at, mask, 0.0)
+    m, s = tl.load(mean + place, mask, 0.0), tl.load(square + place, mask, 1.0)
+    m += rest1 * (g - m)
+    s = beta2 * s + rest2 * g * g
+    tl.store(mean + place, m, mask)
+    tl.store(square + place, s, mask)
+    tl.store(weight + place, tl.load(weight + place, mask, 0.0) - scale * m / (tl.sqrt(s) / correction + eps), mask)

@@ -63,7 +63,6 @@ class Metrics(StepCallback):
 
     def __init__(self, tracker: Tracker | None, lanes: TrainLanes) -> None:
         self._tracker, self._lanes = tracker, lanes
-        self._losses: list[float] = []
         self._waited = self._since = self._last_end = 0.0
         self.tokens_per_second = math.nan
         self.perplexity: float | None = None  # of the last interval; of its kind only
@@ -80,17 +79,17 @@ class Metrics(StepCallback):
         self._last_end = time.perf_counter()
 
     def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
-        self._losses.append(module.loss)
         every = module.config.train.log_every_steps
         if module.step % every == 0 or module.step == module.total_steps:
             self._log(module)
 
     def _log(self, module: BiLMModule) -> None:
+        losses = module.take_losses()
         now = time.perf_counter()
-        seconds, steps = now - self._since, len(self._losses)
+        seconds, steps = now - self._since, len(losses)
         tokens_per_step = module.config.data.lanes * module.config.data.window
         self.tokens_per_second = steps * tokens_per_step / seconds
-        finite = [loss for loss in self._losses if math.isfinite(loss)]
+        finite = [loss for loss in losses if math.isfinite(loss)]
         loss = sum(finite) / len(finite) if finite else None
         self.perplexity = None if loss is None else math.exp(min(loss, 700.0))
         is_sampled = module.config.softmax.kind == "sampled"
@@ -110,7 +109,7 @@ class Metrics(StepCallback):
         }
         if self._tracker is not None:
             self._tracker.log(metrics, module.step)
-        self._losses, self._waited, self._since = [], 0.0, now
+        self._waited, self._since = 0.0, now
 
     def leave_out(self, seconds: float) -> None:
         """Time that was not training (validation, saving) counts neither against its speed nor as waiting for data."""

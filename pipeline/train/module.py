@@ -12,6 +12,7 @@ from pipeline.config import PretrainConfig
 from pipeline.data.lanes import cold_starts
 from pipeline.data.windows import Batch
 from pipeline.model.bilm import BiLM, DropoutKey, States, Window, detach
+from pipeline.model.gpu import uses_kernels
 from pipeline.model.lstmp import LSTMP, LSTMPState
 from pipeline.model.sampler import LogUniformSampler
 from pipeline.model.softmax import Candidates
@@ -21,6 +22,7 @@ from pipeline.train.norms import StepNorms
 from pipeline.train.optimizer import RowOptimizer, build_optimizer, clip_global_norm_, lr_factor
 from pipeline.train.rows import RowGradients
 from pipeline.train.step_inputs import StepInputs, step_inputs
+from pipeline.train.verdict import Verdict
 
 _CANDIDATE_SITE = 1  # keeps the candidates' random numbers apart from those of the order
 
@@ -44,6 +46,8 @@ class BiLMModule(pl.LightningModule):
         self._sampler = LogUniformSampler(bilm.softmax.vocab_size, config.softmax.num_samples) if sampled else None
         self._candidates: tuple[int, Candidates] | None = None
         self._step_loss: Tensor | None = None  # of the lane groups so far
+        self._verdict: Verdict | None = None  # of the last step, unless it is settled
+        self._losses: list[float] = []
         self.loss = math.nan  # mean over ranks, lanes and directions of the last step, nats
         self.grad_norm = math.nan
         self.bad_steps = self.bad_steps_in_a_row = 0
@@ -136,21 +140,57 @@ class BiLMModule(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """All gradients of the step are here: exchange the rows, clip once, or drop the step if it is not finite."""
+        assert isinstance(optimizer, RowOptimizer) and self._step_loss is not None
+        self.settle()
         # The loss travels with the rows, so that every rank comes to the same verdict.
-        assert self._step_loss is not None
-        self.loss = float(self.rows.finish(self._step_loss))
+        loss = self.rows.finish(self._step_loss)
         self._step_loss = None
         self.frozen.drop_gradients(self.bilm, self.step)
-        parameters = list(self.bilm.parameters())
-        self.grad_norm = float(clip_global_norm_(parameters, self.config.optimizer.clip_norm))
-        if math.isfinite(self.loss) and math.isfinite(self.grad_norm):
-            self.bad_steps_in_a_row = 0
-        else:
-            self._drop_step(optimizer)
-        assert isinstance(optimizer, RowOptimizer)
+        norm = clip_global_norm_(list(self.bilm.parameters()), self.config.optimizer.clip_norm)
+        optimizer.good = self._judge(Verdict(self.step, loss, norm), optimizer)
         optimizer.schedule(lr_factor(self.config.optimizer, self.step, self.total_steps))
         if self.norms is not None:
             self.norms.before_update(self.step + 1, self.grad_norm)
+
+    def _judge(self, verdict: Verdict, optimizer: RowOptimizer) -> Tensor | None:
+        """What the optimizer has to ask, if the CPU does not know yet whether the step is good."""
+        self._verdict = verdict
+        every = self.config.train.norms_every_steps
+        is_looked_at = every is not None and (self.step + 1) % every == 0
+        if uses_kernels(self.bilm.softmax.weight) and not is_looked_at:
+            self.states = _where_finite(self.states, verdict.good)
+            return verdict.good
+        if not self.settle():
+            optimizer.zero_grad(set_to_none=True)  # without gradients it changes nothing
+            self.states = _where_finite(self.states, None)
+        return None
+
+    def settle(self) -> bool:
+        """The last step's loss and gradient norm are known afterwards, and it is counted; False if it was dropped.
+
+        Raises Diverged if so were too many in a row. Every rank has to call it at the same steps.
+        """
+        if self._verdict is None:
+            return True
+        (self.loss, self.grad_norm), step, self._verdict = self._verdict.read(), self._verdict.step, None
+        self._losses.append(self.loss)
+        if math.isfinite(self.loss) and math.isfinite(self.grad_norm):
+            self.bad_steps_in_a_row = 0
+            return True
+        self.bad_steps += 1
+        self.bad_steps_in_a_row += 1
+        if self.bad_steps_in_a_row >= self.config.train.max_bad_steps:
+            raise Diverged(
+                f"loss {self.loss} and gradient norm {self.grad_norm} at step {step}: "
+                f"{self.bad_steps_in_a_row} steps in a row were not finite"
+            )
+        return False
+
+    def take_losses(self) -> list[float]:
+        """The losses of all steps since the last call."""
+        self.settle()
+        losses, self._losses = self._losses, []
+        return losses
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -158,17 +198,12 @@ class BiLMModule(pl.LightningModule):
             self.norms.after_update()
         self.step += 1  # a dropped step counts: its tokens are spent and its learning rate is passed
 
-    def _drop_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Without gradients the optimizer changes nothing; states that are not finite start cold."""
-        self.bad_steps += 1
-        self.bad_steps_in_a_row += 1
-        optimizer.zero_grad(set_to_none=True)
-        self.states = [
-            states and [LSTMPState(*(torch.nan_to_num(t, 0.0, 0.0, 0.0) for t in state)) for state in states]
-            for states in self.states
-        ]
-        if self.bad_steps_in_a_row >= self.config.train.max_bad_steps:
-            raise Diverged(
-                f"loss {self.loss} and gradient norm {self.grad_norm} at step {self.step}: "
-                f"{self.bad_steps_in_a_row} steps in a row were not finite"
-            )
+
+def _where_finite(groups: list[States | None], good: Tensor | None) -> list[States | None]:
+    """States after a bad step: what is not finite starts cold. After a good one (good is 1) they stay as they are."""
+
+    def settled(values: Tensor) -> Tensor:
+        finite = torch.nan_to_num(values, 0.0, 0.0, 0.0)
+        return finite if good is None else torch.where(good.bool(), values, finite)
+
+    return [states and [LSTMPState(settled(h), settled(c)) for h, c in states] for states in groups]

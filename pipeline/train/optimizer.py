@@ -19,10 +19,15 @@ State = dict[str, Any]
 
 
 class RowOptimizer(Optimizer):
-    """Updates dense gradients whole, and of sparse (coalesced) ones only the rows they hold."""
+    """Updates dense gradients whole, and of sparse (coalesced) ones only the rows they hold.
+
+    good () int32 on the device: where it is 0 at its turn, a step changes nothing. None: the step is known to be good.
+    Only kernels can ask for it: elsewhere the CPU has waited for the answer.
+    """
 
     def __init__(self, groups: list[Group]) -> None:
         super().__init__(groups, {})
+        self.good: Tensor | None = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -37,7 +42,7 @@ class RowOptimizer(Optimizer):
                     state = self.state[parameter]
                     if not state:
                         state.update(start(parameter, group))
-                    update(parameter, parameter.grad, state, group)
+                    update(parameter, parameter.grad, state, group, self.good)
         return loss
 
     def schedule(self, factor: float) -> None:
@@ -69,17 +74,19 @@ def _start_adagrad(parameter: Tensor, group: Group) -> State:
     return {"accumulator": torch.full_like(parameter, group["initial_accumulator"])}
 
 
-def _update_by_adagrad(parameter: Tensor, grad: Tensor, state: State, group: Group) -> None:
+def _update_by_adagrad(parameter: Tensor, grad: Tensor, state: State, group: Group, good: Tensor | None) -> None:
     accumulator = state["accumulator"]
-    if not grad.is_sparse:
-        if uses_kernels(parameter) and all(t.is_contiguous() for t in (parameter, accumulator, grad)):
-            from pipeline.model import kernels
-
-            return kernels.adagrad_(parameter, accumulator, grad, group["lr"])
-        accumulator.addcmul_(grad, grad)
-        parameter.addcdiv_(grad, accumulator.sqrt(), value=-group["lr"])
-        return
     rows, values = _rows(grad)
+    if uses_kernels(parameter):
+        from pipeline.model import kernels
+
+        kernels.adagrad_(parameter, accumulator, values.contiguous(), rows, good, group["lr"])
+        return
+    assert good is None
+    if rows is None:
+        accumulator.addcmul_(values, values)
+        parameter.addcdiv_(values, accumulator.sqrt(), value=-group["lr"])
+        return
     sums = accumulator[rows].addcmul_(values, values)
     accumulator[rows] = sums
     # The dense formula on the rows, to the bit.
@@ -87,34 +94,46 @@ def _update_by_adagrad(parameter: Tensor, grad: Tensor, state: State, group: Gro
 
 
 def _start_adam(parameter: Tensor, group: Group) -> State:
-    return {"steps": 0, "mean": torch.zeros_like(parameter), "square": torch.zeros_like(parameter)}
+    moments = {"mean": torch.zeros_like(parameter), "square": torch.zeros_like(parameter)}
+    return {"steps": torch.zeros((), device=parameter.device)} | moments
 
 
-def _update_by_adam(parameter: Tensor, grad: Tensor, state: State, group: Group) -> None:
-    state["steps"] += 1
-    scale = group["lr"] / (1 - group["beta1"] ** state["steps"])
-    correction = math.sqrt(1 - group["beta2"] ** state["steps"])
-    mean, square, rows = state["mean"], state["square"], None
-    if grad.is_sparse:
-        rows, grad = _rows(grad)
+def _update_by_adam(parameter: Tensor, grad: Tensor, state: State, group: Group, good: Tensor | None) -> None:
+    steps, mean, square, betas = state["steps"], state["mean"], state["square"], (group["beta1"], group["beta2"])
+    rows, values = _rows(grad)
+    steps.add_(1 if good is None else good)
+    if uses_kernels(parameter):
+        from pipeline.model import kernels
+
+        moments = mean, square, values.contiguous()
+        kernels.adam_(parameter, *moments, rows, good, steps, group["lr"], betas, group["eps"])
+        return
+    assert good is None
+    scale, correction = (1 - beta ** float(steps) for beta in betas)
+    if rows is not None:
         mean, square = mean[rows], square[rows]
-    mean.lerp_(grad, 1 - group["beta1"])
-    square.mul_(group["beta2"]).addcmul_(grad, grad, value=1 - group["beta2"])
-    denominator = square.sqrt().div_(correction).add_(group["eps"])
+    mean.lerp_(values, 1 - betas[0])
+    square.mul_(betas[1]).addcmul_(values, values, value=1 - betas[1])
+    denominator = square.sqrt().div_(math.sqrt(correction)).add_(group["eps"])
     if rows is None:
-        parameter.addcdiv_(mean, denominator, value=-scale)
+        parameter.addcdiv_(mean, denominator, value=-group["lr"] / scale)
     else:
         state["mean"][rows], state["square"][rows] = mean, square
-        parameter.index_add_(0, rows, mean / denominator, alpha=-scale)
+        parameter.index_add_(0, rows, mean / denominator, alpha=-group["lr"] / scale)
 
 
-_RULES: dict[str, tuple[Callable[[Tensor, Group], State], Callable[[Tensor, Tensor, State, Group], None]]] = {
+_Rule = tuple[Callable[[Tensor, Group], State], Callable[[Tensor, Tensor, State, Group, Tensor | None], None]]
+
+_RULES: dict[str, _Rule] = {
     "adagrad": (_start_adagrad, _update_by_adagrad),
     "adam": (_start_adam, _update_by_adam),
 }
 
 
-def _rows(grad: Tensor) -> tuple[Tensor, Tensor]:
+def _rows(grad: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Which rows a gradient is of, all if None, and its values."""
+    if not grad.is_sparse:
+        return None, grad
     assert grad.is_coalesced(), "a row that stands twice would be updated from the same old accumulator twice"
     return grad._indices()[0], grad._values()
 

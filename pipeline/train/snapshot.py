@@ -17,6 +17,7 @@ FORMAT = 1
 
 def take_snapshot(module: BiLMModule, identity: dict[str, Any], vocabulary: dict[str, Tensor]) -> dict[str, Any] | None:
     """The content of a checkpoint; every rank calls it, because states are gathered. None but on rank 0."""
+    module.settle()
     states = _gather_states(module)
     if module.global_rank != 0:
         return None

@@ -9,6 +9,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from pipeline.characters import BEGIN_WORD
+from pipeline.train import module as module_module
+from pipeline.train import optimizer as optimizer_module
 from pipeline.train import run as run_module
 from pipeline.train.module import BiLMModule, Diverged
 from tests.train import runs
@@ -72,11 +74,23 @@ BAD = [("encoder.char_embed", INF), ("encoder.char_embed", -INF), ("encoder.char
        ("softmax.weight", NAN), ("softmax.bias", INF), ("layers.0.weight_proj", NAN)]  # fmt: skip
 
 
-@pytest.mark.parametrize(("weight", "value"), BAD)
+LATE = [(True, *BAD[2]), (True, *BAD[3]), (True, *BAD[6])]
+
+
+def hear_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: the optimizer is told on the device whether a step is good, and the CPU hears of it later."""
+    for module in (module_module, optimizer_module):
+        monkeypatch.setattr(module, "uses_kernels", lambda values: True)
+
+
+@pytest.mark.parametrize(("is_late", "weight", "value"), [(False, *bad) for bad in BAD] + LATE)
 @pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
 def test_a_step_that_is_not_finite_leaves_weights_and_optimizer_as_they_were(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weight: str, value: float, optimizer: str
-) -> None:
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str, is_late: bool, weight: str,
+    value: float,
+) -> None:  # fmt: skip
+    if is_late:
+        hear_late(monkeypatch)
     poison = Poison({3, 5, 6}, weight, value)
     settings = ["train.max_steps=9", f"optimizer.name={optimizer}", "optimizer.lr=0.01", "softmax.num_samples=500"]
     train_with(poison, monkeypatch, dataset, tmp_path / "run", *settings)
@@ -87,6 +101,34 @@ def test_a_step_that_is_not_finite_leaves_weights_and_optimizer_as_they_were(
     content = runs.newest(tmp_path / "run")
     assert content["elmo"]["bad_steps"] == 3 and content["elmo"]["bad_steps_in_a_row"] == 0
     assert all(bool(w.isfinite().all()) for w in content["state_dict"].values())
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
+def test_steps_that_are_heard_of_late_count_and_change_as_those_heard_of_at_once(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    settings = [f"optimizer.name={optimizer}", "optimizer.lr=0.01", "softmax.num_samples=500", "train.max_steps=9"]
+    for name, every in (("at_once", 1), ("late", 9)):
+        hear_late(monkeypatch)
+        poison = Poison({3, 5, 6}, "encoder.char_embed", NAN)
+        train_with(poison, monkeypatch, dataset, tmp_path / name, *settings, f"train.log_every_steps={every}")
+        monkeypatch.undo()
+    at_once, late = (runs.newest(tmp_path / name) for name in ("at_once", "late"))
+    assert late["elmo"]["bad_steps"] == 3 and late["elmo"]["bad_steps_in_a_row"] == 0
+    for part in ("state_dict", "optimizer_states"):
+        assert list(runs.differences(at_once[part], late[part])) == []
+    curves = [runs.curve(tmp_path / name) for name in ("at_once", "late")]
+    losses = [curves[0][step]["train/loss"] for step in curves[0] if "train/loss" in curves[0][step]]
+    assert curves[1][9]["train/loss"] == pytest.approx(sum(losses) / 6) and curves[1][9]["train/bad_steps"] == 3
+
+
+def test_too_many_in_a_row_that_are_heard_of_late_end_the_run_too(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hear_late(monkeypatch)
+    settings = ["train.max_bad_steps=3", "train.log_every_steps=100", "optimizer.lr=1e30", "train.max_steps=50"]
+    with pytest.raises(Diverged, match="3 steps in a row were not finite"):
+        runs.train_here(dataset, tmp_path / "run", *settings)
 
 
 def test_too_many_in_a_row_end_the_run_and_name_the_last_good_checkpoint(dataset: Path, tmp_path: Path) -> None:
