@@ -16,7 +16,7 @@ from triton.language import constexpr, tensor
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _BLOCK = 64 if INTERPRETED else 1024  # values of a program
-_FLAT_BLOCK = 1 << 13 if INTERPRETED else 1024  # the same, of a whole parameter
+_FLAT_BLOCK = 1 << 17 if INTERPRETED else 1024  # the same, of a whole parameter
 _COLUMNS = 512 if INTERPRETED else 4096  # of a row of logits, at once
 
 

@@ -199,8 +199,8 @@ class _FullLoss(torch.autograd.Function):
         for start, end in _blocks(weight, len(y)):
             block = weight[start:end].to(ctx.dtype)
             share = _affine(low, block, bias[start:end]).sub_(normaliser.unsqueeze(1)).exp_()
-            inside = torch.nonzero((targets >= start) & (targets < end)).squeeze(1)
-            share[inside, targets[inside] - start] -= 1.0
+            columns, inside = targets - start, (targets >= start) & (targets < end)
+            share.scatter_add_(1, columns.clamp(0, end - start - 1).unsqueeze(1), -inside.to(share.dtype).unsqueeze(1))
             share.mul_(scale)
             dy += product(share.to(ctx.dtype), block).to(dy.dtype)
             dweight[start:end] = product(share.to(ctx.dtype).t(), low).to(weight.dtype)

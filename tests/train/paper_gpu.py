@@ -1,0 +1,219 @@
+"""A GPU on paper: its tensors say that they are on one while the CPU computes, and what a GPU would see is noted.
+
+Run as a program, it trains a biLM for some steps through the module's own hooks, kernels interpreted, beside plain
+torch on the CPU; prints as JSON where the CPU would have waited for the GPU, and how many launches a step had. An
+operation that mixes devices is an error. In a process of its own: torch has one place for such a device, for good.
+
+python -m tests.train.paper_gpu DATASET [key=value ...]
+"""
+
+import copy
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils import backend_registration
+from torch.utils._mode_utils import no_dispatch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pipeline.config import PretrainConfig
+from pipeline.model import gpu, kernels
+from pipeline.model.bilm import BiLM
+from pipeline.read_config import load
+from pipeline.train.module import BiLMModule
+from pipeline.train.optimizer import RowOptimizer
+from pipeline.train.verdict import Verdict
+from tests.train.test_step import STEPS, batches
+
+ASKS = ("_local_scalar_dense", "nonzero", "_unique2", "unique_consecutive", "masked_select", "equal", "tolist")
+KERNELS = ("cell_forward", "cell_backward", "clip_backward", "add_exponentials", "to_probabilities_", "dropout",
+           "adagrad_", "adam_")  # fmt: skip
+IN_PLACE_VIEWS = ("squeeze_", "unsqueeze_", "t_", "transpose_")
+RECORDED = ("_forward_steps", "_backward_steps")  # as CUDA graphs, on a real GPU
+
+
+class _Backend(backend_registration._DummyBackendModule):
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16]
+
+
+_PARTS = _Backend(), backend_registration._DummyPrivateUse1Hook(), backend_registration._DummyDeviceGuard()
+backend_registration._setup_privateuseone_for_python_backend("paper", *_PARTS)
+_LIBRARY = torch.library.Library("_", "IMPL", "AutocastPrivateUse1")
+_LIBRARY.fallback(torch.library.fallthrough_kernel)
+DEVICE = torch.device("paper:0")
+
+
+class Log:
+    """What happened: waits, by place; launches of one step, and those of them that a graph replays."""
+
+    def __init__(self) -> None:
+        self.waits: Counter[str] = Counter()
+        self.verdicts: list[tuple[int, int]] = []  # the step of each, and the step in which the CPU read it
+        self.launches = self.recorded = 0
+
+    def launch(self) -> None:
+        is_recorded = any(code.co_name in RECORDED for code in _callers())
+        self.recorded, self.launches = self.recorded + is_recorded, self.launches + (not is_recorded)
+
+    def wait(self, name: str) -> None:
+        place = next(
+            (f"{Path(c.co_filename).name}:{c.co_name}" for c in _callers() if "/pipeline/" in c.co_filename), "?"
+        )
+        self.waits[f"{place} by {name}"] += 1
+
+
+def _callers() -> Iterator[CodeType]:
+    """From the innermost out; traceback would read their sources each time."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame.f_code
+        frame = frame.f_back
+
+
+LOG = Log()
+
+
+class OnPaper(torch.Tensor):
+    """value: what it holds, on the CPU."""
+
+    value: Tensor
+
+    @staticmethod
+    def __new__(cls, value: Tensor) -> "OnPaper":
+        layout = {} if value.is_sparse else {"strides": value.stride(), "storage_offset": value.storage_offset()}
+        made = torch.Tensor._make_wrapper_subclass(cls, value.shape, dtype=value.dtype, device=DEVICE, **layout)
+        made.value = value
+        return made
+
+    is_cuda = property(lambda self: True)
+    is_sparse = property(lambda self: self.value.is_sparse)
+
+    def tolist(self) -> Any:
+        LOG.wait("tolist")
+        return self.value.tolist()
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(func, args, kwargs or {})
+
+
+class PaperGPU(TorchDispatchMode):
+    """Inside, device="paper" is a place to make tensors at, and to send them to."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(func, args, kwargs or {})
+
+
+def _run(func: Any, args: Any, kwargs: Any) -> Any:
+    name = str(func).split(".")[1]
+    tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    here = [isinstance(x, OnPaper) for x in tensors]
+    device = None if kwargs.get("device") is None else torch.device(kwargs["device"]).type
+    is_copy = name in ("copy_", "_to_copy")
+    mixed = any(here) and not all(h or x.dim() == 0 for h, x in zip(here, tensors, strict=True))
+    assert is_copy or not mixed, f"{func} mixes devices"
+    _note(func, name, tensors, here, device, is_copy and bool(kwargs.get("non_blocking")))
+    values = pytree.tree_map(lambda x: x.value if isinstance(x, OnPaper) else x, (args, kwargs))
+    if device is not None:
+        values[1]["device"] = torch.device("cpu")
+    made = func(*values[0], **values[1])
+    if name in IN_PLACE_VIEWS and any(here):
+        with no_dispatch():
+            func(*args, **kwargs)
+        return args[0]
+    stays = any(here) and device != "cpu" and not (name == "copy_" and not here[0])
+    if not (device == "paper" or stays):
+        return made
+    known = {id(x.value): x for x in tensors if isinstance(x, OnPaper)}
+    return pytree.tree_map(lambda x: known[id(x)] if id(x) in known else _wrapped(x), made)
+
+
+def _wrapped(made: Any) -> Any:
+    return OnPaper(made) if type(made) is Tensor else made
+
+
+def _note(func: Any, name: str, tensors: list[Tensor], here: list[bool], device: str | None, in_turn: bool) -> None:
+    comes_back = any(here) and (device == "cpu" or (name == "copy_" and not here[0]))
+    is_sent = (
+        not all(here) and (device == "paper" or (name == "copy_" and here[0] and tensors[1].dim() > 0)) and tensors
+    )
+    by_mask = name.startswith("index") and any(x.dtype is torch.bool for x in tensors[1:])
+    if (any(here) and (name in ASKS or comes_back or by_mask)) or (is_sent and not in_turn):
+        LOG.wait(name)
+    makes_view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
+    if (any(here) or device == "paper") and not makes_view and "empty" not in name and "sparse" not in name:
+        LOG.launch()
+
+
+def _interpret_on_paper() -> None:
+    for name in KERNELS:
+        kernel = getattr(kernels, name)
+
+        def launched(*args: Any, kernel: Any = kernel) -> Any:
+            assert all(isinstance(x, OnPaper) for x in args if isinstance(x, Tensor)), kernel.__name__
+            LOG.launch()
+            return _wrapped(kernel(*(x.value if isinstance(x, OnPaper) else x for x in args)))
+
+        setattr(kernels, name, launched)
+
+
+def _note_verdicts(module: BiLMModule) -> None:
+    read = Verdict.read
+
+    def noted(verdict: Verdict) -> tuple[float, float]:
+        LOG.verdicts.append((verdict.step, module.step))
+        return read(verdict)
+
+    Verdict.read = noted  # type: ignore[method-assign]
+
+
+def train(module: BiLMModule, windows: list[Any], device: torch.device) -> list[float]:
+    """As Lightning does; losses of the steps."""
+    module.on_fit_start()
+    optimizer = module.configure_optimizers()
+    assert isinstance(optimizer, RowOptimizer)
+    for batch in windows:
+        LOG.launches = LOG.recorded = 0
+        inputs = module.transfer_batch_to_device(batch, device, 0)
+        module.training_step(inputs, 0).backward()
+        module.on_before_optimizer_step(optimizer)
+        optimizer.step()
+        optimizer.zero_grad()
+        module.step += 1
+    return module.take_losses()
+
+
+def main(dataset: Path, *pairs: str) -> None:
+    config = load(PretrainConfig, [f"data.path={dataset}", "optimizer.clip_norm=10", *pairs])
+    size, windows = batches(dataset, config)
+    torch.manual_seed(1)
+    bilm = BiLM(config.model, size)
+    on_cpu = BiLMModule(config, copy.deepcopy(bilm), STEPS)
+    expected = train(on_cpu, windows, torch.device("cpu"))
+    _interpret_on_paper()
+    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=) too is a tensor that is sent
+    with PaperGPU(), gpu.using("kernels"):
+        module = BiLMModule(config, bilm.to(DEVICE), STEPS)
+        _note_verdicts(module)
+        LOG.waits.clear()
+        losses = train(module, windows, DEVICE)
+    worst = max(
+        float((ours.value - theirs).detach().norm() / theirs.detach().norm().clamp(min=1e-3))
+        for ours, theirs in zip(bilm.parameters(), on_cpu.bilm.parameters(), strict=True)  # type: ignore[misc]
+    )
+    print(json.dumps({
+        "losses": losses, "expected": expected, "worst_weight": worst, "waits": LOG.waits, "verdicts": LOG.verdicts,
+        "launches": LOG.launches, "recorded": LOG.recorded,
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])

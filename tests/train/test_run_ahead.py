@@ -1,0 +1,42 @@
+"""In training the CPU runs ahead of a GPU: no step waits for it, and launches are few enough to keep ahead."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["model.lstm_dim=16", "model.projection_dim=8", "data.lanes=4", "data.window=3", "softmax.num_samples=16"]
+WAYS = {
+    "faithful": ["configs/original.yaml"],
+    "fast": ["configs/fast.yaml", "data.cold_start_share=0.3"],
+    "bilm-tf": ["configs/original.yaml", "softmax.candidates=per_direction"],
+    "full": ["configs/original.yaml", "softmax.kind=full"],
+}
+
+
+def on_paper(dataset: Path, *settings: str) -> dict[str, object]:
+    """Of three steps on a GPU that is none: see paper_gpu."""
+    command = [sys.executable, "-m", "tests.train.paper_gpu", str(dataset), *settings]
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return json.loads(run.stdout)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_step_learns_as_on_a_cpu_and_waits_only_for_the_verdict_on_the_one_before(dataset: Path, way: str) -> None:
+    found = on_paper(dataset, *WAYS[way][:1], *SMALL, *WAYS[way][1:])
+    assert found["losses"] == pytest.approx(found["expected"], rel=1e-5) and len(found["losses"]) == 3  # type: ignore[arg-type]
+    assert found["worst_weight"] < 1e-4  # type: ignore[operator]
+    assert found["waits"] == {"verdict.py:read by tolist": 3}
+    assert found["verdicts"] == [[0, 1], [1, 2], [2, 3]]
+    assert 100 < found["launches"] < 400 and found["recorded"] == 2 * 2 * 3 * 4  # type: ignore[operator]
+
+
+def test_a_step_whose_norms_are_looked_at_waits_for_its_own_verdict(dataset: Path) -> None:
+    found = on_paper(dataset, "configs/original.yaml", *SMALL, "train.norms_every_steps=2")
+    assert found["verdicts"] == [[0, 1], [1, 1], [2, 3]]
