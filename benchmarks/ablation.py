@@ -35,7 +35,7 @@ from pipeline.train.optimizer import clip_global_norm_
 _CONFIGS = ("benchmarks/tiny.yaml", "configs/small.yaml")
 
 
-def _encode_every_place(way: Ours, batch: Batch) -> Tensor:
+def _encode_every_place(way: Ours, batch: Batch, lengths: Tensor | None = None) -> Tensor:
     words = batch.characters[batch.index.flatten()]
     return way.bilm.encoder(words).view(*batch.index.shape, -1)
 
@@ -69,7 +69,7 @@ def _by_convolution(words: Tensor, groups: Groups, embed: Tensor, convolutions: 
     return torch.cat(peaks)
 
 
-def _dense_loss(way: Ours, y: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
+def _dense_loss(way: Ours, y: Tensor, batch: Batch, candidates: Candidates, places: Places | None = None) -> Tensor:
     softmax, targets = way.bilm.softmax, batch.targets.flatten(1)
     hits = find_places(candidates.ids, targets).hits
     places = Places(torch.arange(softmax.vocab_size), candidates.ids, targets, hits)

@@ -11,8 +11,11 @@ from pipeline.data.windows import Batch
 from pipeline.model import gpu
 from pipeline.model.bilm import BiLM
 from pipeline.model.softmax import Candidates
+from pipeline.train.optimizer import clip_global_norm_
+from pipeline.train.step_inputs import step_inputs
+from pipeline.train.verdict import Verdict
 
-Draws = list[tuple[Batch, Candidates]]
+Draw = tuple[Batch, Candidates]
 
 TOLERANCE = {  # norm of the error over the norm of what is right
     "float32": {"result": 1e-4, "gradient": 1e-3, "update": 2e-2},  # updates are small beside the weights they round to
@@ -21,38 +24,49 @@ TOLERANCE = {  # norm of the error over the norm of what is right
 
 
 class OursAt(Ours):
-    """Ours on any device, word vectors handed on in the dtype of the states as BiLM.forward does."""
+    """Ours as training runs it on a GPU: layers keep their buffers, and the CPU hears of a step a step later."""
 
     def __init__(self, config: PretrainConfig, bilm: BiLM) -> None:
         super().__init__(config, bilm)
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # as training does
         for layer in bilm.layers:
             layer.one_window_at_a_time = True  # type: ignore[assignment]
+        self._verdict: Verdict | None = None
 
-    def encode(self, batch: Batch) -> Tensor:
-        words = self.bilm.encoder(batch.characters).to(self.states[0].h.dtype)
-        return torch.nn.functional.embedding(batch.index, words)
+    def update(self) -> None:
+        self._settle()
+        report = self.rows.finish(self._loss)
+        norm = clip_global_norm_(list(self.bilm.parameters()), self.config.optimizer.clip_norm)
+        self._verdict = Verdict(0, report, norm)
+        self.optimizer.good = self._verdict.good if gpu.uses_kernels(self.bilm.softmax.weight) else None
+        if self.optimizer.good is None:
+            self._settle()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _settle(self) -> None:
+        if self._verdict is not None:
+            self._verdict.read()
+        self._verdict = None
 
 
-def move(draws: Draws, device: torch.device) -> Draws:
-    return [(batch.to(device), Candidates(*(part.to(device) for part in words))) for batch, words in draws]
-
-
-def results_of(config: PretrainConfig, bilm: BiLM, draws: Draws, precision: str) -> dict[str, Tensor]:
+def results_of(config: PretrainConfig, bilm: BiLM, draws: list[Draw], precision: str) -> dict[str, Tensor]:
     """Losses of windows in a row, the states after them, the last one's gradients and the weights after its update."""
     way, found = OursAt(config, bilm), {}
-    for number, (batch, candidates) in enumerate(draws):
+    for number, draw in enumerate(draws):
+        inputs = step_inputs(*draw, bilm.device)
+        assert inputs.candidates is not None
         way.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(bilm.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            y = way.read(way.encode(batch), number, config.model.dropout)
-            loss = way.loss(y, batch, candidates)
+            y = way.read(way.encode(inputs.batch, inputs.lengths), number, config.model.dropout)
+            loss = way.loss(y, inputs.batch, inputs.candidates, inputs.places)
         (loss * config.data.window).backward()
         way.rows.finish(way._loss)
         found[f"result loss {number}"] = loss.detach()
     for depth, state in enumerate(way.states):
         found |= {f"result h {depth}": state.h, f"result c {depth}": state.c}
     with torch.no_grad():
-        full = bilm.softmax.full_loss(y.detach().flatten(0, 2), draws[-1][0].targets.flatten())
+        full = bilm.softmax.full_loss(y.detach().flatten(0, 2), inputs.batch.targets.flatten())
     found["result full loss"] = full
     found |= {f"gradient {name}": p.grad.to_dense() for name, p in bilm.named_parameters() if p.grad is not None}
     before = {name: p.detach().clone() for name, p in bilm.named_parameters()}
@@ -61,7 +75,7 @@ def results_of(config: PretrainConfig, bilm: BiLM, draws: Draws, precision: str)
     return {name: value.double().cpu() for name, value in found.items()}
 
 
-def check(config: PretrainConfig, vocabulary: int, draws: Draws, device: torch.device) -> list[dict[str, object]]:
+def check(config: PretrainConfig, vocabulary: int, draws: list[Draw], device: torch.device) -> list[dict[str, object]]:
     """A row for each precision and way: the worst errors, and whether all are within TOLERANCE.
 
     Four windows or more, so that recorded graphs are replayed. The clips are set so that they act.
@@ -76,12 +90,11 @@ def check(config: PretrainConfig, vocabulary: int, draws: Draws, device: torch.d
             f"the clip of {name} acts on these shares of its values: {shares}"
         )
     rows: list[dict[str, object]] = []
-    there = move(draws, device)
     last: dict[str, dict[str, Tensor]] = {}
     for precision, tolerance in TOLERANCE.items():
         for way in gpu.MODES if device.type == "cuda" else ("kernels", "plain"):
             with gpu.using(way):
-                found = results_of(config, copy.deepcopy(bilm).to(device), there, precision)
+                found = results_of(config, copy.deepcopy(bilm).to(device), draws, precision)
             worst = {kind: _worst(found, exact, kind) for kind in tolerance}
             last[way] = found
             right = all(worst[kind][0] <= bound for kind, bound in tolerance.items())
@@ -92,7 +105,7 @@ def check(config: PretrainConfig, vocabulary: int, draws: Draws, device: torch.d
     return rows
 
 
-def _clipped(config: PretrainConfig, vocabulary: int, draws: Draws) -> PretrainConfig:
+def _clipped(config: PretrainConfig, vocabulary: int, draws: list[Draw]) -> PretrainConfig:
     """The config with clips that four fifths of a layer's values stay under, where they are smallest."""
     config.model.cell_clip = config.model.proj_clip = None
     torch.manual_seed(0)

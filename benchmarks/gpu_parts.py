@@ -15,18 +15,18 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks.gpu_check import Draws, OursAt, check, move
+from benchmarks.gpu_check import Draw, OursAt, check
 from benchmarks.plain import PlainBiLM
 from benchmarks.rates import needed_flops
 from benchmarks.steps import Plain, Text, Way
 from pipeline.characters import PAD
 from pipeline.config import PretrainConfig
 from pipeline.data.datamodule import StepBatches
-from pipeline.data.windows import Batch
 from pipeline.model import gpu
 from pipeline.model.bilm import BiLM
 from pipeline.model.softmax import Candidates, Softmax
 from pipeline.read_config import load
+from pipeline.train.step_inputs import StepInputs, step_inputs
 
 Result = dict[str, Any]
 
@@ -121,14 +121,24 @@ def _way(name: str, config: PretrainConfig, bilm: BiLM) -> Way:
     return way
 
 
+def _sent(way: Way, draw: Draw, device: torch.device) -> StepInputs:
+    """What the way needs of a draw, on its way to the device."""
+    batch, candidates = draw
+    if isinstance(way, OursAt):
+        return step_inputs(batch, candidates, device)
+    words = Candidates(*(gpu.upload(part, device) for part in candidates))
+    return StepInputs(batch.to(device), torch.empty(0), words, None)
+
+
 def _train_step(
-    way: Way, config: PretrainConfig, draw: tuple[Batch, Candidates], number: int, precision: str = "bf16"
+    way: Way, config: PretrainConfig, draw: Draw, number: int, device: torch.device, precision: str = "bf16"
 ) -> torch.Tensor:
     """The step is under way; its loss is not waited for."""
-    batch, candidates = draw
-    with torch.autocast(candidates.ids.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        y = way.read(way.encode(batch).float(), number, config.model.dropout)
-        loss = way.loss(y, batch, candidates)
+    inputs = _sent(way, draw, device)
+    assert inputs.candidates is not None
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        y = way.read(way.encode(inputs.batch, inputs.lengths).float(), number, config.model.dropout)
+        loss = way.loss(y, inputs.batch, inputs.candidates, inputs.places)
     (loss * config.data.window).backward()
     way.update()
     return loss.detach()
@@ -164,36 +174,38 @@ def speed(job: Job) -> Result:
     return result
 
 
-def _speed_of(job: Job, name: str, config: PretrainConfig, bilm: BiLM, draws: Draws, seconds: float) -> Result:
+def _speed_of(job: Job, name: str, config: PretrainConfig, bilm: BiLM, draws: list[Draw], seconds: float) -> Result:
     if job.device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     mode = name if name in gpu.MODES else "plain"
     mode = "kernels" if mode == "graphs" and job.is_dry else mode
     try:
-        way, numbers, draws = _way(name, config, bilm), count(), move(draws, job.device)
+        way, numbers = _way(name, config, bilm), count()
+        if job.device.type == "cuda":  # as a loader's batches are
+            draws = [(batch.pin_memory(), candidates) for batch, candidates in draws]
         with gpu.using(mode):
 
             def run() -> None:
                 number = next(numbers)
-                _train_step(way, config, draws[number % len(draws)], number)
+                _train_step(way, config, draws[number % len(draws)], number, job.device)
 
             for _ in range(1 if job.is_dry else 4):  # compiles, then records
                 run()
             spent = job.median_seconds(run, seconds)
-            waits = _synchronisations(way, config, draws) if job.device.type == "cuda" else []
+            waits = _synchronisations(way, config, draws[0], job.device) if job.device.type == "cuda" else []
     except (torch.OutOfMemoryError, RuntimeError) as error:
         return {"failed": f"{type(error).__name__}: {error}"}
     most = torch.cuda.max_memory_allocated() / 2**30 if job.device.type == "cuda" else 0.0
     return {"seconds": spent, "gib": most, "waits_at": waits}
 
 
-def _synchronisations(way: Way, config: PretrainConfig, draws: Draws) -> list[str]:
-    """The places in a step at which the CPU waits for the GPU."""
+def _synchronisations(way: Way, config: PretrainConfig, draw: Draw, device: torch.device) -> list[str]:
+    """The places in a step at which the CPU waits for the GPU; the verdict on the step before is not among them."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
-        _train_step(way, config, draws[0], 0)
+        _train_step(way, config, draw, 0, device)
         torch.cuda.set_sync_debug_mode("default")
     return sorted({f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchroniz" in str(w.message)})
 
@@ -209,9 +221,8 @@ def curves(job: Job) -> Result:
         most = len(losses["float32"]) if losses else 3 if job.is_dry else 2000
         while len(found) < most and (losses or not found or time.perf_counter() - begun < job.seconds / 2):
             number = len(found)
-            (draw,) = move([text.draw(number)], job.device)
             with gpu.using(job.way):
-                found.append(_train_step(way, config, draw, number, precision))
+                found.append(_train_step(way, config, text.draw(number), number, job.device, precision))
         losses[precision] = torch.stack(found).double().cpu()
     steps = len(losses["bf16"])
     block = max(1, steps // 20)
@@ -243,8 +254,7 @@ def waiting(job: Job) -> Result:
         batch = next(batches)
         waited += time.perf_counter() - start
         with gpu.using(job.way):
-            (draw,) = move([(batch, candidates)], job.device)
-            _train_step(way, config, draw, steps).item()  # as the trainer does, to see that it is finite
+            _train_step(way, config, (batch, candidates), steps, job.device)
         steps += 1
     share = waited / (time.perf_counter() - begun)
     print(f"{share:.2%} of {steps - warm} steps' time at {config.data.lanes} lanes was waiting for data")

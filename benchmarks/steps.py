@@ -23,7 +23,7 @@ from pipeline.data.lanes import TrainLanes
 from pipeline.data.windows import Batch, BatchMaker, TrainWindows, Vocabulary
 from pipeline.model.bilm import BiLM, DropoutKey, States, detach
 from pipeline.model.sampler import LogUniformSampler
-from pipeline.model.softmax import Candidates, find_places
+from pipeline.model.softmax import Candidates, Places, find_places
 from pipeline.train.heap import keep_freed_memory
 from pipeline.train.optimizer import build_optimizer, clip_global_norm_
 from pipeline.train.rows import RowGradients
@@ -48,11 +48,11 @@ class Clock:
 
 
 class Way(Protocol):
-    """How a step is computed."""
+    """How a step is computed. lengths, places: as StepInputs has them, where the CPU has said them beforehand."""
 
-    def encode(self, batch: Batch) -> Tensor: ...
+    def encode(self, batch: Batch, lengths: Tensor | None = None) -> Tensor: ...
     def read(self, x: Tensor, step: int, dropout: float) -> Tensor: ...
-    def loss(self, y: Tensor, batch: Batch, candidates: Candidates) -> Tensor: ...
+    def loss(self, y: Tensor, batch: Batch, candidates: Candidates, places: Places | None = None) -> Tensor: ...
     def update(self) -> None: ...
 
 
@@ -67,20 +67,21 @@ class Ours:
         self.states: States = bilm.initial_states(config.data.lanes)
         self._loss = torch.zeros(())
 
-    def encode(self, batch: Batch) -> Tensor:
-        return torch.nn.functional.embedding(batch.index, self.bilm.encoder(batch.characters))
+    def encode(self, batch: Batch, lengths: Tensor | None = None) -> Tensor:
+        words = self.bilm.encoder(batch.characters, lengths).to(self.states[0].h.dtype)
+        return torch.nn.functional.embedding(batch.index, words)
 
     def read(self, x: Tensor, step: int, dropout: float) -> Tensor:
         outputs, states = self.bilm.read(x, self.states, DropoutKey(0, step, 0) if dropout else None)
         self.states = detach(states)
         return outputs[-1]
 
-    def loss(self, y: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
+    def loss(self, y: Tensor, batch: Batch, candidates: Candidates, places: Places | None = None) -> Tensor:
         targets = batch.targets.flatten(1)
-        rows = self.bilm.softmax.touched_rows(find_places(candidates.ids, targets))
+        rows = self.bilm.softmax.touched_rows(places or find_places(candidates.ids, targets))
         self.rows.collect(rows, targets)
         loss = self.bilm.softmax.sampled_loss(y.flatten(1, 2), targets, candidates, rows).mean()
-        self._loss = loss.detach()
+        self._loss = loss.detach().unsqueeze(0)
         self.rows.start_after_backward(self._loss)
         return loss
 
@@ -104,7 +105,7 @@ class Plain:
         )
         self.states: list[State | None] = [None] * len(bilm.cells)
 
-    def encode(self, batch: Batch) -> Tensor:
+    def encode(self, batch: Batch, lengths: Tensor | None = None) -> Tensor:
         return self.bilm.encode(batch.characters[batch.index])
 
     def read(self, x: Tensor, step: int, dropout: float) -> Tensor:
@@ -112,7 +113,7 @@ class Plain:
         self.states = [state and (state[0].detach(), state[1].detach()) for state in states]
         return y
 
-    def loss(self, y: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
+    def loss(self, y: Tensor, batch: Batch, candidates: Candidates, places: Places | None = None) -> Tensor:
         targets = batch.targets.transpose(1, 2).flatten(1)  # lane by lane, as the cell gives its outputs
         return self.bilm.loss(y.flatten(1, 2), targets, candidates)
 

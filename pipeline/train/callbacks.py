@@ -21,7 +21,7 @@ from pipeline import signals
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.windows import EvaluationWindows
 from pipeline.train.checkpoint import CheckpointFolder, Record
-from pipeline.train.collectives import max_over_ranks
+from pipeline.train.collectives import max_over_ranks, world_size
 from pipeline.train.module import BiLMModule
 from pipeline.train.norms import StepNorms
 from pipeline.train.run_folder import Writer
@@ -262,11 +262,13 @@ class ObeySwitches(StepCallback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, BiLMModule)
+        pl_module.asked = self._switches.asked
         steps = [sign * max_over_ranks(sign * pl_module.step, pl_module.device) for sign in (1, -1)]
         assert steps[0] == steps[1], f"ranks read different checkpoints: steps {steps[1]} to {steps[0]}"
 
     def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
-        asked = max_over_ranks(self._switches.asked(), module.device)
+        asked = module.heard if world_size() > 1 else self._switches.asked()
+        module.heard = 0
         if module.is_over:
             trainer.should_stop = True
         if not is_to_save(asked) or module.is_over:

@@ -1,6 +1,7 @@
 """The LightningModule: one window in, one loss out; states and gradients kept the way the run's promises need."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,16 +13,17 @@ from pipeline.config import PretrainConfig
 from pipeline.data.lanes import cold_starts
 from pipeline.data.windows import Batch
 from pipeline.model.bilm import BiLM, DropoutKey, States, Window, detach
-from pipeline.model.gpu import uses_kernels
+from pipeline.model.gpu import upload, uses_kernels
 from pipeline.model.lstmp import LSTMP, LSTMPState
 from pipeline.model.sampler import LogUniformSampler
 from pipeline.model.softmax import Candidates
-from pipeline.train.collectives import broadcast_, new_group
+from pipeline.train.collectives import broadcast_, new_group, world_size
 from pipeline.train.freeze import Freeze
 from pipeline.train.norms import StepNorms
 from pipeline.train.optimizer import RowOptimizer, build_optimizer, clip_global_norm_, lr_factor
 from pipeline.train.rows import RowGradients
 from pipeline.train.step_inputs import StepInputs, step_inputs
+from pipeline.train.switches import as_votes, most_asked
 from pipeline.train.verdict import Verdict
 
 _CANDIDATE_SITE = 1  # keeps the candidates' random numbers apart from those of the order
@@ -46,6 +48,9 @@ class BiLMModule(pl.LightningModule):
         self._sampler = LogUniformSampler(bilm.softmax.vocab_size, config.softmax.num_samples) if sampled else None
         self._candidates: tuple[int, Candidates] | None = None
         self._step_loss: Tensor | None = None  # of the lane groups so far
+        self._report: Tensor | None = None
+        self.asked: Callable[[], int] = lambda: 0  # what this rank is asked for (switches.py)
+        self.heard = 0  # the most that any rank was asked for, of several, by the verdicts since it was obeyed
         self._verdict: Verdict | None = None  # of the last step, unless it is settled
         self._losses: list[float] = []
         self.loss = math.nan  # mean over ranks, lanes and directions of the last step, nats
@@ -106,9 +111,16 @@ class BiLMModule(pl.LightningModule):
         loss = self._loss(outputs[-1], inputs).mean()
         share = loss.detach() / self.config.lane_groups
         self._step_loss = share if self._step_loss is None else self._step_loss + share
-        if self._sampler is not None and group == self.config.lane_groups - 1:
-            self.rows.start_after_backward(self._step_loss)
+        if group == self.config.lane_groups - 1:
+            self._report, self._step_loss = self._report_of(self._step_loss), None
+            if self._sampler is not None:
+                self.rows.start_after_backward(self._report)
         return loss * self.config.data.window
+
+    def _report_of(self, loss: Tensor) -> Tensor:
+        """(n,): what ranks sum up beside their rows: the loss, and what each is asked for, so that none talks twice."""
+        votes = [upload(as_votes(self.asked()), loss.device)] if world_size() > 1 else []
+        return torch.cat([loss.unsqueeze(0), *votes])
 
     def _with_cold_starts(self, batch: Batch) -> Batch:
         """The lanes that data.cold_start_share falls on join those that the batch starts cold."""
@@ -140,14 +152,13 @@ class BiLMModule(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """All gradients of the step are here: exchange the rows, clip once, or drop the step if it is not finite."""
-        assert isinstance(optimizer, RowOptimizer) and self._step_loss is not None
+        assert isinstance(optimizer, RowOptimizer) and self._report is not None
         self.settle()
         # The loss travels with the rows, so that every rank comes to the same verdict.
-        loss = self.rows.finish(self._step_loss)
-        self._step_loss = None
+        report, self._report = self.rows.finish(self._report), None
         self.frozen.drop_gradients(self.bilm, self.step)
         norm = clip_global_norm_(list(self.bilm.parameters()), self.config.optimizer.clip_norm)
-        optimizer.good = self._judge(Verdict(self.step, loss, norm), optimizer)
+        optimizer.good = self._judge(Verdict(self.step, report, norm), optimizer)
         optimizer.schedule(lr_factor(self.config.optimizer, self.step, self.total_steps))
         if self.norms is not None:
             self.norms.before_update(self.step + 1, self.grad_norm)
@@ -172,7 +183,8 @@ class BiLMModule(pl.LightningModule):
         """
         if self._verdict is None:
             return True
-        (self.loss, self.grad_norm), step, self._verdict = self._verdict.read(), self._verdict.step, None
+        (self.grad_norm, self.loss, votes), step = self._verdict.read(), self._verdict.step
+        self._verdict, self.heard = None, max(self.heard, most_asked(votes))
         self._losses.append(self.loss)
         if math.isfinite(self.loss) and math.isfinite(self.grad_norm):
             self.bad_steps_in_a_row = 0
@@ -201,9 +213,10 @@ class BiLMModule(pl.LightningModule):
 
 def _where_finite(groups: list[States | None], good: Tensor | None) -> list[States | None]:
     """States after a bad step: what is not finite starts cold. After a good one (good is 1) they stay as they are."""
+    is_good = None if good is None else good.bool()
 
     def settled(values: Tensor) -> Tensor:
         finite = torch.nan_to_num(values, 0.0, 0.0, 0.0)
-        return finite if good is None else torch.where(good.bool(), values, finite)
+        return finite if is_good is None else torch.where(is_good, values, finite)
 
     return [states and [LSTMPState(settled(h), settled(c)) for h, c in states] for states in groups]

@@ -11,12 +11,12 @@ from pipeline.train.collectives import Group, Pending, mean_over_ranks_, start_a
 
 @dataclass
 class _Sum:
-    """The rows of a step on their way: their ids (R,), one buffer of weights (R, P) and biases (R,), and the loss."""
+    """The rows of a step on their way: ids (R,), one buffer of weights (R, P) and biases (R,), and a report (n,)."""
 
     ids: Tensor
     buffer: Tensor
     width: int
-    loss: Tensor
+    report: Tensor
     pending: list[Pending]
 
     @property
@@ -35,7 +35,7 @@ class _Sum:
         self.buffer = self.buffer.to(dtype)
         if world_size() > 1:
             self.buffer.div_(world_size())
-            self.loss = self.loss / world_size()
+            self.report = self.report / world_size()
 
 
 class RowGradients:
@@ -63,22 +63,22 @@ class RowGradients:
         self._collected.append(rows)
         self._targets.append(start_all_gather(targets.flatten().to(torch.int32), self._group))
 
-    def start_after_backward(self, loss: Tensor) -> None:
-        """Called with the step's loss (scalar) once all lane groups are collected, before the last one's backward."""
+    def start_after_backward(self, report: Tensor) -> None:
+        """Called once all lane groups are collected, before the last one's backward. report (n,): travels along."""
         waiting = [self._collected[-1].weight, self._collected[-1].bias]
 
         def one_more(leaf: Tensor) -> None:
             waiting.pop()
             if not waiting:
-                self._start(loss)
+                self._start(report)
 
         for leaf in list(waiting):
             leaf.register_post_accumulate_grad_hook(one_more)
 
-    def _start(self, loss: Tensor) -> None:
+    def _start(self, report: Tensor) -> None:
         ids = self._union()
         width = self._softmax.weight.shape[1]
-        total = _Sum(ids, self._softmax.weight.new_zeros(len(ids) * (width + 1)), width, loss.clone(), [])
+        total = _Sum(ids, self._softmax.weight.new_zeros(len(ids) * (width + 1)), width, report.clone(), [])
         for rows in self._collected:
             assert rows.weight.grad is not None and rows.bias.grad is not None
             place = torch.searchsorted(ids, rows.ids)
@@ -86,7 +86,7 @@ class RowGradients:
             total.bias.index_add_(0, place, rows.bias.grad)
         if world_size() > 1:
             total.buffer = total.buffer.to(self._dtype)
-        total.pending = [start_all_reduce(values, self._group) for values in (total.buffer, total.loss)]
+        total.pending = [start_all_reduce(values, self._group) for values in (total.buffer, total.report)]
         self._sum = total
         self._collected.clear()
 
@@ -101,23 +101,23 @@ class RowGradients:
         self._targets.clear()
         return parts[0] if len(parts) == 1 else torch.unique(torch.cat(parts))
 
-    def finish(self, loss: Tensor) -> Tensor:
-        """Set the table's gradients, means over ranks; returns the mean over ranks of the step's loss (scalar)."""
+    def finish(self, report: Tensor) -> Tensor:
+        """Set the table's gradients, means over ranks; returns the report's mean over ranks too."""
         if self._sum is None:
-            return self._finish_dense(loss)
+            return self._finish_dense(report)
         total, self._sum = self._sum, None
         total.finish(self._softmax.weight.dtype)
         self._softmax.weight.grad = _sparse(total.ids, total.weight, self._softmax.weight)
         self._softmax.bias.grad = _sparse(total.ids, total.bias, self._softmax.bias)
-        return total.loss
+        return total.report
 
-    def _finish_dense(self, loss: Tensor) -> Tensor:
+    def _finish_dense(self, report: Tensor) -> Tensor:
         """Under the full softmax every word is touched: the table's gradient is dense."""
         for parameter in self._softmax.parameters():
             assert parameter.grad is not None
             mean_over_ranks_(parameter.grad)
-        mean_over_ranks_(loss)
-        return loss
+        mean_over_ranks_(report)
+        return report
 
 
 def _sparse(ids: Tensor, values: Tensor, parameter: Tensor) -> Tensor:

@@ -3,13 +3,18 @@
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from pipeline import signals
 
 STOP, SAVE = "stop", "save"  # files in the run's folder, made with `touch`; gone once they were obeyed
 _LOOK_SECONDS = 2.0
 _NOTHING, _SAVE, _STOP, _SIGNAL = range(4)  # a signal s is _SIGNAL + s, so that rank 0 learns which it was
+_NUMBERS = _SIGNAL + signal.NSIG
 
 
 class Switches:
@@ -32,6 +37,16 @@ class Switches:
     def obeyed(self, asked: int) -> None:
         if self._run_dir is not None and asked in (_STOP, _SAVE):
             (self._run_dir / (STOP if asked == _STOP else SAVE)).unlink(missing_ok=True)
+
+
+def as_votes(asked: int) -> Tensor:
+    """(numbers,) float32: what a rank was asked for, to be summed over ranks with other values on their way."""
+    return torch.zeros(_NUMBERS).index_fill_(0, torch.tensor([asked]), 1.0)
+
+
+def most_asked(votes: Sequence[float]) -> int:
+    """The largest that any rank was asked for. votes: their sum or mean over ranks; none: nothing was asked."""
+    return max((number for number, count in enumerate(votes) if count > 0), default=_NOTHING)
 
 
 def is_to_save(asked: int) -> bool:

@@ -46,9 +46,18 @@ class _Backend(backend_registration._DummyBackendModule):
 
 _PARTS = _Backend(), backend_registration._DummyPrivateUse1Hook(), backend_registration._DummyDeviceGuard()
 backend_registration._setup_privateuseone_for_python_backend("paper", *_PARTS)
-_LIBRARY = torch.library.Library("_", "IMPL", "AutocastPrivateUse1")
-_LIBRARY.fallback(torch.library.fallthrough_kernel)
 DEVICE = torch.device("paper:0")
+
+
+def _linear_in_bf16(*tensors: Tensor) -> Tensor:
+    with torch.autocast("paper", enabled=False):
+        return torch.nn.functional.linear(*(x.to(torch.bfloat16) for x in tensors))
+
+
+_AUTOCAST = torch.library.Library("_", "IMPL", "AutocastPrivateUse1")
+_AUTOCAST.fallback(torch.library.fallthrough_kernel)
+_OPERATIONS = torch.library.Library("aten", "IMPL")  # of all that autocast is for, what the model leaves to it
+_OPERATIONS.impl("linear", _linear_in_bf16, "AutocastPrivateUse1")
 
 
 class Log:
@@ -168,14 +177,14 @@ def _interpret_on_paper() -> None:
 def _note_verdicts(module: BiLMModule) -> None:
     read = Verdict.read
 
-    def noted(verdict: Verdict) -> tuple[float, float]:
+    def noted(verdict: Verdict) -> tuple[float, float, list[float]]:
         LOG.verdicts.append((verdict.step, module.step))
         return read(verdict)
 
     Verdict.read = noted  # type: ignore[method-assign]
 
 
-def train(module: BiLMModule, windows: list[Any], device: torch.device) -> list[float]:
+def train(module: BiLMModule, windows: list[Any], device: torch.device, in_bf16: bool) -> list[float]:
     """As Lightning does; losses of the steps."""
     module.on_fit_start()
     optimizer = module.configure_optimizers()
@@ -183,7 +192,9 @@ def train(module: BiLMModule, windows: list[Any], device: torch.device) -> list[
     for batch in windows:
         LOG.launches = LOG.recorded = 0
         inputs = module.transfer_batch_to_device(batch, device, 0)
-        module.training_step(inputs, 0).backward()
+        with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16):
+            loss = module.training_step(inputs, 0)
+        loss.backward()
         module.on_before_optimizer_step(optimizer)
         optimizer.step()
         optimizer.zero_grad()
@@ -197,14 +208,14 @@ def main(dataset: Path, *pairs: str) -> None:
     torch.manual_seed(1)
     bilm = BiLM(config.model, size)
     on_cpu = BiLMModule(config, copy.deepcopy(bilm), STEPS)
-    expected = train(on_cpu, windows, torch.device("cpu"))
+    expected = train(on_cpu, windows, torch.device("cpu"), False)
     _interpret_on_paper()
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=) too is a tensor that is sent
     with PaperGPU(), gpu.using("kernels"):
         module = BiLMModule(config, bilm.to(DEVICE), STEPS)
         _note_verdicts(module)
         LOG.waits.clear()
-        losses = train(module, windows, DEVICE)
+        losses = train(module, windows, DEVICE, config.train.precision == "bf16-mixed")
     worst = max(
         float((ours.value - theirs).detach().norm() / theirs.detach().norm().clamp(min=1e-3))
         for ours, theirs in zip(bilm.parameters(), on_cpu.bilm.parameters(), strict=True)  # type: ignore[misc]

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,10 +16,11 @@ WAYS = {
     "fast": ["configs/fast.yaml", "data.cold_start_share=0.3"],
     "bilm-tf": ["configs/original.yaml", "softmax.candidates=per_direction"],
     "full": ["configs/original.yaml", "softmax.kind=full"],
+    "bf16": ["configs/original.yaml", "train.precision=bf16-mixed"],
 }
 
 
-def on_paper(dataset: Path, *settings: str) -> dict[str, object]:
+def on_paper(dataset: Path, *settings: str) -> dict[str, Any]:
     """Of three steps on a GPU that is none: see paper_gpu."""
     command = [sys.executable, "-m", "tests.train.paper_gpu", str(dataset), *settings]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
@@ -29,12 +31,13 @@ def on_paper(dataset: Path, *settings: str) -> dict[str, object]:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_step_learns_as_on_a_cpu_and_waits_only_for_the_verdict_on_the_one_before(dataset: Path, way: str) -> None:
-    found = on_paper(dataset, *WAYS[way][:1], *SMALL, *WAYS[way][1:])
-    assert found["losses"] == pytest.approx(found["expected"], rel=1e-5) and len(found["losses"]) == 3  # type: ignore[arg-type]
-    assert found["worst_weight"] < 1e-4  # type: ignore[operator]
+    found: dict[str, Any] = on_paper(dataset, *WAYS[way][:1], *SMALL, *WAYS[way][1:])
+    rounding = 5e-3 if way == "bf16" else 1e-5
+    assert found["losses"] == pytest.approx(found["expected"], rel=rounding) and len(found["losses"]) == 3
+    assert found["worst_weight"] < 30 * rounding
     assert found["waits"] == {"verdict.py:read by tolist": 3}
     assert found["verdicts"] == [[0, 1], [1, 2], [2, 3]]
-    assert 100 < found["launches"] < 400 and found["recorded"] == 2 * 2 * 3 * 4  # type: ignore[operator]
+    assert 100 < found["launches"] < 400 and found["recorded"] == 2 * 2 * 3 * 4
 
 
 def test_a_step_whose_norms_are_looked_at_waits_for_its_own_verdict(dataset: Path) -> None:
