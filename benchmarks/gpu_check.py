@@ -54,7 +54,7 @@ def results_of(config: PretrainConfig, bilm: BiLM, draws: list[Draw], precision:
     """Losses of windows in a row, the states after them, the last one's gradients and the weights after its update."""
     way, found = OursAt(config, bilm), {}
     for number, draw in enumerate(draws):
-        inputs = step_inputs(*draw, bilm.device)
+        inputs = step_inputs(*draw).to(bilm.device)
         assert inputs.candidates is not None
         way.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(bilm.device.type, torch.bfloat16, enabled=precision == "bf16"):

@@ -24,9 +24,9 @@ from pipeline.config import PretrainConfig
 from pipeline.data.datamodule import StepBatches
 from pipeline.model import gpu
 from pipeline.model.bilm import BiLM
-from pipeline.model.softmax import Candidates, Softmax
+from pipeline.model.softmax import Softmax
 from pipeline.read_config import load
-from pipeline.train.step_inputs import StepInputs, step_inputs
+from pipeline.train.step_inputs import Preparation, StepInputs, step_inputs
 
 Result = dict[str, Any]
 
@@ -121,20 +121,19 @@ def _way(name: str, config: PretrainConfig, bilm: BiLM) -> Way:
     return way
 
 
-def _sent(way: Way, draw: Draw, device: torch.device) -> StepInputs:
-    """What the way needs of a draw, on its way to the device."""
+def _inputs(way: Way, draw: Draw, device: torch.device) -> StepInputs:
+    """What the way reads of a draw, still on the CPU, as the loader makes it for a device."""
     batch, candidates = draw
-    if isinstance(way, OursAt):
-        return step_inputs(batch, candidates, device)
-    words = Candidates(*(gpu.upload(part, device) for part in candidates))
-    return StepInputs(batch.to(device), torch.empty(0), words, None)
+    ours = isinstance(way, OursAt)
+    inputs = step_inputs(batch, candidates) if ours else StepInputs(batch, torch.empty(0), candidates)
+    return inputs.pin_memory() if device.type == "cuda" else inputs
 
 
 def _train_step(
-    way: Way, config: PretrainConfig, draw: Draw, number: int, device: torch.device, precision: str = "bf16"
+    way: Way, config: PretrainConfig, inputs: StepInputs, number: int, device: torch.device, precision: str = "bf16"
 ) -> torch.Tensor:
     """The step is under way; its loss is not waited for."""
-    inputs = _sent(way, draw, device)
+    inputs = inputs.to(device)
     assert inputs.candidates is not None
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         y = way.read(way.encode(inputs.batch, inputs.lengths).float(), number, config.model.dropout)
@@ -182,30 +181,29 @@ def _speed_of(job: Job, name: str, config: PretrainConfig, bilm: BiLM, draws: li
     mode = "kernels" if mode == "graphs" and job.is_dry else mode
     try:
         way, numbers = _way(name, config, bilm), count()
-        if job.device.type == "cuda":  # as a loader's batches are
-            draws = [(batch.pin_memory(), candidates) for batch, candidates in draws]
+        inputs = [_inputs(way, draw, job.device) for draw in draws]
         with gpu.using(mode):
 
             def run() -> None:
                 number = next(numbers)
-                _train_step(way, config, draws[number % len(draws)], number, job.device)
+                _train_step(way, config, inputs[number % len(inputs)], number, job.device)
 
             for _ in range(1 if job.is_dry else 4):  # compiles, then records
                 run()
             spent = job.median_seconds(run, seconds)
-            waits = _synchronisations(way, config, draws[0], job.device) if job.device.type == "cuda" else []
+            waits = _synchronisations(way, config, inputs[0], job.device) if job.device.type == "cuda" else []
     except (torch.OutOfMemoryError, RuntimeError) as error:
         return {"failed": f"{type(error).__name__}: {error}"}
     most = torch.cuda.max_memory_allocated() / 2**30 if job.device.type == "cuda" else 0.0
     return {"seconds": spent, "gib": most, "waits_at": waits}
 
 
-def _synchronisations(way: Way, config: PretrainConfig, draw: Draw, device: torch.device) -> list[str]:
+def _synchronisations(way: Way, config: PretrainConfig, inputs: StepInputs, device: torch.device) -> list[str]:
     """The places in a step at which the CPU waits for the GPU; the verdict on the step before is not among them."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
-        _train_step(way, config, draw, 0, device)
+        _train_step(way, config, inputs, 0, device)
         torch.cuda.set_sync_debug_mode("default")
     return sorted({f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchroniz" in str(w.message)})
 
@@ -222,7 +220,8 @@ def curves(job: Job) -> Result:
         while len(found) < most and (losses or not found or time.perf_counter() - begun < job.seconds / 2):
             number = len(found)
             with gpu.using(job.way):
-                found.append(_train_step(way, config, text.draw(number), number, job.device, precision))
+                inputs = _inputs(way, text.draw(number), job.device)
+                found.append(_train_step(way, config, inputs, number, job.device, precision))
         losses[precision] = torch.stack(found).double().cpu()
     steps = len(losses["bf16"])
     block = max(1, steps // 20)
@@ -237,24 +236,24 @@ def curves(job: Job) -> Result:
 def waiting(job: Job) -> Result:
     config = job.config(f"data.lanes={job.lanes[0]}")
     text, warm = Text(config, job.vocabulary), 1 if job.is_dry else 10
+    dataset = StepBatches(text.windows, [range(config.data.lanes)], Preparation(config, job.vocabulary))
     batches = iter(DataLoader(
-        StepBatches(text.windows, [range(config.data.lanes)]), sampler=range(1 << 30), batch_size=None,
+        dataset, sampler=range(1 << 30), batch_size=None,
         num_workers=config.data.workers, prefetch_factor=4 if config.data.workers else None,
         pin_memory=job.device.type == "cuda",
     ))  # fmt: skip
     torch.manual_seed(0)
     with job.device:
         way = OursAt(config, BiLM(config.model, job.vocabulary))
-    _, candidates = text.draw(0)
     waited, begun, steps = 0.0, time.perf_counter(), 0
     while steps < warm + 2 or time.perf_counter() - begun < job.seconds:
         if steps == warm:
             begun, waited = time.perf_counter(), 0.0
         start = time.perf_counter()
-        batch = next(batches)
+        inputs = next(batches)
         waited += time.perf_counter() - start
         with gpu.using(job.way):
-            _train_step(way, config, (batch, candidates), steps, job.device)
+            _train_step(way, config, inputs, steps, job.device)
         steps += 1
     share = waited / (time.perf_counter() - begun)
     print(f"{share:.2%} of {steps - warm} steps' time at {config.data.lanes} lanes was waiting for data")

@@ -3,8 +3,9 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -42,15 +43,20 @@ def evaluation_windows(
 
 
 @dataclass
-class StepBatches(Dataset[Batch]):
-    """Batch i is lane group i % groups of step i // groups: a map-style dataset that any worker can serve."""
+class StepBatches(Dataset[Any]):
+    """Batch i is lane group i % groups of step i // groups: a map-style dataset that any worker can serve.
+
+    prepare: what a worker makes of a batch before it hands it over.
+    """
 
     windows: Windows
     groups: list[range]
+    prepare: Callable[[Batch], Any] | None = None
 
-    def __getitem__(self, item: int) -> Batch:
+    def __getitem__(self, item: int) -> Any:
         step, group = divmod(item, len(self.groups))
-        return self.windows.batch(step, self.groups[group])
+        batch = self.windows.batch(step, self.groups[group])
+        return batch if self.prepare is None else self.prepare(batch)
 
 
 @dataclass
@@ -86,19 +92,19 @@ class BiLMDataModule(pl.LightningDataModule):
 
     def __init__(
         self, windows: Windows, config: DataConfig, lane_groups: int, start_step: int,
-        total_steps: int,
+        total_steps: int, prepare: Callable[[Batch], Any] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self._windows, self._config, self._lane_groups = windows, config, lane_groups
+        self._windows, self._config, self._lane_groups, self._prepare = windows, config, lane_groups, prepare
         self._start_step, self._total_steps = start_step, total_steps
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> DataLoader[Any]:
         assert self.trainer is not None
         share = lane_share(self._config.lanes, self.trainer.global_rank, self.trainer.world_size)
         groups = lane_groups(share, self._lane_groups)
         workers = self._config.workers
         return DataLoader(
-            StepBatches(self._windows, groups),
+            StepBatches(self._windows, groups, self._prepare),
             sampler=_From(self._start_step * len(groups), self._total_steps * len(groups)),
             batch_size=None,
             num_workers=workers,

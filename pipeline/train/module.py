@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,23 +9,17 @@ import torch
 from torch import Tensor
 
 from pipeline.config import PretrainConfig
-from pipeline.data.lanes import cold_starts
-from pipeline.data.windows import Batch
 from pipeline.model.bilm import BiLM, DropoutKey, States, Window, detach
 from pipeline.model.gpu import upload, uses_kernels
 from pipeline.model.lstmp import LSTMP, LSTMPState
-from pipeline.model.sampler import LogUniformSampler
-from pipeline.model.softmax import Candidates
 from pipeline.train.collectives import broadcast_, new_group, world_size
 from pipeline.train.freeze import Freeze
 from pipeline.train.norms import StepNorms
 from pipeline.train.optimizer import RowOptimizer, build_optimizer, clip_global_norm_, lr_factor
 from pipeline.train.rows import RowGradients
-from pipeline.train.step_inputs import StepInputs, step_inputs
+from pipeline.train.step_inputs import Preparation, StepInputs
 from pipeline.train.switches import as_votes, most_asked
 from pipeline.train.verdict import Verdict
-
-_CANDIDATE_SITE = 1  # keeps the candidates' random numbers apart from those of the order
 
 
 class Diverged(RuntimeError):
@@ -34,7 +27,7 @@ class Diverged(RuntimeError):
 
 
 class BiLMModule(pl.LightningModule):
-    """Trains a BiLM on `Batch`es: a step is one window of all lanes, computed in `config.lane_groups` groups."""
+    """Trains a BiLM on `StepInputs`: a step is one window of all lanes, computed in `config.lane_groups` groups."""
 
     def __init__(self, config: PretrainConfig, bilm: BiLM, total_steps: int, freeze: Freeze | None = None) -> None:
         super().__init__()
@@ -44,9 +37,7 @@ class BiLMModule(pl.LightningModule):
         self.states: list[States | None] = [None] * config.lane_groups
         self.optimizer_state: dict[str, Any] | None = None
         self.rows = RowGradients(bilm.softmax)
-        sampled = config.softmax.kind == "sampled"
-        self._sampler = LogUniformSampler(bilm.softmax.vocab_size, config.softmax.num_samples) if sampled else None
-        self._candidates: tuple[int, Candidates] | None = None
+        self.prepare = Preparation(config, bilm.softmax.vocab_size)
         self._step_loss: Tensor | None = None  # of the lane groups so far
         self._report: Tensor | None = None
         self.asked: Callable[[], int] = lambda: 0  # what this rank is asked for (switches.py)
@@ -90,8 +81,8 @@ class BiLMModule(pl.LightningModule):
             layer.one_window_at_a_time = True  # on a GPU its buffers stay, and its steps are replayed
         self.rows.connect(new_group(), torch.bfloat16 if self.config.train.exchanges_bfloat16 else torch.float32)
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> StepInputs:
-        return step_inputs(self._with_cold_starts(batch), self._step_candidates(batch.step), device)
+    def transfer_batch_to_device(self, batch: StepInputs, device: torch.device, dataloader_idx: int) -> StepInputs:
+        return batch.to(device)
 
     def training_step(self, inputs: StepInputs, batch_idx: int) -> Tensor:
         """The loss of one lane group, times the window's length as in bilm-tf (training.py:709-712)."""
@@ -113,7 +104,7 @@ class BiLMModule(pl.LightningModule):
         self._step_loss = share if self._step_loss is None else self._step_loss + share
         if group == self.config.lane_groups - 1:
             self._report, self._step_loss = self._report_of(self._step_loss), None
-            if self._sampler is not None:
+            if inputs.candidates is not None:
                 self.rows.start_after_backward(self._report)
         return loss * self.config.data.window
 
@@ -122,15 +113,6 @@ class BiLMModule(pl.LightningModule):
         votes = [upload(as_votes(self.asked()), loss.device)] if world_size() > 1 else []
         return torch.cat([loss.unsqueeze(0), *votes])
 
-    def _with_cold_starts(self, batch: Batch) -> Batch:
-        """The lanes that data.cold_start_share falls on join those that the batch starts cold."""
-        share = self.config.data.cold_start_share
-        if not share:
-            return batch
-        lanes = range(batch.first_lane, batch.first_lane + batch.index.shape[2])
-        cold = torch.from_numpy(cold_starts(self.config.run.seed, batch.step, lanes, share))
-        return replace(batch, cold=cold if batch.cold is None else batch.cold | cold)
-
     def _loss(self, y: Tensor, inputs: StepInputs) -> Tensor:
         if inputs.candidates is None or inputs.places is None:
             return self.bilm.softmax.full_loss(y.flatten(0, 2).float(), inputs.batch.targets.flatten())
@@ -138,17 +120,6 @@ class BiLMModule(pl.LightningModule):
         rows = self.bilm.softmax.touched_rows(inputs.places)
         self.rows.collect(rows, targets)
         return self.bilm.softmax.sampled_loss(y.flatten(1, 2), targets, inputs.candidates, rows)
-
-    def _step_candidates(self, step: int) -> Candidates | None:
-        """Drawn from (seed, step): the same on all ranks and in all lane groups."""
-        if self._sampler is None:
-            return None
-        if self._candidates is None or self._candidates[0] != step:
-            sets = 1 if self.config.softmax.candidates == "shared" else 2
-            draws = [self._sampler.draw(self.config.run.seed, _CANDIDATE_SITE, step, s) for s in range(sets)]
-            ids = torch.stack([torch.from_numpy(ids) for ids, _ in draws])
-            self._candidates = step, Candidates(ids, torch.tensor([tries for _, tries in draws]))
-        return self._candidates[1]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """All gradients of the step are here: exchange the rows, clip once, or drop the step if it is not finite."""

@@ -191,7 +191,7 @@ def train(module: BiLMModule, windows: list[Any], device: torch.device, in_bf16:
     assert isinstance(optimizer, RowOptimizer)
     for batch in windows:
         LOG.launches = LOG.recorded = 0
-        inputs = module.transfer_batch_to_device(batch, device, 0)
+        inputs = module.transfer_batch_to_device(module.prepare(batch), device, 0)
         with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16):
             loss = module.training_step(inputs, 0)
         loss.backward()

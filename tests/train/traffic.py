@@ -86,7 +86,7 @@ def fit(config: PretrainConfig, vocab_size: int, callback: Callback) -> None:
     torch.manual_seed(0)
     module = BiLMModule(config, BiLM(config.model, vocab_size), steps)
     windows = TrainWindows(data.splits["train"], maker, lanes, config.run.seed)
-    batches = BiLMDataModule(windows, config.data, config.lane_groups, 0, steps)
+    batches = BiLMDataModule(windows, config.data, config.lane_groups, 0, steps, module.prepare)
     build_trainer(config, None, [callback]).fit(module, datamodule=batches)
 
 
