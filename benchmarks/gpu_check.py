@@ -5,49 +5,16 @@ import copy
 import torch
 from torch import Tensor
 
-from benchmarks.steps import Ours
+from benchmarks.gpu_steps import Draw, OursAt
 from pipeline.config import PretrainConfig
-from pipeline.data.windows import Batch
 from pipeline.model import gpu
 from pipeline.model.bilm import BiLM
-from pipeline.model.softmax import Candidates
-from pipeline.train.optimizer import clip_global_norm_
 from pipeline.train.step_inputs import step_inputs
-from pipeline.train.verdict import Verdict
-
-Draw = tuple[Batch, Candidates]
 
 TOLERANCE = {  # norm of the error over the norm of what is right
     "float32": {"result": 1e-4, "gradient": 1e-3, "update": 2e-2},  # updates are small beside the weights they round to
     "bf16": {"result": 3e-2, "gradient": 3e-1, "update": 3e-1},  # what rounding takes over a clip's bound is 0 or not
 }
-
-
-class OursAt(Ours):
-    """Ours as training runs it on a GPU: layers keep their buffers, and the CPU hears of a step a step later."""
-
-    def __init__(self, config: PretrainConfig, bilm: BiLM) -> None:
-        super().__init__(config, bilm)
-        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # as training does
-        for layer in bilm.layers:
-            layer.one_window_at_a_time = True  # type: ignore[assignment]
-        self._verdict: Verdict | None = None
-
-    def update(self) -> None:
-        self._settle()
-        report = self.rows.finish(self._loss)
-        norm = clip_global_norm_(list(self.bilm.parameters()), self.config.optimizer.clip_norm)
-        self._verdict = Verdict(0, report, norm)
-        self.optimizer.good = self._verdict.good if gpu.uses_kernels(self.bilm.softmax.weight) else None
-        if self.optimizer.good is None:
-            self._settle()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def _settle(self) -> None:
-        if self._verdict is not None:
-            self._verdict.read()
-        self._verdict = None
 
 
 def results_of(config: PretrainConfig, bilm: BiLM, draws: list[Draw], precision: str) -> dict[str, Tensor]:

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks.gpu_check import Draw, OursAt, check
-from benchmarks.plain import PlainBiLM
+from benchmarks.gpu_check import check
+from benchmarks.gpu_steps import Draw, OursAt, inputs_of, train_step, way_of
 from benchmarks.rates import needed_flops
-from benchmarks.steps import Plain, Text, Way
+from benchmarks.steps import Text, Way
 from pipeline.characters import PAD
 from pipeline.config import PretrainConfig
 from pipeline.data.datamodule import StepBatches
@@ -26,7 +26,7 @@ from pipeline.model import gpu
 from pipeline.model.bilm import BiLM
 from pipeline.model.softmax import Softmax
 from pipeline.read_config import load
-from pipeline.train.step_inputs import Preparation, StepInputs, step_inputs
+from pipeline.train.step_inputs import Preparation, StepInputs
 
 Result = dict[str, Any]
 
@@ -106,43 +106,6 @@ def check_numbers(job: Job) -> Result:
     return {"rows": rows, "unique_words": words, "right": all(row["right"] for row in rows)}
 
 
-def _way(name: str, config: PretrainConfig, bilm: BiLM) -> Way:
-    if name in gpu.MODES:
-        return OursAt(config, bilm)
-    plain = PlainBiLM(bilm).to(bilm.device)
-    if name == "compiled loop":
-        for cell in plain.cells:
-            cell.compile(backend="inductor" if bilm.device.type == "cuda" else "eager")
-    way = Plain(config, plain, name != "nn.LSTM")
-    if way.clipped:  # states from the first window on: one compilation instead of two
-        lanes, model = config.data.lanes, config.model
-        shapes = ((lanes, model.projection_dim), (lanes, model.lstm_dim))
-        way.states = [tuple(torch.zeros(s, device=bilm.device) for s in shapes) for _ in plain.cells]
-    return way
-
-
-def _inputs(way: Way, draw: Draw, device: torch.device) -> StepInputs:
-    """What the way reads of a draw, still on the CPU, as the loader makes it for a device."""
-    batch, candidates = draw
-    ours = isinstance(way, OursAt)
-    inputs = step_inputs(batch, candidates) if ours else StepInputs(batch, torch.empty(0), candidates)
-    return inputs.pin_memory() if device.type == "cuda" else inputs
-
-
-def _train_step(
-    way: Way, config: PretrainConfig, inputs: StepInputs, number: int, device: torch.device, precision: str = "bf16"
-) -> torch.Tensor:
-    """The step is under way; its loss is not waited for."""
-    inputs = inputs.to(device)
-    assert inputs.candidates is not None
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        y = way.read(way.encode(inputs.batch, inputs.lengths).float(), number, config.model.dropout)
-        loss = way.loss(y, inputs.batch, inputs.candidates, inputs.places)
-    (loss * config.data.window).backward()
-    way.update()
-    return loss.detach()
-
-
 def speed(job: Job) -> Result:
     torch.manual_seed(0)
     with job.device:
@@ -180,13 +143,13 @@ def _speed_of(job: Job, name: str, config: PretrainConfig, bilm: BiLM, draws: li
     mode = name if name in gpu.MODES else "plain"
     mode = "kernels" if mode == "graphs" and job.is_dry else mode
     try:
-        way, numbers = _way(name, config, bilm), count()
-        inputs = [_inputs(way, draw, job.device) for draw in draws]
+        way, numbers = way_of(name, config, bilm), count()
+        inputs = [inputs_of(way, draw, job.device) for draw in draws]
         with gpu.using(mode):
 
             def run() -> None:
                 number = next(numbers)
-                _train_step(way, config, inputs[number % len(inputs)], number, job.device)
+                train_step(way, config, inputs[number % len(inputs)], number, job.device)
 
             for _ in range(1 if job.is_dry else 4):  # compiles, then records
                 run()
@@ -203,7 +166,7 @@ def _synchronisations(way: Way, config: PretrainConfig, inputs: StepInputs, devi
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
-        _train_step(way, config, inputs, 0, device)
+        train_step(way, config, inputs, 0, device)
         torch.cuda.set_sync_debug_mode("default")
     return sorted({f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchroniz" in str(w.message)})
 
@@ -220,8 +183,8 @@ def curves(job: Job) -> Result:
         while len(found) < most and (losses or not found or time.perf_counter() - begun < job.seconds / 2):
             number = len(found)
             with gpu.using(job.way):
-                inputs = _inputs(way, text.draw(number), job.device)
-                found.append(_train_step(way, config, inputs, number, job.device, precision))
+                inputs = inputs_of(way, text.draw(number), job.device)
+                found.append(train_step(way, config, inputs, number, job.device, precision))
         losses[precision] = torch.stack(found).double().cpu()
     steps = len(losses["bf16"])
     block = max(1, steps // 20)
@@ -253,7 +216,7 @@ def waiting(job: Job) -> Result:
         inputs = next(batches)
         waited += time.perf_counter() - start
         with gpu.using(job.way):
-            _train_step(way, config, inputs, steps, job.device)
+            train_step(way, config, inputs, steps, job.device)
         steps += 1
     share = waited / (time.perf_counter() - begun)
     print(f"{share:.2%} of {steps - warm} steps' time at {config.data.lanes} lanes was waiting for data")

@@ -1,0 +1,80 @@
+"""Training steps on a GPU: ours as training runs it, and the plain ways it is compared with."""
+
+import torch
+
+from benchmarks.plain import PlainBiLM
+from benchmarks.steps import Ours, Plain, Way
+from pipeline.config import PretrainConfig
+from pipeline.data.windows import Batch
+from pipeline.model import gpu
+from pipeline.model.bilm import BiLM
+from pipeline.model.softmax import Candidates
+from pipeline.train.optimizer import clip_global_norm_
+from pipeline.train.step_inputs import StepInputs, step_inputs
+from pipeline.train.verdict import Verdict
+
+Draw = tuple[Batch, Candidates]
+
+
+class OursAt(Ours):
+    """Ours as training runs it on a GPU: layers keep their buffers, and the CPU hears of a step a step later."""
+
+    def __init__(self, config: PretrainConfig, bilm: BiLM) -> None:
+        super().__init__(config, bilm)
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # as training does
+        for layer in bilm.layers:
+            layer.one_window_at_a_time = True  # type: ignore[assignment]
+        self._verdict: Verdict | None = None
+
+    def update(self) -> None:
+        self._settle()
+        report = self.rows.finish(self._loss)
+        norm = clip_global_norm_(list(self.bilm.parameters()), self.config.optimizer.clip_norm)
+        self._verdict = Verdict(0, report, norm)
+        self.optimizer.good = self._verdict.good if gpu.uses_kernels(self.bilm.softmax.weight) else None
+        if self.optimizer.good is None:
+            self._settle()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _settle(self) -> None:
+        if self._verdict is not None:
+            self._verdict.read()
+        self._verdict = None
+
+
+def way_of(name: str, config: PretrainConfig, bilm: BiLM) -> Way:
+    if name in gpu.MODES:
+        return OursAt(config, bilm)
+    plain = PlainBiLM(bilm).to(bilm.device)
+    if name == "compiled loop":
+        for cell in plain.cells:
+            cell.compile(backend="inductor" if bilm.device.type == "cuda" else "eager")
+    way = Plain(config, plain, name != "nn.LSTM")
+    if way.clipped:  # states from the first window on: one compilation instead of two
+        lanes, model = config.data.lanes, config.model
+        shapes = ((lanes, model.projection_dim), (lanes, model.lstm_dim))
+        way.states = [tuple(torch.zeros(s, device=bilm.device) for s in shapes) for _ in plain.cells]
+    return way
+
+
+def inputs_of(way: Way, draw: Draw, device: torch.device) -> StepInputs:
+    """What the way reads of a draw, still on the CPU, as the loader makes it for a device."""
+    batch, candidates = draw
+    ours = isinstance(way, OursAt)
+    inputs = step_inputs(batch, candidates) if ours else StepInputs(batch, torch.empty(0), candidates)
+    return inputs.pin_memory() if device.type == "cuda" else inputs
+
+
+def train_step(
+    way: Way, config: PretrainConfig, inputs: StepInputs, number: int, device: torch.device, precision: str = "bf16"
+) -> torch.Tensor:
+    """The step is under way; its loss is not waited for."""
+    inputs = inputs.to(device)
+    assert inputs.candidates is not None
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        y = way.read(way.encode(inputs.batch, inputs.lengths).float(), number, config.model.dropout)
+        loss = way.loss(y, inputs.batch, inputs.candidates, inputs.places)
+    (loss * config.data.window).backward()
+    way.update()
+    return loss.detach()
