@@ -47,7 +47,7 @@ class DataConfig:
         "shared", "one order of the text for both directions: shared; else per_direction [bilm-tf], slower a step"
     )
     cold_start_share: float = option(
-        0.0, "share of lanes that start each step from the zero state, as sentences do in use [the paper: none]"
+        0.01, "share of lanes that start each step from the zero state, as sentences do in use [the paper: 0]"
     )
     vocab_size: int = option(793_471, "words of the softmax, <S> </S> <UNK> included: the lexicon's most frequent")
     vocab_min_count: int = option(3, "a word of the softmax was seen at least so often in training")

@@ -27,8 +27,9 @@ MODEL = [
     "model.projection_dim=16",
 ]  # fmt: skip
 TINY = [
-    *MODEL, "data.lanes=8", "data.window=10", "data.vocab_min_count=1", "data.workers=0", "softmax.num_samples=64",
-    "evaluate.lanes=8", "train.threads=1", "train.accelerator=cpu", "train.log_every_steps=1", "wandb.mode=disabled",
+    *MODEL, "data.lanes=8", "data.window=10", "data.cold_start_share=0", "data.vocab_min_count=1", "data.workers=0",
+    "softmax.num_samples=64", "evaluate.lanes=8", "train.threads=1", "train.accelerator=cpu", "train.log_every_steps=1",
+    "wandb.mode=disabled",
 ]  # fmt: skip
 
 
