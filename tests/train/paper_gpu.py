@@ -11,7 +11,7 @@ import copy
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -162,6 +162,28 @@ def _note(func: Any, name: str, tensors: list[Tensor], here: list[bool], device:
         LOG.launch()
 
 
+def _see_that_it_sees() -> None:
+    """Inside a PaperGPU: what would wait is noted, what would not is not, and devices that are mixed are an error."""
+    there = torch.ones(3, device=DEVICE)
+    waiting: dict[str, Callable[[], Any]] = {
+        "_local_scalar_dense": lambda: float(there.sum()), "index": lambda: there[there > 0], "tolist": there.tolist,
+        "nonzero": lambda: torch.nonzero(there), "_to_copy": lambda: torch.ones(3).to(DEVICE), "copy_": lambda:
+        torch.ones(3).copy_(there), "_unique2": lambda: torch.unique(there),
+    }  # fmt: skip
+    for name, run in waiting.items():
+        LOG.waits.clear()
+        run()
+        assert sum(LOG.waits.values()) == 1 and f"by {name}" in next(iter(LOG.waits)), (name, LOG.waits)
+    LOG.waits.clear()
+    torch.ones(3).to(DEVICE, non_blocking=True).add_(there).mul_(torch.tensor(2.0)).view(1, 3).sum()
+    assert not LOG.waits
+    try:
+        there + torch.ones(3)
+    except AssertionError:
+        return
+    raise AssertionError("devices were mixed and nobody saw it")
+
+
 def _interpret_on_paper() -> None:
     for name in KERNELS:
         kernel = getattr(kernels, name)
@@ -212,6 +234,7 @@ def main(dataset: Path, *pairs: str) -> None:
     _interpret_on_paper()
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=) too is a tensor that is sent
     with PaperGPU(), gpu.using("kernels"):
+        _see_that_it_sees()
         module = BiLMModule(config, bilm.to(DEVICE), STEPS)
         _note_verdicts(module)
         LOG.waits.clear()
