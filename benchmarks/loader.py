@@ -7,8 +7,8 @@ Opening: fresh processes, all at once, each with all that a rank needs for its f
 included. Their memory is what the opening added: a process's own, and that of mapped files, which all processes of a
 node share (its share: mapped pages over the processes that map them).
 Tokens are positions of the text, each read by both directions. Raw windows: lexicon ids, inputs and targets of both
-directions. Finished batches: unique words, their characters, target ids. Received: finished ones by way of a loader
-process of PyTorch's, as in training.
+directions. Finished batches: unique words, their characters, target ids. Received: these with the step's candidates and
+the places of both, by way of a loader process of PyTorch's, as in training.
 """
 
 import cProfile
@@ -28,6 +28,7 @@ from benchmarks.steps import Text
 from pipeline.config import PretrainConfig
 from pipeline.data.datamodule import StepBatches
 from pipeline.read_config import load
+from pipeline.train.step_inputs import Preparation
 
 _MIB = 2.0**20
 _PROFILED = 8
@@ -82,12 +83,13 @@ def _rate(make: Callable[[int], Any], tokens: int, steps: int, seconds: float) -
 def measure_speed(config: PretrainConfig, seconds: float) -> dict[str, float]:
     """Tokens a second at the config's lanes."""
     lanes = range(config.data.lanes)
-    windows = Text(config).windows
+    text = Text(config)
+    windows = text.windows
     tokens, steps = windows.lanes.tokens_per_step, windows.lanes.windows_per_epoch
     raw = _rate(lambda step: windows.stretch(step, lanes), tokens, steps, seconds)
     unique: list[int] = []
     finished = _rate(lambda step: unique.append(len(windows.batch(step, lanes).characters)), tokens, steps, seconds)
-    dataset = StepBatches(windows, [lanes])
+    dataset = StepBatches(windows, [lanes], Preparation(config, text.vocabulary))
     loader = DataLoader(dataset, batch_size=None, sampler=range(steps), num_workers=1, prefetch_factor=4)
     batches = iter(loader)
     next(batches)
