@@ -17,7 +17,7 @@ from pipeline.train.freeze import Freeze
 from pipeline.train.norms import StepNorms
 from pipeline.train.optimizer import RowOptimizer, build_optimizer, clip_global_norm_, lr_factor
 from pipeline.train.rows import RowGradients
-from pipeline.train.step_inputs import Preparation, StepInputs
+from pipeline.train.step_inputs import StepInputs
 from pipeline.train.switches import as_votes, most_asked
 from pipeline.train.verdict import Verdict
 
@@ -37,7 +37,6 @@ class BiLMModule(pl.LightningModule):
         self.states: list[States | None] = [None] * config.lane_groups
         self.optimizer_state: dict[str, Any] | None = None
         self.rows = RowGradients(bilm.softmax)
-        self.prepare = Preparation(config, bilm.softmax.vocab_size)
         self._step_loss: Tensor | None = None  # of the lane groups so far
         self._report: Tensor | None = None
         self.asked: Callable[[], int] = lambda: 0  # what this rank is asked for (switches.py)

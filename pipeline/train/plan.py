@@ -19,6 +19,7 @@ from pipeline.model.bilm import BiLM
 from pipeline.train.checkpoint import CheckpointFolder
 from pipeline.train.freeze import Freeze
 from pipeline.train.run_folder import run_identity
+from pipeline.train.step_inputs import Preparation
 from pipeline.train.trainer import global_rank
 
 
@@ -68,7 +69,7 @@ class Plan:
     """corpus: trained on, and validated by its held-out text. general: read by other lanes of each batch, if any.
 
     vocabulary: makes the target words for a checkpoint. start: gives new weights their first values, where they are
-    not the seed's. notes: told at the start.
+    not the seed's. notes: told at the start. prepare: makes batches ready, in the loader's processes.
     """
 
     config: PretrainConfig
@@ -86,6 +87,10 @@ class Plan:
     start: Callable[[BiLM], None] | None = None
     report: Report | None = None
     notes: list[str] = field(default_factory=list)
+    prepare: Preparation = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.prepare = Preparation(self.config, self.vocab_size)  # what it refuses is refused before a folder is taken
 
     @property
     def windows(self) -> Windows:

@@ -114,7 +114,7 @@ def _fit(
 ) -> tuple[int, str]:
     """The step of the last checkpoint, and what stopped the run before its end, if anything did."""
     config = plan.config
-    data = BiLMDataModule(plan.windows, config.data, config.lane_groups, module.step, plan.total_steps, module.prepare)
+    data = BiLMDataModule(plan.windows, config.data, config.lane_groups, module.step, plan.total_steps, plan.prepare)
     metrics = Metrics(tracker, plan.corpus.lanes)
     is_start = plan.start is not None and not is_resumed
     validation = Validation(plan.validation_windows, tracker, metrics, watchdog, is_start)

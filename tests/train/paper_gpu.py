@@ -29,6 +29,7 @@ from pipeline.model.bilm import BiLM
 from pipeline.read_config import load
 from pipeline.train.module import BiLMModule
 from pipeline.train.optimizer import RowOptimizer
+from pipeline.train.step_inputs import Preparation, StepInputs
 from pipeline.train.verdict import Verdict
 from tests.train.test_step import STEPS, batches
 
@@ -206,14 +207,14 @@ def _note_verdicts(module: BiLMModule) -> None:
     Verdict.read = noted  # type: ignore[method-assign]
 
 
-def train(module: BiLMModule, windows: list[Any], device: torch.device, in_bf16: bool) -> list[float]:
+def train(module: BiLMModule, windows: list[StepInputs], device: torch.device, in_bf16: bool) -> list[float]:
     """As Lightning does; losses of the steps."""
     module.on_fit_start()
     optimizer = module.configure_optimizers()
     assert isinstance(optimizer, RowOptimizer)
-    for batch in windows:
+    for window in windows:
         LOG.launches = LOG.recorded = 0
-        inputs = module.transfer_batch_to_device(module.prepare(batch), device, 0)
+        inputs = module.transfer_batch_to_device(window, device, 0)
         with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16):
             loss = module.training_step(inputs, 0)
         loss.backward()
@@ -227,10 +228,11 @@ def train(module: BiLMModule, windows: list[Any], device: torch.device, in_bf16:
 def main(dataset: Path, *pairs: str) -> None:
     config = load(PretrainConfig, [f"data.path={dataset}", "optimizer.clip_norm=10", *pairs])
     size, windows = batches(dataset, config)
+    inputs = list(map(Preparation(config, size), windows))
     torch.manual_seed(1)
     bilm = BiLM(config.model, size)
     on_cpu = BiLMModule(config, copy.deepcopy(bilm), STEPS)
-    expected = train(on_cpu, windows, torch.device("cpu"), False)
+    expected = train(on_cpu, inputs, torch.device("cpu"), False)
     _interpret_on_paper()
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=) too is a tensor that is sent
     with PaperGPU(), gpu.using("kernels"):
@@ -238,7 +240,7 @@ def main(dataset: Path, *pairs: str) -> None:
         module = BiLMModule(config, bilm.to(DEVICE), STEPS)
         _note_verdicts(module)
         LOG.waits.clear()
-        losses = train(module, windows, DEVICE, config.train.precision == "bf16-mixed")
+        losses = train(module, inputs, DEVICE, config.train.precision == "bf16-mixed")
     worst = max(
         float((ours.value - theirs).detach().norm() / theirs.detach().norm().clamp(min=1e-3))
         for ours, theirs in zip(bilm.parameters(), on_cpu.bilm.parameters(), strict=True)  # type: ignore[misc]

@@ -92,5 +92,7 @@ def test_a_dataset_without_held_out_text_is_trained_on_without_validation(tmp_pa
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_a_sentence(dataset: Path, tmp_path: Path, pair: str, said: str) -> None:
+    """And takes no folder: the same run.dir can be used with better settings."""
     with pytest.raises(ValueError, match=said):
         runs.train_here(dataset, tmp_path / "run", pair)
+    assert not (tmp_path / "run").exists()

@@ -24,6 +24,7 @@ from pipeline.data.lanes import TrainLanes
 from pipeline.data.windows import BatchMaker, TrainWindows, Vocabulary
 from pipeline.model.bilm import BiLM
 from pipeline.train.module import BiLMModule
+from pipeline.train.step_inputs import Preparation
 from pipeline.train.trainer import build_trainer
 from tests.train import runs
 
@@ -86,7 +87,8 @@ def fit(config: PretrainConfig, vocab_size: int, callback: Callback) -> None:
     torch.manual_seed(0)
     module = BiLMModule(config, BiLM(config.model, vocab_size), steps)
     windows = TrainWindows(data.splits["train"], maker, lanes, config.run.seed)
-    batches = BiLMDataModule(windows, config.data, config.lane_groups, 0, steps, module.prepare)
+    prepare = Preparation(config, vocab_size)
+    batches = BiLMDataModule(windows, config.data, config.lane_groups, 0, steps, prepare)
     build_trainer(config, None, [callback]).fit(module, datamodule=batches)
 
 
