@@ -71,12 +71,23 @@ class _From(Sampler[int]):
         return self.stop - self.start
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """A loader process outlives a SIGTERM that is sent to all of a job, as the parent still needs it to end well.
+class _Loader(DataLoader[Any]):
+    """A DataLoader whose processes outlive a SIGTERM that is sent to all of a job: the parent needs them to end well.
 
-    torch has it die, and the parent then fails, unless the signal is the parent's own.
+    They are born with the signal blocked: torch gives them threads before worker_init_fn is called, and one thread that
+    takes the signal is the end of them, and then of the parent.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def __iter__(self) -> Any:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with_the_parent(worker: int) -> None:
+    """A SIGTERM that is the parent's own still ends a loader process."""
     if hasattr(signal, "sigwaitinfo"):
         threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
 
@@ -103,7 +114,7 @@ class BiLMDataModule(pl.LightningDataModule):
         share = lane_share(self._config.lanes, self.trainer.global_rank, self.trainer.world_size)
         groups = lane_groups(share, self._lane_groups)
         workers = self._config.workers
-        return DataLoader(
+        return _Loader(
             StepBatches(self._windows, groups, self._prepare),
             sampler=_From(self._start_step * len(groups), self._total_steps * len(groups)),
             batch_size=None,
@@ -111,5 +122,5 @@ class BiLMDataModule(pl.LightningDataModule):
             prefetch_factor=4 if workers else None,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
             persistent_workers=False,
-            worker_init_fn=_leave_signals_to_the_parent,
+            worker_init_fn=_end_with_the_parent,
         )

@@ -47,6 +47,19 @@ def test_a_process_stopped_by_every_signal_in_turn_ends_bitwise_like_the_uninter
     assert runs.curve(run_dir) == runs.curve(uninterrupted)
 
 
+def test_threads_that_torch_gives_a_loader_process_leave_the_signal_to_the_parent_too(
+    dataset: Path, tmp_path: Path
+) -> None:
+    """They are there before the process can say anything; with one thread, as in other tests, there are none."""
+    settings = ["data.workers=1", "train.threads=2", "train.epochs=1000"]
+    process = runs.start(dataset, tmp_path / "run", *settings, environment={"OMP_NUM_THREADS": "2"})
+    assert process.wait_until(lambda: runs.last_step(tmp_path / "run") >= 5)
+    (loader,) = psutil.Process(process.popen.pid).children()
+    assert loader.num_threads() > 2
+    process.signal_group(signal.SIGTERM)
+    assert_stopped_well(process, tmp_path / "run")
+
+
 def ranks_started_by(process: runs.Process) -> list[psutil.Process]:
     try:
         children = psutil.Process(process.popen.pid).children()
