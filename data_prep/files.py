@@ -5,7 +5,8 @@ import hashlib
 import io
 import json
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,16 +24,15 @@ class DataError(ValueError):
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Yield a file that becomes `path` when the block ends well, durably, and leaves nothing when it does not."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(_create(aside), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files only their owner can read
-        os.replace(name, path)
+        os.replace(aside, path)
     except BaseException as error:
-        Path(name).unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)  # a failed write does not say to what
         raise
@@ -41,13 +41,16 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """As `atomic_file`, for a library that opens the file itself."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Yield a path aside that becomes `path` as in `atomic_file`, for a library that opens the file itself."""
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
+        handle = _create(aside)
+        mode = stat.S_IMODE(os.fstat(handle).st_mode)
+        os.close(handle)
         yield aside
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
-        os.chmod(aside, 0o666 & ~_umask())  # some libraries make files only their owner can read
+        os.chmod(aside, mode)  # some libraries make files that only their owner can read
         os.replace(aside, path)
     except BaseException:
         aside.unlink(missing_ok=True)
@@ -155,7 +158,9 @@ def describe_os_error(error: OSError) -> str:
     return f"{where}: {error.strerror or error}; see to it and run the same command again: finished parts are kept"
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _create(path: Path) -> int:
+    """Return a handle of a new file with the mode that the process's umask gives new files.
+
+    The umask itself can only be read by changing it, for all threads: files they create meanwhile would be open to all.
+    """
+    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
