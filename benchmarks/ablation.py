@@ -137,7 +137,7 @@ def _check_equal(steps: Steps, names: list[str]) -> None:
                 y = way.read(way.encode(batch), 0, 0.0)
             loss = way.loss(y.requires_grad_(), batch, candidates)
             loss.backward()
-        way.rows.finish(way._loss)
+        way.softmax_gradient.receive(way._report)
         way.optimizer.zero_grad(set_to_none=True)
         way.states, losses[name] = states, loss.item()
     assert max(losses.values()) - min(losses.values()) < 1e-3, f"the ways differ: {losses}"

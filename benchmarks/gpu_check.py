@@ -21,19 +21,21 @@ def results_of(config: PretrainConfig, bilm: BiLM, draws: list[Draw], precision:
     """Losses of windows in a row, the states after them, the last one's gradients and the weights after its update."""
     way, found = OursAt(config, bilm), {}
     for number, draw in enumerate(draws):
-        inputs = step_inputs(*draw).to(bilm.device)
+        batch, candidates = draw
+        inputs = step_inputs([batch], candidates).to(bilm.device)
+        (group,) = inputs.groups
         assert inputs.candidates is not None
         way.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(bilm.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            y = way.read(way.encode(inputs.batch, inputs.lengths), number, config.model.dropout)
-            loss = way.loss(y, inputs.batch, inputs.candidates, inputs.places)
+            y = way.read(way.encode(group.batch, group.lengths), number, config.model.dropout)
+            loss = way.loss(y, group.batch, inputs.candidates, group.places)
         (loss * config.data.window).backward()
-        way.rows.finish(way._loss)
+        way.softmax_gradient.receive(way._report)
         found[f"result loss {number}"] = loss.detach()
     for depth, state in enumerate(way.states):
         found |= {f"result h {depth}": state.h, f"result c {depth}": state.c}
     with torch.no_grad():
-        full = bilm.softmax.full_loss(y.detach().flatten(0, 2), inputs.batch.targets.flatten())
+        full = bilm.softmax.full_loss(y.detach().flatten(0, 2), group.batch.targets.flatten())
     found["result full loss"] = full
     found |= {f"gradient {name}": p.grad.to_dense() for name, p in bilm.named_parameters() if p.grad is not None}
     before = {name: p.detach().clone() for name, p in bilm.named_parameters()}

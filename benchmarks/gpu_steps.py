@@ -9,38 +9,32 @@ from pipeline.data.windows import Batch
 from pipeline.model import gpu
 from pipeline.model.bilm import BiLM
 from pipeline.model.softmax import Candidates
+from pipeline.train.finite_check import FiniteCheck
 from pipeline.train.optimizer import clip_global_norm_
-from pipeline.train.step_inputs import StepInputs, step_inputs
-from pipeline.train.verdict import Verdict
+from pipeline.train.state import TrainingState
+from pipeline.train.step_inputs import GroupInputs, StepInputs, step_inputs
 
 Draw = tuple[Batch, Candidates]
 
 
 class OursAt(Ours):
-    """Ours as training runs it on a GPU: layers keep their buffers, and the CPU hears of a step a step later."""
+    """Ours as training runs it on a GPU: layers keep their buffers, and the CPU reads a step's result a step later."""
 
     def __init__(self, config: PretrainConfig, bilm: BiLM) -> None:
         super().__init__(config, bilm)
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # as training does
         for layer in bilm.layers:
             layer.one_window_at_a_time = True  # type: ignore[assignment]
-        self._verdict: Verdict | None = None
+        self._finite_check = FiniteCheck(TrainingState(1, None, [None]), config.train.max_bad_steps)
 
     def update(self) -> None:
-        self._settle()
-        report = self.rows.finish(self._loss)
+        reports = self.softmax_gradient.receive(self._report)
         norm = clip_global_norm_(list(self.bilm.parameters()), self.config.optimizer.clip_norm)
-        self._verdict = Verdict(0, report, norm)
-        self.optimizer.good = self._verdict.good if gpu.uses_kernels(self.bilm.softmax.weight) else None
-        if self.optimizer.good is None:
-            self._settle()
-        self.optimizer.step()
+        is_deferred = gpu.uses_kernels(self.bilm.softmax.weight)
+        good = self._finite_check.judge(0, reports, norm, wait=not is_deferred)
+        self.optimizer.step(good=good if isinstance(good, torch.Tensor) else None)
         self.optimizer.zero_grad(set_to_none=True)
-
-    def _settle(self) -> None:
-        if self._verdict is not None:
-            self._verdict.read()
-        self._verdict = None
+        self._finite_check.take_results()
 
 
 def way_of(name: str, config: PretrainConfig, bilm: BiLM) -> Way:
@@ -62,7 +56,8 @@ def inputs_of(way: Way, draw: Draw, device: torch.device) -> StepInputs:
     """What the way reads of a draw, still on the CPU, as the loader makes it for a device."""
     batch, candidates = draw
     ours = isinstance(way, OursAt)
-    inputs = step_inputs(batch, candidates) if ours else StepInputs(batch, torch.empty(0), candidates)
+    plain = StepInputs(batch.step, [GroupInputs(batch, torch.empty(0))], candidates)
+    inputs = step_inputs([batch], candidates) if ours else plain
     return inputs.pin_memory() if device.type == "cuda" else inputs
 
 
@@ -72,9 +67,10 @@ def train_step(
     """The step is under way; its loss is not waited for."""
     inputs = inputs.to(device)
     assert inputs.candidates is not None
+    (group,) = inputs.groups
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        y = way.read(way.encode(inputs.batch, inputs.lengths).float(), number, config.model.dropout)
-        loss = way.loss(y, inputs.batch, inputs.candidates, inputs.places)
+        y = way.read(way.encode(group.batch, group.lengths).float(), number, config.model.dropout)
+        loss = way.loss(y, group.batch, inputs.candidates, group.places)
     (loss * config.data.window).backward()
     way.update()
     return loss.detach()

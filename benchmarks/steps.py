@@ -26,7 +26,7 @@ from pipeline.model.sampler import LogUniformSampler
 from pipeline.model.softmax import Candidates, Places, find_places
 from pipeline.train.heap import keep_freed_memory
 from pipeline.train.optimizer import build_optimizer, clip_global_norm_
-from pipeline.train.rows import RowGradients
+from pipeline.train.softmax_gradient import SoftmaxGradient
 
 PARTS = ("data", "encoder", "recurrence", "softmax", "optimizer")
 
@@ -48,7 +48,7 @@ class Clock:
 
 
 class Way(Protocol):
-    """How a step is computed. lengths, places: as StepInputs has them, where the CPU has said them beforehand."""
+    """How a step is computed. lengths, places: as GroupInputs has them, where the CPU has said them beforehand."""
 
     def encode(self, batch: Batch, lengths: Tensor | None = None) -> Tensor: ...
     def read(self, x: Tensor, step: int, dropout: float) -> Tensor: ...
@@ -63,9 +63,9 @@ class Ours:
         keep_freed_memory()
         self.config, self.bilm = config, bilm
         self.optimizer = build_optimizer(config.optimizer, bilm.parameters(), bilm.softmax.parameters())
-        self.rows = RowGradients(bilm.softmax)
+        self.softmax_gradient = SoftmaxGradient(bilm.softmax)
         self.states: States = bilm.initial_states(config.data.lanes)
-        self._loss = torch.zeros(())
+        self._report = torch.zeros(2)  # loss and request, as the module's
 
     def encode(self, batch: Batch, lengths: Tensor | None = None) -> Tensor:
         words = self.bilm.encoder(batch.characters, lengths).to(self.states[0].h.dtype)
@@ -79,14 +79,14 @@ class Ours:
     def loss(self, y: Tensor, batch: Batch, candidates: Candidates, places: Places | None = None) -> Tensor:
         targets = batch.targets.flatten(1)
         rows = self.bilm.softmax.touched_rows(places or find_places(candidates.ids, targets))
-        self.rows.collect(rows, targets)
+        self.softmax_gradient.collect(rows, targets)
         loss = self.bilm.softmax.sampled_loss(y.flatten(1, 2), targets, candidates, rows).mean()
-        self._loss = loss.detach().unsqueeze(0)
-        self.rows.start_after_backward(self._loss)
+        self._report = torch.stack([loss.detach(), torch.zeros_like(loss.detach())])
+        self.softmax_gradient.send_during_backward(self._report)
         return loss
 
     def update(self) -> None:
-        self.rows.finish(self._loss)
+        self.softmax_gradient.receive(self._report)
         clip_global_norm_(list(self.bilm.parameters()), self.config.optimizer.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -76,16 +76,16 @@ def pretrain(arguments: list[str]) -> int:
 
 def finetune(arguments: list[str]) -> int:
     signals.install()
+    from pipeline.apply.finetune import finetune as train
     from pipeline.apply.finetune import plan_finetuning, read_config
-    from pipeline.train.run import run
 
-    plan = plan_finetuning(*read_config([*job_shape(), *arguments]))
-    return _train("finetune", lambda: run(plan), arguments, plan.config)
+    plan, report = plan_finetuning(*read_config([*job_shape(), *arguments]))
+    return _train("finetune", lambda: train(plan, report), arguments, plan.config)
 
 
 def _train(command: str, train: Callable[[], "Outcome"], arguments: list[str], config: PretrainConfig) -> int:
     from pipeline.train.collectives import leave
-    from pipeline.train.module import Diverged
+    from pipeline.train.finite_check import Diverged
     from pipeline.train.run_folder import TakenOver
     from pipeline.train.trainer import global_rank
 

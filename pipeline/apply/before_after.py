@@ -6,7 +6,6 @@ different vocabularies do not compare, as one with more <UNK> has less to predic
 
 import contextlib
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,16 +43,13 @@ class Figures:
     unknown: int
 
 
-def score(
-    trained: Trained, dataset: Dataset, config: EvaluateConfig, device: torch.device,
-    beat: Callable[[], None] = lambda: None,
-) -> Figures:  # fmt: skip
-    """The whole held-out split, by full softmax."""
+def score(trained: Trained, dataset: Dataset, config: EvaluateConfig, device: torch.device) -> Figures:
+    """Score the whole held-out split by full softmax."""
     split = dataset.splits["heldout"]
     vocabulary = vocabulary_of(trained, dataset)
     maker = BatchMaker(dataset.lexicon, vocabulary, trained.bilm.config.max_characters)
     windows = evaluation_windows(split, maker, config)
-    found = held_out_perplexity(trained.bilm, windows, config, device, on_lanes=beat)
+    found = held_out_perplexity(trained.bilm, windows, config, device)
     spelling = spelling_of(split, dataset.lexicon, vocabulary)
     bits = spelling.bits_a_character(math.log(found.both) * found.tokens)
     return Figures(
@@ -62,13 +58,13 @@ def score(
 
 
 class BeforeAfter:
-    """A fine-tuning's report (pipeline/train/plan.py). source: where its weights come from, None once it has begun."""
+    """The report of a fine-tuning, on rank 0. source: where its weights come from, None once it has begun."""
 
     def __init__(
         self, config: FinetuneConfig, run_dir: Path, checkpoints: CheckpointFolder, domain: Dataset,
         source: Trained | None,
     ) -> None:  # fmt: skip
-        self._config, self._checkpoints, self._source = config, checkpoints, source
+        self._config, self._checkpoints = config, checkpoints
         self._path, self._run_dir = run_dir / RECORD, run_dir
         self._record = read_facts(self._path)
         self._texts = {DOMAIN: domain} if _has_heldout(domain) else {}
@@ -76,6 +72,8 @@ class BeforeAfter:
         if general is not None and general.fingerprint != domain.fingerprint and _has_heldout(general):
             self._texts[GENERAL] = general
         self._device = torch.device(choose_device(config.train.accelerator))
+        # The pretraining's group in wandb, so that all that came of it is found together.
+        self.group: str | None = self._record.get("group") or (None if source is None else _group_of(source))
 
     def _general(self, source: Trained | None) -> Dataset | None:
         given = self._config.finetune.general or self._config.finetune.mix
@@ -84,21 +82,11 @@ class BeforeAfter:
         known = self._record.get("general") or (_text_of(source) if source is not None else "")
         return open_dataset(known) if known and (Path(known) / INDEX).is_file() else None
 
-    @property
-    def group(self) -> str | None:
-        """The pretraining's, so that all that came of it is found together."""
-        return self._record.get("group") or (None if self._source is None else _group_of(self._source))
-
-    @property
-    def is_owed(self) -> bool:
-        whole, _ = self._checkpoints.glance()
-        return bool(whole) and self._record.get("after", {}).get("last_step") != whole[-1].step
-
-    def before(self) -> None:
-        """Once, and not again when the run is resumed."""
-        if "before" in self._record or self._source is None:
+    def score_source(self, source: Trained) -> None:
+        """Record how the source does on both texts, once: not again when the run is resumed."""
+        if "before" in self._record:
             return
-        source, before = self._source, None
+        before = None
         if source.bilm.has_softmax:
             source.bilm.to(self._device)
             before = {name: self._score(source, text) for name, text in self._texts.items()}
@@ -108,28 +96,29 @@ class BeforeAfter:
             "group": self.group, "general": self._texts[GENERAL].location if GENERAL in self._texts else "",
             "words_before": len(source.words) if source.bilm.has_softmax else 0, "before": before,
         })  # fmt: skip
-        self._source = None
 
-    def after(self, beat: Callable[[], None]) -> tuple[str, dict[str, float]]:
-        """Of the best checkpoint; the table, and its figures by name."""
-        best = self._checkpoints.best()
+    def score_result(self) -> dict[str, float]:
+        """Record how the best checkpoint does on both texts; return the new figures by name, none if they are known."""
         whole, _ = self._checkpoints.glance()
+        if not whole or self._record.get("after", {}).get("last_step") == whole[-1].step:
+            return {}
+        best = self._checkpoints.best()
         if best is None:
-            return "no checkpoint could be saved: no table", {}
+            return {}
         trained = load_trained(str(self._checkpoints.path(best)), self._device)
         self._write({
             "words_after": len(trained.words), "is_comparable": self._config.finetune.vocabulary in ("auto", "keep"),
             "start": read_metrics(self._run_dir).get(0, {}).get("val/perplexity"),
-            "after": {name: self._score(trained, text, beat) for name, text in self._texts.items()}
+            "after": {name: self._score(trained, text) for name, text in self._texts.items()}
             | {"step": best.step, "last_step": whole[-1].step},
         })  # fmt: skip
-        return table(self._record), _summary(self._record)
+        return _summary(self._record)
 
-    def told(self) -> str:
-        return table(self._record)
+    def __str__(self) -> str:
+        return table(self._record) if "after" in self._record else "no checkpoint could be saved: no table"
 
-    def _score(self, trained: Trained, text: Dataset, beat: Callable[[], None] = lambda: None) -> dict[str, Any]:
-        figures = asdict(score(trained, text, self._config.evaluate, self._device, beat))
+    def _score(self, trained: Trained, text: Dataset) -> dict[str, Any]:
+        figures = asdict(score(trained, text, self._config.evaluate, self._device))
         return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
     def _write(self, values: dict[str, Any]) -> None:

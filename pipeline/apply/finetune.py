@@ -23,7 +23,9 @@ from pipeline.model.bilm import BiLM
 from pipeline.model.carry import carry_rows, estimate_rows
 from pipeline.read_config import load
 from pipeline.train.freeze import Freeze
+from pipeline.train.outcome import Outcome
 from pipeline.train.plan import Corpus, Plan, checkpoints_of, open_training_data
+from pipeline.train.run import open_tracker, run
 from pipeline.train.run_folder import run_identity
 from pipeline.train.trainer import global_rank
 
@@ -71,8 +73,20 @@ def _newest(config: FinetuneConfig) -> Trained | None:
     return None
 
 
-def plan_finetuning(config: FinetuneConfig, trained: Trained, is_begun: bool) -> Plan:
-    """trained: the source; or, where the run has begun, a checkpoint of its own."""
+def finetune(plan: Plan, report: BeforeAfter) -> Outcome:
+    """Run the fine-tuning; once it is over, print what it brought and add the figures to its run in wandb."""
+    outcome = run(plan)
+    if outcome.is_rank_zero and not outcome.stopped:
+        if figures := report.score_result():
+            tracker = open_tracker(plan, {})
+            tracker.summary(figures)
+            tracker.finish()
+        print(f"\n{report}\n", flush=True)
+    return outcome
+
+
+def plan_finetuning(config: FinetuneConfig, trained: Trained, is_begun: bool) -> tuple[Plan, BeforeAfter]:
+    """Return the plan and its report. trained: the source; or, where the run has begun, a checkpoint of its own."""
     domain, general, texts = _text(config)
     require(
         config.train.patience is None or "heldout" in domain[0].splits,
@@ -86,17 +100,23 @@ def plan_finetuning(config: FinetuneConfig, trained: Trained, is_begun: bool) ->
     counts = counts_of(words, texts)
     corpora = [Corpus(d, Vocabulary(len(words), vocabulary_map(d.lexicon, words)), n) for d, n in (domain, *general)]
     run_dir, checkpoints, rank = expand(config.run.dir), checkpoints_of(config), global_rank(config.train)
-    source = [] if is_begun else [trained]  # what is taken from it is let go: it may be as large as the model
-    return Plan(
+    source = [] if is_begun else [trained]  # let go once it was used: it may be as large as the model
+    report = BeforeAfter(config, run_dir, checkpoints, domain[0], None if is_begun or rank else trained)
+
+    def start(bilm: BiLM) -> None:
+        if rank == 0:
+            report.score_source(source[0])
+        begin(bilm, source.pop(), words, counts, config)
+
+    plan = Plan(
         config, run_dir, rank, corpora[0], len(words),
         lambda: tensors_of(words, np.rint(counts)), total_steps,
         run_identity(config, domain[0], len(words)) | _identity(config, general), checkpoints, "finetune",
         corpora[1] if general else None,
         Freeze.checked(config.finetune.freeze, config.finetune.warmup_steps, config.model.num_layers),
-        lambda bilm: begin(bilm, source.pop(), words, counts, config),
-        BeforeAfter(config, run_dir, checkpoints, domain[0], None if is_begun or rank else trained),
-        _notes(config, None if is_begun else trained, words, general),
+        start, report.group, _notes(config, None if is_begun else trained, words, general),
     )  # fmt: skip
+    return plan, report
 
 
 def _text(config: FinetuneConfig) -> tuple[_Read, list[_Read], list[Text]]:

@@ -44,19 +44,18 @@ def evaluation_windows(
 
 @dataclass
 class StepBatches(Dataset[Any]):
-    """Batch i is lane group i % groups of step i // groups: a map-style dataset that any worker can serve.
+    """Item i is step i, a batch for each lane group: a map-style dataset that any worker can serve.
 
-    prepare: what a worker makes of a batch before it hands it over.
+    prepare: what a worker makes of a step's batches before it hands them over.
     """
 
     windows: Windows
     groups: list[range]
-    prepare: Callable[[Batch], Any] | None = None
+    prepare: Callable[[list[Batch]], Any] | None = None
 
-    def __getitem__(self, item: int) -> Any:
-        step, group = divmod(item, len(self.groups))
-        batch = self.windows.batch(step, self.groups[group])
-        return batch if self.prepare is None else self.prepare(batch)
+    def __getitem__(self, step: int) -> Any:
+        batches = [self.windows.batch(step, lanes) for lanes in self.groups]
+        return batches if self.prepare is None else self.prepare(batches)
 
 
 @dataclass
@@ -103,7 +102,7 @@ class BiLMDataModule(pl.LightningDataModule):
 
     def __init__(
         self, windows: Windows, config: DataConfig, lane_groups: int, start_step: int,
-        total_steps: int, prepare: Callable[[Batch], Any] | None = None,
+        total_steps: int, prepare: Callable[[list[Batch]], Any] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self._windows, self._config, self._lane_groups, self._prepare = windows, config, lane_groups, prepare
@@ -116,7 +115,7 @@ class BiLMDataModule(pl.LightningDataModule):
         workers = self._config.workers
         return _Loader(
             StepBatches(self._windows, groups, self._prepare),
-            sampler=_From(self._start_step * len(groups), self._total_steps * len(groups)),
+            sampler=_From(self._start_step, self._total_steps),
             batch_size=None,
             num_workers=workers,
             prefetch_factor=4 if workers else None,

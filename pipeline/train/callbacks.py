@@ -1,4 +1,4 @@
-"""What happens at the end of a step, in this order: heartbeat, metrics, validation, checkpoint, switches.
+"""What happens at the end of a step, in this order: heartbeat, metrics, validation, checkpoint, stop requests.
 
 Validation comes before the checkpoint of the same step, so that a kill in between loses neither.
 """
@@ -21,12 +21,13 @@ from pipeline import signals
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.windows import EvaluationWindows
 from pipeline.train.checkpoint import CheckpointFolder, Record
-from pipeline.train.collectives import max_over_ranks, world_size
-from pipeline.train.module import BiLMModule
+from pipeline.train.collectives import max_over_ranks
+from pipeline.train.finite_check import StepResult
+from pipeline.train.module import BiLMModule, StepEnd
 from pipeline.train.norms import StepNorms
 from pipeline.train.run_folder import Writer
 from pipeline.train.snapshot import take_snapshot
-from pipeline.train.switches import Switches, is_to_save, is_to_stop, meaning
+from pipeline.train.stop_requests import Request, StopRequests
 from pipeline.train.tracking import Tracker
 from pipeline.train.validate import Perplexity, held_out_perplexity
 from pipeline.train.watchdog import Watchdog
@@ -35,16 +36,15 @@ log = logging.getLogger(__name__)
 
 
 class StepCallback(Callback):
-    """Calls `on_step_end` once all lane groups of a step are done and the optimizer has stepped."""
+    """Reads the StepEnd of each step; writes nothing into the module."""
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, BiLMModule)
-        if (batch_idx + 1) % pl_module.config.lane_groups == 0:
-            self.on_step_end(trainer, pl_module)
+        assert isinstance(pl_module, BiLMModule) and pl_module.ended is not None
+        self.on_step_end(trainer, pl_module, pl_module.ended)
 
-    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
+    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule, end: StepEnd) -> None:
         raise NotImplementedError
 
 
@@ -54,7 +54,7 @@ class Heartbeat(StepCallback):
     def __init__(self, watchdog: Watchdog) -> None:
         self._watchdog = watchdog
 
-    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
+    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule, end: StepEnd) -> None:
         self._watchdog.beat()
 
 
@@ -64,6 +64,7 @@ class Metrics(StepCallback):
     def __init__(self, tracker: Tracker | None, lanes: TrainLanes) -> None:
         self._tracker, self._lanes = tracker, lanes
         self._waited = self._since = self._last_end = 0.0
+        self._results: list[StepResult] = []  # of the steps since the last logged one
         self.tokens_per_second = math.nan
         self.perplexity: float | None = None  # of the last interval; of its kind only
         self.perplexity_kind = ""
@@ -78,18 +79,17 @@ class Metrics(StepCallback):
         super().on_train_batch_end(*args)
         self._last_end = time.perf_counter()
 
-    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
-        every = module.config.train.log_every_steps
-        if module.step % every == 0 or module.step == module.total_steps:
-            self._log(module)
+    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule, end: StepEnd) -> None:
+        self._results += end.results
+        if end.step % module.config.train.log_every_steps == 0 or end.step == module.state.total_steps:
+            self._log(module, end)
 
-    def _log(self, module: BiLMModule) -> None:
-        losses = module.take_losses()
+    def _log(self, module: BiLMModule, end: StepEnd) -> None:
         now = time.perf_counter()
-        seconds, steps = now - self._since, len(losses)
+        seconds, steps, norm = now - self._since, len(self._results), self._results[-1].gradient_norm
         tokens_per_step = module.config.data.lanes * module.config.data.window
         self.tokens_per_second = steps * tokens_per_step / seconds
-        finite = [loss for loss in losses if math.isfinite(loss)]
+        finite = [result.loss for result in self._results if math.isfinite(result.loss)]
         loss = sum(finite) / len(finite) if finite else None
         self.perplexity = None if loss is None else math.exp(min(loss, 700.0))
         is_sampled = module.config.softmax.kind == "sampled"
@@ -97,19 +97,19 @@ class Metrics(StepCallback):
         metrics = {
             "train/loss": loss,
             f"train/{'sampled_' if is_sampled else ''}perplexity": self.perplexity,
-            "train/gradient_norm": module.grad_norm if math.isfinite(module.grad_norm) else None,
-            "train/learning_rate": module.trainer.optimizers[0].param_groups[0]["lr"],
-            "train/bad_steps": module.bad_steps,
-            "train/tokens": module.step * tokens_per_step,
-            "train/epoch": module.step / self._lanes.windows_per_epoch,
+            "train/gradient_norm": norm if math.isfinite(norm) else None,
+            "train/learning_rate": end.learning_rate,
+            "train/bad_steps": module.state.bad_steps,
+            "train/tokens": end.step * tokens_per_step,
+            "train/epoch": end.step / self._lanes.windows_per_epoch,
             "speed/tokens_per_second": self.tokens_per_second,
             "speed/data_wait_share": self._waited / seconds,
-            "speed/eta_hours": (module.total_steps - module.step) / steps * seconds / 3600,
+            "speed/eta_hours": (module.state.total_steps - end.step) / steps * seconds / 3600,
             "memory/peak_gib": _peak_memory_bytes() / 2**30,
         }
         if self._tracker is not None:
-            self._tracker.log(metrics, module.step)
-        self._waited, self._since = 0.0, now
+            self._tracker.log(metrics, end.step)
+        self._waited, self._since, self._results = 0.0, now, []
 
     def leave_out(self, seconds: float) -> None:
         """Time that was not training (validation, saving) counts neither against its speed nor as waiting for data."""
@@ -123,19 +123,14 @@ class NormsLog(StepCallback):
     def __init__(self, norms: StepNorms, tracker: Tracker, metrics: Metrics) -> None:
         self._norms, self._tracker, self._metrics = norms, tracker, metrics
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, i: int) -> None:
-        assert isinstance(pl_module, BiLMModule)
-        if i % pl_module.config.lane_groups == 0 and self._norms.is_due(pl_module.step + 1):
-            self._norms.watch_layers()
-
-    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
-        if not self._norms.is_due(module.step):
+    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule, end: StepEnd) -> None:
+        if not self._norms.is_due(end.step):
             return
         started = time.perf_counter()
         metrics, histograms = self._norms.take()
-        tokens = module.step * module.config.data.lanes * module.config.data.window
-        self._tracker.log(metrics | {"train/tokens": tokens}, module.step)
-        self._tracker.histograms(histograms, module.step)
+        tokens = end.step * module.config.data.lanes * module.config.data.window
+        self._tracker.log(metrics | {"train/tokens": tokens}, end.step)
+        self._tracker.histograms(histograms, end.step)
         self._metrics.leave_out(time.perf_counter() - started)
 
 
@@ -160,32 +155,32 @@ class Validation(StepCallback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, BiLMModule)
-        if self._at_start and not pl_module.validations:
+        if self._at_start and not pl_module.state.validations:
             self._validate(trainer, pl_module)
 
-    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
-        if module.step % module.config.train.validate_every_steps == 0 or module.is_over:
+    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule, end: StepEnd) -> None:
+        if end.step % module.config.train.validate_every_steps == 0 or module.state.is_over:
             self._validate(trainer, module)
 
     def _validate(self, trainer: pl.Trainer, module: BiLMModule) -> None:
         if self._windows is None:
             return
-        started = time.perf_counter()
+        started, state = time.perf_counter(), module.state
         result = held_out_perplexity(
             module.bilm, self._windows, module.config.evaluate, module.device, trainer.global_rank, trainer.world_size,
             self._watchdog.beat,
         )  # fmt: skip
-        self.last = module.step, result
-        if module.step % module.config.train.validate_every_steps == 0:  # not where a run ends that may be gone on with
-            module.validations.append((module.step, result.both if math.isfinite(result.both) else math.inf))
+        self.last = state.step, result
+        if state.step % module.config.train.validate_every_steps == 0:  # not where a run ends that may be resumed
+            state.validations.append((state.step, result.both if math.isfinite(result.both) else math.inf))
         if self._tracker is not None:
             values = {"perplexity": result.both, "perplexity_forward": result.forward,
                       "perplexity_backward": result.backward, "tokens": result.tokens}  # fmt: skip
-            tokens = module.step * module.config.data.lanes * module.config.data.window
-            self._tracker.log({f"val/{k}": v for k, v in values.items()} | {"train/tokens": tokens}, module.step)
+            tokens = state.step * module.config.data.lanes * module.config.data.window
+            self._tracker.log({f"val/{k}": v for k, v in values.items()} | {"train/tokens": tokens}, state.step)
         if trainer.is_global_zero:
             tqdm.write(
-                f"step {module.step}: held-out perplexity {result.both:.2f} (forward {result.forward:.2f}, "
+                f"step {state.step}: held-out perplexity {result.both:.2f} (forward {result.forward:.2f}, "
                 f"backward {result.backward:.2f}) over {result.tokens:,} tokens each way", file=sys.stderr
             )  # fmt: skip
             if result.warning:
@@ -213,48 +208,47 @@ class Checkpointing(StepCallback):
         if self._at_start:
             self.save(pl_module)
 
-    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
-        due = module.step % module.config.checkpoint.every_steps == 0 or module.is_over
+    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule, end: StepEnd) -> None:
+        due = end.step % module.config.checkpoint.every_steps == 0 or module.state.is_over
         if due or (module.config.train.patience is not None and self._is_best(module)):
             self.save(module)
 
     def _is_best(self, module: BiLMModule) -> bool:
         """Whether this step was validated, and better than all before."""
-        validations = module.validations
+        validations = module.state.validations
         return (
             bool(validations)
             and validations[-1] == min(validations, key=lambda v: v[1])
-            and (validations[-1][0] == module.step)
+            and (validations[-1][0] == module.state.step)
         )
 
     def save(self, module: BiLMModule) -> None:
         """A checkpoint of this step is there afterwards, unless it was already or cannot be written."""
-        if self._tried_step == module.step:  # not saved_step: all ranks must agree, and only rank 0 knows that
+        step = module.state.step
+        if self._tried_step == step:  # not saved_step: all ranks must agree, and only rank 0 knows that
             return
-        self._tried_step = module.step
+        self._tried_step = step
         started = time.perf_counter()
         content = take_snapshot(module, self._identity, self._vocabulary)
         if content is not None:
             assert self._writer is not None  # rank 0 has the folder
             last = self._validation.last
-            perplexity = last[1].both if last is not None and last[0] == module.step else None
+            perplexity = last[1].both if last is not None and last[0] == step else None
             try:
                 record = self._folder.save(content, perplexity, time.time(), self._writer.check)
             except (OSError, RuntimeError) as error:  # torch.save turns some write errors into RuntimeError
-                log.error("NO CHECKPOINT at step %d (%s): the run goes on; free some space", module.step, error)
+                log.error("NO CHECKPOINT at step %d (%s): the run goes on; free some space", step, error)
                 return
             self._on_saved(record)
-        self.saved_step = module.step
+        self.saved_step = step
         self._metrics.leave_out(time.perf_counter() - started)
 
 
-class ObeySwitches(StepCallback):
-    """A signal to any rank, or the file `stop`, stops all at the end of one step, with a checkpoint; `save` saves.
+class HandleRequests(StepCallback):
+    """Stops all ranks at the end of one step, with a checkpoint, or only saves; ends a run that is over early."""
 
-    A run that is over before its last step stops too."""
-
-    def __init__(self, checkpointing: Checkpointing, switches: Switches) -> None:
-        self._checkpointing, self._switches = checkpointing, switches
+    def __init__(self, checkpointing: Checkpointing, stop_requests: StopRequests) -> None:
+        self._checkpointing, self._stop_requests = checkpointing, stop_requests
         self.stopped_by = ""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -262,18 +256,16 @@ class ObeySwitches(StepCallback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, BiLMModule)
-        pl_module.asked = self._switches.asked
-        steps = [sign * max_over_ranks(sign * pl_module.step, pl_module.device) for sign in (1, -1)]
+        steps = [sign * max_over_ranks(sign * pl_module.state.step, pl_module.device) for sign in (1, -1)]
         assert steps[0] == steps[1], f"ranks read different checkpoints: steps {steps[1]} to {steps[0]}"
 
-    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
-        asked = module.heard if world_size() > 1 else self._switches.asked()
-        module.heard = 0
-        if module.is_over:
+    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule, end: StepEnd) -> None:
+        if module.state.is_over:
             trainer.should_stop = True
-        if not is_to_save(asked) or module.is_over:
+            return
+        if end.request is Request.NONE:
             return
         self._checkpointing.save(module)
-        self._switches.obeyed(asked)
-        if is_to_stop(asked):
-            self.stopped_by, trainer.should_stop = meaning(asked), True
+        self._stop_requests.handled(end.request)
+        if end.request.stops:
+            self.stopped_by, trainer.should_stop = end.request.reason, True

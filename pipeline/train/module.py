@@ -1,67 +1,63 @@
-"""The LightningModule: one window in, one loss out; states and gradients kept the way the run's promises need."""
+"""The LightningModule: `training_step` is one whole step, from a batch of the loader to the updated weights."""
 
-import math
-from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import ParallelStrategy
 from torch import Tensor
 
 from pipeline.config import PretrainConfig
+from pipeline.data.windows import Batch
 from pipeline.model.bilm import BiLM, DropoutKey, States, Window, detach
 from pipeline.model.gpu import upload, uses_kernels
 from pipeline.model.lstmp import LSTMP, LSTMPState
-from pipeline.train.collectives import broadcast_, new_group, world_size
+from pipeline.model.softmax import Candidates
+from pipeline.train.collectives import broadcast_, new_group
+from pipeline.train.finite_check import FiniteCheck, StepResult
 from pipeline.train.freeze import Freeze
 from pipeline.train.norms import StepNorms
 from pipeline.train.optimizer import RowOptimizer, build_optimizer, clip_global_norm_, lr_factor
-from pipeline.train.rows import RowGradients
-from pipeline.train.step_inputs import StepInputs
-from pipeline.train.switches import as_votes, most_asked
-from pipeline.train.verdict import Verdict
+from pipeline.train.softmax_gradient import SoftmaxGradient
+from pipeline.train.state import TrainingState
+from pipeline.train.step_inputs import GroupInputs, StepInputs
+from pipeline.train.stop_requests import Request, StopRequests
 
 
-class Diverged(RuntimeError):
-    """Too many steps in a row had a loss or gradient that was not finite."""
+@dataclass(frozen=True)
+class StepEnd:
+    """All that callbacks may read of a step that has ended.
+
+    step: steps done. results: of the steps that became known in this one; on a GPU mostly the step before. A step at
+    which something is logged or saved is always known at its own end. request: the highest request of any rank.
+    """
+
+    step: int
+    results: list[StepResult]
+    request: Request
+    learning_rate: float
 
 
 class BiLMModule(pl.LightningModule):
     """Trains a BiLM on `StepInputs`: a step is one window of all lanes, computed in `config.lane_groups` groups."""
 
-    def __init__(self, config: PretrainConfig, bilm: BiLM, total_steps: int, freeze: Freeze | None = None) -> None:
+    def __init__(
+        self, config: PretrainConfig, bilm: BiLM, state: TrainingState, freeze: Freeze | None = None,
+        stop_requests: StopRequests | None = None, norms: StepNorms | None = None,
+    ) -> None:  # fmt: skip
+        """norms: watches the updates of some steps, on rank 0."""
         super().__init__()
-        self.config, self.bilm, self.frozen = config, bilm, freeze or Freeze()
-        self.total_steps, self.step = total_steps, 0
-        self.validations: list[tuple[int, float]] = []  # step and held-out perplexity, of each that was due
-        self.states: list[States | None] = [None] * config.lane_groups
-        self.optimizer_state: dict[str, Any] | None = None
-        self.rows = RowGradients(bilm.softmax)
-        self._step_loss: Tensor | None = None  # of the lane groups so far
-        self._report: Tensor | None = None
-        self.asked: Callable[[], int] = lambda: 0  # what this rank is asked for (switches.py)
-        self.heard = 0  # the most that any rank was asked for, of several, by the verdicts since it was obeyed
-        self._verdict: Verdict | None = None  # of the last step, unless it is settled
-        self._losses: list[float] = []
-        self.loss = math.nan  # mean over ranks, lanes and directions of the last step, nats
-        self.grad_norm = math.nan
-        self.bad_steps = self.bad_steps_in_a_row = 0
-        self.norms: StepNorms | None = None  # looks at the updates of some steps, on rank 0
-        # DDP would all-reduce the whole table; RowGradients exchanges its touched rows instead.
+        self.automatic_optimization = False
+        self.config, self.bilm, self.state, self.frozen = config, bilm, state, freeze or Freeze()
+        self.stop_requests, self.norms = stop_requests or StopRequests(), norms
+        self.softmax_gradient = SoftmaxGradient(bilm.softmax)
+        self.finite_check = FiniteCheck(state, config.train.max_bad_steps)
+        self.optimizer_state: dict[str, Any] | None = None  # of a checkpoint, until the optimizer is made
+        self.ended: StepEnd | None = None
+        # DDP would all-reduce the whole table; SoftmaxGradient exchanges its touched rows instead.
         self._ddp_params_and_buffers_to_ignore = ["bilm.softmax.weight", "bilm.softmax.bias"]
-
-    @property
-    def is_over(self) -> bool:
-        """All steps are done, or held-out perplexity has not fallen for so long that more are of no use."""
-        return self.step >= self.total_steps or self.stopped_early
-
-    @property
-    def stopped_early(self) -> bool:
-        patience = self.config.train.patience
-        if patience is None or not self.validations:
-            return False
-        perplexities = [perplexity for _, perplexity in self.validations]
-        return len(perplexities) - 1 - perplexities.index(min(perplexities)) >= patience
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = build_optimizer(self.config.optimizer, self.bilm.parameters(), self.bilm.softmax.parameters())
@@ -71,122 +67,110 @@ class BiLMModule(pl.LightningModule):
         return optimizer
 
     def on_fit_start(self) -> None:
-        for parameter in self.bilm.softmax.parameters():  # of the others DDP sees to it
+        for parameter in self.bilm.softmax.parameters():  # DDP broadcasts the others
             broadcast_(parameter.data)
-        # Or the parts of a long sum, as over 4 * 4096 gates, would be added up in bf16.
+        # Otherwise the parts of a long sum, as over 4 * 4096 gates, would be added up in bf16.
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         for layer in self.bilm.layers:
-            assert isinstance(layer, LSTMP)
-            layer.one_window_at_a_time = True  # on a GPU its buffers stay, and its steps are replayed
-        self.rows.connect(new_group(), torch.bfloat16 if self.config.train.exchanges_bfloat16 else torch.float32)
+            cast(LSTMP, layer).one_window_at_a_time = True  # on a GPU its buffers stay, and its steps are replayed
+        exchanged = torch.bfloat16 if self.config.train.exchanges_bfloat16 else torch.float32
+        self.softmax_gradient.connect(new_group(), exchanged)
 
     def transfer_batch_to_device(self, batch: StepInputs, device: torch.device, dataloader_idx: int) -> StepInputs:
         return batch.to(device)
 
-    def training_step(self, inputs: StepInputs, batch_idx: int) -> Tensor:
-        """The loss of one lane group, times the window's length as in bilm-tf (training.py:709-712)."""
-        batch = inputs.batch
-        assert batch.step == self.step, f"batch of step {batch.step} in step {self.step}"
-        group = batch_idx % self.config.lane_groups
-        states = self.states[group]
-        if states is None or batch.resets_state:
-            states = self.bilm.initial_states(batch.index.shape[2])
-        elif batch.cold is not None:
-            mask = batch.cold.unsqueeze(1)
-            states = [LSTMPState(state.h.masked_fill(mask, 0.0), state.c.masked_fill(mask, 0.0)) for state in states]
-        key = DropoutKey(self.config.run.seed, batch.step, batch.first_lane)
-        window = Window(batch.characters, batch.index, inputs.lengths)
-        outputs, states = self.bilm(window, states, key)
-        self.states[group] = detach(states)
-        loss = self._loss(outputs[-1], inputs).mean()
-        share = loss.detach() / self.config.lane_groups
-        self._step_loss = share if self._step_loss is None else self._step_loss + share
-        if group == self.config.lane_groups - 1:
-            self._report, self._step_loss = self._report_of(self._step_loss), None
-            if inputs.candidates is not None:
-                self.rows.start_after_backward(self._report)
-        return loss * self.config.data.window
-
-    def _report_of(self, loss: Tensor) -> Tensor:
-        """(n,): what ranks sum up beside their rows: the loss, and what each is asked for, so that none talks twice."""
-        votes = [upload(as_votes(self.asked()), loss.device)] if world_size() > 1 else []
-        return torch.cat([loss.unsqueeze(0), *votes])
-
-    def _loss(self, y: Tensor, inputs: StepInputs) -> Tensor:
-        if inputs.candidates is None or inputs.places is None:
-            return self.bilm.softmax.full_loss(y.flatten(0, 2).float(), inputs.batch.targets.flatten())
-        targets = inputs.batch.targets.flatten(1)
-        rows = self.bilm.softmax.touched_rows(inputs.places)
-        self.rows.collect(rows, targets)
-        return self.bilm.softmax.sampled_loss(y.flatten(1, 2), targets, inputs.candidates, rows)
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """All gradients of the step are here: exchange the rows, clip once, or drop the step if it is not finite."""
-        assert isinstance(optimizer, RowOptimizer) and self._report is not None
-        self.settle()
-        # The loss travels with the rows, so that every rank comes to the same verdict.
-        report, self._report = self.rows.finish(self._report), None
-        self.frozen.drop_gradients(self.bilm, self.step)
-        norm = clip_global_norm_(list(self.bilm.parameters()), self.config.optimizer.clip_norm)
-        optimizer.good = self._judge(Verdict(self.step, report, norm), optimizer)
-        optimizer.schedule(lr_factor(self.config.optimizer, self.step, self.total_steps))
+    def training_step(self, inputs: StepInputs, number: int) -> None:
+        """Do one optimizer step over all lane groups of this rank."""
+        state, optimizer = self.state, cast(RowOptimizer, self.optimizers(use_pl_optimizer=False))
+        assert inputs.step == state.step, f"inputs of step {inputs.step} in step {state.step}"
         if self.norms is not None:
-            self.norms.before_update(self.step + 1, self.grad_norm)
+            self.norms.watch_layers(state.step + 1)
 
-    def _judge(self, verdict: Verdict, optimizer: RowOptimizer) -> Tensor | None:
-        """What the optimizer has to ask, if the CPU does not know yet whether the step is good."""
-        self._verdict = verdict
-        every = self.config.train.norms_every_steps
-        is_looked_at = every is not None and (self.step + 1) % every == 0
-        if uses_kernels(self.bilm.softmax.weight) and not is_looked_at:
-            self.states = _where_finite(self.states, verdict.good)
-            return verdict.good
-        if not self.settle():
-            optimizer.zero_grad(set_to_none=True)  # without gradients it changes nothing
-            self.states = _where_finite(self.states, None)
-        return None
+        optimizer.zero_grad(set_to_none=True)
+        report = upload(torch.tensor([0.0, float(self.stop_requests.poll())]), self.bilm.device)
+        for group, lanes in enumerate(inputs.groups):
+            loss = self._loss(group, lanes, inputs.candidates)  # encode, LSTM, softmax; keeps the LSTM state
+            report[0] += loss.detach() / len(inputs.groups)
+            is_last = group == len(inputs.groups) - 1
+            if is_last:
+                self.softmax_gradient.send_during_backward(report)
+            with nullcontext() if is_last else self._without_exchange():
+                # Times the window's length as in bilm-tf (training.py:709-712).
+                self.manual_backward(loss * self.config.data.window / len(inputs.groups))
+        reports = self.softmax_gradient.receive(report)  # of all ranks, so that they come to the same results
 
-    def settle(self) -> bool:
-        """The last step's loss and gradient norm are known afterwards, and it is counted; False if it was dropped.
+        self.frozen.drop_gradients(self.bilm, state.step)
+        norm = clip_global_norm_(list(self.bilm.parameters()), self.config.optimizer.clip_norm)
+        good = self.finite_check.judge(state.step, reports, norm, wait=self._must_know_before_update(state.step + 1))
+        if good is False:
+            optimizer.zero_grad(set_to_none=True)  # without gradients an update changes nothing
+        state.lstm = finite_states(state.lstm, good)
 
-        Raises Diverged if so were too many in a row. Every rank has to call it at the same steps.
-        """
-        if self._verdict is None:
-            return True
-        (self.grad_norm, self.loss, votes), step = self._verdict.read(), self._verdict.step
-        self._verdict, self.heard = None, max(self.heard, most_asked(votes))
-        self._losses.append(self.loss)
-        if math.isfinite(self.loss) and math.isfinite(self.grad_norm):
-            self.bad_steps_in_a_row = 0
-            return True
-        self.bad_steps += 1
-        self.bad_steps_in_a_row += 1
-        if self.bad_steps_in_a_row >= self.config.train.max_bad_steps:
-            raise Diverged(
-                f"loss {self.loss} and gradient norm {self.grad_norm} at step {step}: "
-                f"{self.bad_steps_in_a_row} steps in a row were not finite"
-            )
-        return False
-
-    def take_losses(self) -> list[float]:
-        """The losses of all steps since the last call."""
-        self.settle()
-        losses, self._losses = self._losses, []
-        return losses
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
+        optimizer.schedule(lr_factor(self.config.optimizer, state.step, state.total_steps))
+        if self.norms is not None:
+            self.norms.before_update(state.step + 1, norm)
+        optimizer.step(good=good if isinstance(good, Tensor) else None)
         if self.norms is not None:
             self.norms.after_update()
-        self.step += 1  # a dropped step counts: its tokens are spent and its learning rate is passed
+        state.step += 1
+        self._end_step(optimizer)
+
+    def _loss(self, group: int, inputs: GroupInputs, candidates: Candidates | None) -> Tensor:
+        """Return the mean loss () of a lane group, in nats; its LSTM states become those after this window."""
+        batch, device_type = inputs.batch, self.bilm.device.type
+        key = DropoutKey(self.config.run.seed, batch.step, batch.first_lane)
+        window = Window(batch.characters, batch.index, inputs.lengths)
+        with torch.autocast(device_type, torch.bfloat16, enabled=self.config.train.precision == "bf16-mixed"):
+            outputs, states = self.bilm(window, self._states_before(group, batch), key)
+            self.state.lstm[group] = detach(states)
+            y, softmax = outputs[-1], self.bilm.softmax
+            if candidates is None or inputs.places is None:
+                return softmax.full_loss(y.flatten(0, 2).float(), batch.targets.flatten()).mean()
+            targets = batch.targets.flatten(1)
+            rows = softmax.touched_rows(inputs.places)
+            self.softmax_gradient.collect(rows, targets)
+            return softmax.sampled_loss(y.flatten(1, 2), targets, candidates, rows).mean()
+
+    def _states_before(self, group: int, batch: Batch) -> States:
+        """Return the LSTM states that a lane group starts the window with; lanes that start cold have zeros."""
+        states = self.state.lstm[group]
+        if states is None or batch.resets_state:
+            return self.bilm.initial_states(batch.index.shape[2])
+        if batch.cold is None:
+            return states
+        mask = batch.cold.unsqueeze(1)
+        return [LSTMPState(state.h.masked_fill(mask, 0.0), state.c.masked_fill(mask, 0.0)) for state in states]
+
+    def _without_exchange(self) -> AbstractContextManager[Any]:
+        """Inside, DDP adds up gradients on this rank only: they are exchanged once a step."""
+        strategy = self.trainer.strategy
+        return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
+
+    def _must_know_before_update(self, step: int) -> bool:
+        """Whether the CPU has to know the result first: only kernels can ask on the device, and norms need it."""
+        every = self.config.train.norms_every_steps
+        return not uses_kernels(self.bilm.softmax.weight) or (every is not None and step % every == 0)
+
+    def _end_step(self, optimizer: RowOptimizer) -> None:
+        """Make the StepEnd. What is logged or saved with this step must count it."""
+        config, step = self.config, self.state.step
+        intervals = (config.train.log_every_steps, config.train.validate_every_steps, config.checkpoint.every_steps)
+        if self.state.is_over or self.finite_check.request or any(step % every == 0 for every in intervals):
+            self.finite_check.read()
+        request = self.finite_check.request
+        self.ended = StepEnd(step, self.finite_check.take_results(), request, optimizer.param_groups[0]["lr"])
 
 
-def _where_finite(groups: list[States | None], good: Tensor | None) -> list[States | None]:
-    """States after a bad step: what is not finite starts cold. After a good one (good is 1) they stay as they are."""
-    is_good = None if good is None else good.bool()
+def finite_states(groups: list[States | None], good: Tensor | bool) -> list[States | None]:
+    """Return the LSTM states after a step: those of a good step as they are; of a bad one, zeros where not finite.
 
-    def settled(values: Tensor) -> Tensor:
-        finite = torch.nan_to_num(values, 0.0, 0.0, 0.0)
-        return finite if is_good is None else torch.where(is_good, values, finite)
+    good: known, or () int32 on the device.
+    """
+    if good is True:
+        return groups
 
-    return [states and [LSTMPState(settled(h), settled(c)) for h, c in states] for states in groups]
+    def finite(values: Tensor) -> Tensor:
+        cleared = torch.nan_to_num(values, 0.0, 0.0, 0.0)
+        return torch.where(good.bool(), values, cleared) if isinstance(good, Tensor) else cleared
+
+    return [states and [LSTMPState(finite(h), finite(c)) for h, c in states] for states in groups]

@@ -36,8 +36,10 @@ class StepNorms:
         """Whether the step that ends as number `step` is looked at."""
         return step % self._every == 0
 
-    def watch_layers(self) -> None:
-        """The next forward pass leaves histograms; then the layers are left alone again."""
+    def watch_layers(self, step: int) -> None:
+        """If the step that ends as number `step` is looked at, its first forward pass leaves histograms."""
+        if not self.is_due(step):
+            return
         self._histograms = {}
         self._hooks = [
             layer.register_forward_hook(lambda layer, inputs, outputs, depth=depth: self._look(depth, inputs, outputs))
@@ -60,12 +62,12 @@ class StepNorms:
             for gate, values in gate_values(layer, x, h0, y).items():
                 self._histograms[f"gates/{depth + 1}.{gate}"] = _histogram(values, 0.0, 1.0)
 
-    def before_update(self, step: int, norm_before_clip: float) -> None:
-        """Called with gradients clipped and weights not yet changed. Of a dropped step, without gradients, nothing."""
+    def before_update(self, step: int, norm_before_clip: Tensor) -> None:
+        """Note the clipped gradients, and the weights before they change. A dropped step has no gradients."""
         self._before, self._squares = {}, {}
         if not self.is_due(step):
             return
-        self._norm_before_clip = norm_before_clip
+        self._norm_before_clip = float(norm_before_clip)
         for name, parameter in self._bilm.named_parameters():
             if parameter.grad is None:
                 continue

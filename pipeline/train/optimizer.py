@@ -19,22 +19,18 @@ State = dict[str, Any]
 
 
 class RowOptimizer(Optimizer):
-    """Updates dense gradients whole, and of sparse (coalesced) ones only the rows they hold.
-
-    good () int32 on the device: where it is 0 at its turn, a step changes nothing. None: the step is known to be good.
-    Only kernels can ask for it: elsewhere the CPU has waited for the answer.
-    """
+    """Updates dense gradients whole, and of sparse (coalesced) ones only the rows they hold."""
 
     def __init__(self, groups: list[Group]) -> None:
         super().__init__(groups, {})
-        self.good: Tensor | None = None
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self, closure: None = None, good: Tensor | None = None) -> None:  # type: ignore[override]
+        """Update the parameters. good () int32 on the device: where it is 0 at its turn, nothing changes.
+
+        None: the step is known to be good. Only kernels can ask for `good`: elsewhere the CPU has waited for it.
+        """
+        assert closure is None, "gradients are computed before a step"
         for group in self.param_groups:
             start, update = _RULES[group["rule"]]
             for parameter in group["params"]:
@@ -42,8 +38,7 @@ class RowOptimizer(Optimizer):
                     state = self.state[parameter]
                     if not state:
                         state.update(start(parameter, group))
-                    update(parameter, parameter.grad, state, group, self.good)
-        return loss
+                    update(parameter, parameter.grad, state, group, good)
 
     def schedule(self, factor: float) -> None:
         """The next step's learning rates are this share of each group's rate."""

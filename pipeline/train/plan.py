@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -43,33 +43,13 @@ class Corpus:
         return SeparateWindows(shared, backward)
 
 
-class Report(Protocol):
-    """What rank 0 tells of weights before and after a run; kept in the run's folder, so that it is told once."""
-
-    @property
-    def group(self) -> str | None:
-        """The wandb group of the run, None for one of its own."""
-
-    @property
-    def is_owed(self) -> bool:
-        """Whether the run's end has not been told yet."""
-
-    def before(self) -> None:
-        """Told once, when the run is new."""
-
-    def told(self) -> str:
-        """What `after` gave, once more."""
-
-    def after(self, beat: Callable[[], None]) -> tuple[str, dict[str, float]]:
-        """Text, and figures by name. beat: called now and then."""
-
-
 @dataclass
 class Plan:
     """corpus: trained on, and validated by its held-out text. general: read by other lanes of each batch, if any.
 
     vocabulary: makes the target words for a checkpoint. start: gives new weights their first values, where they are
-    not the seed's. notes: told at the start. prepare: makes batches ready, in the loader's processes.
+    not the seed's. group: of the run in wandb [None: its own]. notes: printed at the start. prepare: makes batches
+    ready, in the loader's processes.
     """
 
     config: PretrainConfig
@@ -85,7 +65,7 @@ class Plan:
     general: Corpus | None = None
     freeze: Freeze = field(default_factory=Freeze)
     start: Callable[[BiLM], None] | None = None
-    report: Report | None = None
+    group: str | None = None
     notes: list[str] = field(default_factory=list)
     prepare: Preparation = field(init=False)
 

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from tqdm import tqdm
 
 from pipeline.train.callbacks import Metrics, StepCallback, Validation
-from pipeline.train.module import BiLMModule
+from pipeline.train.module import BiLMModule, StepEnd
 
 LINE_EVERY_LOGS = 10  # without a terminal: a line for so many logged metrics, so that a job's log stays short
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
@@ -33,14 +33,14 @@ class ProgressBar(StepCallback):
                 smoothing=0.05, bar_format=_BAR,
             )  # fmt: skip
 
-    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
+    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule, end: StepEnd) -> None:
         every = module.config.train.log_every_steps
         if self._bar is not None:
-            if module.step % every == 0:
+            if end.step % every == 0:
                 self._bar.set_postfix_str(", ".join(self._shown()), refresh=False)
             self._bar.update(1)
-        elif trainer.is_global_zero and (module.step % (every * LINE_EVERY_LOGS) == 0 or module.is_over):
-            print(self._line(module.step), file=sys.stderr, flush=True)
+        elif trainer.is_global_zero and (end.step % (every * LINE_EVERY_LOGS) == 0 or module.state.is_over):
+            print(self._line(end.step), file=sys.stderr, flush=True)
 
     def _shown(self) -> list[str]:
         """What is known by now, the newest metrics first."""

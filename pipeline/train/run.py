@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from dataclasses import asdict
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -13,19 +14,21 @@ from pipeline.data.datamodule import BiLMDataModule
 from pipeline.data.target_words import shares_of
 from pipeline.model.bilm import BiLM, num_parameters
 from pipeline.model.products import HAS_BF16
-from pipeline.train.callbacks import Checkpointing, Heartbeat, Metrics, NormsLog, ObeySwitches, Validation
+from pipeline.train.callbacks import Checkpointing, HandleRequests, Heartbeat, Metrics, NormsLog, Validation
 from pipeline.train.checkpoint import Record, load_checkpoint
-from pipeline.train.facts import git_revision, slurm_facts, write_end, write_start
+from pipeline.train.facts import git_revision, read_restarts, slurm_facts, write_end, write_start
+from pipeline.train.finite_check import Diverged
 from pipeline.train.heap import keep_freed_memory
 from pipeline.train.job import is_batch_job
-from pipeline.train.module import BiLMModule, Diverged
+from pipeline.train.module import BiLMModule
 from pipeline.train.norms import StepNorms
 from pipeline.train.outcome import Outcome
 from pipeline.train.plan import Plan, plan_pretraining
 from pipeline.train.progress import ProgressBar
 from pipeline.train.run_folder import TakenOver, Writer, await_claim, check_identity, claim
 from pipeline.train.snapshot import restore_snapshot
-from pipeline.train.switches import Switches
+from pipeline.train.state import TrainingState
+from pipeline.train.stop_requests import StopRequests
 from pipeline.train.tracking import Tracker
 from pipeline.train.trainer import build_trainer, set_threads
 from pipeline.train.watchdog import Watchdog
@@ -34,12 +37,12 @@ _KINDS = {"pretrain": "pretraining", "finetune": "fine-tuning"}
 
 
 def pretrain(config: PretrainConfig) -> Outcome:
-    """As `run`, of a biLM that begins as the seed makes it."""
+    """Train a biLM that begins as the seed makes it; see `run`."""
     return run(plan_pretraining(config))
 
 
 def run(plan: Plan) -> Outcome:
-    """Train until the end, a signal or divergence; goes on from the newest whole checkpoint of run.dir if any.
+    """Train until the end, a signal or divergence, from the newest whole checkpoint of run.dir if there is one.
 
     Raises ConfigError for settings that cannot be used, Diverged naming the last good checkpoint, TakenOver where a
     later start of the same run writes its folder now.
@@ -56,13 +59,11 @@ def run(plan: Plan) -> Outcome:
         module, is_resumed = _build_module(plan)
         if plan.rank == 0:
             _announce(plan, module, is_resumed)
-        owes_report = plan.rank == 0 and plan.report is not None and plan.report.is_owed
-        if module.is_over and not owes_report:
+        step = module.state.step
+        if module.state.is_over:
             if plan.rank == 0:
                 write_end(plan.run_dir, "finished", _how_far(module))  # the last start may have been killed before it
-                if plan.report is not None:
-                    print(f"\n{plan.report.told()}\n", flush=True)
-            return Outcome(plan.run_dir, module.step, module.step, plan.total_steps, plan.rank == 0)
+            return Outcome(plan.run_dir, step, step, plan.total_steps, plan.rank == 0)
         is_ours = writer.is_current if writer is not None else lambda: True
         limits = plan.config.train.start_seconds, plan.config.train.hang_seconds
         with Watchdog(*limits, is_ours, lambda: write_end(plan.run_dir, "hung", _how_far(module))) as watchdog:
@@ -78,7 +79,12 @@ def _build_module(plan: Plan) -> tuple[BiLMModule, bool]:
     torch.manual_seed(config.run.seed)
     bilm = BiLM(config.model, plan.vocab_size)
     plan.freeze.prepare(bilm)
-    module = BiLMModule(config, bilm, plan.total_steps, plan.freeze)
+    state = TrainingState(plan.total_steps, config.train.patience, [None] * config.lane_groups)
+    every, norms = config.train.norms_every_steps, None
+    if plan.rank == 0 and every is not None:
+        norms = StepNorms(bilm, config.optimizer.clip_norm, every)
+    stop_requests = StopRequests(plan.run_dir if plan.rank == 0 else None)
+    module = BiLMModule(config, bilm, state, plan.freeze, stop_requests, norms)
     newest = plan.checkpoints.to_resume_from()
     if newest is not None:
         content = load_checkpoint(plan.checkpoints.path(newest))
@@ -93,43 +99,32 @@ def _build_module(plan: Plan) -> tuple[BiLMModule, bool]:
 
 def _go(plan: Plan, module: BiLMModule, is_resumed: bool, writer: Writer | None, watchdog: Watchdog) -> Outcome:
     tracker = _start_tracker(plan, module) if plan.rank == 0 else None
-    if tracker is not None and plan.report is not None:
-        plan.report.before()
-    saved_step, stopped_by = module.step, ""
-    if not module.is_over:
-        saved_step, stopped_by = _fit(plan, module, is_resumed, tracker, writer, watchdog)
-    offline_dir = tracker.offline_dir if tracker is not None else None
-    if tracker is not None and plan.report is not None and not stopped_by:
-        text, figures = plan.report.after(watchdog.beat)
-        tracker.summary(figures)
-        print(f"\n{text}\n", flush=True)
+    saved_step, stopped_by = _fit(plan, module, is_resumed, tracker, writer, watchdog)
+    offline_dir, step = tracker.offline_dir if tracker is not None else None, module.state.step
     _end(plan, tracker, 0, "stopped" if stopped_by else "finished", _how_far(module), stopped_by)
-    return Outcome(
-        plan.run_dir, module.step, saved_step, plan.total_steps, plan.rank == 0, bool(stopped_by), offline_dir
-    )
+    return Outcome(plan.run_dir, step, saved_step, plan.total_steps, plan.rank == 0, bool(stopped_by), offline_dir)
 
 
 def _fit(
     plan: Plan, module: BiLMModule, is_resumed: bool, tracker: Tracker | None, writer: Writer | None, watchdog: Watchdog
 ) -> tuple[int, str]:
-    """The step of the last checkpoint, and what stopped the run before its end, if anything did."""
-    config = plan.config
-    data = BiLMDataModule(plan.windows, config.data, config.lane_groups, module.step, plan.total_steps, plan.prepare)
+    """Return the step of the last checkpoint, and what stopped the run before its end, if anything did."""
+    config, step = plan.config, module.state.step
+    data = BiLMDataModule(plan.windows, config.data, config.lane_groups, step, plan.total_steps, plan.prepare)
     metrics = Metrics(tracker, plan.corpus.lanes)
     is_start = plan.start is not None and not is_resumed
     validation = Validation(plan.validation_windows, tracker, metrics, watchdog, is_start)
     checkpointing = Checkpointing(
-        plan.checkpoints, plan.identity, plan.vocabulary(), validation, metrics, module.step, writer,
+        plan.checkpoints, plan.identity, plan.vocabulary(), validation, metrics, step, writer,
         lambda record: _note_checkpoint(plan, tracker, record), is_start,
     )  # fmt: skip
-    switches = ObeySwitches(checkpointing, Switches(plan.run_dir if plan.rank == 0 else None))
-    progress = ProgressBar(module.step, plan.total_steps, metrics, validation, plan.command)
-    callbacks: list[pl.Callback] = [Heartbeat(watchdog), metrics, validation, checkpointing, switches, progress]
-    if tracker is not None and config.train.norms_every_steps is not None:
-        module.norms = StepNorms(module.bilm, config.optimizer.clip_norm, config.train.norms_every_steps)
+    requests = HandleRequests(checkpointing, module.stop_requests)
+    progress = ProgressBar(step, plan.total_steps, metrics, validation, plan.command)
+    callbacks: list[pl.Callback] = [Heartbeat(watchdog), metrics, validation, checkpointing, requests, progress]
+    if tracker is not None and module.norms is not None:
         callbacks.insert(1, NormsLog(module.norms, tracker, metrics))
     trainer = build_trainer(config, tracker and tracker.run, callbacks)
-    signals.hold()  # until ObeySwitches finds all ranks up
+    signals.hold()  # until HandleRequests finds all ranks up
     try:
         trainer.fit(module, datamodule=data)
     except TakenOver as error:
@@ -143,13 +138,14 @@ def _fit(
         good = plan.checkpoints.newest_good()
         named = f"the last good checkpoint is {plan.checkpoints.path(good)}" if good else "there is no checkpoint yet"
         raise Diverged(f"{error}; {named}") from None
-    return checkpointing.saved_step, switches.stopped_by
+    return checkpointing.saved_step, requests.stopped_by
 
 
 def _how_far(module: BiLMModule) -> str:
-    early = module.stopped_early and module.step < module.total_steps
+    state = module.state
+    early = state.stopped_early and state.step < state.total_steps
     why = ", early: held-out perplexity did not fall any more" if early else ""
-    return f"step {module.step} of {module.total_steps}{why}"
+    return f"step {state.step} of {state.total_steps}{why}"
 
 
 def _is_on_cpu(config: PretrainConfig) -> bool:
@@ -158,7 +154,7 @@ def _is_on_cpu(config: PretrainConfig) -> bool:
 
 def _announce(plan: Plan, module: BiLMModule, is_resumed: bool) -> None:
     config, lanes, sizes = plan.config, plan.corpus.lanes, num_parameters(module.bilm)
-    start = f"resumed at step {module.step:,}" if is_resumed else "new"
+    start = f"resumed at step {module.state.step:,}" if is_resumed else "new"
     tokens = plan.total_steps * config.data.lanes * config.data.window
     lines = [
         f"run      {plan.run_dir}  ({start})",
@@ -170,10 +166,12 @@ def _announce(plan: Plan, module: BiLMModule, is_resumed: bool) -> None:
     ]
     if config.train.precision == "bf16-mixed" and _is_on_cpu(config) and not HAS_BF16:
         lines.append("slow     this processor has no instructions for bfloat16: train.precision=32-true is faster here")
-    if module.step >= plan.total_steps:
-        lines.append("done     that step is the last: nothing to do; raise train.epochs to go on")
-    elif module.is_over:
-        lines.append("done     held-out perplexity did not fall any more: nothing to do; raise train.patience to go on")
+    if module.state.step >= plan.total_steps:
+        lines.append("done     that step is the last: nothing to do; raise train.epochs to continue")
+    elif module.state.is_over:
+        lines.append(
+            "done     held-out perplexity did not fall any more: nothing to do; raise train.patience to continue"
+        )
     print("\n".join(lines), file=sys.stderr)
 
 
@@ -189,14 +187,20 @@ def _start_tracker(plan: Plan, module: BiLMModule) -> Tracker:
         "tokens_per_step": plan.config.data.lanes * plan.config.data.window,
         "tokens_an_epoch": plan.corpus.lanes.num_tokens,
     }
-    write_start(plan.run_dir, module.step, {"command": plan.command, "data": plan.config.data.path} | facts)
-    name = plan.config.run.name or plan.run_dir.name
-    about_run = to_dict(plan.config) | facts | {"slurm": slurm_facts()}
-    group = plan.report.group if plan.report is not None else None
-    tracker = Tracker(plan.run_dir, name, plan.config.wandb, about_run, group)
+    write_start(plan.run_dir, module.state.step, {"command": plan.command, "data": plan.config.data.path} | facts)
+    tracker = open_tracker(plan, to_dict(plan.config) | facts | {"slurm": slurm_facts()})
+    if restarts := read_restarts(plan.run_dir):  # a stall, a crash or a lost node is told by the start after it
+        reason = restarts[-1].get("reason", "reason not known")
+        tracker.alert("training restarted", f"restart {len(restarts)}: {reason}", "WARN")
     about = {"fingerprint": plan.corpus.dataset.fingerprint, "tokens": plan.corpus.lanes.num_tokens}
     tracker.reference("dataset", "dataset", plan.config.data.path, about, ["latest"])
     return tracker
+
+
+def open_tracker(plan: Plan, facts: dict[str, Any]) -> Tracker:
+    """Return the tracker of the plan's one wandb run, open to more of it. facts: added to the run's config."""
+    name = plan.config.run.name or plan.run_dir.name
+    return Tracker(plan.run_dir, name, plan.config.wandb, facts, plan.group)
 
 
 def _note_checkpoint(plan: Plan, tracker: Tracker | None, record: Record) -> None:

@@ -16,15 +16,14 @@ FORMAT = 1
 
 
 def take_snapshot(module: BiLMModule, identity: dict[str, Any], vocabulary: dict[str, Tensor]) -> dict[str, Any] | None:
-    """The content of a checkpoint; every rank calls it, because states are gathered. None but on rank 0."""
-    module.settle()
-    states = _gather_states(module)
+    """Return the content of a checkpoint; every rank calls it, because LSTM states are gathered. None but on rank 0."""
+    states, state = _gather_states(module), module.state
     if module.global_rank != 0:
         return None
     optimizer = module.optimizers(use_pl_optimizer=False)
     assert isinstance(optimizer, torch.optim.Optimizer)
     return {
-        "global_step": module.step,
+        "global_step": state.step,
         "state_dict": module.bilm.state_dict(),
         "optimizer_states": [optimizer.state_dict()],
         "elmo": {
@@ -33,10 +32,10 @@ def take_snapshot(module: BiLMModule, identity: dict[str, Any], vocabulary: dict
             "config": to_dict(module.config),
             "vocabulary": vocabulary,
             "states": [{"h": state.h, "c": state.c} for state in states],
-            "tokens": module.step * module.config.data.lanes * module.config.data.window,
-            "bad_steps": module.bad_steps,
-            "bad_steps_in_a_row": module.bad_steps_in_a_row,
-            "validations": [list(validation) for validation in module.validations],
+            "tokens": state.step * module.config.data.lanes * module.config.data.window,
+            "bad_steps": state.bad_steps,
+            "bad_steps_in_a_row": state.bad_steps_in_a_row,
+            "validations": [list(validation) for validation in state.validations],
         },
     }
 
@@ -45,12 +44,13 @@ def restore_snapshot(module: BiLMModule, content: dict[str, Any], rank: int, ran
     """Make the module what it was; each rank takes its own lanes' states, whatever the world size was."""
     module.bilm.load_state_dict(content["state_dict"])
     module.optimizer_state = content["optimizer_states"][0]
-    module.step = content["global_step"]
-    module.bad_steps = content["elmo"]["bad_steps"]
-    module.bad_steps_in_a_row = content["elmo"]["bad_steps_in_a_row"]
-    module.validations = [(step, perplexity) for step, perplexity in content["elmo"].get("validations", [])]
+    state = module.state
+    state.step = content["global_step"]
+    state.bad_steps = content["elmo"]["bad_steps"]
+    state.bad_steps_in_a_row = content["elmo"]["bad_steps_in_a_row"]
+    state.validations = [(step, perplexity) for step, perplexity in content["elmo"].get("validations", [])]
     groups = lane_groups(lane_share(module.config.data.lanes, rank, ranks), module.config.lane_groups)
-    module.states = [
+    state.lstm = [
         [
             LSTMPState(s["h"][:, group.start : group.stop].clone(), s["c"][:, group.start : group.stop].clone())
             for s in content["elmo"]["states"]
@@ -63,7 +63,9 @@ def _gather_states(module: BiLMModule) -> States:
     """States of all lanes of the global batch, on the CPU; h (2, lanes, P) and c (2, lanes, H) of each layer."""
     gathered = []
     group_lanes = module.config.data.lanes // world_size() // module.config.lane_groups
-    groups = [states or module.bilm.initial_states(group_lanes) for states in module.states]  # none before a first step
+    groups = [
+        states or module.bilm.initial_states(group_lanes) for states in module.state.lstm
+    ]  # none before a first step
     for layer in range(len(module.bilm.layers)):
         parts = [states[layer] for states in groups]
         h, c = (torch.cat([part[i] for part in parts], dim=1) for i in range(2))

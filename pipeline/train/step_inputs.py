@@ -1,9 +1,9 @@
-"""What a step reads: its batch, and all that ids alone decide, made by the loader's processes.
+"""What a step reads: its batches, and all that word ids alone decide, made by the loader's processes.
 
-So sizes are known before a GPU has the words: it is never asked for one, and the CPU runs ahead of it.
+So every size is known on the CPU before a GPU has the words: the CPU never waits for a GPU to learn one.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,51 +22,71 @@ _CANDIDATE_SITE = 1  # keeps the candidates' random numbers apart from those of 
 
 
 @dataclass
-class StepInputs:
-    """Of a lane group. lengths (U,): characters of its unique words, on the CPU. Under the full softmax there are no
-    candidates and no places."""
+class GroupInputs:
+    """One lane group's part. lengths (U,): characters of its unique words, on the CPU. places: None for the full
+    softmax."""
 
     batch: Batch
     lengths: Tensor
-    candidates: Candidates | None = None
     places: Places | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """As Batch, between processes as bytes."""
-        parts = (None if words is None else [t.numpy() for t in words] for words in (self.candidates, self.places))
-        return _inputs_of, (self.batch, self.lengths.numpy(), *parts)
+        """Travel between processes as bytes, like Batch."""
+        places = None if self.places is None else [t.numpy() for t in self.places]
+        return _group_of, (self.batch, self.lengths.numpy(), places)
+
+    def pin_memory(self) -> "GroupInputs":
+        places = None if self.places is None else Places(*(t.pin_memory() for t in self.places))
+        return GroupInputs(self.batch.pin_memory(), self.lengths, places)
+
+    def to(self, device: torch.device) -> "GroupInputs":
+        """Start the copy to the device, in its turn: with pinned memory nobody waits for it."""
+        places = None if self.places is None else Places(*(t.to(device, non_blocking=True) for t in self.places))
+        return GroupInputs(self.batch.to(device), self.lengths, places)
+
+
+def _group_of(batch: Batch, lengths: np.ndarray, places: list[np.ndarray] | None) -> GroupInputs:
+    found = None if places is None else Places(*map(torch.from_numpy, places))
+    return GroupInputs(batch, torch.from_numpy(lengths), found)
+
+
+@dataclass
+class StepInputs:
+    """A step of one rank. candidates: the same on all ranks and in all groups; None for the full softmax."""
+
+    step: int
+    groups: list[GroupInputs]
+    candidates: Candidates | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        candidates = None if self.candidates is None else [t.numpy() for t in self.candidates]
+        return _step_of, (self.step, self.groups, candidates)
 
     def pin_memory(self) -> "StepInputs":
-        return self._map(self.batch.pin_memory(), lambda t: t.pin_memory())
+        candidates = None if self.candidates is None else Candidates(*(t.pin_memory() for t in self.candidates))
+        return StepInputs(self.step, [group.pin_memory() for group in self.groups], candidates)
 
     def to(self, device: torch.device) -> "StepInputs":
-        """On their way to the device, in their turn: nobody waits if memory is pinned."""
-        return self._map(self.batch.to(device), lambda t: t.to(device, non_blocking=True))
-
-    def _map(self, batch: Batch, change: Callable[[Tensor], Tensor]) -> "StepInputs":
-        candidates = None if self.candidates is None else Candidates(*map(change, self.candidates))
-        places = None if self.places is None else Places(*map(change, self.places))
-        return StepInputs(batch, self.lengths, candidates, places)
+        moved = (t.to(device, non_blocking=True) for t in self.candidates or ())
+        candidates = None if self.candidates is None else Candidates(*moved)
+        return StepInputs(self.step, [group.to(device) for group in self.groups], candidates)
 
 
-def _inputs_of(
-    batch: Batch, lengths: np.ndarray, candidates: list[np.ndarray] | None, places: list[np.ndarray] | None
-) -> StepInputs:
-    return StepInputs(
-        batch, torch.from_numpy(lengths),
-        None if candidates is None else Candidates(*map(torch.from_numpy, candidates)),
-        None if places is None else Places(*map(torch.from_numpy, places)),
-    )  # fmt: skip
+def _step_of(step: int, groups: list[GroupInputs], candidates: list[np.ndarray] | None) -> StepInputs:
+    return StepInputs(step, groups, None if candidates is None else Candidates(*map(torch.from_numpy, candidates)))
 
 
-def step_inputs(batch: Batch, candidates: Candidates | None) -> StepInputs:
-    """batch and candidates are on the CPU."""
-    places = None if candidates is None else find_places(candidates.ids, batch.targets.flatten(1))
-    return StepInputs(batch, word_lengths(batch.characters), candidates, places)
+def step_inputs(batches: Sequence[Batch], candidates: Candidates | None) -> StepInputs:
+    """Return the inputs of the step that `batches`, one for each lane group, belong to; all on the CPU."""
+    groups = []
+    for batch in batches:
+        places = None if candidates is None else find_places(candidates.ids, batch.targets.flatten(1))
+        groups.append(GroupInputs(batch, word_lengths(batch.characters), places))
+    return StepInputs(batches[0].step, groups, candidates)
 
 
 class Preparation:
-    """Makes a run's batches ready: a pure function of them, in whatever process.
+    """Makes a step's inputs of its batches: a pure function of them, in whatever process.
 
     Raises ConfigError if more candidates are wanted than there are words.
     """
@@ -76,13 +96,12 @@ class Preparation:
         self._sets = 1 if config.softmax.candidates == "shared" else 2
         is_sampled = config.softmax.kind == "sampled"
         self._sampler = LogUniformSampler(vocab_size, config.softmax.num_samples) if is_sampled else None
-        self._drawn: tuple[int, Candidates] | None = None  # the last step's, for the next group of its lanes
 
-    def __call__(self, batch: Batch) -> StepInputs:
-        return step_inputs(self._with_cold_starts(batch), self._candidates(batch.step))
+    def __call__(self, batches: Sequence[Batch]) -> StepInputs:
+        return step_inputs([self._with_cold_starts(batch) for batch in batches], self._candidates(batches[0].step))
 
     def _with_cold_starts(self, batch: Batch) -> Batch:
-        """The lanes that data.cold_start_share falls on join those that the batch starts cold."""
+        """Add the lanes that data.cold_start_share falls on to those that the batch starts cold."""
         if not self._cold_share:
             return batch
         lanes = range(batch.first_lane, batch.first_lane + batch.index.shape[2])
@@ -90,11 +109,9 @@ class Preparation:
         return replace(batch, cold=cold if batch.cold is None else batch.cold | cold)
 
     def _candidates(self, step: int) -> Candidates | None:
-        """Drawn from (seed, step): the same on all ranks and in all lane groups."""
+        """Draw candidates from (seed, step): the same on all ranks."""
         if self._sampler is None:
             return None
-        if self._drawn is None or self._drawn[0] != step:
-            draws = [self._sampler.draw(self._seed, _CANDIDATE_SITE, step, s) for s in range(self._sets)]
-            ids = torch.stack([torch.from_numpy(ids) for ids, _ in draws])
-            self._drawn = step, Candidates(ids, torch.tensor([tries for _, tries in draws]))
-        return self._drawn[1]
+        draws = [self._sampler.draw(self._seed, _CANDIDATE_SITE, step, s) for s in range(self._sets)]
+        ids = torch.stack([torch.from_numpy(ids) for ids, _ in draws])
+        return Candidates(ids, torch.tensor([tries for _, tries in draws]))

@@ -12,7 +12,6 @@ import numpy as np
 
 from data_prep.files import write_json
 from pipeline.config import WandbConfig
-from pipeline.train.facts import read_restarts
 
 log = logging.getLogger(__name__)
 STEP_METRIC = "trainer/global_step"
@@ -116,16 +115,7 @@ def _start(run_dir: Path, name: str, config: WandbConfig, facts: dict[str, Any],
     run.define_metric(STEP_METRIC)
     run.define_metric("train/tokens", step_metric=STEP_METRIC)  # in every record: the other x axis to choose
     run.define_metric("*", step_metric=STEP_METRIC)
-    _tell_of_restart(run, run_dir)
     return run
-
-
-def _tell_of_restart(run: Any, run_dir: Path) -> None:
-    """What stopped a run without its own doing (a stall, a crash, a lost node) is told by the start after it."""
-    restarts = read_restarts(run_dir)
-    if restarts:
-        reason = restarts[-1].get("reason", "reason not known")
-        run.alert(title="training restarted", text=f"restart {len(restarts)}: {reason}", level="WARN")
 
 
 def _mode(config: WandbConfig) -> str:

@@ -3,7 +3,7 @@
 import logging
 import os
 import warnings
-from typing import Any, cast
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -32,9 +32,7 @@ def build_trainer(config: PretrainConfig, wandb_run: Any, callbacks: list[pl.Cal
         devices=config.train.devices,
         num_nodes=config.train.nodes,
         strategy=_strategy(config.train) if ranks > 1 else "auto",
-        precision=cast(Any, config.train.precision),
         max_epochs=1,
-        accumulate_grad_batches=config.lane_groups,
         limit_val_batches=0,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
@@ -51,7 +49,7 @@ def build_trainer(config: PretrainConfig, wandb_run: Any, callbacks: list[pl.Cal
 
 
 def _strategy(config: TrainConfig) -> DDPStrategy:
-    """All-reduces the dense gradients while backward goes on; the softmax's rows are not DDP's (rows.py)."""
+    """All-reduce the dense gradients during backward; the softmax's rows are SoftmaxGradient's."""
     hook = bf16_compress_hook if config.exchanges_bfloat16 else None
     return DDPStrategy(gradient_as_bucket_view=True, ddp_comm_hook=hook)
 

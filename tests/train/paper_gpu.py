@@ -12,6 +12,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -27,10 +28,10 @@ from pipeline.config import PretrainConfig
 from pipeline.model import gpu, kernels
 from pipeline.model.bilm import BiLM
 from pipeline.read_config import load
+from pipeline.train.finite_check import StepResult, _Pending
 from pipeline.train.module import BiLMModule
-from pipeline.train.optimizer import RowOptimizer
+from pipeline.train.state import TrainingState
 from pipeline.train.step_inputs import Preparation, StepInputs
-from pipeline.train.verdict import Verdict
 from tests.train.test_step import STEPS, batches
 
 ASKS = ("_local_scalar_dense", "nonzero", "_unique2", "unique_consecutive", "masked_select", "equal", "tolist")
@@ -66,7 +67,7 @@ class Log:
 
     def __init__(self) -> None:
         self.waits: Counter[str] = Counter()
-        self.verdicts: list[tuple[int, int]] = []  # the step of each, and the step in which the CPU read it
+        self.results: list[tuple[int, int]] = []  # the step of each, and the step in which the CPU read it
         self.launches = self.recorded = 0
 
     def launch(self) -> None:
@@ -197,56 +198,61 @@ def _interpret_on_paper() -> None:
         setattr(kernels, name, launched)
 
 
-def _note_verdicts(module: BiLMModule) -> None:
-    read = Verdict.read
+def _note_results(module: BiLMModule) -> None:
+    read = _Pending.read
 
-    def noted(verdict: Verdict) -> tuple[float, float, list[float]]:
-        LOG.verdicts.append((verdict.step, module.step))
-        return read(verdict)
+    def noted(pending: _Pending) -> StepResult:
+        LOG.results.append((pending.step, module.state.step))
+        return read(pending)
 
-    Verdict.read = noted  # type: ignore[method-assign]
+    _Pending.read = noted  # type: ignore[method-assign]
 
 
-def train(module: BiLMModule, windows: list[StepInputs], device: torch.device, in_bf16: bool) -> list[float]:
-    """As Lightning does; losses of the steps."""
-    module.on_fit_start()
+def module_of(config: PretrainConfig, bilm: BiLM) -> BiLMModule:
+    """A module that needs no Trainer: with one process, Lightning's part of a step is the call of backward."""
+    module = BiLMModule(config, bilm, TrainingState(STEPS, None, [None]))
     optimizer = module.configure_optimizers()
-    assert isinstance(optimizer, RowOptimizer)
-    for window in windows:
+    module.optimizers = lambda use_pl_optimizer: optimizer  # type: ignore[method-assign, assignment]
+    module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign, assignment]
+    return module
+
+
+def train(module: BiLMModule, windows: list[StepInputs], device: torch.device) -> list[float]:
+    """Losses of the steps."""
+    module.on_fit_start()
+    losses = []
+    for number, window in enumerate(windows):
         LOG.launches = LOG.recorded = 0
-        inputs = module.transfer_batch_to_device(window, device, 0)
-        with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16):
-            loss = module.training_step(inputs, 0)
-        loss.backward()
-        module.on_before_optimizer_step(optimizer)
-        optimizer.step()
-        optimizer.zero_grad()
-        module.step += 1
-    return module.take_losses()
+        module.training_step(module.transfer_batch_to_device(window, device, 0), number)
+        assert module.ended is not None
+        losses += [result.loss for result in module.ended.results]
+    return losses
 
 
 def main(dataset: Path, *pairs: str) -> None:
     config = load(PretrainConfig, [f"data.path={dataset}", "optimizer.clip_norm=10", *pairs])
     size, windows = batches(dataset, config)
-    inputs = list(map(Preparation(config, size), windows))
+    prepare = Preparation(config, size)
+    inputs = [prepare([batch]) for batch in windows]
     torch.manual_seed(1)
     bilm = BiLM(config.model, size)
-    on_cpu = BiLMModule(config, copy.deepcopy(bilm), STEPS)
-    expected = train(on_cpu, inputs, torch.device("cpu"), False)
+    in_float32 = replace(config, train=replace(config.train, precision="32-true"))
+    on_cpu = module_of(in_float32, copy.deepcopy(bilm))
+    expected = train(on_cpu, inputs, torch.device("cpu"))
     _interpret_on_paper()
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=) too is a tensor that is sent
     with PaperGPU(), gpu.using("kernels"):
         _see_that_it_sees()
-        module = BiLMModule(config, bilm.to(DEVICE), STEPS)
-        _note_verdicts(module)
+        module = module_of(config, bilm.to(DEVICE))
+        _note_results(module)
         LOG.waits.clear()
-        losses = train(module, inputs, DEVICE, config.train.precision == "bf16-mixed")
+        losses = train(module, inputs, DEVICE)
     worst = max(
         float((ours.value - theirs).detach().norm() / theirs.detach().norm().clamp(min=1e-3))
         for ours, theirs in zip(bilm.parameters(), on_cpu.bilm.parameters(), strict=True)  # type: ignore[misc]
     )
     print(json.dumps({
-        "losses": losses, "expected": expected, "worst_weight": worst, "waits": LOG.waits, "verdicts": LOG.verdicts,
+        "losses": losses, "expected": expected, "worst_weight": worst, "waits": LOG.waits, "results": LOG.results,
         "launches": LOG.launches, "recorded": LOG.recorded,
     }))  # fmt: skip
 

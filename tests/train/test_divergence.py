@@ -12,7 +12,8 @@ from pipeline.characters import BEGIN_WORD
 from pipeline.train import module as module_module
 from pipeline.train import optimizer as optimizer_module
 from pipeline.train import run as run_module
-from pipeline.train.module import BiLMModule, Diverged
+from pipeline.train.finite_check import Diverged
+from pipeline.train.module import BiLMModule
 from tests.train import runs
 from tests.train.wandb_files import exit_codes
 
@@ -30,17 +31,17 @@ class Poison(Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, i: int) -> None:
         assert isinstance(pl_module, BiLMModule)
-        if pl_module.step in self.steps:
+        if pl_module.state.step in self.steps:
             self.kept = self._poisoned(pl_module).clone()
             self._poisoned(pl_module).fill_(self.value)
             self.before = snapshot(pl_module)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         assert isinstance(pl_module, BiLMModule)
-        if pl_module.step - 1 in self.steps:
+        if pl_module.state.step - 1 in self.steps:
             same = list(runs.differences(self.before, snapshot(pl_module))) == []
-            finite = all(bool(t.isfinite().all()) for states in pl_module.states for s in states or [] for t in s)
-            self.left_alone[pl_module.step - 1] = same and finite
+            finite = all(bool(t.isfinite().all()) for states in pl_module.state.lstm for s in states or [] for t in s)
+            self.left_alone[pl_module.state.step - 1] = same and finite
             self._poisoned(pl_module).copy_(self.kept)
 
 

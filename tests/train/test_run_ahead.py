@@ -30,16 +30,16 @@ def on_paper(dataset: Path, *settings: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_step_learns_as_on_a_cpu_and_waits_only_for_the_verdict_on_the_one_before(dataset: Path, way: str) -> None:
+def test_a_step_learns_as_on_a_cpu_and_waits_only_for_the_result_of_the_one_before(dataset: Path, way: str) -> None:
     found: dict[str, Any] = on_paper(dataset, *WAYS[way][:1], *SMALL, *WAYS[way][1:])
     rounding = 5e-3 if way == "bf16" else 1e-5
     assert found["losses"] == pytest.approx(found["expected"], rel=rounding) and len(found["losses"]) == 3
     assert found["worst_weight"] < 30 * rounding
-    assert found["waits"] == {"verdict.py:read by tolist": 3}
-    assert found["verdicts"] == [[0, 1], [1, 2], [2, 3]]
+    assert found["waits"] == {"finite_check.py:read by tolist": 3}
+    assert found["results"] == [[0, 1], [1, 2], [2, 3]]
     assert 100 < found["launches"] < 400 and found["recorded"] == 2 * 2 * 3 * 4
 
 
-def test_a_step_whose_norms_are_looked_at_waits_for_its_own_verdict(dataset: Path) -> None:
+def test_a_step_whose_norms_are_looked_at_waits_for_its_own_result(dataset: Path) -> None:
     found = on_paper(dataset, "configs/original.yaml", *SMALL, "train.norms_every_steps=2")
-    assert found["verdicts"] == [[0, 1], [1, 1], [2, 3]]
+    assert found["results"] == [[0, 1], [1, 1], [2, 3]]

@@ -24,6 +24,7 @@ from pipeline.data.lanes import TrainLanes
 from pipeline.data.windows import BatchMaker, TrainWindows, Vocabulary
 from pipeline.model.bilm import BiLM
 from pipeline.train.module import BiLMModule
+from pipeline.train.state import TrainingState
 from pipeline.train.step_inputs import Preparation
 from pipeline.train.trainer import build_trainer
 from tests.train import runs
@@ -85,7 +86,8 @@ def fit(config: PretrainConfig, vocab_size: int, callback: Callback) -> None:
     lanes = TrainLanes(data.splits["train"].num_tokens, config.data.lanes, config.data.window)
     maker = BatchMaker(data.lexicon, Vocabulary(vocab_size), config.model.max_characters)
     torch.manual_seed(0)
-    module = BiLMModule(config, BiLM(config.model, vocab_size), steps)
+    state = TrainingState(steps, None, [None] * config.lane_groups)
+    module = BiLMModule(config, BiLM(config.model, vocab_size), state)
     windows = TrainWindows(data.splits["train"], maker, lanes, config.run.seed)
     prepare = Preparation(config, vocab_size)
     batches = BiLMDataModule(windows, config.data, config.lane_groups, 0, steps, prepare)

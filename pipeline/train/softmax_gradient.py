@@ -6,17 +6,28 @@ import torch
 from torch import Tensor
 
 from pipeline.model.softmax import Rows, Softmax
-from pipeline.train.collectives import Group, Pending, mean_over_ranks_, start_all_gather, start_all_reduce, world_size
+from pipeline.train.collectives import (
+    Group,
+    Pending,
+    all_gather,
+    mean_over_ranks_,
+    start_all_gather,
+    start_all_reduce,
+    world_size,
+)
 
 
 @dataclass
-class _Sum:
-    """The rows of a step on their way: ids (R,), one buffer of weights (R, P) and biases (R,), and a report (n,)."""
+class _Exchange:
+    """The rows of a step on their way: ids (R,), one buffer of weights (R, P) and biases (R,).
+
+    reports (ranks, n): what each rank tells the others.
+    """
 
     ids: Tensor
     buffer: Tensor
     width: int
-    report: Tensor
+    reports: Tensor
     pending: list[Pending]
 
     @property
@@ -28,43 +39,47 @@ class _Sum:
         return self.buffer[len(self.ids) * self.width :]
 
     def finish(self, dtype: torch.dtype) -> None:
-        """Sums over ranks have become means in `dtype`."""
+        """Wait for the other ranks, and turn sums over ranks into means in `dtype`."""
         for pending in self.pending:
             if pending is not None:
                 pending.wait()
         self.buffer = self.buffer.to(dtype)
         if world_size() > 1:
             self.buffer.div_(world_size())
-            self.report = self.report / world_size()
 
 
-class RowGradients:
+class SoftmaxGradient:
     """Collects the touched rows of a step and gives their mean over ranks to the table as a sparse gradient.
 
     Candidates are the same everywhere, so ranks tell each other only their targets, during the forward pass. The
     union's rows travel in one dense buffer (NCCL has no sparse all-reduce) from the moment that backward has left
-    the softmax, while it goes on through the layers. Bytes grow with the batch, never with the vocabulary.
+    the softmax, while backward continues through the layers. Bytes grow with the batch, never with the vocabulary.
     """
 
     def __init__(self, softmax: Softmax) -> None:
         self._softmax = softmax
-        self._group: Group | None = None  # of their own: DDP's buckets are reduced at the same time
+        self._group: Group | None = None  # of its own: DDP's buckets are reduced at the same time
         self._dtype = softmax.weight.dtype
         self._collected: list[Rows] = []
         self._targets: list[tuple[Tensor, Pending]] = []
-        self._sum: _Sum | None = None
+        self._exchange: _Exchange | None = None
 
     def connect(self, group: Group | None, dtype: torch.dtype) -> None:
-        """Ranks exchange rows within `group` in `dtype`."""
+        """Exchange rows within `group` in `dtype` from now on."""
         self._group, self._dtype = group, dtype
 
     def collect(self, rows: Rows, targets: Tensor) -> None:
-        """A lane group's rows, and the targets that are among them; every rank has equally many targets."""
+        """Add a lane group's rows, and the targets that are among them; every rank has equally many targets."""
         self._collected.append(rows)
         self._targets.append(start_all_gather(targets.flatten().to(torch.int32), self._group))
 
-    def start_after_backward(self, report: Tensor) -> None:
-        """Called once all lane groups are collected, before the last one's backward. report (n,): travels along."""
+    def send_during_backward(self, report: Tensor) -> None:
+        """Start the exchange once the last lane group's backward has left the softmax.
+
+        Call it once all lane groups are collected, before the last one's backward. report (n,): is gathered too.
+        """
+        if not self._collected:  # full softmax: `receive` reduces the dense gradient
+            return
         waiting = [self._collected[-1].weight, self._collected[-1].bias]
 
         def one_more(leaf: Tensor) -> None:
@@ -78,20 +93,21 @@ class RowGradients:
     def _start(self, report: Tensor) -> None:
         ids = self._union()
         width = self._softmax.weight.shape[1]
-        total = _Sum(ids, self._softmax.weight.new_zeros(len(ids) * (width + 1)), width, report.clone(), [])
-        for rows in self._collected:
-            assert rows.weight.grad is not None and rows.bias.grad is not None
-            place = torch.searchsorted(ids, rows.ids)
-            total.weight.index_add_(0, place, rows.weight.grad)
-            total.bias.index_add_(0, place, rows.bias.grad)
+        reports, pending = start_all_gather(report.unsqueeze(0), self._group)
+        rows = _Exchange(ids, self._softmax.weight.new_zeros(len(ids) * (width + 1)), width, reports, [pending])
+        for part in self._collected:
+            assert part.weight.grad is not None and part.bias.grad is not None
+            place = torch.searchsorted(ids, part.ids)
+            rows.weight.index_add_(0, place, part.weight.grad)
+            rows.bias.index_add_(0, place, part.bias.grad)
         if world_size() > 1:
-            total.buffer = total.buffer.to(self._dtype)
-        total.pending = [start_all_reduce(values, self._group) for values in (total.buffer, total.report)]
-        self._sum = total
+            rows.buffer = rows.buffer.to(self._dtype)
+        rows.pending.append(start_all_reduce(rows.buffer, self._group))
+        self._exchange = rows
         self._collected.clear()
 
     def _union(self) -> Tensor:
-        """Ids (R,), rising, of the rows that any rank touched in the step."""
+        """Return the ids (R,), rising, of the rows that any rank touched in the step."""
         parts = [rows.ids for rows in self._collected]
         if world_size() > 1:
             for targets, pending in self._targets:
@@ -101,23 +117,22 @@ class RowGradients:
         self._targets.clear()
         return parts[0] if len(parts) == 1 else torch.unique(torch.cat(parts))
 
-    def finish(self, report: Tensor) -> Tensor:
-        """Set the table's gradients, means over ranks; returns the report's mean over ranks too."""
-        if self._sum is None:
-            return self._finish_dense(report)
-        total, self._sum = self._sum, None
-        total.finish(self._softmax.weight.dtype)
-        self._softmax.weight.grad = _sparse(total.ids, total.weight, self._softmax.weight)
-        self._softmax.bias.grad = _sparse(total.ids, total.bias, self._softmax.bias)
-        return total.report
+    def receive(self, report: Tensor) -> Tensor:
+        """Set the table's gradients, means over ranks. Return the reports (ranks, n) of all ranks."""
+        if self._exchange is None:
+            return self._reduce_dense(report)
+        rows, self._exchange = self._exchange, None
+        rows.finish(self._softmax.weight.dtype)
+        self._softmax.weight.grad = _sparse(rows.ids, rows.weight, self._softmax.weight)
+        self._softmax.bias.grad = _sparse(rows.ids, rows.bias, self._softmax.bias)
+        return rows.reports
 
-    def _finish_dense(self, report: Tensor) -> Tensor:
+    def _reduce_dense(self, report: Tensor) -> Tensor:
         """Under the full softmax every word is touched: the table's gradient is dense."""
         for parameter in self._softmax.parameters():
             assert parameter.grad is not None
             mean_over_ranks_(parameter.grad)
-        mean_over_ranks_(report)
-        return report
+        return all_gather(report.unsqueeze(0))
 
 
 def _sparse(ids: Tensor, values: Tensor, parameter: Tensor) -> Tensor:

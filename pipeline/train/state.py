@@ -1,0 +1,34 @@
+"""What changes from step to step besides weights and the optimizer's sums. A checkpoint holds all of it."""
+
+from dataclasses import dataclass, field
+
+from pipeline.model.bilm import States
+
+
+@dataclass
+class TrainingState:
+    """Each field has one writer: the module, but for `validations`, which the Validation callback appends to.
+
+    lstm: LSTM states of this rank's lane groups; None before a first step. step: steps done, dropped ones included,
+    as their tokens are spent. validations: (step, held-out perplexity) of each validation that was due.
+    """
+
+    total_steps: int
+    patience: int | None
+    lstm: list[States | None]
+    step: int = 0
+    bad_steps: int = 0
+    bad_steps_in_a_row: int = 0
+    validations: list[tuple[int, float]] = field(default_factory=list)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all steps are done, or the held-out perplexity has stopped falling (train.patience)."""
+        return self.step >= self.total_steps or self.stopped_early
+
+    @property
+    def stopped_early(self) -> bool:
+        if self.patience is None or not self.validations:
+            return False
+        perplexities = [perplexity for _, perplexity in self.validations]
+        return len(perplexities) - 1 - perplexities.index(min(perplexities)) >= self.patience
