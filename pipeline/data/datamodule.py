@@ -90,7 +90,7 @@ class _Loader(DataLoader[Any]):
     worker_init_fn is called, and one thread that takes the signal ends the process, and then the parent.
     """
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Any:
         context = self.multiprocessing_context
         if context is None or not _KNOWS_SENDERS:
             return _unwrapped(super().__iter__())
@@ -109,6 +109,16 @@ def _unwrapped(batches: Iterator[Any]) -> Iterator[Any]:
         if isinstance(batch, ValueError):
             raise batch
         yield batch
+
+
+def is_killed_worker(error: BaseException) -> bool:
+    """Whether an error of a training comes from the end of a loader process, which torch may report at any moment."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, RuntimeError) and str(chain).startswith("DataLoader worker (pid"):
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False
 
 
 def _begin_worker(worker: int) -> None:
