@@ -43,7 +43,7 @@ class Assumptions:
     collective_seconds: float = 20e-6  # to start one, and to cross a node
     hop_seconds: float = 5e-6  # between nodes; a tree has 2 log2(nodes)
     bucket_bytes: int = 25 << 20  # of float32 gradients: DDP's default
-    small_collectives: int = 3  # targets, rows, and the loss with the switches
+    small_collectives: int = 3  # targets, rows, and the loss with the requests
     overlap: float = 0.8  # of backward's time that can hide traffic; the rest is slowed by it
 
 

@@ -66,6 +66,7 @@ class Ours:
         self.softmax_gradient = SoftmaxGradient(bilm.softmax)
         self.states: States = bilm.initial_states(config.data.lanes)
         self._report = torch.zeros(2)  # loss and request, as the module's
+        self._check = torch.zeros(1, dtype=torch.int32, device=bilm.device)
 
     def encode(self, batch: Batch, lengths: Tensor | None = None) -> Tensor:
         words = self.bilm.encoder(batch.characters, lengths).to(self.states[0].h.dtype)
@@ -79,7 +80,7 @@ class Ours:
     def loss(self, y: Tensor, batch: Batch, candidates: Candidates, places: Places | None = None) -> Tensor:
         targets = batch.targets.flatten(1)
         rows = self.bilm.softmax.touched_rows(places or find_places(candidates.ids, targets))
-        self.softmax_gradient.collect(rows, targets)
+        self.softmax_gradient.collect(rows, targets, self._check)
         loss = self.bilm.softmax.sampled_loss(y.flatten(1, 2), targets, candidates, rows).mean()
         self._report = torch.stack([loss.detach(), torch.zeros_like(loss.detach())])
         self.softmax_gradient.send_during_backward(self._report)

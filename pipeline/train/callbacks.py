@@ -3,11 +3,13 @@
 Validation comes before the checkpoint of the same step, so that a kill in between loses neither.
 """
 
+import json
 import logging
 import math
 import resource
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +23,7 @@ from pipeline import signals
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.windows import EvaluationWindows
 from pipeline.train.checkpoint import CheckpointFolder, Record
-from pipeline.train.collectives import max_over_ranks
+from pipeline.train.collectives import all_gather, require_same
 from pipeline.train.finite_check import StepResult
 from pipeline.train.module import BiLMModule, StepEnd
 from pipeline.train.norms import StepNorms
@@ -213,6 +215,9 @@ class Checkpointing(StepCallback):
         if due or (module.config.train.patience is not None and self._is_best(module)):
             self.save(module)
 
+    def identity_checksum(self) -> int:
+        return zlib.crc32(json.dumps(self._identity, sort_keys=True).encode())
+
     def _is_best(self, module: BiLMModule) -> bool:
         """Whether this step was validated, and better than all before."""
         validations = module.state.validations
@@ -236,8 +241,8 @@ class Checkpointing(StepCallback):
             perplexity = last[1].both if last is not None and last[0] == step else None
             try:
                 record = self._folder.save(content, perplexity, time.time(), self._writer.check)
-            except (OSError, RuntimeError) as error:  # torch.save turns some write errors into RuntimeError
-                log.error("NO CHECKPOINT at step %d (%s): the run goes on; free some space", step, error)
+            except OSError as error:  # of a full or failing disk; any other error ends the run
+                log.error("NO CHECKPOINT at step %d (%s): training continues; free some space", step, error)
                 return
             self._on_saved(record)
         self.saved_step = step
@@ -256,8 +261,10 @@ class HandleRequests(StepCallback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, BiLMModule)
-        steps = [sign * max_over_ranks(sign * pl_module.state.step, pl_module.device) for sign in (1, -1)]
-        assert steps[0] == steps[1], f"ranks read different checkpoints: steps {steps[1]} to {steps[0]}"
+        mine = torch.tensor([[pl_module.state.step, self._checkpointing.identity_checksum()]], device=pl_module.device)
+        steps, identities = all_gather(mine).t().tolist()
+        require_same(steps, "checkpoints")
+        require_same(identities, "settings or data")
 
     def on_step_end(self, trainer: pl.Trainer, module: BiLMModule, end: StepEnd) -> None:
         if module.state.is_over:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.train.outcome import Failed
 from pipeline.train.state import TrainingState
 from pipeline.train.stop_requests import Request
 
 
-class Diverged(RuntimeError):
+class Diverged(Failed):
     """Too many steps in a row had a loss or gradient that was not finite."""
 
 

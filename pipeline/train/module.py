@@ -14,7 +14,6 @@ from pipeline.data.windows import Batch
 from pipeline.model.bilm import BiLM, DropoutKey, States, Window, detach
 from pipeline.model.gpu import upload, uses_kernels
 from pipeline.model.lstmp import LSTMP, LSTMPState
-from pipeline.model.softmax import Candidates
 from pipeline.train.collectives import broadcast_, new_group
 from pipeline.train.finite_check import FiniteCheck, StepResult
 from pipeline.train.freeze import Freeze
@@ -22,7 +21,7 @@ from pipeline.train.norms import StepNorms
 from pipeline.train.optimizer import RowOptimizer, build_optimizer, clip_global_norm_, lr_factor
 from pipeline.train.softmax_gradient import SoftmaxGradient
 from pipeline.train.state import TrainingState
-from pipeline.train.step_inputs import GroupInputs, StepInputs
+from pipeline.train.step_inputs import StepInputs
 from pipeline.train.stop_requests import Request, StopRequests
 
 
@@ -88,8 +87,8 @@ class BiLMModule(pl.LightningModule):
 
         optimizer.zero_grad(set_to_none=True)
         report = upload(torch.tensor([0.0, float(self.stop_requests.poll())]), self.bilm.device)
-        for group, lanes in enumerate(inputs.groups):
-            loss = self._loss(group, lanes, inputs.candidates)  # encode, LSTM, softmax; keeps the LSTM state
+        for group in range(len(inputs.groups)):
+            loss = self._loss(group, inputs)  # encode, LSTM, softmax; keeps the LSTM state
             report[0] += loss.detach() / len(inputs.groups)
             is_last = group == len(inputs.groups) - 1
             if is_last:
@@ -115,20 +114,21 @@ class BiLMModule(pl.LightningModule):
         state.step += 1
         self._end_step(optimizer)
 
-    def _loss(self, group: int, inputs: GroupInputs, candidates: Candidates | None) -> Tensor:
+    def _loss(self, group: int, inputs: StepInputs) -> Tensor:
         """Return the mean loss () of a lane group, in nats; its LSTM states become those after this window."""
-        batch, device_type = inputs.batch, self.bilm.device.type
+        mine, candidates, device_type = inputs.groups[group], inputs.candidates, self.bilm.device.type
+        batch = mine.batch
         key = DropoutKey(self.config.run.seed, batch.step, batch.first_lane)
-        window = Window(batch.characters, batch.index, inputs.lengths)
+        window = Window(batch.characters, batch.index, mine.lengths)
         with torch.autocast(device_type, torch.bfloat16, enabled=self.config.train.precision == "bf16-mixed"):
             outputs, states = self.bilm(window, self._states_before(group, batch), key)
             self.state.lstm[group] = detach(states)
             y, softmax = outputs[-1], self.bilm.softmax
-            if candidates is None or inputs.places is None:
+            if candidates is None or mine.places is None:
                 return softmax.full_loss(y.flatten(0, 2).float(), batch.targets.flatten()).mean()
             targets = batch.targets.flatten(1)
-            rows = softmax.touched_rows(inputs.places)
-            self.softmax_gradient.collect(rows, targets)
+            rows = softmax.touched_rows(mine.places)
+            self.softmax_gradient.collect(rows, targets, inputs.check)
             return softmax.sampled_loss(y.flatten(1, 2), targets, candidates, rows).mean()
 
     def _states_before(self, group: int, batch: Batch) -> States:

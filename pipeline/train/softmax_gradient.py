@@ -11,6 +11,7 @@ from pipeline.train.collectives import (
     Pending,
     all_gather,
     mean_over_ranks_,
+    require_same,
     start_all_gather,
     start_all_reduce,
     world_size,
@@ -51,8 +52,8 @@ class _Exchange:
 class SoftmaxGradient:
     """Collects the touched rows of a step and gives their mean over ranks to the table as a sparse gradient.
 
-    Candidates are the same everywhere, so ranks tell each other only their targets, during the forward pass. The
-    union's rows travel in one dense buffer (NCCL has no sparse all-reduce) from the moment that backward has left
+    Candidates are the same everywhere, so ranks exchange only their targets, and a checksum, during the forward pass.
+    The union's rows travel in one dense buffer (NCCL has no sparse all-reduce) from the moment that backward has left
     the softmax, while backward continues through the layers. Bytes grow with the batch, never with the vocabulary.
     """
 
@@ -61,17 +62,22 @@ class SoftmaxGradient:
         self._group: Group | None = None  # of its own: DDP's buckets are reduced at the same time
         self._dtype = softmax.weight.dtype
         self._collected: list[Rows] = []
-        self._targets: list[tuple[Tensor, Pending]] = []
+        self._targets: list[tuple[Tensor, Pending]] = []  # of all ranks, after a checksum of each
         self._exchange: _Exchange | None = None
 
     def connect(self, group: Group | None, dtype: torch.dtype) -> None:
         """Exchange rows within `group` in `dtype` from now on."""
         self._group, self._dtype = group, dtype
 
-    def collect(self, rows: Rows, targets: Tensor) -> None:
-        """Add a lane group's rows, and the targets that are among them; every rank has equally many targets."""
+    def collect(self, rows: Rows, targets: Tensor, check: Tensor) -> None:
+        """Add a lane group's rows, and the targets that are among them; every rank has equally many targets.
+
+        check (1,) int32: a checksum that has to be the same on all ranks.
+        """
         self._collected.append(rows)
-        self._targets.append(start_all_gather(targets.flatten().to(torch.int32), self._group))
+        if world_size() > 1:
+            mine = torch.cat([check, targets.flatten().to(torch.int32)])
+            self._targets.append(start_all_gather(mine, self._group))
 
     def send_during_backward(self, report: Tensor) -> None:
         """Start the exchange once the last lane group's backward has left the softmax.
@@ -107,15 +113,21 @@ class SoftmaxGradient:
         self._collected.clear()
 
     def _union(self) -> Tensor:
-        """Return the ids (R,), rising, of the rows that any rank touched in the step."""
-        parts = [rows.ids for rows in self._collected]
-        if world_size() > 1:
-            for targets, pending in self._targets:
-                if pending is not None:
-                    pending.wait()
-                parts.append(targets.long())
+        """Return the ids (R,), rising, of the rows that any rank touched in the step.
+
+        Raises RanksDiffer before buffers of different lengths would be summed, which would never end.
+        """
+        parts, checks = [rows.ids for rows in self._collected], []
+        for gathered, pending in self._targets:
+            pending.wait()
+            of_ranks = gathered.view(world_size(), -1)
+            checks.append(of_ranks[:, 0])
+            parts.append(of_ranks[:, 1:].flatten().long())
         self._targets.clear()
-        return parts[0] if len(parts) == 1 else torch.unique(torch.cat(parts))
+        ids = parts[0] if len(parts) == 1 else torch.unique(torch.cat(parts))
+        for check in checks:  # now, as a GPU was waited for to learn how many ids there are
+            require_same(check.tolist(), "candidates")
+        return ids
 
     def receive(self, report: Tensor) -> Tensor:
         """Set the table's gradients, means over ranks. Return the reports (ranks, n) of all ranks."""

@@ -3,6 +3,7 @@
 So every size is known on the CPU before a GPU has the words: the CPU never waits for a GPU to learn one.
 """
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,28 +53,36 @@ def _group_of(batch: Batch, lengths: np.ndarray, places: list[np.ndarray] | None
 
 @dataclass
 class StepInputs:
-    """A step of one rank. candidates: the same on all ranks and in all groups; None for the full softmax."""
+    """A step of one rank. candidates: the same on all ranks and in all groups; None for the full softmax.
+
+    check (1,) int32: a checksum of what all ranks must have in common, the step's number and its candidates.
+    """
 
     step: int
     groups: list[GroupInputs]
+    check: Tensor
     candidates: Candidates | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         candidates = None if self.candidates is None else [t.numpy() for t in self.candidates]
-        return _step_of, (self.step, self.groups, candidates)
+        return _step_of, (self.step, self.groups, self.check.numpy(), candidates)
 
     def pin_memory(self) -> "StepInputs":
         candidates = None if self.candidates is None else Candidates(*(t.pin_memory() for t in self.candidates))
-        return StepInputs(self.step, [group.pin_memory() for group in self.groups], candidates)
+        return StepInputs(self.step, [g.pin_memory() for g in self.groups], self.check.pin_memory(), candidates)
 
     def to(self, device: torch.device) -> "StepInputs":
         moved = (t.to(device, non_blocking=True) for t in self.candidates or ())
         candidates = None if self.candidates is None else Candidates(*moved)
-        return StepInputs(self.step, [group.to(device) for group in self.groups], candidates)
+        check = self.check.to(device, non_blocking=True)
+        return StepInputs(self.step, [group.to(device) for group in self.groups], check, candidates)
 
 
-def _step_of(step: int, groups: list[GroupInputs], candidates: list[np.ndarray] | None) -> StepInputs:
-    return StepInputs(step, groups, None if candidates is None else Candidates(*map(torch.from_numpy, candidates)))
+def _step_of(
+    step: int, groups: list[GroupInputs], check: np.ndarray, candidates: list[np.ndarray] | None
+) -> StepInputs:
+    found = None if candidates is None else Candidates(*map(torch.from_numpy, candidates))
+    return StepInputs(step, groups, torch.from_numpy(check), found)
 
 
 def step_inputs(batches: Sequence[Batch], candidates: Candidates | None) -> StepInputs:
@@ -82,7 +91,17 @@ def step_inputs(batches: Sequence[Batch], candidates: Candidates | None) -> Step
     for batch in batches:
         places = None if candidates is None else find_places(candidates.ids, batch.targets.flatten(1))
         groups.append(GroupInputs(batch, word_lengths(batch.characters), places))
-    return StepInputs(batches[0].step, groups, candidates)
+    step = batches[0].step
+    check = torch.tensor([_checksum(step, candidates)], dtype=torch.int32)
+    return StepInputs(step, groups, check, candidates)
+
+
+def _checksum(step: int, candidates: Candidates | None) -> int:
+    """Return 31 bits of the step's number and its candidates."""
+    digest = zlib.crc32(step.to_bytes(8, "little"))
+    for part in candidates or ():
+        digest = zlib.crc32(part.numpy().tobytes(), digest)
+    return digest >> 1
 
 
 class Preparation:
