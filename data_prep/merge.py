@@ -166,6 +166,7 @@ def _figures(plan: Plan, records: Sequence[UnitRecord], bounds: dict[str, Bounds
         "empty_lines": sum(record.empty_lines for record in records),
         "sentences": {split: bound.num_sentences for split, bound in bounds.items()},
         "words": {split: bound.num_tokens - bound.num_sentences for split, bound in bounds.items()},
+        "repaired_characters": sum(record.repaired for record in records),
         "skipped_lines": len(skipped),
         "first_skipped": [f"{label}:{line}: {fault}" for label, line, fault in skipped[:_LISTED_FAULTS]],
         "inputs_without_text": sorted(label for label, number in read_by_source.items() if not number),

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from data_prep.assemble import assemble_shard
 from data_prep.corpus import STDIN, find_sources
-from data_prep.encode import encode_unit, read_record
+from data_prep.encode import FaultWatch, encode_unit, read_record
 from data_prep.files import DataError, describe_os_error, read_json, write_json
 from data_prep.merge import merge, read_merge_record
-from data_prep.plan import Options, Plan, differences, make_plan
+from data_prep.plan import Identity, Options, Plan, differences, load_identity, make_plan
 from data_prep.progress import Progress
 from data_prep.shards import FORMAT, SPLITS, VERSION, fingerprint_of
 from data_prep.summary import Summary
@@ -121,15 +121,17 @@ def _is_finished(work: Workspace, plan: Plan, overwrite: bool) -> bool:
             f"{work.output} holds a dataset, and whether standard input is what it was made of cannot be "
             "known; use overwrite=true or another output folder"
         )
-    _refuse_other(work, read_json(work.identity) if work.identity.exists() else None, plan, "a finished dataset")
+    before = load_identity(work.identity) if work.identity.exists() else None
+    skipped = Summary.from_index(str(work.output), read_json(work.index)).skipped_lines
+    _refuse_other(work, before, plan, "a finished dataset", except_for=() if skipped else ("on_error",))
     work.clear_work()
     return True
 
 
-def _refuse_other(work: Workspace, before: dict[str, Any] | None, plan: Plan, what: str) -> None:
+def _refuse_other(work: Workspace, before: Identity | None, plan: Plan, what: str, except_for: Sequence[str]) -> None:
     if before is None:
         raise DataError(f"{work.output} holds {what} of unknown options; use overwrite=true or another output folder")
-    if found := differences(before, plan.identity()):
+    if found := differences(before, plan.identity(), except_for):
         raise DataError(
             f"{work.output} holds {what} made otherwise ({'; '.join(found[:5])}); repeat those, or use "
             "overwrite=true or another output folder"
@@ -145,10 +147,9 @@ def _begin(work: Workspace, plan: Plan, overwrite: bool, alone: bool) -> None:
     work.folder.mkdir(parents=True, exist_ok=True)
     if alone:
         work.clear_temporaries()
-    if work.plan.exists():
-        _refuse_other(work, Plan.load(work.plan).identity(), plan, "an unfinished preparation")
-    else:
-        plan.save(work.plan)
+    if work.plan.exists():  # on_error decides over the records of units, not over what they hold
+        _refuse_other(work, Plan.load(work.plan).identity(), plan, "an unfinished preparation", ("on_error",))
+    plan.save(work.plan)  # the text may lie elsewhere now
 
 
 def _encode(work: Workspace, plan: Plan, workers: int, show: bool, task: int, tasks: int) -> None:
@@ -157,11 +158,15 @@ def _encode(work: Workspace, plan: Plan, workers: int, show: bool, task: int, ta
     done = [unit for unit in mine if unit not in todo]
     before = (sum(map(plan.num_bytes, done)), sum(read_record(work, unit.number).words for unit in done))
     total = 0 if plan.has_stdin else sum(map(plan.num_bytes, mine))
+    faults = FaultWatch(work, plan)
+    faults.check(done)
     progress = Progress("1/3 reading", total, show)
     if plan.has_stdin:
         workers = 1  # only this process has it
     todo.sort(key=plan.num_bytes, reverse=True)  # a large compressed file last would leave the others idle
-    run_tasks(encode_unit, [(work.output, unit.number) for unit in todo], workers, progress, before)
+    arguments = [(work.output, unit.number) for unit in todo]
+    run_tasks(encode_unit, arguments, workers, progress, before, lambda _, number: faults.unit_ended(number))
+    faults.pass_ended()
 
 
 def _merge(work: Workspace, plan: Plan, workers: int, show: bool, task: int, tasks: int) -> None:
@@ -170,6 +175,7 @@ def _merge(work: Workspace, plan: Plan, workers: int, show: bool, task: int, tas
             f"{len(missing)} of {len(plan.units)} units are not encoded (the first: {missing[0]}); run "
             "step=encode for all tasks first"
         )
+    FaultWatch(work, plan).check(plan.units)
     num_runs = sum(len(read_record(work, unit.number).run_tokens) for unit in plan.units)
     if task == 0:
         run_tasks(merge, [(work.output,)], 1, Progress("2/3 lexicon", num_runs, show))

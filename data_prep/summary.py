@@ -10,6 +10,7 @@ class Summary:
 
     sentences, words: of all splits together; of each in *_by_split. types: without <S>, </S>, <UNK>.
     oov_share: {split: {vocabulary size: share of its words outside the first so many lexicon entries}}.
+    repaired_characters: control characters of running text that were replaced (clean.py).
     cut_words_share: words longer than 48 UTF-8 bytes, of which ELMo reads only the beginning.
     seconds: of this call, all passes. pending: "" or, of a job-array step, what is still to be done.
     """
@@ -29,6 +30,7 @@ class Summary:
     skipped_lines: int = 0
     first_skipped: list[str] = field(default_factory=list)
     unk_words: int = 0
+    repaired_characters: int = 0
     inputs_without_text: list[str] = field(default_factory=list)
     fingerprint: str = ""
     seconds: float = 0.0
@@ -57,6 +59,7 @@ class Summary:
                 "skipped_lines",
                 "first_skipped",
                 "unk_words",
+                "repaired_characters",
                 "inputs_without_text",
             )
         }
@@ -115,6 +118,9 @@ class Summary:
             rows.append(("empty lines", f"{self.empty_lines:,} of {self.lines:,}"))
         if self.unk_words:
             rows.append(("<UNK> in the text", f"{self.unk_words:,} words"))
+        if self.repaired_characters:
+            what = "read as Windows-1252 or white space"
+            rows.append(("control characters", f"{self.repaired_characters:,}, {what}"))
         rows += [("warning", f"no text in {label}") for label in self.inputs_without_text]
         if self.skipped_lines:
             rows.append(("skipped lines", f"{self.skipped_lines:,}; all are listed in skipped.tsv"))
