@@ -71,6 +71,8 @@ def find_sources(inputs: Sequence[str], heldout_inputs: Sequence[str], output: s
     if not named:
         raise DataError("no input: name at least one file, glob, folder or - (standard input)")
     _refuse_duplicates([path for path, _ in named])
+    for path, _ in named:
+        _refuse_undecodable(path)
     root = _common_folder([path for path, _ in named if path != STDIN])
     sources = [_source(path, split, root) for path, split in named]
     inside = os.path.realpath(output) + os.sep
@@ -105,6 +107,16 @@ def _is_hidden(relative_path: str) -> bool:
 
 def _nothing(what: str) -> list[str]:
     raise DataError(f"{what}; check the spelling and the working folder ({os.getcwd()})")
+
+
+def _refuse_undecodable(path: str) -> None:
+    """A plan and an index name their inputs, in UTF-8."""
+    full = os.path.abspath(path)
+    try:
+        full.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(full).decode("utf-8", "backslashreplace")
+        raise DataError(f"input {shown} has a name that is not UTF-8; rename it") from None
 
 
 def _refuse_duplicates(paths: list[str]) -> None:

@@ -1,5 +1,6 @@
 """Text for the commands that use a model is read by the rules of `elmo prep`."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,9 @@ def test_an_error_lists_faults_of_every_kind(tmp_path: Path, monkeypatch: pytest
         ["line", "3", "has"],
         ["line", "4", "holds"],
     ]
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt"))
+    with pytest.raises(DataError, match=r"caf\\xe9\.txt has a name that is not UTF-8; rename it"):
+        read(path, b"a b\n")

@@ -2,6 +2,7 @@
 
 import html
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from data_prep.clean import clean
 from data_prep.corpus import Block
 from data_prep.files import DataError
 from data_prep.prepare import prepare as prepare_with_workers
+from pipeline.cli import main
 from tests.data_prep.corpora import bytes_of, sentences_of
 
 
@@ -145,3 +147,19 @@ def test_what_a_preparation_left_is_checked_when_it_is_read(prepare, tmp_path):
     (tmp_path / "out" / ".prepared.json").write_text('{"options": 1, "inputs": []}')
     with pytest.raises(DataError, match=r"\.prepared\.json is damaged \(options is 1"):
         prepare(paths, tmp_path / "out")
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_name_that_is_not_utf_8_is_refused_in_a_sentence(tmp_path, capfd, monkeypatch, inside):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    path = write(folder / "a.txt", [b"a b"])
+    monkeypatch.chdir(folder)
+    name = "a.txt" if inside else path
+    with pytest.raises(DataError, match=r"input .*/caf\\xe9/a\.txt has a name that is not UTF-8; rename it"):
+        prepare_with_workers([name], tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    assert main(["prep", f"input={tmp_path}/caf*/a.txt", "output=out"]) == 2
+    assert (
+        capfd.readouterr().err
+        == f"elmo prep: input {tmp_path}/caf\\xe9/a.txt has a name that is not UTF-8; rename it\n"
+    )
