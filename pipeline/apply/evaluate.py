@@ -26,14 +26,17 @@ from pipeline.train.validate import Perplexity, held_out_perplexity
 
 @dataclass(frozen=True)
 class Evaluation:
-    """unknown_share: of words (sentence bounds apart) outside the vocabulary. unigram: perplexity of counts alone."""
+    """outside_share: of words (sentence bounds apart) outside the vocabulary; unk_share: that the text itself has as
+    <UNK>. unigram: perplexity of counts alone.
+    """
 
     checkpoint: str
     step: int
     data: str
     perplexity: Perplexity
     vocabulary: int
-    unknown_share: float
+    outside_share: float
+    unk_share: float
     unigram: float
 
     def as_dict(self) -> dict[str, Any]:
@@ -42,7 +45,7 @@ class Evaluation:
             "perplexity": self.perplexity.both, "perplexity_forward": self.perplexity.forward,
             "perplexity_backward": self.perplexity.backward, "tokens": self.perplexity.tokens,
             "evaluate.lanes": self.perplexity.lanes, "runaways": self.perplexity.runaways,
-            "vocabulary": self.vocabulary, "unknown_share": self.unknown_share,
+            "vocabulary": self.vocabulary, "outside_vocabulary_share": self.outside_share, "unk_share": self.unk_share,
             "unigram_perplexity": self.unigram,
         }  # fmt: skip
 
@@ -51,8 +54,9 @@ class Evaluation:
         rows = [
             ("checkpoint", f"{self.checkpoint} (step {self.step:,})"),
             ("data", self.data),
-            ("tokens scored", f"{p.tokens:,} each way, {self.unknown_share:.2%} of words outside the vocabulary "
-                              f"of {self.vocabulary:,}"),
+            ("tokens scored", f"{p.tokens:,} each way"),
+            ("words scored as <UNK>", f"{self.outside_share:.2%} outside the vocabulary of {self.vocabulary:,}, "
+                                      f"{self.unk_share:.2%} <UNK> in the text itself"),
             ("states start cold", f"in {p.lanes} places (evaluate.lanes={p.lanes}; 1 = strict reading order)"),
             *([("warning", p.warning)] if p.warning else []),
             ("unigram baseline", f"{self.unigram:10.2f}"),
@@ -60,7 +64,7 @@ class Evaluation:
             ("perplexity backward", f"{p.backward:10.2f}"),
             ("perplexity", f"{p.both:10.2f}"),
         ]  # fmt: skip
-        return "\n".join(f"{name:20}{value}" for name, value in rows)
+        return "\n".join(f"{name:23}{value}" for name, value in rows)
 
 
 def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
@@ -89,9 +93,9 @@ def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
             )
         if fabric.global_rank != 0:
             return None
-        unknown, unigram = unigram_baseline(split, vocabulary, trained.counts)
+        outside, unk, unigram = unigram_baseline(split, vocabulary, trained.counts)
     result = Evaluation(
-        str(trained.path), trained.step, " ".join(config.data), perplexity, len(trained.words), unknown, unigram
+        str(trained.path), trained.step, " ".join(config.data), perplexity, len(trained.words), outside, unk, unigram
     )
     if config.output:
         write_json(Path(config.output), result.as_dict())
@@ -105,17 +109,22 @@ def vocabulary_of(trained: Trained, dataset: Dataset) -> Vocabulary:
     return Vocabulary(len(trained.words), vocabulary_map(dataset.lexicon, trained.words))
 
 
-def unigram_baseline(split: Split, vocabulary: Vocabulary, counts: np.ndarray) -> tuple[float, float]:
-    """(share of words outside the vocabulary, perplexity of add-one smoothed training counts) on forward targets."""
+def unigram_baseline(split: Split, vocabulary: Vocabulary, counts: np.ndarray) -> tuple[float, float, float]:
+    """(shares of words outside the vocabulary and of the text's own <UNK>, perplexity of add-one smoothed training
+    counts), on forward targets.
+    """
     log_probability = np.log(counts + 1.0) - math.log(float(counts.sum()) + len(counts))
-    nats, tokens, unknown, ends = 0.0, 0, 0, 0
+    nats, tokens, unknown, unk, ends = 0.0, 0, 0, 0, 0
     for chunk in range(len(split.chunk_tokens)):
-        targets = vocabulary.targets(np.asarray(split.chunk(chunk)))
+        ids = np.asarray(split.chunk(chunk))
+        targets = vocabulary.targets(ids)
         nats -= float(log_probability[targets].sum())
         tokens += len(targets)
         unknown += int((targets == UNK_ID).sum())
+        unk += int((ids == UNK_ID).sum())
         ends += int((targets == EOS_ID).sum())
-    return unknown / max(1, tokens - ends), math.exp(nats / tokens)
+    words = max(1, tokens - ends)
+    return (unknown - unk) / words, unk / words, math.exp(nats / tokens)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from data_prep.corpus import find_sources
 from data_prep.files import DataError
 from pipeline.apply import text
 from pipeline.apply.text import read_sentences
+from pipeline.cli import main
 
 
 def read(path: Path, data: bytes, tokenize: bool = False) -> list[tuple[int, list[str]]]:
@@ -43,7 +44,19 @@ def test_an_error_lists_faults_of_every_kind(tmp_path: Path, monkeypatch: pytest
     ]
 
 
-def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
-    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt"))
-    with pytest.raises(DataError, match=r"caf\\xe9\.txt has a name that is not UTF-8; rename it"):
-        read(path, b"a b\n")
+@pytest.mark.parametrize(
+    "command",
+    ["embed input=caf*/a.txt output=a.h5", "score input=caf*/a.txt", "evaluate data=caf*/a.txt",
+     "neighbors corpus=caf*/a.txt index=index word=a sentence=a"],
+)  # fmt: skip
+def test_a_file_whose_name_is_not_utf_8_is_refused_in_a_sentence(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], command: str
+) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    folder.mkdir()
+    (folder / "a.txt").write_text("a b\n")
+    monkeypatch.chdir(tmp_path)
+    assert main([*command.split(), f"checkpoint={trained}", "accelerator=cpu"]) == 2
+    name = command.split()[0]
+    said = f"elmo {name}: input {tmp_path}/caf\\xe9/a.txt has a name that is not UTF-8; rename it\n"
+    assert capfd.readouterr().err.endswith(said)
