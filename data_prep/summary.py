@@ -59,7 +59,6 @@ class Summary:
                 "skipped_lines",
                 "first_skipped",
                 "unk_words",
-                "repaired_characters",
                 "inputs_without_text",
             )
         }
@@ -75,6 +74,7 @@ class Summary:
             fingerprint=index["fingerprint"],
             seconds=seconds,
             already_done=already_done,
+            repaired_characters=figures.get("repaired_characters", 0),  # not counted before
             **same,
         )
 
