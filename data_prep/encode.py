@@ -230,7 +230,7 @@ def read_record(work: Workspace, number: int) -> UnitRecord:
 
 
 class FaultWatch:
-    """Ends pass 1 with one error that lists the faults of all units, if on_error=fail. Encoded units stay encoded."""
+    """End pass 1 with one error that lists the faults of all units, if on_error=fail. Encoded units stay encoded."""
 
     def __init__(self, work: Workspace, plan: Plan) -> None:
         self._work, self._plan = work, plan

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from data_prep.files import DataError
 
-_MOST_FAULTS, _MOST_WORDS = 1_000, 5_000_000  # some ten seconds of reading
+_MOST_FAULTS, _MOST_WORDS = 1_000, 20_000_000  # ten seconds of tokenised text, a minute of raw text
 _LISTED = 10
 
 

@@ -110,8 +110,8 @@ def vocabulary_of(trained: Trained, dataset: Dataset) -> Vocabulary:
 
 
 def unigram_baseline(split: Split, vocabulary: Vocabulary, counts: np.ndarray) -> tuple[float, float, float]:
-    """(shares of words outside the vocabulary and of the text's own <UNK>, perplexity of add-one smoothed training
-    counts), on forward targets.
+    """Return (share of words outside the vocabulary, share of the text's own <UNK>, perplexity of add-one smoothed
+    training counts) on forward targets.
     """
     log_probability = np.log(counts + 1.0) - math.log(float(counts.sum()) + len(counts))
     nats, tokens, unknown, unk, ends = 0.0, 0, 0, 0, 0
