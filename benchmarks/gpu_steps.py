@@ -62,7 +62,7 @@ def inputs_of(way: Way, draw: Draw, device: torch.device) -> StepInputs:
     """What the way reads of a draw, still on the CPU, as the loader makes it for a device."""
     batch, candidates = draw
     ours = isinstance(way, OursAt)
-    inputs = step_inputs(batch, candidates) if ours else StepInputs(batch, torch.empty(0), candidates)
+    inputs = step_inputs(batch, candidates) if ours else StepInputs(batch, torch.empty(0), torch.zeros(1), candidates)
     return inputs.pin_memory() if device.type == "cuda" else inputs
 
 

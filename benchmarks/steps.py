@@ -65,7 +65,7 @@ class Ours:
         self.optimizer = build_optimizer(config.optimizer, bilm.parameters(), bilm.softmax.parameters())
         self.rows = RowGradients(bilm.softmax)
         self.states: States = bilm.initial_states(config.data.lanes)
-        self._loss = torch.zeros(())
+        self._loss, self._check = torch.zeros(()), torch.zeros(1, dtype=torch.int32, device=bilm.softmax.bias.device)
 
     def encode(self, batch: Batch, lengths: Tensor | None = None) -> Tensor:
         words = self.bilm.encoder(batch.characters, lengths).to(self.states[0].h.dtype)
@@ -79,7 +79,7 @@ class Ours:
     def loss(self, y: Tensor, batch: Batch, candidates: Candidates, places: Places | None = None) -> Tensor:
         targets = batch.targets.flatten(1)
         rows = self.bilm.softmax.touched_rows(places or find_places(candidates.ids, targets))
-        self.rows.collect(rows, targets)
+        self.rows.collect(rows, targets, self._check)
         loss = self.bilm.softmax.sampled_loss(y.flatten(1, 2), targets, candidates, rows).mean()
         self._loss = loss.detach().unsqueeze(0)
         self.rows.start_after_backward(self._loss)

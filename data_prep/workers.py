@@ -5,10 +5,11 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
@@ -21,6 +22,8 @@ Task = Callable[..., None]
 """task(*arguments, report): module-level, as worker processes import it by name."""
 
 _POLL_SECONDS = 0.2
+_ORPHAN_SECONDS = 1.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _done_and_words: Any = None  # in a worker: the shared array that the parent reads the progress from
 
 
@@ -130,14 +133,34 @@ def _begin_worker(shared: Any) -> None:
     global _done_and_words
     _done_and_words = shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: only the parent answers
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    end_with_parent()
 
 
-def _end_with(sentinel: int) -> None:
-    connection.wait([sentinel])
-    os._exit(1)  # the parent is gone, perhaps by kill -9: nobody would record this work
+def end_with_parent(parent: int | None = None) -> None:
+    """From now on this process ends within seconds of its parent, even if the parent is killed with -9.
+
+    parent: its process id; None: the process that multiprocessing says. Ended by SIGKILL, which nothing can block;
+    Linux sends it when the parent's thread that started this process ends, and that has to be the main thread.
+    """
+    if parent is None:
+        process = multiprocessing.parent_process()
+        assert process is not None and process.pid is not None
+        parent = process.pid
+    if not _kernel_ends_orphans():
+        threading.Thread(target=_end_orphan, args=(parent,), daemon=True).start()
+    elif os.getppid() != parent:  # it died before the kernel was told
+        os._exit(1)
+
+
+def _kernel_ends_orphans() -> bool:
+    """Whether the kernel kills this process when its parent ends."""
+    return sys.platform == "linux" and ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0
+
+
+def _end_orphan(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_ORPHAN_SECONDS)
+    os._exit(1)
 
 
 def _run_in_worker(task: Task, number: int, argument: tuple[Any, ...]) -> None:

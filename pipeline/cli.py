@@ -85,15 +85,16 @@ def finetune(arguments: list[str]) -> int:
 
 def _train(command: str, train: Callable[[], "Outcome"], arguments: list[str], config: PretrainConfig) -> int:
     from pipeline.train.collectives import leave
-    from pipeline.train.module import Diverged
+    from pipeline.train.outcome import Failed
     from pipeline.train.run_folder import TakenOver
     from pipeline.train.trainer import global_rank
 
     try:
         outcome = train()
-    except (Diverged, TakenOver) as error:
-        if global_rank(config.train) == 0:  # all ranks come to the same end
-            print(f"elmo {command}: {error}", file=sys.stderr)
+    except (Failed, TakenOver) as error:
+        if isinstance(error, Failed) and error.is_everywhere and global_rank(config.train) != 0:
+            return 0  # rank 0 says it; Lightning would kill it, perhaps before that, because of another rank's code
+        print(f"elmo {command}: {error}", file=sys.stderr)
         return 1
     leave()
     if outcome.is_rank_zero:

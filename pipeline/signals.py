@@ -40,6 +40,11 @@ def received() -> signal.Signals | None:
     return _received[0] if _received else None
 
 
+def forget() -> None:
+    """What came is over: a later training of this process starts without it."""
+    _received.clear()
+
+
 def _note(signum: int, frame: FrameType | None) -> None:
     if _received and signum == signal.SIGINT:
         raise KeyboardInterrupt  # asked twice at a keyboard: end now, without a checkpoint

@@ -2,20 +2,28 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from data_prep.files import DataError
 from data_prep.shards import Dataset as TokenDataset
 from data_prep.shards import Split
+from data_prep.workers import end_with_parent
 from pipeline.config import ConfigError, DataConfig, EvaluateConfig
 from pipeline.data.lanes import EvaluationLanes, lane_groups, lane_share
 from pipeline.data.windows import Batch, BatchMaker, EvaluationWindows, Windows
+
+# Chosen here, as Python changes its default. A fork costs least, but the libraries of macOS do not survive it.
+_START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+_KNOWS_SENDERS = hasattr(signal, "sigwaitinfo")  # whether a process can learn who sent it a signal; macOS: no
 
 
 def choose_vocabulary(dataset: TokenDataset, config: DataConfig) -> int:
@@ -54,9 +62,13 @@ class StepBatches(Dataset[Any]):
     prepare: Callable[[Batch], Any] | None = None
 
     def __getitem__(self, item: int) -> Any:
+        """The batch, or the DataError or ConfigError that it ended in: torch would raise its traceback as a message."""
         step, group = divmod(item, len(self.groups))
-        batch = self.windows.batch(step, self.groups[group])
-        return batch if self.prepare is None else self.prepare(batch)
+        try:
+            batch = self.windows.batch(step, self.groups[group])
+            return batch if self.prepare is None else self.prepare(batch)
+        except (DataError, ConfigError) as error:
+            return error
 
 
 @dataclass
@@ -72,27 +84,51 @@ class _From(Sampler[int]):
 
 
 class _Loader(DataLoader[Any]):
-    """A DataLoader whose processes outlive a SIGTERM that is sent to all of a job: the parent needs them to end well.
+    """A DataLoader whose processes end with their parent, but outlive a SIGTERM that is sent to all of a job.
 
-    They are born with the signal blocked: torch gives them threads before worker_init_fn is called, and one thread that
-    takes the signal is the end of them, and then of the parent.
+    The parent needs them to end its step. They start with the signal blocked: torch gives them threads before
+    worker_init_fn is called, and one thread that takes the signal ends the process, and then the parent.
     """
 
     def __iter__(self) -> Any:
+        context = self.multiprocessing_context
+        if context is None or not _KNOWS_SENDERS:
+            return _unwrapped(super().__iter__())
+        if context.get_start_method() != "fork":
+            resource_tracker.ensure_running()  # else it is started below, and unblocks the signal
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
-            return super().__iter__()
+            return _unwrapped(super().__iter__())
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end_with_the_parent(worker: int) -> None:
-    """A SIGTERM that is the parent's own still ends a loader process."""
-    if hasattr(signal, "sigwaitinfo"):
+def _unwrapped(batches: Iterator[Any]) -> Iterator[Any]:
+    """The batches, until one is an error of the user's data, which is raised."""
+    for batch in batches:
+        if isinstance(batch, ValueError):
+            raise batch
+        yield batch
+
+
+def is_killed_worker(error: BaseException) -> bool:
+    """Whether an error of a training comes from the end of a loader process, which torch may report at any moment."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, RuntimeError) and str(chain).startswith("DataLoader worker (pid"):
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False
+
+
+def _begin_worker(worker: int) -> None:
+    end_with_parent()
+    if _KNOWS_SENDERS:
         threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
 
 
 def _end_when_the_parent_says_so() -> None:
+    """End on a SIGTERM that the parent sent to this process alone."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
@@ -103,9 +139,10 @@ class BiLMDataModule(pl.LightningDataModule):
 
     def __init__(
         self, windows: Windows, config: DataConfig, lane_groups: int, start_step: int,
-        total_steps: int, prepare: Callable[[Batch], Any] | None = None,
+        total_steps: int, prepare: Callable[[Batch], Any] | None = None, start_method: str = _START_METHOD,
     ) -> None:  # fmt: skip
         super().__init__()
+        self._start_method = start_method
         self._windows, self._config, self._lane_groups, self._prepare = windows, config, lane_groups, prepare
         self._start_step, self._total_steps = start_step, total_steps
 
@@ -122,5 +159,6 @@ class BiLMDataModule(pl.LightningDataModule):
             prefetch_factor=4 if workers else None,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
             persistent_workers=False,
-            worker_init_fn=_end_with_the_parent,
+            multiprocessing_context=self._start_method if workers else None,
+            worker_init_fn=_begin_worker,
         )

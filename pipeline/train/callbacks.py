@@ -3,11 +3,13 @@
 Validation comes before the checkpoint of the same step, so that a kill in between loses neither.
 """
 
+import json
 import logging
 import math
 import resource
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +23,7 @@ from pipeline import signals
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.windows import EvaluationWindows
 from pipeline.train.checkpoint import CheckpointFolder, Record
-from pipeline.train.collectives import max_over_ranks, world_size
+from pipeline.train.collectives import all_gather, require_same, world_size
 from pipeline.train.module import BiLMModule
 from pipeline.train.norms import StepNorms
 from pipeline.train.run_folder import Writer
@@ -218,6 +220,9 @@ class Checkpointing(StepCallback):
         if due or (module.config.train.patience is not None and self._is_best(module)):
             self.save(module)
 
+    def identity_checksum(self) -> int:
+        return zlib.crc32(json.dumps(self._identity, sort_keys=True).encode())
+
     def _is_best(self, module: BiLMModule) -> bool:
         """Whether this step was validated, and better than all before."""
         validations = module.validations
@@ -240,7 +245,7 @@ class Checkpointing(StepCallback):
             perplexity = last[1].both if last is not None and last[0] == module.step else None
             try:
                 record = self._folder.save(content, perplexity, time.time(), self._writer.check)
-            except (OSError, RuntimeError) as error:  # torch.save turns some write errors into RuntimeError
+            except OSError as error:  # of a full or failing disk; any other error ends the run
                 log.error("NO CHECKPOINT at step %d (%s): the run goes on; free some space", module.step, error)
                 return
             self._on_saved(record)
@@ -263,8 +268,10 @@ class ObeySwitches(StepCallback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, BiLMModule)
         pl_module.asked = self._switches.asked
-        steps = [sign * max_over_ranks(sign * pl_module.step, pl_module.device) for sign in (1, -1)]
-        assert steps[0] == steps[1], f"ranks read different checkpoints: steps {steps[1]} to {steps[0]}"
+        mine = torch.tensor([[pl_module.step, self._checkpointing.identity_checksum()]], device=pl_module.device)
+        steps, identities = all_gather(mine).t().tolist()
+        require_same(steps, "checkpoints")
+        require_same(identities, "settings or data")
 
     def on_step_end(self, trainer: pl.Trainer, module: BiLMModule) -> None:
         asked = module.heard if world_size() > 1 else self._switches.asked()

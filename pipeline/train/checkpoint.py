@@ -174,7 +174,12 @@ def _write_hashed(content: dict[str, Any], target: Path) -> tuple[int, str]:
 
     with atomic_file(target) as file:
         hashing = HashingFile(file)
-        torch.save(content, hashing)  # type: ignore[arg-type]
+        try:
+            torch.save(content, hashing)  # type: ignore[arg-type]
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # a full disk, which torch hides behind "unexpected pos"
+                raise error.__context__ from None
+            raise
     return hashing.written, hashing.digest.hexdigest()
 
 

@@ -1,14 +1,32 @@
 """The few collective operations that training needs; with one process they do nothing."""
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from pipeline.train.outcome import Failed
 
 Group: TypeAlias = Any
 Pending: TypeAlias = Any
 """An operation under way, to be waited for; None where there is nothing to wait for."""
+
+
+class RanksDiffer(Failed):
+    """Ranks hold different values of what must be the same on all of them."""
+
+
+def require_same(values: Sequence[int], what: str) -> None:
+    """Raises RanksDiffer that names the ranks whose value is not that of most. values: one of each rank."""
+    if len(set(values)) == 1:
+        return
+    usual = max(values, key=values.count)
+    ranks = ", ".join(str(rank) for rank, value in enumerate(values) if value != usual)
+    raise RanksDiffer(
+        f"of {len(values)} ranks, these have other {what} than the rest: {ranks}; "
+        "their machines have other code, other data or a faulty processor: exclude them, and resume"
+    )
 
 
 def world_size() -> int:
@@ -51,14 +69,6 @@ def start_all_gather(mine: Tensor, group: Group | None = None) -> tuple[Tensor, 
     everything = mine.new_empty(world_size() * len(mine), *mine.shape[1:])
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # renamed in torch 2.13
     return everything, gather(everything, mine.contiguous(), group=group, async_op=True)
-
-
-def max_over_ranks(value: int, device: torch.device) -> int:
-    if world_size() == 1:
-        return value
-    most = torch.tensor(value, device=device)
-    dist.all_reduce(most, op=dist.ReduceOp.MAX)
-    return int(most)
 
 
 def all_gather(mine: Tensor) -> Tensor:

@@ -16,13 +16,14 @@ from pipeline.train.collectives import broadcast_, new_group, world_size
 from pipeline.train.freeze import Freeze
 from pipeline.train.norms import StepNorms
 from pipeline.train.optimizer import RowOptimizer, build_optimizer, clip_global_norm_, lr_factor
+from pipeline.train.outcome import Failed
 from pipeline.train.rows import RowGradients
 from pipeline.train.step_inputs import StepInputs
 from pipeline.train.switches import as_votes, most_asked
 from pipeline.train.verdict import Verdict
 
 
-class Diverged(RuntimeError):
+class Diverged(Failed):
     """Too many steps in a row had a loss or gradient that was not finite."""
 
 
@@ -117,7 +118,7 @@ class BiLMModule(pl.LightningModule):
             return self.bilm.softmax.full_loss(y.flatten(0, 2).float(), inputs.batch.targets.flatten())
         targets = inputs.batch.targets.flatten(1)
         rows = self.bilm.softmax.touched_rows(inputs.places)
-        self.rows.collect(rows, targets)
+        self.rows.collect(rows, targets, inputs.check)
         return self.bilm.softmax.sampled_loss(y.flatten(1, 2), targets, inputs.candidates, rows)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

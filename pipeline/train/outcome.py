@@ -8,6 +8,18 @@ from pipeline import signals
 from pipeline.train.job import is_batch_job
 
 
+class Failed(RuntimeError):
+    """The training cannot continue, in one sentence. is_everywhere: all ranks end with this error at the same step."""
+
+    is_everywhere = True
+
+
+class LoaderKilled(Failed):
+    """A loader process of this rank was killed."""
+
+    is_everywhere = False
+
+
 @dataclass
 class Outcome:
     """saved_step: of its last checkpoint. stopped: on a signal, to be gone on with. Else it is over, early perhaps."""

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 
 from pipeline.model.softmax import Rows, Softmax
-from pipeline.train.collectives import Group, Pending, mean_over_ranks_, start_all_gather, start_all_reduce, world_size
+from pipeline.train.collectives import (
+    Group,
+    Pending,
+    mean_over_ranks_,
+    require_same,
+    start_all_gather,
+    start_all_reduce,
+    world_size,
+)
 
 
 @dataclass
@@ -41,8 +49,8 @@ class _Sum:
 class RowGradients:
     """Collects the touched rows of a step and gives their mean over ranks to the table as a sparse gradient.
 
-    Candidates are the same everywhere, so ranks tell each other only their targets, during the forward pass. The
-    union's rows travel in one dense buffer (NCCL has no sparse all-reduce) from the moment that backward has left
+    Candidates are the same everywhere, so ranks exchange only their targets, and a checksum, during the forward pass.
+    The union's rows travel in one dense buffer (NCCL has no sparse all-reduce) from the moment that backward has left
     the softmax, while it goes on through the layers. Bytes grow with the batch, never with the vocabulary.
     """
 
@@ -51,17 +59,22 @@ class RowGradients:
         self._group: Group | None = None  # of their own: DDP's buckets are reduced at the same time
         self._dtype = softmax.weight.dtype
         self._collected: list[Rows] = []
-        self._targets: list[tuple[Tensor, Pending]] = []
+        self._targets: list[tuple[Tensor, Pending]] = []  # of all ranks, after a checksum of each
         self._sum: _Sum | None = None
 
     def connect(self, group: Group | None, dtype: torch.dtype) -> None:
         """Ranks exchange rows within `group` in `dtype`."""
         self._group, self._dtype = group, dtype
 
-    def collect(self, rows: Rows, targets: Tensor) -> None:
-        """A lane group's rows, and the targets that are among them; every rank has equally many targets."""
+    def collect(self, rows: Rows, targets: Tensor, check: Tensor) -> None:
+        """A lane group's rows, and the targets that are among them; every rank has equally many targets.
+
+        check (1,) int32: has to be the same on all ranks.
+        """
         self._collected.append(rows)
-        self._targets.append(start_all_gather(targets.flatten().to(torch.int32), self._group))
+        if world_size() > 1:
+            mine = torch.cat([check, targets.flatten().to(torch.int32)])
+            self._targets.append(start_all_gather(mine, self._group))
 
     def start_after_backward(self, report: Tensor) -> None:
         """Called once all lane groups are collected, before the last one's backward. report (n,): travels along."""
@@ -91,15 +104,21 @@ class RowGradients:
         self._collected.clear()
 
     def _union(self) -> Tensor:
-        """Ids (R,), rising, of the rows that any rank touched in the step."""
-        parts = [rows.ids for rows in self._collected]
-        if world_size() > 1:
-            for targets, pending in self._targets:
-                if pending is not None:
-                    pending.wait()
-                parts.append(targets.long())
+        """Ids (R,), rising, of the rows that any rank touched in the step.
+
+        Raises RanksDiffer, before rows of different numbers would be summed up: that would never end.
+        """
+        parts, checks = [rows.ids for rows in self._collected], []
+        for gathered, pending in self._targets:
+            pending.wait()
+            of_ranks = gathered.view(world_size(), -1)
+            checks.append(of_ranks[:, 0])
+            parts.append(of_ranks[:, 1:].flatten().long())
         self._targets.clear()
-        return parts[0] if len(parts) == 1 else torch.unique(torch.cat(parts))
+        ids = parts[0] if len(parts) == 1 else torch.unique(torch.cat(parts))
+        for check in checks:  # now, as a GPU was waited for to learn how many ids there are
+            require_same(check.tolist(), "candidates")
+        return ids
 
     def finish(self, report: Tensor) -> Tensor:
         """Set the table's gradients, means over ranks; returns the report's mean over ranks too."""

@@ -1,34 +1,40 @@
 """A training run from its plan to its end: build, start or resume, train, finish. Pretraining and fine-tuning alike."""
 
 import contextlib
+import logging
 import sys
 from dataclasses import asdict
+from typing import NoReturn
 
 import pytorch_lightning as pl
 import torch
 
+from data_prep.files import DataError
 from pipeline import __version__, signals
 from pipeline.config import ConfigError, PretrainConfig, to_dict
-from pipeline.data.datamodule import BiLMDataModule
+from pipeline.data.datamodule import BiLMDataModule, is_killed_worker
 from pipeline.data.target_words import shares_of
 from pipeline.model.bilm import BiLM, num_parameters
 from pipeline.model.products import HAS_BF16
 from pipeline.train.callbacks import Checkpointing, Heartbeat, Metrics, NormsLog, ObeySwitches, Validation
 from pipeline.train.checkpoint import Record, load_checkpoint
+from pipeline.train.collectives import RanksDiffer
 from pipeline.train.facts import git_revision, slurm_facts, write_end, write_start
 from pipeline.train.heap import keep_freed_memory
 from pipeline.train.job import is_batch_job
 from pipeline.train.module import BiLMModule, Diverged
 from pipeline.train.norms import StepNorms
-from pipeline.train.outcome import Outcome
+from pipeline.train.outcome import Failed, LoaderKilled, Outcome
 from pipeline.train.plan import Plan, plan_pretraining
 from pipeline.train.progress import ProgressBar
 from pipeline.train.run_folder import TakenOver, Writer, await_claim, check_identity, claim
 from pipeline.train.snapshot import restore_snapshot
 from pipeline.train.switches import Switches
 from pipeline.train.tracking import Tracker
-from pipeline.train.trainer import build_trainer, set_threads
+from pipeline.train.trainer import build_trainer, end_with_launcher, launching_ranks, set_threads
 from pipeline.train.watchdog import Watchdog
+
+log = logging.getLogger(__name__)
 
 _KINDS = {"pretrain": "pretraining", "finetune": "fine-tuning"}
 
@@ -42,8 +48,17 @@ def run(plan: Plan) -> Outcome:
     """Train until the end, a signal or divergence; goes on from the newest whole checkpoint of run.dir if any.
 
     Raises ConfigError for settings that cannot be used, Diverged naming the last good checkpoint, TakenOver where a
-    later start of the same run writes its folder now.
+    later start of the same run writes its folder now, LoaderKilled, RanksDiffer.
     """
+    end_with_launcher()
+    try:
+        return _run(plan)
+    finally:
+        signals.forget()  # a later training of this process does not obey them
+        signals.release()
+
+
+def _run(plan: Plan) -> Outcome:
     try:
         check_identity(plan.run_dir, plan.identity)
     except ConfigError as error:
@@ -131,19 +146,47 @@ def _fit(
     trainer = build_trainer(config, tracker and tracker.run, callbacks)
     signals.hold()  # until ObeySwitches finds all ranks up
     try:
-        trainer.fit(module, datamodule=data)
-    except TakenOver as error:
+        with launching_ranks():
+            trainer.fit(module, datamodule=data)
+    except TakenOver:
         if tracker is not None:
             tracker.finish(1)
-        raise error
-    except SystemExit:  # what Lightning makes of a KeyboardInterrupt
-        raise KeyboardInterrupt from None
-    except Diverged as error:
-        _end(plan, tracker, 1, "diverged", str(error))
-        good = plan.checkpoints.newest_good()
-        named = f"the last good checkpoint is {plan.checkpoints.path(good)}" if good else "there is no checkpoint yet"
-        raise Diverged(f"{error}; {named}") from None
+        raise
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning ends the process so
+            raise KeyboardInterrupt from None
+        raise
+    except Exception as error:
+        _fail(plan, tracker, module.step, error)
     return checkpointing.saved_step, switches.stopped_by
+
+
+def _fail(plan: Plan, tracker: Tracker | None, step: int, error: Exception) -> NoReturn:
+    """Tell the folder and wandb what ended the training, and raise it with the last good checkpoint named."""
+    if is_killed_worker(error):
+        workers = plan.config.data.workers
+        error = LoaderKilled(
+            f"a loader process of rank {plan.rank} was killed after step {step}, perhaps for want of memory; run the "
+            f"same command again to resume, with more memory or fewer than data.workers={workers} if it was that"
+        )
+    how = {Diverged: "diverged", RanksDiffer: "refused", DataError: "refused", ConfigError: "refused"}.get(type(error))
+    if how is not None:
+        _end(plan, tracker, 1, how, str(error))
+    elif tracker is not None:
+        tracker.finish(1)
+    named = _last_good(plan)
+    if isinstance(error, Failed | DataError | ConfigError):
+        raise type(error)(f"{error}; {named}") from None
+    log.error("the training ended after step %d by an error of type %s; %s", step, type(error).__name__, named)
+    raise error
+
+
+def _last_good(plan: Plan) -> str:
+    try:
+        good = plan.checkpoints.newest_good()
+    except OSError as error:
+        return f"checkpoints cannot be read now ({error})"
+    return f"the last good checkpoint is {plan.checkpoints.path(good)}" if good else "there is no checkpoint yet"
 
 
 def _how_far(module: BiLMModule) -> str:

@@ -16,6 +16,7 @@ from pipeline import __version__
 from pipeline.config import ConfigError, PretrainConfig, to_dict
 from pipeline.train.facts import read_facts
 
+IDENTITY_VERSION = 2  # raised with each change of what a run of the same settings reads or draws
 _SHOWN_CHARACTERS = 40
 _CLAIM_SECONDS = 600.0  # a rank 0 that does not come up by then has ended, and its launcher ends the others
 _LOCK_TRIES = 3
@@ -29,6 +30,7 @@ def run_identity(config: PretrainConfig, dataset: Dataset, vocab_size: int) -> d
     """What makes a run this run; everything else may change from one start to the next."""
     settings = to_dict(config)
     return {
+        "version": IDENTITY_VERSION,
         "dataset": dataset.fingerprint,
         "data.vocab_size": vocab_size,
         "data.lanes": config.data.lanes,
@@ -46,6 +48,12 @@ def check_identity(run_dir: Path, identity: dict[str, Any]) -> None:
     if not path.exists():
         return
     before = json.loads(path.read_text())["identity"]
+    version, now = before.get("version", 1), identity.get("version", 1)
+    if version != now:
+        raise ConfigError(
+            f"run.dir={run_dir} holds a run of version {version}, but this program trains runs of version {now}, which "
+            "draw other candidates; resume it with the elmo-pipeline that started it, or give another run.dir"
+        )
     names = sorted(k for k in before.keys() | identity.keys() if before.get(k) != identity.get(k))
     if names:
         changes = "; ".join(f"{n}: {_short(before.get(n))} there, {_short(identity.get(n))} now" for n in names)

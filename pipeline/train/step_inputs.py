@@ -3,6 +3,7 @@
 So sizes are known before a GPU has the words: it is never asked for one, and the CPU runs ahead of it.
 """
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,17 +25,18 @@ _CANDIDATE_SITE = 1  # keeps the candidates' random numbers apart from those of 
 @dataclass
 class StepInputs:
     """Of a lane group. lengths (U,): characters of its unique words, on the CPU. Under the full softmax there are no
-    candidates and no places."""
+    candidates and no places. check (1,) int32: a checksum of what all ranks must have alike in this step."""
 
     batch: Batch
     lengths: Tensor
+    check: Tensor
     candidates: Candidates | None = None
     places: Places | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """As Batch, between processes as bytes."""
         parts = (None if words is None else [t.numpy() for t in words] for words in (self.candidates, self.places))
-        return _inputs_of, (self.batch, self.lengths.numpy(), *parts)
+        return _inputs_of, (self.batch, self.lengths.numpy(), self.check.numpy(), *parts)
 
     def pin_memory(self) -> "StepInputs":
         return self._map(self.batch.pin_memory(), lambda t: t.pin_memory())
@@ -46,14 +48,15 @@ class StepInputs:
     def _map(self, batch: Batch, change: Callable[[Tensor], Tensor]) -> "StepInputs":
         candidates = None if self.candidates is None else Candidates(*map(change, self.candidates))
         places = None if self.places is None else Places(*map(change, self.places))
-        return StepInputs(batch, self.lengths, candidates, places)
+        return StepInputs(batch, self.lengths, change(self.check), candidates, places)
 
 
 def _inputs_of(
-    batch: Batch, lengths: np.ndarray, candidates: list[np.ndarray] | None, places: list[np.ndarray] | None
-) -> StepInputs:
+    batch: Batch, lengths: np.ndarray, check: np.ndarray, candidates: list[np.ndarray] | None,
+    places: list[np.ndarray] | None,
+) -> StepInputs:  # fmt: skip
     return StepInputs(
-        batch, torch.from_numpy(lengths),
+        batch, torch.from_numpy(lengths), torch.from_numpy(check),
         None if candidates is None else Candidates(*map(torch.from_numpy, candidates)),
         None if places is None else Places(*map(torch.from_numpy, places)),
     )  # fmt: skip
@@ -62,7 +65,17 @@ def _inputs_of(
 def step_inputs(batch: Batch, candidates: Candidates | None) -> StepInputs:
     """batch and candidates are on the CPU."""
     places = None if candidates is None else find_places(candidates.ids, batch.targets.flatten(1))
-    return StepInputs(batch, word_lengths(batch.characters), candidates, places)
+    check = torch.tensor([_checksum(batch.step, candidates)], dtype=torch.int32)
+    return StepInputs(batch, word_lengths(batch.characters), check, candidates, places)
+
+
+def _checksum(step: int, candidates: Candidates | None) -> int:
+    """31 bits of the step's number and its candidates."""
+    parts = () if candidates is None else candidates
+    digest = zlib.crc32(step.to_bytes(8, "little"))
+    for part in parts:
+        digest = zlib.crc32(part.numpy().tobytes(), digest)
+    return digest >> 1
 
 
 class Preparation:

@@ -1,8 +1,10 @@
 """The Lightning Trainer of a run: it drives; data order, checkpoints, signals and validation are this project's own."""
 
+import contextlib
 import logging
 import os
 import warnings
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -12,8 +14,10 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.strategies import DDPStrategy
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
+from data_prep.workers import end_with_parent
 from pipeline.config import PretrainConfig, TrainConfig
 
+_LAUNCHER = "ELMO_LAUNCHER_PID"  # in the environment of ranks that Lightning starts: the process of rank 0
 _UNWANTED_ADVICE = (
     "You have overridden `transfer_batch_to_device`",
     "The number of training batches",
@@ -64,6 +68,22 @@ def global_rank(config: TrainConfig) -> int:
     if SLURMEnvironment.detect():
         return SLURMEnvironment().global_rank()
     return int(os.environ.get("NODE_RANK", 0)) * config.devices + int(os.environ.get("LOCAL_RANK", 0))
+
+
+@contextlib.contextmanager
+def launching_ranks() -> Iterator[None]:
+    """Ranks that Lightning starts inside know whom to end with: alone they would wait for others for ever."""
+    os.environ[_LAUNCHER] = str(os.getpid())
+    try:
+        yield
+    finally:
+        del os.environ[_LAUNCHER]
+
+
+def end_with_launcher() -> None:
+    """A rank that `launching_ranks` has started ends when rank 0 does. Other processes stay as they are."""
+    if _LAUNCHER in os.environ:
+        end_with_parent(int(os.environ[_LAUNCHER]))
 
 
 def set_threads(config: TrainConfig) -> None:

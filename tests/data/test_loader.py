@@ -1,11 +1,20 @@
 """The real DataLoader: any number of workers, any start, gives the batches of the closed form."""
 
+import multiprocessing
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import psutil
 import pytest
 import pytorch_lightning as pl
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+import data_prep.workers
+from data_prep.files import DataError
 from data_prep.lexicon import SPECIALS
 from data_prep.shards import Dataset
 from pipeline.config import DataConfig
@@ -30,10 +39,12 @@ def trainer() -> pl.Trainer:
     return pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
 
 
-def loader(dataset: Dataset, trainer: pl.Trainer, workers: int, start: int, stop: int, groups: int = 1) -> DataLoader:
+def loader(
+    dataset: Dataset, trainer: pl.Trainer, workers: int, start: int, stop: int, groups: int = 1, method: str = "fork"
+) -> DataLoader:
     config = DataConfig(lanes=LANES, window=WINDOW, workers=workers)
     windows = TrainWindows(dataset.splits["train"], maker(dataset), lanes_of(dataset), SEED)
-    module = BiLMDataModule(windows, config, groups, start, stop)
+    module = BiLMDataModule(windows, config, groups, start, stop, start_method=method)
     module.trainer = trainer
     return module.train_dataloader()
 
@@ -62,6 +73,86 @@ def test_an_epoch_of_real_batches_crosses_into_the_next(prepared: Dataset, train
     batches = list(loader(prepared, trainer, 2, windows - 2, windows + 2))
     assert [batch.step for batch in batches] == [windows - 2, windows - 1, windows, windows + 1]
     assert [batch.resets_state for batch in batches] == [False, False, True, False]
+
+
+@pytest.mark.slow
+def test_processes_that_are_spawned_give_the_same_batches(prepared: Dataset, trainer: pl.Trainer) -> None:
+    spawned, forked = (list(loader(prepared, trainer, 2, 3, 40, 2, method)) for method in ("spawn", "fork"))
+    assert len(spawned) == 74
+    assert all(same(a, b) for a, b in zip(spawned, forked, strict=True))
+
+
+@dataclass
+class Damaged:
+    """Windows whose step 3 cannot be read."""
+
+    lanes: TrainLanes
+
+    def batch(self, step: int, lanes: range) -> list[int]:
+        if step == 3:
+            raise DataError("a chunk ends inside a sentence")
+        return [step, *lanes]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_damaged_data_is_the_same_sentence_from_every_process(
+    prepared: Dataset, trainer: pl.Trainer, workers: int
+) -> None:
+    config = DataConfig(lanes=LANES, window=WINDOW, workers=workers)
+    module = BiLMDataModule(Damaged(lanes_of(prepared)), config, 1, 0, 9)  # type: ignore[arg-type]
+    module.trainer = trainer
+    batches = iter(module.train_dataloader())
+    assert [next(batches)[0] for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(DataError, match=r"^a chunk ends inside a sentence$"):
+        next(batches)
+
+
+class Large:
+    """Windows of 1 MiB, of which no pipe holds one."""
+
+    lanes = TrainLanes(10**6, LANES, WINDOW)
+
+    def batch(self, step: int, lanes: range) -> bytes:
+        return bytes(1 << 20)
+
+
+def take_one_batch_and_sleep(method: str, has_prctl: bool) -> None:
+    """Prints the loader processes, which from then on wait for room in a full pipe."""
+    if not has_prctl:
+        data_prep.workers._kernel_ends_orphans = lambda: False
+    module = BiLMDataModule(Large(), DataConfig(lanes=LANES, window=WINDOW, workers=2), 1, 0, 1000, None, method)  # type: ignore[arg-type]
+    module.trainer = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+    batches = iter(module.train_dataloader())
+    next(batches)
+    print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+    time.sleep(1000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "has_prctl"), [("fork", True), ("fork", False), ("spawn", True)])
+def test_loader_processes_end_with_a_parent_that_is_killed(method: str, has_prctl: bool) -> None:
+    """Without prctl, as on a Mac, they look for their parent themselves."""
+    code = f"from tests.data import test_loader; test_loader.take_one_batch_and_sleep({method!r}, {has_prctl})"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        processes = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+        time.sleep(0.5)  # until the pipe is full
+        parent.kill()
+    assert len(processes) == 2
+    assert psutil.wait_procs(processes, timeout=30)[1] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_loader_processes_take_a_sigterm_from_their_parent_only(method: str) -> None:
+    code = f"from tests.data import test_loader; test_loader.take_one_batch_and_sleep({method!r}, True)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        processes = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+        for process in processes:
+            process.terminate()
+        assert psutil.wait_procs(processes, timeout=1)[1] == processes
+        parent.kill()
 
 
 def test_the_vocabulary_is_the_words_seen_often_enough_but_no_more_than_asked_for(prepared: Dataset) -> None:

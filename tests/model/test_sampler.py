@@ -1,6 +1,11 @@
 """The log-uniform sampler against simulation of what TF does: draw one word after the other until enough differ."""
 
+import hashlib
 import math
+import os
+import subprocess
+import sys
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
@@ -12,6 +17,7 @@ from pipeline.model.sampler import LogUniformSampler
 from pipeline.model.softmax import Softmax
 from tests.model.numpy_bilm import expected_counts
 
+USED_BITS = 42  # of the 64 random bits of a draw
 V, C, TRIALS = 60, 12, 6000  # some words nearly always among the candidates, some seldom
 
 
@@ -157,3 +163,59 @@ def test_words_seldom_drawn_are_drawn_at_their_rate_in_a_large_vocabulary() -> N
     seen = sum(np.histogram(sampler.draw(2, step)[0], edges)[0] for step in range(100)) / 100
     expected = np.add.reduceat(expected_counts(np.arange(793_471), 793_471, 16_034), edges[:-1])
     assert np.abs(seen / expected - 1).max() < 0.01
+
+
+@pytest.mark.parametrize(("vocab_size", "error"), [(1, 1e-12), (2, 1e-11), (1000, 1e-7), (793_471, 1e-5)])
+def test_of_all_random_bits_each_word_has_its_share(vocab_size: int, error: float) -> None:
+    """Not drawn but counted: words rise with the bits, so that a bisection finds where each begins."""
+    sampler = LogUniformSampler(vocab_size, 1)
+    words = np.unique(np.geomspace(1, vocab_size, 5000).astype(np.int64)) - 1
+    counts = _first_bits(sampler, words + 1) - _first_bits(sampler, words)
+    expected = np.log1p(1 / (words + 1)) / math.log(vocab_size + 1)
+    np.testing.assert_allclose(counts / (1 << USED_BITS), expected, rtol=error)
+
+
+def _first_bits(sampler: LogUniformSampler, words: np.ndarray) -> np.ndarray:
+    """(n,): the least of the 2^42 numbers that the used bits make which gives this word or a later one."""
+    low, high = np.zeros(len(words), np.int64), np.full(len(words), 1 << USED_BITS)
+    for _ in range(USED_BITS + 1):
+        middle = np.minimum((low + high) // 2, (1 << USED_BITS) - 1)
+        is_there = (sampler._words(middle.astype(np.uint64) << np.uint64(64 - USED_BITS)) >= words) & (low < high)
+        low, high = np.where(is_there | (low == high), low, middle + 1), np.where(is_there, middle, high)
+    return low
+
+
+def test_the_first_and_the_last_bits_give_the_first_and_the_last_word() -> None:
+    for vocab_size in (1, 2, 3, 63, 64, 65, 793_471, 1 << 20):
+        bits = np.array([0, 2**64 - 1], dtype=np.uint64)
+        assert LogUniformSampler(vocab_size, 1)._words(bits).tolist() == [0, vocab_size - 1]
+
+
+def test_a_word_is_the_power_that_exact_arithmetic_gives() -> None:
+    base, digits = 793_472, 50
+    bits = np.random.Philox(3).random_raw(300)
+    words = LogUniformSampler(base - 1, 1)._words(bits)
+    with localcontext() as context:
+        context.prec = digits
+        powers = [Decimal(base) ** (Decimal(int(b) >> 22) / (1 << USED_BITS)) for b in bits]
+    assert words.tolist() == [int(power - Decimal("1e-6")) - 1 for power in powers]
+
+
+def digest_of_candidates() -> str:
+    ids, num_tries = LogUniformSampler(793_471, 8192).draw(1, 1, 0, 0)
+    return f"{num_tries} {hashlib.sha256(ids.astype('<i8').tobytes()).hexdigest()}"
+
+
+def test_candidates_are_those_of_every_other_machine_and_version() -> None:
+    """Whoever changes them changes every run: raise the version of a run's identity (run_folder.py)."""
+    assert digest_of_candidates() == "16059 6636440cb98fe92960e7a9a1a1080bf3dbc13b520080e23991f126790a07ff00"
+
+
+def test_candidates_do_not_depend_on_what_the_processor_can_do() -> None:
+    found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])  # type: ignore[index]
+    code = "from tests.model.test_sampler import digest_of_candidates; print(digest_of_candidates())"
+    plain = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        env=os.environ | {"NPY_DISABLE_CPU_FEATURES": " ".join(found)},
+    )  # fmt: skip
+    assert plain.stdout.strip() == digest_of_candidates()

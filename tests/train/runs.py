@@ -84,12 +84,13 @@ class Process:
     """`elmo COMMAND` in a session of its own, so that it can be killed with all that it started."""
 
     def __init__(
-        self, *command: str, log: Path, environment: dict[str, str] | None = None, preexec: Any = None
-    ) -> None:
+        self, *command: str, log: Path, environment: dict[str, str] | None = None, preexec: Any = None,
+        module: str = "pipeline.cli",
+    ) -> None:  # fmt: skip
         self.log = log
         with log.open("wb") as file:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.cli", *command], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=file,
+                [sys.executable, "-m", module, *command], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=file,
                 stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=preexec,
                 env=clean_environment() | (environment or {}),
             )  # fmt: skip

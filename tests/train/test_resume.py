@@ -1,6 +1,7 @@
 """`elmo pretrain` on a folder that holds a run: goes on and says so, or refuses and says why."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,15 @@ def test_a_second_process_on_a_run_is_refused_and_the_first_goes_on(dataset: Pat
     finally:
         first.kill_group()
     assert json.loads((tmp_path / "run" / "run.json").read_text())["identity"]["data.lanes"] == 8
+
+
+def test_a_run_that_drew_other_candidates_is_refused_in_one_sentence(
+    dataset: Path, stopped_at_six: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(stopped_at_six, run_dir)
+    facts = json.loads((run_dir / "run.json").read_text())
+    del facts["identity"]["version"]  # as version 1 wrote it
+    (run_dir / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(ConfigError, match=r"holds a run of version 1, but this program trains runs of version 2"):
+        runs.train_here(dataset, run_dir, *SHORT, "train.max_steps=8")

@@ -1,0 +1,174 @@
+"""The processes of a training: none is left behind by a kill, and each one's end or error is told in a sentence."""
+
+import signal
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from pipeline import signals
+from pipeline.train import switches
+from pipeline.train.run_folder import Writer
+from pipeline.train.switches import Switches, is_to_save, is_to_stop
+from tests.train import runs
+
+ENDLESS = ["train.max_steps=100000", "train.epochs=100000", "train.validate_every_steps=100000"]
+
+NPY_HEADER_BYTES = 128
+
+
+def all_started_by(process: runs.Process) -> list[psutil.Process]:
+    return psutil.Process(process.popen.pid).children(recursive=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_saving", [False, True])
+def test_all_processes_of_a_training_end_when_only_its_main_one_is_killed(
+    dataset: Path, tmp_path: Path, is_saving: bool
+) -> None:
+    run_dir = tmp_path / "run"
+    every = 1 if is_saving else 100
+    settings = ["data.workers=2", "train.devices=2", "wandb.mode=offline", f"checkpoint.every_steps={every}"]
+    process = runs.start(dataset, run_dir, *ENDLESS, *settings)
+    assert process.wait_until(lambda: runs.last_step(run_dir) >= 6), process.output()
+    started = all_started_by(process)
+    if is_saving:
+        assert process.wait_until(lambda: any((run_dir / "checkpoints").glob(".*.tmp")))
+    process.popen.kill()
+    process.popen.wait()
+    assert len(started) >= 2 + 1 + 2 + 1  # loader processes of two ranks, rank 1, wandb
+    assert psutil.wait_procs(started, timeout=30)[1] == []
+
+
+@pytest.mark.slow
+def test_a_killed_loader_process_is_told_in_a_sentence_and_no_full_disk(dataset: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    process = runs.start(dataset, run_dir, *ENDLESS, "data.workers=2", "checkpoint.every_steps=1")
+    assert process.wait_until(lambda: runs.last_step(run_dir) >= 5), process.output()
+    loader_process = all_started_by(process)[0]
+    process.wait_until(lambda: any((run_dir / "checkpoints").glob(".*.tmp")))
+    loader_process.kill()
+    assert process.wait() == 1
+    said = process.output()
+    assert "elmo pretrain: a loader process of rank 0 was killed after step" in said
+    assert "the last good checkpoint is" in said
+    assert "NO CHECKPOINT" not in said and "Traceback" not in said
+    assert runs.saved_steps(run_dir)[-1] in (runs.last_step(run_dir) - 1, runs.last_step(run_dir))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damaged_data_ends_a_training_in_a_sentence_and_the_last_checkpoint_stays(tmp_path: Path, workers: int) -> None:
+    dataset, run_dir = runs.make_dataset(tmp_path / "text"), tmp_path / "run"
+    settings = [
+        f"data.workers={workers}",
+        "checkpoint.every_steps=4",
+        "train.epochs=9",
+        "train.validate_every_steps=99",
+    ]
+    runs.run(dataset, run_dir, *settings, "train.max_steps=8")
+    for shard in dataset.glob("train-*.tar"):
+        content = bytearray(shard.read_bytes())
+        with tarfile.open(shard) as members:
+            for member in members:
+                start, end = member.offset_data + NPY_HEADER_BYTES, member.offset_data + member.size
+                content[start:end] = np.full((end - start) // 4, 3, np.int32).tobytes()  # no sentence has an end now
+        shard.write_bytes(content)
+    said = runs.run(dataset, run_dir, *settings, "train.max_steps=80", code=2)
+    assert "Traceback" not in said
+    assert said.strip().splitlines()[-1].startswith("elmo pretrain: ")
+    assert "the last good checkpoint is" in said.strip().splitlines()[-1]
+    assert runs.saved_steps(run_dir)[-1] == 8
+
+
+@pytest.mark.slow
+def test_ranks_with_other_candidates_end_in_a_sentence_that_names_them(dataset: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    process = runs.start(
+        dataset, run_dir, *ENDLESS, "train.devices=2", "checkpoint.every_steps=4", module="tests.train.odd_rank"
+    )
+    assert process.wait() == 1, process.output()
+    said = process.output()
+    assert "elmo pretrain: of 2 ranks, these have other candidates than the rest: 1; " in said
+    assert "the last good checkpoint is" in said and "step-00000004.ckpt" in said
+    assert "Traceback" not in said
+    assert runs.last_step(run_dir) == 5
+
+
+class Failing:
+    """Fails at the second call."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error, self.calls = error, 0
+
+    def __call__(self, writer: Writer) -> None:
+        self.calls += 1
+        if self.calls > 2:  # twice a save
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: an illegal memory access"), SystemExit(7)])
+def test_a_save_that_fails_but_not_because_of_the_disk_ends_the_run(
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: BaseException,
+) -> None:
+    failing = Failing(error)
+    monkeypatch.setattr(Writer, "check", lambda writer: failing(writer))
+    with pytest.raises(type(error)) as raised:
+        runs.train_here(dataset, tmp_path / "run", "checkpoint.every_steps=2", "train.max_steps=8")
+    assert raised.value is error
+    assert runs.saved_steps(tmp_path / "run") == [2]
+    assert "NO CHECKPOINT" not in caplog.text
+    assert isinstance(error, SystemExit) or "step-00000002.ckpt" in caplog.text
+
+
+@pytest.fixture
+def looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(switches, "_LOOK_SECONDS", 0.0)
+
+
+def test_a_folder_that_does_not_answer_asks_for_nothing_and_is_looked_at_again(
+    tmp_path: Path, looks_at_once: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.write_text("not a folder")  # an OSError, as ESTALE and EIO are
+    found = Switches(run_dir)
+    assert not any(is_to_save(found.asked()) for _ in range(3))
+    assert caplog.text.count("run.dir does not answer") == 1
+    run_dir.unlink()
+    run_dir.mkdir()
+    (run_dir / "stop").touch()
+    assert is_to_stop(found.asked())
+
+
+def test_a_file_that_cannot_be_removed_is_obeyed_once_and_removed_later(tmp_path: Path, looks_at_once: None) -> None:
+    found = Switches(tmp_path)
+    (tmp_path / "save").mkdir()  # which no unlink removes
+    asked = found.asked()
+    assert is_to_save(asked) and not is_to_stop(asked)
+    found.obeyed(asked)
+    assert not is_to_save(found.asked())
+    (tmp_path / "save").rmdir()
+    assert not is_to_save(found.asked())
+    (tmp_path / "save").touch()
+    assert is_to_save(found.asked())
+
+
+def test_a_signal_that_stopped_a_training_does_not_stop_the_next_one_of_the_process(
+    dataset: Path, tmp_path: Path
+) -> None:
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    signals.install()
+    try:
+        signal.raise_signal(signal.SIGTERM)
+        assert runs.train_here(dataset, tmp_path / "run", "train.max_steps=4").stopped
+        outcome = runs.train_here(dataset, tmp_path / "run", "train.max_steps=4")
+    finally:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+    assert not outcome.stopped and outcome.step == 4
