@@ -4,6 +4,7 @@
 Prints a table by area and each kind of failure with a command that repeats it; exit code 1 where there is a failure.
 """
 
+import os
 import sys
 from pathlib import Path
 from tempfile import mkdtemp
@@ -29,4 +30,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(code)  # triton, if torch has loaded it, prints a page of leaks at a usual end

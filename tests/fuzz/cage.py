@@ -53,9 +53,12 @@ Trial = Callable[[Random, Path, int], Counter[str] | None]
 """trial(chance, empty folder, case): raise Refused or Fault, or return; a batch of cases returns its counts by kind."""
 
 
-def note(damage: str) -> None:
-    """Record what is done to the input of the case that runs, before it is used: its process may not come back."""
-    _noted.append(damage)
+def note(damage: str, instead: bool = False) -> None:
+    """Record what is done to the input of the case that runs, before it is used: its process may not come back.
+
+    instead: of what was noted before.
+    """
+    _noted[:] = [damage] if instead else [*_noted, damage]
     Path(os.environ["HOME"], _NOTE).write_text("; ".join(_noted), "utf-8", "backslashreplace")
 
 

@@ -16,7 +16,23 @@ from tests.fuzz.cage import Fault, call, elmo, note
 from tests.fuzz.mutators import TEXTS, VALUES, bytes_damaged
 from tests.fuzz.world import TRAINING, World
 
-NOT_YAML = ['"', "{", "]", "@x", "*a", "!x 1", "[" * 1000, "\udcff", "1" * 5000, "a: b: c", "\x00", "${", "%TAG", "? ", "&a"]
+NOT_YAML = [
+    '"',
+    "{",
+    "]",
+    "@x",
+    "*a",
+    "!x 1",
+    "[" * 1000,
+    "\udcff",
+    "1" * 5000,
+    "a: b: c",
+    "\x00",
+    "${",
+    "%TAG",
+    "? ",
+    "&a",
+]
 # Not tried: more processes than a test should start, runs without end, the network, files outside the case's folder.
 _PROCESSES = ("devices", "nodes", "workers", "hub", "watch", "threads", "input", "mode")
 _WRITTEN = ("output", "dir", "index", "cache_dir", "stage_dir")
@@ -57,7 +73,11 @@ def _base(world: World, command: str, folder: Path) -> list[str]:
 
 FIRST = [(command, value) for command in COMMANDS for value in NOT_YAML if command != "demo"]
 UNUSABLE = ["FILE", "/dev/null", "/proc/x", "/sys/x", "a\0b", "x" * 5000, "\udcff/" * 3, "LOOP"]
-PLACES = [(command, place) for command in ("pretrain", "preflight", "finetune", "demo", "prep", "export") for place in UNUSABLE]
+PLACES = [
+    (command, place)
+    for command in ("pretrain", "preflight", "finetune", "demo", "prep", "export")
+    for place in UNUSABLE
+]
 
 
 def arguments(world: World, chance: Random, folder: Path, case: int) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import shutil
 import tarfile
 from collections import Counter
@@ -9,7 +10,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from data_prep.shards import open_dataset
+import numpy as np
+
+from data_prep.lexicon import EOS_ID
+from data_prep.shards import fingerprint_of, open_dataset, write_shard
 from data_prep.verify import verify as verify_dataset
 from tests.fuzz.cage import Fault, Refused, call, elmo, note
 from tests.fuzz.mutators import damage_file
@@ -53,7 +57,9 @@ def evaluate(world: World, dataset: Path) -> Any:
 
 def train(world: World, dataset: Path, workers: int = 0) -> Any:
     run = dataset.parent / "new-run"
-    elmo("pretrain", *TRAINING, f"data.path={dataset}", f"run.dir={run}", "train.max_steps=2", f"data.workers={workers}")
+    elmo(
+        "pretrain", *TRAINING, f"data.path={dataset}", f"run.dir={run}", "train.max_steps=2", f"data.workers={workers}"
+    )
     weights = runs.newest(run)["state_dict"]
     shutil.rmtree(run)
     return digest(*(weights[name].numpy() for name in sorted(weights)))
@@ -70,7 +76,14 @@ def preflight(world: World, dataset: Path) -> str:
 
 
 def finish_preparation(world: World, work: Path) -> str:
-    elmo("prep", f"input={world.text}", f"heldout_input={world.heldout}", "workers=1", f"output={work}", "shard_tokens=250")
+    elmo(
+        "prep",
+        f"input={world.text}",
+        f"heldout_input={world.heldout}",
+        "workers=1",
+        f"output={work}",
+        "shard_tokens=250",
+    )
     return _content(open_dataset(work))
 
 
@@ -107,7 +120,9 @@ def members(world: World, chance: Random, folder: Path, case: int) -> None:
     action = chance.choice(["rename", "swap", "repeat", "leave out", "reverse", "hostile name", "link"])
     note(f"{action} {first} {second} of {path.name}")
     if action in ("rename", "hostile name"):
-        found[first][0].name = "other.npy" if action == "rename" else chance.choice(["../../victim", "/tmp/victim", "a\nb"])
+        found[first][0].name = (
+            "other.npy" if action == "rename" else chance.choice(["../../victim", "/tmp/victim", "a\nb"])
+        )
     elif action == "swap":
         found[first], found[second] = (found[first][0], found[second][1]), (found[second][0], found[first][1])
     elif action == "repeat":
@@ -123,6 +138,26 @@ def members(world: World, chance: Random, folder: Path, case: int) -> None:
             member.size = 0 if member.issym() else len(data)
             tar.addfile(member, io.BytesIO(data))
     world.check(chance.choices(DATASET_USES[1:], OFTEN[1:])[0], copy)
+
+
+def forged(world: World, chance: Random, folder: Path, case: int) -> None:
+    """A dataset with good checksums whose ids are none of its words, or whose sentences do not end."""
+    copy = folder / "dataset"
+    shutil.copytree(world.dataset, copy)
+    index = json.loads((copy / "index.json").read_text())
+    split, types = chance.choice(sorted(index["splits"])), index["lexicon"]["types"]
+    bad = [[3, 4, types, EOS_ID], [3, 2**31 - 1, EOS_ID], [3, -1, EOS_ID], [3, 0, EOS_ID], [3, 4], [], [EOS_ID] * 400]
+    tokens = chance.choice(bad)
+    note(f"{split}: {tokens[:9]}")
+    entry = write_shard(copy, split, 0, [(np.array(tokens * 60, np.int32), max(1, tokens.count(EOS_ID) * 60))])
+    index["splits"][split] |= {"shards": [entry], "tokens": entry["tokens"], "sentences": entry["sentences"]}
+    index["fingerprint"] = fingerprint_of(index["lexicon"], index["splits"])
+    (copy / "index.json").write_text(json.dumps(index))
+    use = chance.choice([verify, evaluate if split == "heldout" else train])
+    note(use.__name__)
+    use(world, copy)
+    if tokens[-1:] != [EOS_ID] or not 0 < min(tokens) <= max(tokens) < types or use is verify:
+        raise Fault(f"wrong result in silence: {use.__name__} takes ids that are none")
 
 
 def every_byte(world: World, chance: Random, folder: Path, case: int) -> Counter[str]:
@@ -158,20 +193,18 @@ def flip_places(dataset: Path) -> list[tuple[Path, int]]:
 def _both_notice(world: World, copy: Path, path: Path, at: int, damaged: bytes) -> str:
     before = path.read_bytes()
     path.write_bytes(damaged)
-    note(f"{path.name} at {at}")
+    note(f"{path.name} at {at}", instead=True)
     kinds = []
     for use in (_verify_here, read):
         try:
             if call(use, world, copy) not in world.expected[use.__name__.strip("_")]:
-                raise Fault(f"wrong result in silence: {use.__name__} after a change of {path.name} at {at}")
+                raise Fault(f"wrong result in silence: {use.__name__} after a change of {path.suffix} data")
             kinds.append("success")
         except Refused:
             kinds.append("refused")
-        except Fault as error:
-            raise Fault(f"{error} ({path.name} at {at})") from None
     path.write_bytes(before)
     if kinds[0] == "success" and damaged != before and path.name != "index.json":
-        raise Fault(f"verify passes over a change of {path.name} at {at}")
+        raise Fault(f"verify passes over a change of {path.suffix} data")
     return kinds[1]
 
 

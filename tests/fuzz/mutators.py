@@ -19,7 +19,16 @@ VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 1.5, -0.0, 2**31, 2**63, 10**30, 1e308, math.nan, math.inf, [], {}, [[]], [None],
     {"a": {}}, *TEXTS,
 ]  # fmt: skip
-RAW = ["[" * 10_000 + "]" * 10_000, '{"a":' * 3000 + "1" + "}" * 3000, "1" * 5000, "1e999", "-", "nul", "'x'", '"\\ud800"']
+RAW = [
+    "[" * 10_000 + "]" * 10_000,
+    '{"a":' * 3000 + "1" + "}" * 3000,
+    "1" * 5000,
+    "1e999",
+    "-",
+    "nul",
+    "'x'",
+    '"\\ud800"',
+]
 _RAW_MARK = "raw json stands here"
 
 
@@ -73,7 +82,9 @@ def json_damaged(data: bytes, chance: Random) -> tuple[bytes, str]:
         parent[key] = chance.choice([value + 1, value - 1, -value, value * 2, value * 1024, float(value), str(value)])
         said = f"{where} = {parent[key]!r} instead of {value!r}"
     elif action in ("swap", "nudge"):
-        other, other_key, there = chance.choice([p for p in _places(whole, "") if p[0] is not whole] or [(whole, 0, "")])
+        other, other_key, there = chance.choice(
+            [p for p in _places(whole, "") if p[0] is not whole] or [(whole, 0, "")]
+        )
         parent[key], other[other_key] = other[other_key], value
         said = f"{where} and {there} change places"
         if _is_circular(whole):
@@ -130,6 +141,18 @@ def damage_file(path: Path, chance: Random) -> str:
     return f"{path.name}: {said}"
 
 
+def set_in_json(path: Path, place: str, value: Any) -> str:
+    """Set the value at a place (names and numbers with / between) of a JSON file, or the whole of it; return what was done."""
+    whole = {"": json.loads(path.read_bytes())}
+    *above, last = ["", *place.split("/")] if place else [""]
+    container: Any = whole
+    for name in above:
+        container = container[int(name) if isinstance(container, list) else name]
+    container[int(last) if isinstance(container, list) else last] = value
+    path.write_text(json.dumps(whole[""]))
+    return f"{path.name}: {place} = {_short(value)}"
+
+
 def damage_folder(folder: Path, patterns: list[str], chance: Random) -> str:
     """Damage one file of a folder, or exchange, remove or replace files; return what was done."""
     files = [path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file()]
@@ -156,4 +179,4 @@ def signature(text: str) -> str:
     """A message without what differs from case to case: paths, numbers and quoted values."""
     text = re.sub(r"'[^']*'|\"[^\"]*\"", "_", text)
     text = re.sub(rf"\S*{re.escape(os.sep)}\S*", "PATH", text)
-    return re.sub(r"\d[\d,.]*", "N", text)[:160]
+    return re.sub(r"[0-9a-f]{16,}|\d[\d,.]*", "N", text)[:120]

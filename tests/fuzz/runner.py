@@ -1,7 +1,6 @@
 """All areas, how often each is tried, and a run over them in several processes."""
 
 import gc
-import json
 import logging
 import multiprocessing
 import os
@@ -21,7 +20,7 @@ os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", WANDB_MODE="disabled"
 
 import torch
 
-from tests.fuzz import config_areas, data_areas, model_areas, run_areas, text_areas
+from tests.fuzz import config_areas, data_areas, known, model_areas, run_areas, text_areas
 from tests.fuzz.cage import Cage, Outcome, elmo, group_of
 from tests.fuzz.world import TRAINING, World
 
@@ -34,18 +33,19 @@ AREAS: dict[str, tuple[Area, float, int]] = {  # what is tried, its share of the
     "index": (data_areas.index, 16, 25),
     "files": (data_areas.dataset_files, 6, 25),
     "members": (data_areas.members, 4, 25),
+    "forged data": (data_areas.forged, 2, 25),
     "unfinished": (data_areas.unfinished, 6, 25),
     "checkpoints": (run_areas.checkpoints, 6, 10),
     "foreign": (run_areas.foreign, 0.2, 10),
     "run": (run_areas.told, 6, 10),
     "model": (model_areas.model, 10, 25),
-    "forged": (model_areas.forged_model, 2, 25),
+    "forged model": (model_areas.forged_model, 2, 25),
     "imported": (model_areas.imported, 4, 25),
     "options": (model_areas.options, 4, 25),
-    "hdf5": (model_areas.forged_weights, 2, 25),
+    "forged hdf5": (model_areas.forged_weights, 2, 25),
     "vectors": (model_areas.vectors, 4, 25),
 }
-WHOLE = {"every byte": data_areas.every_byte, "every truncation": data_areas.every_truncation}
+WHOLE = {"known": known.known, "every byte": data_areas.every_byte, "every truncation": data_areas.every_truncation}
 
 
 @dataclass
@@ -90,9 +90,10 @@ def fuzz(root: Path, cases: int, seed: int, only: list[str], minutes: float = 10
         for number in [round(cases * share / total)]
         for start in range(0, number, each)
     ]
-    if not only or "every" in only:
-        flips = len(data_areas.flip_places(world.dataset)) // data_areas.FLIPS_A_CASE + 1
-        batches += [("every truncation", [0]), *(("every byte", [case]) for case in range(flips))]
+    flips = len(data_areas.flip_places(world.dataset)) // data_areas.FLIPS_A_CASE + 1
+    for name, number, each in [("known", len(known.ALL), 10), ("every truncation", 1, 1), ("every byte", flips, 5)]:
+        if not only or name in only:
+            batches += [(name, list(range(start, min(start + each, number)))) for start in range(0, number, each)]
     Random(seed).shuffle(batches)
     return _run(world, root, batches, seed, time.monotonic() + 60 * minutes, jobs)
 
@@ -108,7 +109,7 @@ def _run(world: World, root: Path, batches: list[tuple[str, list[int]]], seed: i
     ]
     for worker in workers:
         worker.start()
-    running = jobs
+    running, shown = jobs, begun
     while running:
         message = queue.get()
         if message is None:
@@ -116,7 +117,9 @@ def _run(world: World, root: Path, batches: list[tuple[str, list[int]]], seed: i
         else:
             area, found = message
             report.add(area, Outcome(**found) if "said" in found else Counter(found))
-            _show(report, begun)
+            if sys.stderr.isatty() or time.monotonic() - shown > 30:
+                shown = time.monotonic()
+                _show(report, "\r" if sys.stderr.isatty() else "\n")
     for worker in workers:
         worker.join()
     report.seconds = time.monotonic() - begun
@@ -139,10 +142,9 @@ def trial(world: World, area: str) -> Callable[[Random, Path, int], Counter[str]
     return partial(AREAS[area][0] if area in AREAS else WHOLE[area], world)
 
 
-def _show(report: Report, begun: float) -> None:
+def _show(report: Report, end: str) -> None:
     done = sum(sum(counts.values()) for counts in report.counts.values())
-    if done % 100 == 0 and sys.stderr.isatty():
-        print(f"\r{done:,} cases, {len(report.failures):,} failures", end="", file=sys.stderr, flush=True)
+    print(f"{done:,} cases, {len(report.failures):,} failures", end=end, file=sys.stderr, flush=True)
 
 
 def again(root: Path, area: str, case: int, seed: int) -> int:
@@ -162,9 +164,9 @@ def make_world(root: Path) -> World:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     world = World(root / "world")
     cage = Cage(root / "build", [], keep=True)
-    cage_limit = next(cage.run("build", partial(_build, world), [0], 0))
-    if not isinstance(cage_limit, Outcome) or cage_limit.kind != "success":
-        raise RuntimeError(f"the sound things cannot be made: {cage_limit}")
+    built = next(cage.run("build", partial(_build, world), [0], 0))
+    if not isinstance(built, Outcome) or built.kind != "success":
+        raise RuntimeError(f"the sound things cannot be made: {built}")
     shutil.rmtree(cage.root)
     world.load()
     return world
@@ -172,7 +174,13 @@ def make_world(root: Path) -> World:
 
 def _build(world: World, chance: Random, folder: Path, case: int) -> None:
     world.build()
-    other = [*TRAINING, f"data.path={world.dataset}", f"run.dir={world.folder / 'other'}", "train.max_steps=6", "run.seed=2"]
+    other = [
+        *TRAINING,
+        f"data.path={world.dataset}",
+        f"run.dir={world.folder / 'other'}",
+        "train.max_steps=6",
+        "run.seed=2",
+    ]
     elmo("pretrain", *other)
     for use in data_areas.DATASET_USES:
         world.expect(use, world.dataset)
@@ -187,6 +195,3 @@ def _build(world: World, chance: Random, folder: Path, case: int) -> None:
         some = use in (run_areas.evaluate_run, run_areas.export_run)
         world.expect(use, world.run, without="checkpoints/*.json" if some else "")
     world.save()
-
-
-assert json

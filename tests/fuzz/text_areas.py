@@ -24,7 +24,8 @@ PIECES = [
     "e\u0301".encode(), b"!!!MAXTERMID",
 ]  # fmt: skip
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
-    "gz": gzip.compress, "xz": lzma.compress, "bz2": bz2.compress, "zst": zstandard.ZstdCompressor().compress,
+    "gz": gzip.compress, "xz": lzma.compress, "bz2": bz2.compress, 
+    "zst": zstandard.ZstdCompressor(write_checksum=True).compress,  # as the command zstd does
 }  # fmt: skip
 
 
@@ -39,7 +40,11 @@ def text(world: World, chance: Random, folder: Path, case: int) -> None:
         _use(world, command, path, tokenize, data)
         return
     limit = chance.choice([100_000, 5])
-    options = [f"tokenize={str(tokenize).lower()}", f"on_error={'skip' if skip else 'fail'}", f"max_sentence_words={limit}"]
+    options = [
+        f"tokenize={str(tokenize).lower()}",
+        f"on_error={'skip' if skip else 'fail'}",
+        f"max_sentence_words={limit}",
+    ]
     note(" ".join(options))
     elmo("prep", f"input={path}", f"output={folder / 'data'}", "heldout=0", "shuffle=none", "workers=1", *options)
     found = sentences_of(folder / "data")
