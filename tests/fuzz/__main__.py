@@ -1,5 +1,5 @@
-"""`python -m tests.fuzz [cases=10000] [seed=0] [only=index,text] [minutes=10] [jobs=2]`, or one case again, with its files:
-`python -m tests.fuzz area=index case=123 seed=0`.
+"""`python -m tests.fuzz [cases=10000] [seed=0] [only=index,text] [minutes=10] [jobs=2]`: damage all that is read.
+`python -m tests.fuzz area=index case=123 seed=0`: one case again; its files stay.
 
 Prints a table by area and each kind of failure with a command that repeats it; exit code 1 where there is a failure.
 """

@@ -201,11 +201,9 @@ class Cage:
         os.chdir(folder)
         _noted.clear()
         read_before = log.stat().st_size
+        kind, said, counts = "success", "", None
         try:
             counts = trial(Random(f"{seed} {area} {case}"), folder, case)
-            kind, said = "success", ""
-            if counts is not None:
-                return {"counts": dict(counts)}
         except Refused as error:
             kind, said = "refused", str(error)
         except Fault as error:
@@ -220,6 +218,8 @@ class Cage:
         if not self._keep:
             os.chdir(self.root)
             shutil.rmtree(folder, ignore_errors=True)
+        if counts is not None and kind == "success":
+            return {"counts": dict(counts)}
         return {"area": area, "case": case, "kind": kind, "said": said, "damage": "; ".join(_noted)}
 
 
@@ -249,9 +249,10 @@ def _limit_time() -> None:
 
 def _death(status: int, log: Path) -> str:
     code = os.waitstatus_to_exitcode(status)
-    if code in (-signal.SIGPROF, -signal.SIGALRM):
-        unit = "processor time" if code == -signal.SIGPROF else "waiting"
-        return f"hangs: no end after {CPU_SECONDS if code == -signal.SIGPROF else WALL_SECONDS} s of {unit}"
+    if code == -signal.SIGPROF:
+        return f"hangs: no end after {CPU_SECONDS} s of processor time"
+    if code == -signal.SIGALRM:
+        return f"hangs: no end after {WALL_SECONDS} s"
     told = log.read_text(errors="replace").strip().splitlines()[-1:]
     return f"the process dies with code {code}: {told}"
 

@@ -1,6 +1,5 @@
 """Arguments and YAML files as people mistype them, and as an attacker would write them."""
 
-import os
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from random import Random
@@ -17,32 +16,19 @@ from tests.fuzz.mutators import TEXTS, VALUES, bytes_damaged
 from tests.fuzz.world import TRAINING, World
 
 NOT_YAML = [
-    '"',
-    "{",
-    "]",
-    "@x",
-    "*a",
-    "!x 1",
-    "[" * 1000,
-    "\udcff",
-    "1" * 5000,
-    "a: b: c",
-    "\x00",
-    "${",
-    "%TAG",
-    "? ",
-    "&a",
-]
+    '"', "{", "]", "@x", "*a", "!x 1", "[" * 1000, "\udcff", "1" * 5000, "a: b: c", "\x00", "${", "%TAG", "? ", "&a",
+]  # fmt: skip
 # Not tried: more processes than a test should start, runs without end, the network, files outside the case's folder.
 _PROCESSES = ("devices", "nodes", "workers", "hub", "watch", "threads", "input", "mode")
 _WRITTEN = ("output", "dir", "index", "cache_dir", "stage_dir")
 DOCUMENTS = [
-    "[1, 2]", "text", "1", "null", "", "a: 1", "--- 1\n--- 2\n", "run: 3", "run: [1]", "run: {dir: {a: b}}", "x: !!python/name:os.x",
-    "run: !!python/object/apply:os.system ['touch ../victim']", "run: {dir: *b}", "run: &r {seed: 1}\nmodel: *r\n",
-    "a" * 200_000, "1" * 5000, "run: {seed: " + "1" * 5000 + "}", "{" * 3000, "a: " * 1000, "\0", "run: {name: \0}", "? [1]\n: 2\n",
-    "data: {path: 2001-01-01}", "data: {lanes: 0x10}", "data: {lanes: 1_6}", "run: {name: on}", "run: {1: 2}", "<<: 1",
+    "[1, 2]", "text", "1", "null", "", "a: 1", "--- 1\n--- 2\n", "run: 3", "run: [1]", "run: {dir: {a: b}}", "<<: 1",
+    "run: !!python/object/apply:os.system ['touch ../victim']", "x: !!python/name:os.x", "run: {dir: *b}", "\0",
+    "run: &r {seed: 1}\nmodel: *r\n", "a" * 200_000, "1" * 5000, "run: {seed: " + "1" * 5000 + "}", "{" * 3000,
+    "a: " * 1000, "run: {name: \0}", "? [1]\n: 2\n", "data: {path: 2001-01-01}", "data: {lanes: 0x10}", "run: {1: 2}",
+    "data: {lanes: 1_6}", "run: {name: on}", "run: {seed: 1}\nrun: {seed: 2}\n", "\ufeffrun: {seed: 1}\n",
+    "run:\n\tseed: 1\n", "".join(" " * n + "a:\n" for n in range(900)),
     "\n".join(f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9) if n else 'a'}]" for n in range(12)),
-    "run: {seed: 1}\nrun: {seed: 2}\n", "\ufeffrun: {seed: 1}\n", "run:\n\tseed: 1\n", "".join(" " * n + "a:\n" for n in range(900)),
 ]  # fmt: skip
 
 
@@ -54,7 +40,7 @@ def _base(world: World, command: str, folder: Path) -> list[str]:
         "prep": [text, f"output={folder / 'data'}", "workers=1"],
         "pretrain": training,
         "preflight": training,
-        "finetune": [f"from={world.model}", f"data={world.dataset}", *[a for a in training if not a.startswith("model.")]],
+        "finetune": [f"from={world.model}", *(pair for pair in training if not pair.startswith("model."))],
         "evaluate": [checkpoint, f"data={world.dataset}", "accelerator=cpu", f"output={folder / 'result.json'}"],
         "export": [checkpoint, f"output={folder / 'model'}"],
         "import": [f"options={world.weights / 'options.json'}", f"weights={world.weights / 'weights.hdf5'}",
@@ -73,25 +59,27 @@ def _base(world: World, command: str, folder: Path) -> list[str]:
 
 FIRST = [(command, value) for command in COMMANDS for value in NOT_YAML if command != "demo"]
 UNUSABLE = ["FILE", "/dev/null", "/proc/x", "/sys/x", "a\0b", "x" * 5000, "\udcff/" * 3, "LOOP"]
-PLACES = [
-    (command, place)
-    for command in ("pretrain", "preflight", "finetune", "demo", "prep", "export")
-    for place in UNUSABLE
-]
+WRITERS = ["pretrain", "preflight", "finetune", "demo", "prep", "export"]
+PLACES = [(command, place) for command in WRITERS for place in UNUSABLE]
 
 
 def arguments(world: World, chance: Random, folder: Path, case: int) -> None:
-    """First each command with values that are not YAML and with folders that cannot be; then values at random."""
-    if case < len(FIRST):
-        command, value = FIRST[case]
-        base = _base(world, command, folder)
-        key = chance.choice([pair.partition("=")[0] for pair in base if "=" in pair] or ["output"])
-        _run(command, [*base, f"{key}={value}"])
-    elif case < len(FIRST) + len(PLACES):
-        _run_at(world, folder, *PLACES[case - len(FIRST)])
-    else:
-        command = chance.choice([name for name in COMMANDS if name != "demo"])
-        _run(command, _mistyped(_base(world, command, folder), COMMANDS[command].schema, chance))
+    """A command that works, with one argument more that is odd, or one fewer."""
+    command = chance.choice([name for name in COMMANDS if name != "demo"])
+    _run(command, _mistyped(_base(world, command, folder), COMMANDS[command].schema, chance))
+
+
+def not_yaml(world: World, chance: Random, folder: Path, case: int) -> None:
+    """Each command with each value that is not YAML, at one of its keys."""
+    command, value = FIRST[case]
+    base = _base(world, command, folder)
+    key = chance.choice([pair.partition("=")[0] for pair in base if "=" in pair] or ["output"])
+    _run(command, [*base, f"{key}={value}"])
+
+
+def places(world: World, chance: Random, folder: Path, case: int) -> None:
+    """Each command that writes a folder, where none can be."""
+    _run_at(world, folder, *PLACES[case])
 
 
 def _run_at(world: World, folder: Path, command: str, place: str) -> None:
@@ -129,7 +117,7 @@ def _keys(schema: Any, prefix: str) -> list[str]:
 
 
 def _run(command: str, arguments: list[str]) -> None:
-    note(f"{command} {arguments[-1]!r}")
+    note(f"{command} {arguments[-1:]!r}")
     elmo(command, *arguments, ends_with_1=command == "preflight")
     given = in_full(arguments) if command == "finetune" else [a if "=" in a else f"runs={a}" for a in arguments]
     _reads_back(COMMANDS[command].schema, given)
@@ -143,21 +131,27 @@ def _reads_back(schema: type[Any], arguments: list[str]) -> None:
         raise Fault(f"wrong result in silence: {config} reads back as {again}"[:600])
 
 
+def documents(world: World, chance: Random, folder: Path, case: int) -> None:
+    """A configuration file that is another kind of document."""
+    _configure(folder, DOCUMENTS[case].encode("utf-8", "surrogatepass"), f"document {case}")
+
+
 def yaml_file(world: World, chance: Random, folder: Path, case: int) -> None:
-    """A configuration file that is another document, or has been damaged."""
+    """A configuration file that was damaged, or one of its values is another one."""
     training = [*TRAINING, f"data.path={world.dataset}", f"run.dir={folder / 'run'}"]
-    sound = OmegaConf.to_yaml(OmegaConf.from_dotlist(training)).encode()
-    path = folder / "config.yaml"
-    if case < len(DOCUMENTS):
-        data, said = DOCUMENTS[case].encode("utf-8", "surrogatepass"), f"document {case}"
-    elif chance.random() < 0.4:
-        lines = sound.split(b"\n")
+    data = OmegaConf.to_yaml(OmegaConf.from_dotlist(training)).encode()
+    if chance.random() < 0.5:
+        lines = data.split(b"\n")
         at, value = chance.randrange(len(lines)), chance.choice([*NOT_YAML, *map(str, VALUES)])
         value = "x" if "oc.env" in value else value
-        lines[at] = lines[at].partition(b":")[0] + b": " + os.fsencode(value.encode("utf-8", "surrogateescape"))
-        data, said = b"\n".join(lines), f"line {at} = {lines[at][:80]!r}"
+        lines[at] = lines[at].partition(b":")[0] + b": " + value.encode("utf-8", "surrogateescape")
+        _configure(folder, b"\n".join(lines), f"line {at} = {lines[at][:80]!r}")
     else:
-        data, said = bytes_damaged(sound, chance)
+        _configure(folder, *bytes_damaged(data, chance))
+
+
+def _configure(folder: Path, data: bytes, said: str) -> None:
+    path = folder / "config.yaml"
     path.write_bytes(data)
     note(said)
     safe = ["train.devices=1", "train.nodes=1", "data.workers=0", f"run.dir={folder / 'run'}"]

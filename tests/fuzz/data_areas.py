@@ -165,7 +165,7 @@ def every_byte(world: World, chance: Random, folder: Path, case: int) -> Counter
     copy = folder / "dataset"
     shutil.copytree(world.dataset, copy)
     counts: Counter[str] = Counter()
-    for path, at in flip_places(copy)[case * FLIPS_A_CASE : (case + 1) * FLIPS_A_CASE]:
+    for path, at in _flip_places(copy)[case * FLIPS_A_CASE : (case + 1) * FLIPS_A_CASE]:
         data = bytearray(path.read_bytes())
         data[at] ^= chance.randrange(1, 256)
         counts[_both_notice(world, copy, path, at, bytes(data))] += 1
@@ -185,7 +185,11 @@ def every_truncation(world: World, chance: Random, folder: Path, case: int) -> C
     return counts
 
 
-def flip_places(dataset: Path) -> list[tuple[Path, int]]:
+def num_flip_cases(dataset: Path) -> int:
+    return len(_flip_places(dataset)) // FLIPS_A_CASE + 1
+
+
+def _flip_places(dataset: Path) -> list[tuple[Path, int]]:
     files = [path for path in sorted(dataset.iterdir()) if path.is_file() and not path.name.startswith(".")]
     return [(path, at) for path in files for at in range(path.stat().st_size)]
 

@@ -27,9 +27,10 @@ IN_JSON: list[tuple[str, str, str, Any, list[Use]]] = [  # folder of the world, 
                            ("splits/train/tokens", 10**40), ("version", None), ("fingerprint", "../../victim"),
                            ("fingerprint", DEEP), ("lexicon/files/lexicon.utf8.npy", None)]],
     *[("run", RECORD, place, value, [resume, status, evaluate_run])
-      for place, value in [("file", "../../victim"), ("file", "run.json"), ("bytes", None), ("step", 1e308), ("step", "6"),
-                           ("unix_time", {}), ("val_perplexity", "low"), ("", []), ("", DEEP)]],
-    *[("run", "run.json", place, value, [resume, status]) for place, value in [("identity", None), ("", 1), ("version", {})]],
+      for place, value in [("file", "../../victim"), ("file", "run.json"), ("bytes", None), ("step", 1e308),
+                           ("step", "6"), ("unix_time", {}), ("val_perplexity", "low"), ("", []), ("", DEEP)]],
+    *[("run", "run.json", place, value, [resume, status])
+      for place, value in [("identity", None), ("", 1), ("version", {})]],
     *[("run", "start.json", place, value, [status])
       for place, value in [("unix_time", "now"), ("slurm", 3), ("total_steps", {}), ("host", []), ("data", None)]],
     ("run", "end.json", "how", ["finished"], [status]),
@@ -38,10 +39,12 @@ IN_JSON: list[tuple[str, str, str, Any, list[Use]]] = [  # folder of the world, 
       for place, value in [("training/run/name", "${oc.env:FUZZ_SECRET}"), ("facts/corpus", "${oc.env:FUZZ_SECRET}"),
                            ("model/activation", "${oc.env:FUZZ_SECRET}"), ("model", None), ("facts", None),
                            ("files", None), ("files", {}), ("training/a_key_of_a_later_version", 1),
-                           ("training/run/a_key_of_a_later_version", 1), ("model/cell_clip", 2.0), ("model/lstm_dim", 10**9),
-                           ("model/filters", [[1, 10**9]]), ("model/max_characters", 10**9), ("vocabulary_size", 1)]],
+                           ("training/run/a_key_of_a_later_version", 1), ("model/cell_clip", 2.0),
+                           ("model/lstm_dim", 10**9), ("model/filters", [[1, 10**9]]),
+                           ("model/max_characters", 10**9), ("vocabulary_size", 1)]],
     *[("vectors", PARTS, place, value, [finish_embedding])
-      for place, value in [("parts/0/2", 10**9), ("width", 1), ("files", [["../victim", 0]]), ("identity", 1), ("", 0)]],
+      for place, value in [("parts/0/2", 10**9), ("width", 1), ("files", [["../victim", 0]]), ("identity", 1),
+                           ("", 0)]],
 ]  # fmt: skip
 IN_BYTES: list[tuple[str, str, bytes, list[Use]]] = [
     ("run", "run.json", b"", [resume, status]),

@@ -1,7 +1,6 @@
 """Damaged models: folders to share, the files of bilm-tf and AllenNLP, and embeddings that were not finished."""
 
 import json
-import math
 import shutil
 from pathlib import Path
 from random import Random
@@ -15,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from data_prep.files import sha256_of
 from pipeline.model.pretrained import load_pretrained
 from tests.fuzz.cage import Fault, call, elmo, note
-from tests.fuzz.mutators import damage_folder, json_damaged, set_in_json
+from tests.fuzz.mutators import FORGED, HARMLESS, damage_folder, forged, set_in_json
 from tests.fuzz.world import Use, World, damaged_copy, digest
 
 
@@ -80,70 +79,44 @@ def forged_model(world: World, chance: Random, folder: Path, case: int) -> None:
     copy = folder / "model"
     shutil.copytree(world.model, copy)
     path = copy / chance.choice(["model.safetensors", "softmax.safetensors"])
-    tensors = load_file(path)
+    tensors, kind = load_file(path), chance.choice(FORGED)
     name = chance.choice(sorted(tensors))
-    kind = chance.choice(["nan", "inf", "float16", "float64", "int32", "bool", "shape", "missing", "extra", "empty"])
     note(f"{kind} in {name}")
-    sound, values = tensors[name], tensors[name].copy()
-    if kind in ("nan", "inf"):
-        values.flat[chance.randrange(values.size)] = math.nan if kind == "nan" else chance.choice([math.inf, -math.inf])
-    elif kind in ("shape", "empty"):
-        values = values.ravel()[: 0 if kind == "empty" else None].copy()
-    elif kind not in ("missing", "extra"):
-        values = values.astype(kind)
-    tensors[f"{name}x" if kind == "extra" else name] = values
+    tensors[f"{name}x" if kind == "extra" else name] = forged(tensors[name], kind, chance)
     if kind == "missing":
         del tensors[name]
     save_file(tensors, path)
     entry = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     set_in_json(copy / "config.json", f"files/{path.name}", entry)
     state = call(load_pretrained, copy).bilm.state_dict()
-    if kind not in ("float16", "float64") and not (kind == "shape" and values.shape == sound.shape):
-        raise Fault(f"wrong result in silence: {kind} is loaded")
-    if any(tensor.dtype != torch.float32 for tensor in state.values()):
+    if kind not in HARMLESS or any(tensor.dtype != torch.float32 for tensor in state.values()):
         raise Fault(f"wrong result in silence: {kind} is loaded as it is")
 
 
 def imported(world: World, chance: Random, folder: Path, case: int) -> None:
-    """options.json, weights or vocabulary of bilm-tf are damaged. What is read must be what an independent reader reads."""
-    copy = damaged_copy(world.weights, folder, ["options.json", "weights.hdf5", "vocab.txt"], chance)
-    _import(copy)
-
-
-def options(world: World, chance: Random, folder: Path, case: int) -> None:
-    """A value of options.json is another one: sizes that do not fit are refused before anything is allocated."""
-    copy = folder / "weights"
-    shutil.copytree(world.weights, copy)
-    damaged, said = json_damaged((copy / "options.json").read_bytes(), chance)
-    note(said)
-    (copy / "options.json").write_bytes(damaged)
-    _import(copy)
+    """options.json, weights or vocabulary of bilm-tf are damaged. What is read is what an independent reader reads."""
+    _import(damaged_copy(world.weights, folder, ["options.json"] * 2 + ["weights.hdf5", "vocab.txt"], chance))
 
 
 def forged_weights(world: World, chance: Random, folder: Path, case: int) -> None:
-    """A dataset of the HDF5 file is of another type or shape, or holds what is no number."""
+    """A dataset of the HDF5 file is of another type or shape, holds what is no number, or lies in another file."""
     copy = folder / "weights"
     shutil.copytree(world.weights, copy)
     found = _datasets(copy / "weights.hdf5")
-    name = chance.choice(sorted(found))
-    kind = chance.choice(["nan", "inf", "float16", "float64", "int32", "bool", "shape", "missing", "extra", "string"])
+    name, kind = chance.choice(sorted(found)), chance.choice([*FORGED, "text", "external"])
     note(f"{kind} in {name}")
+    (folder / "foreign").write_bytes(found[name].tobytes())
+    values = np.array([b"text"] * 3) if kind == "text" else forged(found[name], kind, chance)
     with h5py.File(copy / "weights.hdf5", "r+") as file:
-        values = found[name]
-        if kind in ("nan", "inf"):
-            values.flat[chance.randrange(values.size)] = math.nan if kind == "nan" else math.inf
         if kind != "extra":
             del file[name]
-        if kind == "string":
-            values = np.array([b"text"] * 3)
-        elif kind == "shape":
-            values = values[..., None]
-        elif kind not in ("nan", "inf", "missing", "extra"):
-            values = values.astype(kind)
-        if kind != "missing":
+        if kind == "external":
+            outside = [(str(folder / "foreign"), 0, values.nbytes)]
+            file.create_dataset(name, values.shape, values.dtype, external=outside)
+        elif kind != "missing":
             file.create_dataset(f"{name}x" if kind == "extra" else name, data=values)
     _import(copy)
-    if kind not in ("float16", "float64"):
+    if kind not in HARMLESS:
         raise Fault(f"wrong result in silence: {kind} is imported")
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from tests.fuzz.cage import Fault, elmo, note
 from tests.fuzz.model_areas import weights_of
-from tests.fuzz.mutators import damage_folder
 from tests.fuzz.world import LAST_STEP, TRAINING, Use, World, damaged_copy, digest, read_result
 from tests.train import runs
 
@@ -57,13 +56,6 @@ def plot(world: World, run: Path) -> None:
     elmo("plot", str(run), f"output={run.parent / 'plot.html'}")
 
 
-def resume_as_command(world: World, run: Path) -> str:
-    """By the command that `elmo status` names: with the folder's config.yaml."""
-    elmo("pretrain", str(run / "config.yaml"), f"run.dir={run}", f"train.max_steps={LAST_STEP}")
-    weights = runs.newest(run)["state_dict"]
-    return digest(*(weights[name].numpy() for name in sorted(weights)))
-
-
 CHECKPOINT_USES: list[Use] = [evaluate_run, evaluate_checkpoint, export_run, resume, status]
 RUN_USES: list[Use] = [status, compare, plot, export_run, resume]
 
@@ -76,9 +68,7 @@ def checkpoints(world: World, chance: Random, folder: Path, case: int) -> None:
 
 def told(world: World, chance: Random, folder: Path, case: int) -> None:
     """run.json, start.json, end.json, metrics.jsonl, restarts.jsonl, writer.json or config.yaml is damaged."""
-    copy = damaged_copy(world.run, folder, ["*.json", "*.jsonl"], chance)
-    if chance.random() < 0.3:
-        note(damage_folder(copy, ["*.json", "*.jsonl"], chance) if any(copy.glob("*.json*")) else "")
+    copy = damaged_copy(world.run, folder, ["*.json", "*.jsonl", "config.yaml"], chance)
     world.check(chance.choices(RUN_USES, [4, 2, 2, 1, 1])[0], copy)
 
 

@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ AREAS: dict[str, tuple[Area, float, int]] = {  # what is tried, its share of the
     "text": (text_areas.text, 12, 25),
     "compressed": (text_areas.compressed, 10, 25),
     "index": (data_areas.index, 16, 25),
-    "files": (data_areas.dataset_files, 6, 25),
+    "dataset files": (data_areas.dataset_files, 6, 25),
     "members": (data_areas.members, 4, 25),
     "forged data": (data_areas.forged, 2, 25),
     "unfinished": (data_areas.unfinished, 6, 25),
@@ -40,12 +40,18 @@ AREAS: dict[str, tuple[Area, float, int]] = {  # what is tried, its share of the
     "run": (run_areas.told, 6, 10),
     "model": (model_areas.model, 10, 25),
     "forged model": (model_areas.forged_model, 2, 25),
-    "imported": (model_areas.imported, 4, 25),
-    "options": (model_areas.options, 4, 25),
+    "imported": (model_areas.imported, 8, 25),
     "forged hdf5": (model_areas.forged_weights, 2, 25),
     "vectors": (model_areas.vectors, 4, 25),
 }
-WHOLE = {"known": known.known, "every byte": data_areas.every_byte, "every truncation": data_areas.every_truncation}
+WHOLE: dict[str, tuple[Area, Callable[[World], int]]] = {  # what is tried in all its cases, and how many those are
+    "known": (known.known, lambda world: len(known.ALL)),
+    "not yaml": (config_areas.not_yaml, lambda world: len(config_areas.FIRST)),
+    "places": (config_areas.places, lambda world: len(config_areas.PLACES)),
+    "documents": (config_areas.documents, lambda world: len(config_areas.DOCUMENTS)),
+    "every truncation": (data_areas.every_truncation, lambda world: 1),
+    "every byte": (data_areas.every_byte, lambda world: data_areas.num_flip_cases(world.dataset)),
+}
 
 
 @dataclass
@@ -80,7 +86,7 @@ class Report:
 
 
 def fuzz(root: Path, cases: int, seed: int, only: list[str], minutes: float = 1000.0, jobs: int = 2) -> Report:
-    """Run `cases` cases, shared out over the areas (or over those of `only`), and the exhaustive ones where all run."""
+    """Run `cases` cases, shared out over the areas (or those of `only`); besides, all cases of the areas of WHOLE."""
     world = make_world(root)
     wanted = {name: area for name, area in AREAS.items() if name in only or not only}
     total = sum(share for _, share, _ in wanted.values())
@@ -90,10 +96,10 @@ def fuzz(root: Path, cases: int, seed: int, only: list[str], minutes: float = 10
         for number in [round(cases * share / total)]
         for start in range(0, number, each)
     ]
-    flips = len(data_areas.flip_places(world.dataset)) // data_areas.FLIPS_A_CASE + 1
-    for name, number, each in [("known", len(known.ALL), 10), ("every truncation", 1, 1), ("every byte", flips, 5)]:
-        if not only or name in only:
-            batches += [(name, list(range(start, min(start + each, number)))) for start in range(0, number, each)]
+    for name, (_, number_of) in WHOLE.items():
+        if name in only or not only:
+            number = number_of(world)
+            batches += [(name, list(range(start, min(start + 10, number)))) for start in range(0, number, 10)]
     Random(seed).shuffle(batches)
     return _run(world, root, batches, seed, time.monotonic() + 60 * minutes, jobs)
 
@@ -139,7 +145,7 @@ def _work(
 
 
 def trial(world: World, area: str) -> Callable[[Random, Path, int], Counter[str] | None]:
-    return partial(AREAS[area][0] if area in AREAS else WHOLE[area], world)
+    return partial((AREAS | WHOLE)[area][0], world)
 
 
 def _show(report: Report, end: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fuzz.runner import AREAS
 from tests.train import runs
 
 
@@ -18,12 +19,12 @@ def fuzz(*options: str) -> str:
 
 @pytest.mark.slow
 def test_damage_that_once_got_through_is_refused() -> None:
-    fuzz("only=known,every truncation")
+    fuzz("only=known,not yaml,places,documents,every truncation")
 
 
 @pytest.mark.slow
 def test_a_short_round_of_fuzzing_finds_nothing() -> None:
-    fuzz("cases=300", "jobs=1")
+    fuzz("cases=300", f"only={','.join(AREAS)}")
 
 
 def test_every_area_is_named_in_the_help_of_the_command() -> None:

@@ -26,7 +26,7 @@ TRAINING = [
     "train.epochs=9", "wandb.mode=disabled",
 ]  # fmt: skip
 Use = Callable[["World", Path], Any]
-"""use(world, a copy of one of the world's folders): work with it, and return what must come of it, the same each time."""
+"""use(world, a copy of one of the world's folders): work with it; return what must come of it, each time the same."""
 
 
 class World:
@@ -68,7 +68,7 @@ class World:
                     "sentence=w1 w2", "k=3")  # fmt: skip
 
     def expect(self, use: Use, sound: Path, without: str = "") -> None:
-        """Work out what `use` may give: of the whole, and of each part that is left where some of `without` are lost."""
+        """Work out what `use` may give: of the whole, and where some of the files `without` are lost."""
         lost = sorted(sound.glob(without)) if without else []
         values = []
         for number in range(len(lost) + 1 if without else 1):
