@@ -5,6 +5,7 @@ Prints a table by area and each kind of failure with a command that repeats it; 
 """
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from tempfile import mkdtemp
@@ -26,6 +27,7 @@ def main(arguments: list[str]) -> int:
     only = [name for name in options["only"].split(",") if name]
     report = fuzz(root, int(options["cases"]), seed, only, float(options["minutes"]), int(options["jobs"]))
     print(report)
+    shutil.rmtree(root, ignore_errors=True)
     return 1 if report.failures else 0
 
 

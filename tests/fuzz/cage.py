@@ -100,14 +100,14 @@ def _told(error: BaseException) -> str:
 
 
 def _sentence(command: str, said: str) -> str:
-    lines = said.strip().splitlines()
-    if not lines or not lines[-1].startswith(f"elmo {command}: "):
+    """The one sentence of a refusal; the places that it lists, ten at most, stand below it and are indented."""
+    lines = said.rstrip().splitlines()
+    first = next((n for n, line in enumerate(lines) if line.startswith(f"elmo {command}: ")), None)
+    if first is None or not all(line.startswith("  ") for line in lines[first + 1 :]) or len(lines) - first > 12:
         raise Fault(f"no sentence: exit code 2 after {said[-300:]!r}")
-    sentence = lines[-1].partition(": ")[2]
+    sentence = lines[first].partition(": ")[2]
     if len(sentence) > MAX_SENTENCE:
         raise Fault(f"a long sentence: {len(sentence)} characters: {sentence[:200]}")
-    if sum(line.startswith(f"elmo {command}: ") for line in lines) != 1:
-        raise Fault(f"several sentences: {said[-500:]}")
     return sentence
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, get_type_hints
 
+import yaml
 from omegaconf import OmegaConf
 
 from pipeline.cli import COMMANDS
@@ -126,7 +127,7 @@ def _run(command: str, arguments: list[str]) -> None:
 def _reads_back(schema: type[Any], arguments: list[str]) -> None:
     """What is accepted can be written to a YAML file, as a run does, and comes back the same."""
     config = call(load, schema, arguments)
-    Path("again.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))), "utf-8")
+    Path("again.yaml").write_text(yaml.safe_dump(to_dict(config)), "utf-8")
     if repr(again := call(load, schema, ["again.yaml"])) != repr(config):
         raise Fault(f"wrong result in silence: {config} reads back as {again}"[:600])
 
