@@ -24,7 +24,7 @@ class DataError(ValueError):
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Yield a file that becomes `path` when the block ends well, durably, and leaves nothing when it does not."""
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    aside = _name_aside(path)
     try:
         with os.fdopen(_create(aside), "wb") as file:
             yield file
@@ -42,7 +42,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a path aside that becomes `path` as in `atomic_file`, for a library that opens the file itself."""
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    aside = _name_aside(path)
     try:
         handle = _create(aside)
         mode = stat.S_IMODE(os.fstat(handle).st_mode)
@@ -156,6 +156,13 @@ def describe_os_error(error: OSError) -> str:
             "command again: finished parts are kept"
         )
     return f"{where}: {error.strerror or error}; see to it and run the same command again: finished parts are kept"
+
+
+def _name_aside(path: Path) -> Path:
+    """Return the name under which the content of `path` is written first. Raises DataError for a device or a pipe."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise DataError(f"{path} is no regular file (a device or a pipe), and would be replaced by one; name a file")
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def _create(path: Path) -> int:

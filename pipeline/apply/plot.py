@@ -85,7 +85,7 @@ def draw(runs: list[RunCurves]) -> Any:
 def plot_perplexity(run_dir: Path, png: Path) -> None:
     """Write the curves of a run against its steps. Raises ConfigError where the run has logged nothing."""
     figure = _figure(figsize=(7, 4.2))
-    axes = figure.add_subplot(xlabel="step", ylabel="perplexity", yscale="log", title=f"{run_dir}: perplexity")
+    axes = figure.add_subplot(xlabel="step", ylabel="perplexity", yscale="log", title=_plain(f"{run_dir}: perplexity"))
     _draw_perplexity(axes, read_curves(run_dir), "step", "C3")
     _finish(axes, "step")
     axes.legend(frameon=False)
@@ -161,13 +161,20 @@ def _add_legends(figure: Any, runs: list[RunCurves]) -> None:
     """Colours are runs, lines are kinds of perplexity."""
     from matplotlib.lines import Line2D
 
-    colours = [Line2D([], [], color=f"C{number}", linewidth=3, label=run.name) for number, run in enumerate(runs)]
+    colours = [
+        Line2D([], [], color=f"C{number}", linewidth=3, label=_plain(run.name)) for number, run in enumerate(runs)
+    ]
     drawn = [style for style in _STYLES if any(run.of(style[0]) for run in runs)]
     lines = []
     for _, label, line, weight in drawn:
         style: Any = {"linestyle": line.replace("o", ""), "marker": "o" if "o" in line else None, "alpha": weight}
         lines.append(Line2D([], [], color="0.3", markersize=3, label=label, **style))
     figure.legend(handles=[*colours, *lines], loc="outside upper left", ncols=2, frameon=False)
+
+
+def _plain(text: str) -> str:
+    """Return the text as matplotlib shows it unchanged; between two dollar signs it would read TeX."""
+    return text.replace("$", r"\$")
 
 
 def _png(figure: Any) -> bytes:

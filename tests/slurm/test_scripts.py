@@ -57,7 +57,7 @@ def test_the_code_of_a_job_is_that_of_its_submission(cluster: Cluster, tmp_path:
     job = Job(cluster, int(said.split()[-1]))
     (code,) = (tmp_path / "r" / "code").iterdir()
     assert job.facts()["Command"] == str(code / "slurm" / "pretrain.sbatch")
-    assert (code / "ARGUMENTS").read_text() == f"{code}/submitted/mine.yaml\ndata.path=d\nrun.dir=r\n"
+    assert (code / "ARGUMENTS").read_text() == f"{code}/submitted/mine.yaml\0data.path=d\0run.dir=r\0"
     assert (code / "submitted" / "mine.yaml").exists() and (code / "pipeline" / "cli.py").exists()
     job.cancel()
 
