@@ -83,7 +83,8 @@ def test_a_float64_too_large_for_float32_is_refused(tmp_path: Path) -> None:
     ("key", "value"),
     [
         ("lstm.dim", HUGE), ("lstm.dim", 10**40), ("lstm.projection_dim", HUGE), ("lstm.n_layers", HUGE),
-        ("char_cnn.n_highway", HUGE), ("char_cnn.embedding.dim", HUGE), ("char_cnn.filters", [[1, HUGE]]), ("char_cnn.filters", [[1, 10**4299]]),
+        ("char_cnn.n_highway", HUGE), ("char_cnn.embedding.dim", HUGE), ("char_cnn.filters", [[1, HUGE]]),
+        ("char_cnn.filters", [[1, 10**4299]]),
         ("char_cnn.filters", [[1, 1]] * 200_000), ("char_cnn.max_characters_per_token", HUGE),
         ("lstm.n_layers", 10_000), ("lstm.cell_clip", 10**400),
     ],
