@@ -6,8 +6,9 @@ import logging
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge, Le
 from typing_extensions import NotRequired, TypedDict
 
 from data_prep.files import DataError
@@ -42,10 +43,13 @@ class FolderConfig:
     model_sha256: Sha256 | None = None
 
 
+_Number = Annotated[float, Ge(0), Le(1e300)]
+
+
 class Perplexity(TypedDict):
-    both: float
-    forward: NotRequired[float]
-    backward: NotRequired[float]
+    both: _Number
+    forward: NotRequired[_Number]
+    backward: NotRequired[_Number]
     tokens: NotRequired[Count]
     lanes: NotRequired[Count]
 

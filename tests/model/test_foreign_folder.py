@@ -85,7 +85,7 @@ def test_a_config_that_is_something_else_is_refused_in_one_sentence(text: str, t
 def test_what_only_informs_is_kept_and_what_is_unknown_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     bilm = save(tmp_path)
     training = {"train": {"a_key_of_tomorrow": 1, "epochs": "many"}, "new part": [1], "run": {"name": "${oc.env:HOME}"}}
-    facts = {"corpus": 3, "tokens": "many", "step": -1, "perplexity": {"both": "low"}, "of tomorrow": [1]}
+    facts = {"corpus": 3, "tokens": "many", "step": -1, "perplexity": {"both": 10**400}, "of tomorrow": [1]}
     edit(tmp_path, lambda c: c.update(training=training, facts=facts, of_tomorrow=1))
     found = load_pretrained(tmp_path)
     assert found.training == training

@@ -209,6 +209,28 @@ def test_the_card_tells_corpus_tokens_perplexity_and_settings(tmp_path: Path) ->
         assert told in card, told
 
 
+def test_the_card_tells_how_to_install_what_goes_in_and_how_the_weights_stand(tmp_path: Path) -> None:
+    save(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    for told in (
+        "$ git clone URL elmo && cd elmo", "URL stands for where you have its repository from.",
+        "$ sh install.sh .venv hub,text,weights", "Tokenised text: a sentence is a list of words", "tokenize=true",
+        "i, j, f, o (input, candidate, forget, output), 6 values each", "1.0 is added to the forget gate's bias",
+        "A word is 50 character ids: 258, its UTF-8 bytes (0 to 255), 259, and 260", "258, 256, 259 (`<S>`)",
+        "docs/formats.md",
+    ):  # fmt: skip
+        assert told in card, told
+    bilm = tiny.bilm(tiny.config(), vocab_size=len(WORDS))
+    save_pretrained(tmp_path, bilm, words=WORDS, counts=COUNTS, overwrite=True, hub="org/name")
+    card = (tmp_path / "README.md").read_text()
+    assert 'from_pretrained("org/name")' in card and "ORG/NAME" not in card
+    earlier = [{"source": "weights.hdf5", "corpus": None, "corpus_fingerprint": None, "tokens": None}]
+    facts = {"corpus": "a | b\nc", "tokens": 5, "pretrained_on": earlier}
+    save_pretrained(tmp_path, bilm, words=WORDS, counts=COUNTS, overwrite=True, facts=facts)
+    card = (tmp_path / "README.md").read_text()
+    assert "| Pretrained on | weights.hdf5 (tokens unknown) |\n| Fine-tuned on | a / b c |" in card
+
+
 def test_a_hub_id_is_what_cannot_be_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
