@@ -68,6 +68,8 @@ def _adapter(schema: Any) -> "TypeAdapter[Any]":
 def _first_fault(found: Any) -> str:
     fault = found.errors(include_url=False, include_context=False)[0]
     where = ".".join(map(str, fault["loc"]))
+    if fault["type"] == "value_error":  # raised by the schema's own __post_init__, a sentence by itself
+        return str(fault["msg"]).removeprefix("Value error, ")
     message = fault["msg"][:1].lower() + fault["msg"][1:]
     if fault["type"] in ("json_invalid", "missing", "unexpected_keyword_argument"):
         return f"{where}: {message}" if where else message

@@ -101,7 +101,7 @@ class ModelConfig:
             f"model.filters={self.filters} must be [width, number] pairs, each width from 1 to "
             f"model.max_characters={self.max_characters}",
         )
-        require(self.max_characters >= 4, f"model.max_characters={self.max_characters} must be at least 4")
+        require(4 <= self.max_characters <= 4096, f"model.max_characters={self.max_characters} must be from 4 to 4096")
 
 
 @dataclass

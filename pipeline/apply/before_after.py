@@ -16,12 +16,12 @@ import torch
 from data_prep.files import write_json
 from data_prep.shards import INDEX, Dataset, open_dataset
 from pipeline.apply.evaluate import vocabulary_of
-from pipeline.apply.load import Trained, choose_device, load_trained
-from pipeline.config import EvaluateConfig
+from pipeline.apply.load import Trained, choose_device, lineage, load_trained
+from pipeline.config import DataConfig, EvaluateConfig, RunConfig, WandbConfig
 from pipeline.data.datamodule import evaluation_windows
 from pipeline.data.spelling import spelling_of
 from pipeline.data.windows import BatchMaker
-from pipeline.finetune_config import FinetuneConfig
+from pipeline.finetune_config import FinetuneConfig, FinetuneSection
 from pipeline.train.checkpoint import CheckpointFolder
 from pipeline.train.facts import read_facts
 from pipeline.train.tracking import family, read_metrics
@@ -104,7 +104,10 @@ class BeforeAfter:
             before = {name: self._score(source, text) for name, text in self._texts.items()}
             source.bilm.to("cpu")
         self._write({
-            "source": {"given": self._config.finetune.source, "path": str(source.path), "step": source.step},
+            "source": {
+                "given": self._config.finetune.source, "path": str(source.path), "step": source.step,
+                "pretrained_on": lineage(source),
+            },
             "group": self.group, "general": self._texts[GENERAL].location if GENERAL in self._texts else "",
             "words_before": len(source.words) if source.bilm.has_softmax else 0, "before": before,
         })  # fmt: skip
@@ -143,10 +146,10 @@ def _has_heldout(dataset: Dataset) -> bool:
 
 def _text_of(source: Trained) -> str:
     """Where the general text lies that a source was trained on, as far as its settings tell."""
-    config = source.config
-    if isinstance(config, FinetuneConfig):
-        return config.finetune.general or config.finetune.mix
-    return config.data.path
+    if "finetune" in (source.settings or {}):
+        finetune = source.section("finetune", FinetuneSection)
+        return finetune.general or finetune.mix
+    return source.section("data", DataConfig).path
 
 
 def _group_of(source: Trained) -> str | None:
@@ -155,7 +158,8 @@ def _group_of(source: Trained) -> str | None:
         return None
     earlier = read_facts(run_dir / RECORD).get("group")  # of a source that was fine-tuned itself
     with contextlib.suppress(OSError):  # the folder may be another's
-        return earlier or source.config.wandb.group or family(run_dir, source.config.run.name or None)
+        group, name = source.section("wandb", WandbConfig).group, source.section("run", RunConfig).name
+        return earlier or group or family(run_dir, name or None)
     return None
 
 

@@ -85,7 +85,7 @@ def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
     )
     with _open(config.data, config.split) as (dataset, split):
         vocabulary = vocabulary_of(trained, dataset)
-        maker = BatchMaker(dataset.lexicon, vocabulary, trained.config.model.max_characters)
+        maker = BatchMaker(dataset.lexicon, vocabulary, trained.bilm.config.max_characters)
         windows = evaluation_windows(split, maker, config.evaluate)
         with fabric.autocast():
             perplexity = held_out_perplexity(

@@ -187,7 +187,7 @@ def _as_dict(score: SentenceScore) -> dict[str, Any]:
 def _as_rows(score: SentenceScore) -> Iterator[tuple[Any, ...]]:
     """A row a word, and of the sentence's bounds what is predicted of them."""
     end, start = score.bounds
-    path, line, words = score.sentence
+    path, line, words, _ = score.sentence
     unknown = set(score.unknown)
     yield path, line, 0, "<S>", 0, "", start
     for n, (word, forward, backward) in enumerate(zip(words, *score.surprisals.tolist(), strict=True)):

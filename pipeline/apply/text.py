@@ -15,11 +15,15 @@ MAX_SENTENCE_WORDS = 100_000
 
 
 class Sentence(NamedTuple):
-    """path: the file as named; line: its number there, from 1. words: none for an empty line."""
+    """path: the file as named; line: its number there, from 1. words: none for an empty line.
+
+    text: the words with the white space between them that the line has.
+    """
 
     path: str
     line: int
     words: list[str]
+    text: str
 
 
 def read_sentences(sources: Sequence[Source], tokenize: bool = False, language: str = "en") -> Iterator[Sentence]:
@@ -56,7 +60,7 @@ def _sentences_of(path: str, block: Block, tokenizer: Tokenizer | None, faults: 
         if len(words) > MAX_SENTENCE_WORDS:
             what = f"has {len(words):,} words, more than {MAX_SENTENCE_WORDS:,}; break it into sentences"
             faults.append(Fault(path, line, what))
-        yield Sentence(path, line, words)
+        yield Sentence(path, line, words, sentence.strip())
 
 
 def in_blocks(sentences: Iterator[Sentence], max_sentences: int, max_words: int) -> Iterator[list[Sentence]]:
