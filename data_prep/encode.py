@@ -10,12 +10,13 @@ import numpy as np
 
 from data_prep.clean import MARK, clean
 from data_prep.corpus import Block, Source, read_blocks
-from data_prep.files import DataError, read_json, sync_folder, write_json
+from data_prep.files import DataError, sync_folder, write_json
 from data_prep.plan import Options, Plan, Unit
 from data_prep.runs import MARK_ID, RUN_TOKENS, write_run
 from data_prep.tokenizer import Tokenizer
+from data_prep.typed_json import load_json
 from data_prep.workers import Report
-from data_prep.workspace import Workspace
+from data_prep.workspace import WORK_REMEDY, Workspace
 
 
 @dataclass
@@ -208,5 +209,6 @@ def _blocks(plan: Plan, unit: Unit) -> Iterator[tuple[Block, int]]:
 
 
 def read_record(work: Workspace, number: int) -> UnitRecord:
-    """The record of a finished unit."""
-    return UnitRecord(**read_json(work.unit_record(number)))
+    """Return the record of a finished unit."""
+    record: UnitRecord = load_json(work.unit_record(number), UnitRecord, WORK_REMEDY)
+    return record

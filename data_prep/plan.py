@@ -7,9 +7,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from data_prep.compressed import compression_of
-from data_prep.corpus import STDIN, Source
-from data_prep.files import DataError, read_json, write_json
+from data_prep.corpus import STDIN, InputIdentity, Source
+from data_prep.files import DataError, write_json
+from data_prep.typed_json import Count, load_json
 
 UNIT_BYTES = 64 << 20  # of a large plain file: some 12 M words, ten seconds of work
 _LINE_END, _EMPTY_LINE = re.compile(rb"\n"), re.compile(rb"\n[ \t\r]*\n")
@@ -64,10 +67,17 @@ def _at_least(name: str, value: float, least: int) -> None:
 class Unit:
     """A part of the input that one process encodes: bytes start..stop of a source (stop None: to its end)."""
 
-    number: int
-    source: int
-    start: int
-    stop: int | None
+    number: Count
+    source: Count
+    start: Count
+    stop: Count | None
+
+
+class Identity(TypedDict):
+    """What a rerun must share to continue a preparation: options and inputs, wherever those lie."""
+
+    options: dict[str, Any]
+    inputs: list[InputIdentity]
 
 
 @dataclass(frozen=True)
@@ -91,8 +101,8 @@ class Plan:
         """The unit's bytes in its file (compressed ones where it is compressed)."""
         return (self.source_of(unit).num_bytes if unit.stop is None else unit.stop) - unit.start
 
-    def identity(self) -> dict[str, Any]:
-        """What a rerun must share to continue this preparation: options and inputs, wherever those lie."""
+    def identity(self) -> Identity:
+        """What a rerun must share to continue this preparation."""
         return {"options": asdict(self.options), "inputs": [source.identity() for source in self.sources]}
 
     def save(self, path: Path) -> None:
@@ -109,12 +119,11 @@ class Plan:
     @classmethod
     def load(cls, path: Path) -> "Plan":
         """The plan that save() wrote."""
-        saved = read_json(path)
-        return cls(
-            Options(**saved["options"]),
-            [Source(**s) for s in saved["sources"]],
-            [Unit(**u) for u in saved["units"]],
-        )
+        remedy = "start the preparation anew (overwrite=true, or remove the folder)"
+        plan: Plan = load_json(path, Plan, remedy)
+        if any(unit.number != i or unit.source >= len(plan.sources) for i, unit in enumerate(plan.units)):
+            raise DataError(f"{path} is damaged (its units are not in order, or of no source); {remedy}")
+        return plan
 
 
 def make_plan(sources: list[Source], options: Options) -> Plan:
@@ -150,7 +159,7 @@ def _after_next(pattern: re.Pattern[bytes], read: Any, position: int) -> int:
     return position
 
 
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def differences(before: Identity, now: Identity) -> list[str]:
     """What differs between two identities, as "name: before -> now"."""
     found = [
         f"{field.name}: {before['options'].get(field.name)} -> {now['options'][field.name]}"
