@@ -84,7 +84,7 @@ def find_sources(inputs: Sequence[str], heldout_inputs: Sequence[str], output: s
 def _expand(name: str) -> list[str]:
     if name == STDIN:
         return [name]
-    local_path(name, "input")
+    local_path(name)
     if os.path.isdir(name):
         below = [os.path.join(folder, file) for folder, _, files in os.walk(name, onerror=_refuse) for file in files]
         visible = [path for path in below if not _is_hidden(os.path.relpath(path, name))]

@@ -21,7 +21,7 @@ _EXTRAS = {"http": "", "https": "", "s3": "[s3]", "gs": "[gs]", "hf": "[hub]"}
 _BLOCK_BYTES = 1 << 20
 _ATTEMPTS = 3
 _SECONDS_BEFORE_RETRY = 1.0  # and twice as long before the next
-_OPEN_SECONDS, _READ_SECONDS = 20.0, 30.0  # without an answer
+_OPEN_SECONDS, _READ_SECONDS = 12.0, 30.0  # without an answer
 
 
 class _FetchError(Exception):
@@ -90,6 +90,8 @@ def _open(url: str) -> Any:
     import fsspec
 
     scheme = url.partition(":")[0].lower()
+    if scheme == "gs":
+        logging.getLogger("gcsfs").setLevel(logging.ERROR)  # its warnings are tracebacks, many of one cause
     try:
         files = fsspec.filesystem(scheme, **_options(scheme))
     except (ImportError, ValueError) as error:

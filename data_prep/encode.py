@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from data_prep.files import DataError, sync_folder, write_json
 from data_prep.plan import Options, Plan, Unit
 from data_prep.runs import MARK_ID, RUN_TOKENS, write_run
 from data_prep.tokenizer import Tokenizer
-from data_prep.typed_json import load_json
+from data_prep.typed_json import Count, load_json
 from data_prep.workers import Report
 from data_prep.workspace import WORK_REMEDY, Workspace
 
@@ -23,12 +23,12 @@ from data_prep.workspace import WORK_REMEDY, Workspace
 class UnitRecord:
     """What a finished unit tells the later passes. skipped: [line in the unit from 0, fault]."""
 
-    lines: int = 0
-    empty_lines: int = 0
-    sentences: int = 0
-    words: int = 0
-    skipped: list[tuple[int, str]] = field(default_factory=list)
-    run_tokens: list[int] = field(default_factory=list)
+    lines: Count
+    empty_lines: Count
+    sentences: Count
+    words: Count
+    skipped: list[tuple[Count, str]]
+    run_tokens: list[Count]
 
 
 class _Ids(dict[str, int]):
@@ -100,7 +100,7 @@ class _UnitEncoder:
 
     def __init__(self, plan: Plan, unit: Unit, folder: Path) -> None:
         self.options, self.unit, self.source = plan.options, unit, plan.source_of(unit)
-        self.record = UnitRecord()
+        self.record = UnitRecord(lines=0, empty_lines=0, sentences=0, words=0, skipped=[], run_tokens=[])
         self._keys = _Keys(self.options, unit.number)
         self._runs = _RunBuffer(folder, self.record, self.options.shuffle == "none")
         self._tokenizer = Tokenizer(self.options.language) if self.options.tokenize else None

@@ -29,11 +29,12 @@ def is_url(location: str) -> bool:
     return True
 
 
-def local_path(location: str, name: str = "") -> Path:
+def local_path(location: str | Path, name: str = "") -> Path:
     """Return the path of a location that must be local, `~` expanded. name: the option it is given with.
 
     Raises DataError for a URL, which would otherwise become a folder called "s3:".
     """
+    location = os.fspath(location)
     found = _SCHEME.match(location)
     if found is not None and (_KNOWN_URL.match(location) is not None or not os.path.lexists(location)):
         where = f"{name}={location}" if name else location

@@ -1,7 +1,7 @@
 """Pass 2: the runs' lexicons become one, and the shards are dealt. One process; it reads types, not text."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ class MergeRecord:
 
     lexicon: LexiconEntry
     figures: Figures
-    shards: dict[str, Count] = field(default_factory=dict)
+    shards: dict[str, Count]
 
 
 class _Ids(dict[bytes, int]):

@@ -15,6 +15,7 @@ from data_prep.corpus import STDIN, find_sources
 from data_prep.encode import encode_unit, read_record
 from data_prep.files import DataError, describe_os_error, write_json
 from data_prep.index import FORMAT, SPLITS, VERSION, Index, ShardEntry, SplitEntry, fingerprint_of, read_index
+from data_prep.locations import local_path
 from data_prep.merge import merge, read_merge_record
 from data_prep.plan import Identity, Options, Plan, differences, make_plan
 from data_prep.progress import Progress
@@ -68,7 +69,7 @@ def prepare(
         heldout, tokenize, language, shuffle, seed, on_error, max_sentence_words, shard_tokens, chunk_tokens
     )
     _check_call(options, inputs, heldout_inputs, overwrite, step, task, tasks)
-    work = Workspace(Path(output))
+    work = Workspace(local_path(output, "output"))
     processes = num_workers(workers)
     try:
         with work.locked(shared=step is not None):

@@ -31,7 +31,7 @@ def open_remote(url: str, cache_dir: str | Path | None = None) -> Dataset:
     origin, data = file_of(url) or url, io.BytesIO()
     download(_in(origin, INDEX), data, MAX_INDEX_BYTES)
     index = check_index(data.getvalue(), url)
-    folder = local_path(str(cache_dir or default_cache_dir()), "data.cache_dir") / index["fingerprint"]
+    folder = local_path(cache_dir or default_cache_dir(), "data.cache_dir") / index["fingerprint"]
     fetch = Fetched(origin, folder, hashes_in(index))
     try:
         folder.mkdir(parents=True, exist_ok=True)

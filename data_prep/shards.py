@@ -212,7 +212,7 @@ def open_dataset(
         for name, entry in files_in(index).items():
             check_size(folder / name, entry["bytes"])
         if stage_dir:
-            return staging.open_staged(folder, index, local_path(str(stage_dir), "data.stage_dir"))
+            return staging.open_staged(folder, index, local_path(stage_dir, "data.stage_dir"))
         return Dataset.from_index(str(location), index, folder, locate_in(folder))
 
 

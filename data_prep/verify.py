@@ -47,7 +47,7 @@ def verify(folder: str | Path) -> Report:
 
     Raises DataError only where there is no index that can be read.
     """
-    path = local_path(str(folder))
+    path = local_path(folder)
     with readable(path):
         index = read_index(path)
         report = Report(str(folder))
@@ -64,7 +64,7 @@ def verify(folder: str | Path) -> Report:
 
 def describe(folder: str | Path) -> str:
     """Return a table of what a dataset holds and how it was made. Reads the index only."""
-    path = local_path(str(folder))
+    path = local_path(folder)
     with readable(path):
         index = read_index(path)
     lines = str(Summary.from_index(str(folder), index)).splitlines()[:-1]  # without the time it took

@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from data_prep.files import write_json
 from data_prep.index import INDEX
 from data_prep.lexicon import EOS_ID, UNK_ID
-from data_prep.locations import is_url
+from data_prep.locations import is_url, local_path
 from data_prep.prepare import prepare
 from data_prep.shards import Dataset, Split, open_dataset
 from pipeline.apply.load import Trained, load_trained
@@ -69,6 +69,7 @@ def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
     """Score the data with full softmax, each token exactly once; the result on rank 0, None elsewhere."""
     require(bool(config.checkpoint), "checkpoint= is missing: give a checkpoint file or a run's folder")
     require(bool(config.data), "data= is missing: give a dataset or text files")
+    output = local_path(config.output, "output")
     quieten_lightning()
     fabric = Fabric(
         accelerator=config.accelerator, devices=config.devices, precision=config.precision,  # type: ignore[arg-type]
@@ -96,7 +97,7 @@ def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
         str(trained.path), trained.step, " ".join(config.data), perplexity, len(trained.words), unknown, unigram
     )
     if config.output:
-        write_json(Path(config.output), result.as_dict())
+        write_json(output, result.as_dict())
     return result
 
 

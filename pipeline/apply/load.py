@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from data_prep.locations import local_path
 from pipeline.config import ConfigError, PretrainConfig, require
 from pipeline.finetune_config import FinetuneConfig
 from pipeline.model.bilm import BiLM
@@ -53,7 +54,7 @@ def load_trained(location: str, device: torch.device | str = "cpu", *, softmax: 
 
     Raises ConfigError.
     """
-    folder = Path(location).expanduser()
+    folder = local_path(location)
     if (folder.is_dir() and is_pretrained(folder)) or HubId.parse(location) is not None:
         return _from_pretrained(location, device, softmax)
     if (folder / "options.json").is_file():

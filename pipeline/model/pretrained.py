@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from data_prep.files import atomic_path, sha256_of, sync_folder, write_bytes, write_json, write_npy
+from data_prep.locations import local_path
 from pipeline import __version__
 from pipeline.config import ConfigError, ModelConfig, require, to_dict
 from pipeline.model.bilm import BiLM, num_parameters
@@ -54,7 +55,7 @@ def save_pretrained(
 
     Raises ConfigError where the folder holds something else, or another model and not overwrite.
     """
-    folder = Path(folder).expanduser()
+    folder = local_path(folder)
     _check_vocabulary(bilm, words, counts)
     claim_folder(folder, (CONFIG, MODEL, SOFTMAX, VOCABULARY, COUNTS, CARD), marker=CONFIG, overwrite=overwrite)
     softmax = {name: tensor for name, tensor in bilm.state_dict().items() if name.startswith(_SOFTMAX_PREFIX)}
@@ -139,7 +140,7 @@ def _check_vocabulary(bilm: BiLM, words: list[str] | None, counts: np.ndarray | 
 
 
 def _locate(location: str, softmax: bool) -> Path:
-    path = Path(location).expanduser()
+    path = local_path(location)
     if path.is_dir():
         return path
     hub_id = HubId.parse(location)
