@@ -8,7 +8,7 @@ import numpy as np
 
 from data_prep.files import NPY_HEADER_BYTES, sha256_of
 from data_prep.index import FileEntry, Index, ShardEntry, SplitEntry, files_in, read_index
-from data_prep.lexicon import COUNTS, EOS_ID, SPECIALS, TSV, Lexicon
+from data_prep.lexicon import BOS_ID, COUNTS, EOS_ID, SPECIALS, TSV, Lexicon
 from data_prep.locations import local_path
 from data_prep.shards import Split, locate_in, readable
 from data_prep.summary import Made, Summary, informing
@@ -144,10 +144,13 @@ def _chunk_faults(split: Split, number: int, shard: Path) -> Iterator[str]:
     with open(shard, "rb") as file:
         file.seek(split.chunk_offset(number) - NPY_HEADER_BYTES)
         header = file.read(NPY_HEADER_BYTES)
-    if header.startswith(b"\x93NUMPY"):
-        yield from split.faults(number, split.view(number))
-    else:
+    if not header.startswith(b"\x93NUMPY"):
         yield "is not where the index says"
+        return
+    ids = split.view(number)
+    yield from split.faults(number, ids)
+    if ids.min() == BOS_ID:
+        yield f"holds id {BOS_ID}, which is never stored"
 
 
 def _compare_counts(lexicon: Lexicon, counts: np.ndarray) -> Iterator[str]:

@@ -40,7 +40,7 @@ class RunConfig:
 
 @dataclass
 class DataConfig:
-    path: str = option("", "dataset made by `elmo prep`: a folder or a URL")
+    path: str = option("", "dataset made by `elmo prep`: a folder, or a URL of file, http, https, s3, gs or hf")
     cache_dir: str = option("~/.cache/elmo", "where shards of a dataset behind a URL are kept on each node")
     stage_dir: str = option("", "where each node copies the shards its lanes read, as $SLURM_TMPDIR [default: nowhere]")
     lanes: int = option(384, "rows of the global batch, shared out over all ranks [the paper: 128 on each of 3 GPUs]")

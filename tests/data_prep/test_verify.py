@@ -45,7 +45,7 @@ def test_all_damage_is_listed_not_only_the_first(folder):
     ("damage", "message"),
     [
         (lambda folder: write_id(folder, 10**6), "chunk 0 of train holds ids outside"),
-        (lambda folder: write_id(folder, 0), "chunk 0 of train holds ids outside"),
+        (lambda folder: write_id(folder, 0), "chunk 0 of train holds id 0, which is never stored"),
         (lambda folder: write_id(folder, 7, at_end=True), "does not end with a sentence's end"),
         (lambda folder: write_id(folder, 1), "the lexicon counts .* otherwise than the train shards"),
         (lambda folder: flip_a_bit(folder / COUNTS, 128 + 8 * 5), "the lexicon counts 1 words otherwise"),
