@@ -24,8 +24,9 @@ import torch
 from benchmarks.bilm_tf_scoring import perplexity_as_bilm_tf_scores
 from benchmarks.command import split_options, write_result
 from data_prep.corpus import read_blocks
+from data_prep.index import INDEX
 from data_prep.prepare import prepare
-from data_prep.shards import INDEX, open_dataset
+from data_prep.shards import open_dataset
 from pipeline.apply.before_after import score
 from pipeline.apply.curves import RunCurves, read_curves
 from pipeline.apply.load import load_trained

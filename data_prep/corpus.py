@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 
 from data_prep.compressed import CUT_SHORT, compression_of, open_text
 from data_prep.files import DataError
+from data_prep.locations import local_path
 from data_prep.typed_json import Count
 
 STDIN = "-"
@@ -20,8 +21,8 @@ _BLOCK_BYTES = 1 << 18  # blocks whose words fit the processor's cache are split
 _BOM = b"\xef\xbb\xbf"
 
 
-class Input(TypedDict):
-    """An input file, wherever it lies."""
+class InputIdentity(TypedDict):
+    """A Source without its path."""
 
     label: str
     split: str
@@ -39,8 +40,8 @@ class Source:
     num_bytes: Count
     mtime_ns: int
 
-    def identity(self) -> Input:
-        """What tells whether the same input is given again, wherever it lies."""
+    def identity(self) -> "InputIdentity":
+        """Return what tells whether the same input is given again, wherever it lies."""
         return {"label": self.label, "split": self.split, "num_bytes": self.num_bytes, "mtime_ns": self.mtime_ns}
 
 
@@ -85,6 +86,7 @@ def find_sources(inputs: Sequence[str], heldout_inputs: Sequence[str], output: s
 def _expand(name: str) -> list[str]:
     if name == STDIN:
         return [name]
+    local_path(name)
     if os.path.isdir(name):
         below = [os.path.join(folder, file) for folder, _, files in os.walk(name, onerror=_refuse) for file in files]
         visible = [path for path in below if not _is_hidden(os.path.relpath(path, name))]

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,12 @@ from data_prep.clean import MARK, clean
 from data_prep.corpus import Block, Source, read_blocks
 from data_prep.faults import Fault, are_enough, error_of
 from data_prep.files import DataError, sync_folder, write_json
-from data_prep.plan import BEGIN_AGAIN, Options, Plan, Unit
+from data_prep.plan import Options, Plan, Unit
 from data_prep.runs import MARK_ID, RUN_TOKENS, write_run
 from data_prep.tokenizer import Tokenizer
 from data_prep.typed_json import Count, load_json
 from data_prep.workers import Report
-from data_prep.workspace import Workspace
+from data_prep.workspace import WORK_REMEDY, Workspace
 
 SKIP_REMEDY = "let elmo prep skip such lines: on_error=skip"
 
@@ -29,13 +29,13 @@ class UnitRecord:
     repaired: control characters of running text that were replaced.
     """
 
-    lines: Count = 0
-    empty_lines: Count = 0
-    sentences: Count = 0
-    words: Count = 0
-    repaired: Count = 0
-    skipped: list[tuple[Count, str]] = field(default_factory=list)
-    run_tokens: list[Count] = field(default_factory=list)
+    lines: Count
+    empty_lines: Count
+    sentences: Count
+    words: Count
+    repaired: Count
+    skipped: list[tuple[Count, str]]
+    run_tokens: list[Count]
 
 
 class _Ids(dict[str, int]):
@@ -107,7 +107,7 @@ class _UnitEncoder:
 
     def __init__(self, plan: Plan, unit: Unit, folder: Path) -> None:
         self.options, self.unit, self.source = plan.options, unit, plan.source_of(unit)
-        self.record = UnitRecord()
+        self.record = UnitRecord(lines=0, empty_lines=0, sentences=0, words=0, repaired=0, skipped=[], run_tokens=[])
         self._keys = _Keys(self.options, unit.number)
         self._runs = _RunBuffer(folder, self.record, self.options.shuffle == "none")
         self._tokenizer = Tokenizer(self.options.language) if self.options.tokenize else None
@@ -225,8 +225,9 @@ def _blocks(plan: Plan, unit: Unit) -> Iterator[tuple[Block, int]]:
 
 
 def read_record(work: Workspace, number: int) -> UnitRecord:
-    """The record of a finished unit."""
-    return load_json(work.unit_record(number), UnitRecord, BEGIN_AGAIN)
+    """Return the record of a finished unit."""
+    record: UnitRecord = load_json(work.unit_record(number), UnitRecord, WORK_REMEDY)
+    return record
 
 
 class FaultWatch:

@@ -10,14 +10,14 @@ from typing import Any, Literal
 from typing_extensions import TypedDict
 
 from data_prep.compressed import compression_of
-from data_prep.corpus import STDIN, Input, Source
+from data_prep.corpus import STDIN, InputIdentity, Source
 from data_prep.files import DataError, write_json
 from data_prep.typed_json import Count, load_json
+from data_prep.workspace import WORK_REMEDY
 
 UNIT_BYTES = 64 << 20  # of a large plain file: some 12 M words, ten seconds of work
 _LINE_END, _EMPTY_LINE = re.compile(rb"\n"), re.compile(rb"\n[ \t\r]*\n")
 SHUFFLES, ON_ERROR = ("sentences", "documents", "none"), ("fail", "skip")
-BEGIN_AGAIN = "use overwrite=true to prepare the text again"
 _VERSION = 2  # of what units hold: work of another version is not continued
 
 
@@ -76,10 +76,10 @@ class Unit:
 
 
 class Identity(TypedDict):
-    """What a preparation is made of."""
+    """What a rerun must share to continue a preparation: options and inputs, wherever those lie."""
 
     options: dict[str, Any]
-    inputs: list[Input]
+    inputs: list[InputIdentity]
 
 
 class _SavedPlan(TypedDict):
@@ -111,7 +111,7 @@ class Plan:
         return (self.source_of(unit).num_bytes if unit.stop is None else unit.stop) - unit.start
 
     def identity(self) -> Identity:
-        """What a rerun must share to continue this preparation: options and inputs, wherever those lie."""
+        """What a rerun must share to continue this preparation."""
         return {"options": asdict(self.options), "inputs": [source.identity() for source in self.sources]}
 
     def save(self, path: Path) -> None:
@@ -121,13 +121,16 @@ class Plan:
     @classmethod
     def load(cls, path: Path) -> "Plan":
         """The plan that save() wrote."""
-        saved = load_json(path, _SavedPlan, BEGIN_AGAIN)
-        return cls(saved["options"], saved["sources"], saved["units"])
+        saved = load_json(path, _SavedPlan, WORK_REMEDY)
+        plan = cls(saved["options"], saved["sources"], saved["units"])
+        if any(unit.number != i or unit.source >= len(plan.sources) for i, unit in enumerate(plan.units)):
+            raise DataError(f"{path} is damaged (its units are not in order, or of no source); {WORK_REMEDY}")
+        return plan
 
 
 def load_identity(path: Path) -> Identity:
-    """The identity of a finished dataset's preparation."""
-    identity: Identity = load_json(path, Identity, BEGIN_AGAIN)
+    """Return the identity of a finished dataset's preparation."""
+    identity: Identity = load_json(path, Identity, WORK_REMEDY)
     return identity
 
 

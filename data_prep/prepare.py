@@ -8,19 +8,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from data_prep.assemble import assemble_shard
 from data_prep.corpus import STDIN, find_sources
 from data_prep.encode import FaultWatch, encode_unit, read_record
-from data_prep.files import DataError, describe_os_error, read_json, write_json
+from data_prep.files import DataError, describe_os_error, write_json
+from data_prep.index import FORMAT, SPLITS, VERSION, Index, ShardEntry, SplitEntry, fingerprint_of, read_index
+from data_prep.locations import local_path
 from data_prep.merge import merge, read_merge_record
 from data_prep.plan import Identity, Options, Plan, differences, load_identity, make_plan
 from data_prep.progress import Progress
-from data_prep.shards import FORMAT, SPLITS, VERSION, fingerprint_of
-from data_prep.summary import Summary
+from data_prep.summary import Made, Summary
+from data_prep.typed_json import load_json
 from data_prep.workers import num_workers, run_tasks
-from data_prep.workspace import Workspace
+from data_prep.workspace import WORK_REMEDY, Workspace
 
 Step = Literal["encode", "merge", "shard"]
 STEPS: tuple[Step, ...] = ("encode", "merge", "shard")
@@ -67,13 +69,13 @@ def prepare(
         heldout, tokenize, language, shuffle, seed, on_error, max_sentence_words, shard_tokens, chunk_tokens
     )
     _check_call(options, inputs, heldout_inputs, overwrite, step, task, tasks)
-    work = Workspace(Path(output))
+    work = Workspace(local_path(output, "output"))
     processes = num_workers(workers)
     try:
         with work.locked(shared=step is not None):
             plan = make_plan(find_sources(inputs, heldout_inputs, str(output)), options)
             if _is_finished(work, plan, overwrite):
-                return Summary.from_index(str(output), read_json(work.index), already_done=True)
+                return Summary.from_index(str(output), read_index(work.output), already_done=True)
             _begin(work, plan, overwrite, alone=step is None)
             try:
                 for one in STEPS if step is None else (step,):
@@ -122,7 +124,7 @@ def _is_finished(work: Workspace, plan: Plan, overwrite: bool) -> bool:
             "known; use overwrite=true or another output folder"
         )
     before = load_identity(work.identity) if work.identity.exists() else None
-    skipped = Summary.from_index(str(work.output), read_json(work.index)).skipped_lines
+    skipped = Summary.from_index(str(work.output), read_index(work.output)).skipped_lines
     _refuse_other(work, before, plan, "a finished dataset", except_for=() if skipped else ("on_error",))
     work.clear_work()
     return True
@@ -210,7 +212,7 @@ def _finish(work: Workspace, plan: Plan, begun: float) -> Summary:
     """The index is written if all shards are there; returns the summary, or one that says what is missing."""
     location = str(work.output)
     if work.index.exists():  # another task of the array was as quick
-        return Summary.from_index(location, read_json(work.index), time.monotonic() - begun)
+        return Summary.from_index(location, read_index(work.output), time.monotonic() - begun)
     encoded = sum(work.unit_record(unit.number).exists() for unit in plan.units)
     if not work.merge_record.exists():
         after = "step=merge" if encoded == len(plan.units) else "step=encode for those left"
@@ -231,18 +233,21 @@ def _finish(work: Workspace, plan: Plan, begun: float) -> Summary:
     return Summary.from_index(location, index, time.monotonic() - begun)
 
 
-def _index(work: Workspace, plan: Plan) -> dict[str, Any]:
+def _index(work: Workspace, plan: Plan) -> Index:
     record = read_merge_record(work)
-    splits = {}
+    splits: dict[str, SplitEntry] = {}
     for split in SPLITS:
-        shards = [read_json(work.shard_record(split, number)) for number in range(record.shards.get(split, 0))]
+        shards: list[ShardEntry] = [
+            load_json(work.shard_record(split, number), ShardEntry, WORK_REMEDY)
+            for number in range(record.shards.get(split, 0))
+        ]
         if shards:
             splits[split] = {
                 "tokens": sum(shard["tokens"] for shard in shards),
                 "sentences": sum(shard["sentences"] for shard in shards),
                 "shards": shards,
             }
-    made = {
+    made: Made = {
         "options": asdict(plan.options),
         "inputs": [{"name": source.label, "bytes": source.num_bytes, "split": source.split} for source in plan.sources],
     }

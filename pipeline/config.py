@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.locations import local_path
+
 
 class ConfigError(ValueError):
     """A setting that cannot be used: value, rule and remedy in one sentence."""
@@ -38,7 +40,7 @@ class RunConfig:
 
 @dataclass
 class DataConfig:
-    path: str = option("", "dataset made by `elmo prep`: a folder or a URL")
+    path: str = option("", "dataset made by `elmo prep`: a folder, or a URL of file, http, https, s3, gs or hf")
     cache_dir: str = option("~/.cache/elmo", "where shards of a dataset behind a URL are kept on each node")
     stage_dir: str = option("", "where each node copies the shards its lanes read, as $SLURM_TMPDIR [default: nowhere]")
     lanes: int = option(384, "rows of the global batch, shared out over all ranks [the paper: 128 on each of 3 GPUs]")
@@ -65,7 +67,7 @@ class DataConfig:
     @property
     def staged_at(self) -> Path | None:
         """stage_dir on this node; variables of the environment are the node's."""
-        return expand(os.path.expandvars(self.stage_dir)) if self.stage_dir else None
+        return expand(os.path.expandvars(self.stage_dir), "data.stage_dir") if self.stage_dir else None
 
 
 @dataclass
@@ -293,5 +295,6 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def expand(path: str) -> Path:
-    return Path(os.path.expanduser(path))
+def expand(path: str, name: str = "run.dir") -> Path:
+    """Return the local path, `~` expanded. name: the option it is given with. Raises DataError for a URL."""
+    return local_path(path, name)

@@ -15,7 +15,7 @@ F1 = {"data_prep", "pipeline.config", "pipeline.command", "pipeline.command_conf
 F2 = {"pipeline.data", "pipeline.model"}
 MAY_IMPORT = {
     "data_prep": set(),
-    "pipeline.config": set(),
+    "pipeline.config": {"data_prep"},
     "pipeline.read_config": {"pipeline.config"},
     "pipeline.finetune_config": {"pipeline.config"},
     "pipeline.command": set(),

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from data_prep.files import write_json
-from data_prep.shards import INDEX, Dataset, open_dataset
+from data_prep.index import INDEX
+from data_prep.shards import Dataset, open_dataset
 from pipeline.apply.evaluate import vocabulary_of
 from pipeline.apply.load import Trained, choose_device, lineage, load_trained
 from pipeline.config import DataConfig, EvaluateConfig, RunConfig, WandbConfig

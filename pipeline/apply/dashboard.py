@@ -5,10 +5,10 @@ Metrics are those of pipeline/train/callbacks.py; wandb calls the machine's own 
 
 import json
 import os
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep.files import write_bytes
+from data_prep.locations import local_path
 from pipeline.config import ConfigError
 from pipeline.train.tracking import STEP_METRIC
 from pipeline.watch_config import DashboardConfig
@@ -66,7 +66,9 @@ def main(config: DashboardConfig) -> str:
     """Save the view in the project, or write its specification to output=; returns what to tell the user."""
     workspace = build(config)
     if config.output:
-        write_bytes(Path(config.output).expanduser(), (json.dumps(specification(workspace), indent=1) + "\n").encode())
+        write_bytes(
+            local_path(config.output, "output"), (json.dumps(specification(workspace), indent=1) + "\n").encode()
+        )
         return f"{config.output}: the view as wandb would store it; nothing was sent"
     import wandb
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from data_prep.files import DataError, describe_os_error
+from data_prep.locations import local_path
 from data_prep.workers import num_workers
 from pipeline.apply.layer_choice import LayerChoice
 from pipeline.apply.load import choose_device, load_trained
@@ -54,7 +55,7 @@ def embed(config: EmbedConfig) -> Embedded:
     require(bool(config.output), "output= is missing: give a file that ends in .h5, .npz, .safetensors or .parquet")
     require(config.tasks == 1 or "-" not in config.input, "tasks= needs input that every task can read; save it first")
     format_of(config.output)
-    output = Path(config.output).expanduser()
+    output = local_path(config.output, "output")
     folder = output.with_name(f"{output.name}.parts")
     require(output.parent.is_dir(), f"output={output}: there is no folder {output.parent}; make it first")
     if output.exists() and not folder.exists() and not config.overwrite:

@@ -12,9 +12,11 @@ import numpy as np
 from lightning_fabric import Fabric
 
 from data_prep.files import write_json
+from data_prep.index import INDEX
 from data_prep.lexicon import EOS_ID, UNK_ID
+from data_prep.locations import is_url, local_path
 from data_prep.prepare import prepare
-from data_prep.shards import INDEX, Dataset, Split, open_dataset
+from data_prep.shards import Dataset, Split, open_dataset
 from pipeline.apply.load import Trained, load_trained
 from pipeline.command_config import EvaluateCommandConfig
 from pipeline.config import ConfigError, require
@@ -71,6 +73,7 @@ def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
     """Score the data with full softmax, each token exactly once; the result on rank 0, None elsewhere."""
     require(bool(config.checkpoint), "checkpoint= is missing: give a checkpoint file or a run's folder")
     require(bool(config.data), "data= is missing: give a dataset or text files")
+    output = local_path(config.output, "output")
     quieten_lightning()
     fabric = Fabric(
         accelerator=config.accelerator, devices=config.devices, precision=config.precision,  # type: ignore[arg-type]
@@ -98,7 +101,7 @@ def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
         str(trained.path), trained.step, " ".join(config.data), perplexity, len(trained.words), outside, unk, unigram
     )
     if config.output:
-        write_json(Path(config.output), result.as_dict())
+        write_json(output, result.as_dict())
     return result
 
 
@@ -130,7 +133,7 @@ def unigram_baseline(split: Split, vocabulary: Vocabulary, counts: np.ndarray) -
 @contextmanager
 def _open(data: list[str], split: str) -> Iterator[tuple[Dataset, Split]]:
     """A dataset's split as it is; text files prepared in their own order, in a temporary folder."""
-    if len(data) == 1 and ("://" in data[0] or (Path(data[0]).expanduser() / INDEX).exists()):
+    if len(data) == 1 and (is_url(data[0]) or (Path(data[0]).expanduser() / INDEX).exists()):
         dataset = open_dataset(data[0])
         yield dataset, held_out_split(dataset, split)
         return

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from data_prep.locations import local_path
 from pipeline import __version__
 from pipeline.apply.load import Trained, load_trained
 from pipeline.command_config import ExportConfig, ImportConfig
@@ -27,7 +28,7 @@ def export(config: ExportConfig) -> str:
         not config.hub or config.format == "elmo",
         f"hub= shares a model in this project's own format, not in format={config.format}; use format=elmo",
     )
-    output = Path(config.output).expanduser()
+    output = local_path(config.output, "output")
     trained = load_trained(config.checkpoint, softmax=config.format == "elmo")
     try:
         if config.format == "allennlp":
@@ -48,10 +49,10 @@ def import_weights(config: ImportConfig) -> str:
     """The biLM of bilm-tf's or AllenNLP's files is in config.output, in our format. Raises ConfigError."""
     for name in ("options", "weights", "output"):
         require(bool(getattr(config, name)), f"{name}= is missing: elmo import options=FILE weights=FILE output=DIR")
-    output = Path(config.output).expanduser()
-    model = read_options(Path(config.options).expanduser())
-    words = read_vocabulary(Path(config.vocabulary).expanduser()) if config.vocabulary else None
-    bilm = load_bilm(Path(config.weights).expanduser(), model)
+    output = local_path(config.output, "output")
+    model = read_options(local_path(config.options, "options"))
+    words = read_vocabulary(local_path(config.vocabulary, "vocabulary")) if config.vocabulary else None
+    bilm = load_bilm(local_path(config.weights, "weights"), model)
     facts = _with_version({"source": f"{Path(config.weights).name} (HDF5 of bilm-tf or AllenNLP)"})
     try:
         files = save_pretrained(output, bilm, words=words, facts=facts, overwrite=config.overwrite)

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from typing_extensions import NotRequired, TypedDict
 
 from data_prep.files import DataError
+from data_prep.locations import local_path
 from data_prep.typed_json import load_json
 from pipeline.config import ConfigError, PretrainConfig, require
 from pipeline.finetune_config import FinetuneConfig
@@ -94,11 +95,7 @@ def load_trained(location: str, device: torch.device | str = "cpu", *, softmax: 
 
     Raises ConfigError.
     """
-    require(
-        "://" not in location,
-        f"checkpoint={location} is an address; fetch it first and give its path, or ORG/NAME for a model on the hub",
-    )
-    folder = Path(location).expanduser()
+    folder = local_path(location)
     if (folder.is_dir() and is_pretrained(folder)) or HubId.parse(location) is not None:
         return _from_pretrained(location, device, softmax)
     if (folder / "options.json").is_file():

@@ -6,12 +6,12 @@ The corpus is embedded once into an index folder: unit vectors of one layer in f
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_prep.files import DataError, atomic_path, describe_os_error, write_json
+from data_prep.locations import local_path
 from pipeline.apply.embed import embed_sentences, machine_of
 from pipeline.apply.layer_choice import LayerChoice
 from pipeline.apply.load import load_trained
@@ -69,7 +69,7 @@ def neighbors(config: NeighborsConfig) -> Neighbors:
     require(bool(config.checkpoint), "checkpoint= is missing: give a checkpoint, a run's folder or an exported model")
     require(bool(config.corpus), "corpus= is missing: give files, folders or globs of one tokenised sentence a line")
     require("-" not in config.corpus, "corpus= must be files, as it is read again; save standard input first")
-    words = config.sentence.split()
+    output, words = local_path(config.output, "output"), config.sentence.split()
     places = [position for position, word in enumerate(words) if word == config.word]
     require(
         len(places) >= config.occurrence,
@@ -86,7 +86,7 @@ def neighbors(config: NeighborsConfig) -> Neighbors:
         at = Neighbor(1.0, "the sentence given", words, position)
         result = _search(parts, query, at, config)
         if config.output:
-            write_json(Path(config.output).expanduser(), result.as_dict())
+            write_json(output, result.as_dict())
     except OSError as error:
         raise DataError(describe_os_error(error)) from error
     return result
@@ -94,8 +94,8 @@ def neighbors(config: NeighborsConfig) -> Neighbors:
 
 def _index(config: NeighborsConfig, bilm: BiLM, vectors: Vectors) -> Parts:
     """Every part of the corpus is embedded."""
-    first = Path(config.corpus[0]).expanduser()
-    folder = Path(config.index).expanduser() if config.index else first.with_name(f"{first.name}.neighbors")
+    first = local_path(config.corpus[0], "corpus")
+    folder = local_path(config.index, "index") if config.index else first.with_name(f"{first.name}.neighbors")
     require(bool(config.index) or first.exists(), f"corpus={first} is no single file: give index=, a folder to keep")
     parts = plan_parts(folder, Text(config.corpus), vectors, bilm, folder, config.overwrite)
     if parts.missing():

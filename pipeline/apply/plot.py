@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.files import write_bytes
+from data_prep.locations import local_path
 from pipeline.apply.curves import RunCurves, read_curves
 from pipeline.config import ConfigError
 from pipeline.watch_config import PlotConfig
@@ -46,7 +47,7 @@ Hours are of training: pauses, validation and saving are left out.</p>
 
 def main(config: PlotConfig) -> str:
     """Draw the runs into the file of output=; returns what to tell the user."""
-    output = Path(config.output).expanduser()
+    output = local_path(config.output, "output")
     runs = [
         read_curves(Path(run).expanduser(), name) for run, name in zip(config.runs, names(config.runs), strict=True)
     ]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from data_prep.files import atomic_path, map_npy, sha256_of, sync_folder, write_bytes, write_json, write_npy
 from data_prep.lexicon import SPECIALS
+from data_prep.locations import local_path
 from pipeline import __version__
 from pipeline.config import ConfigError, ModelConfig, require, to_dict
 from pipeline.model.bilm import BiLM, num_parameters
@@ -68,7 +69,7 @@ def save_pretrained(
     hub: the name on the hub that the model card's example shall have. Raises ConfigError where the folder holds
     something else, or another model and not overwrite, and for weights that are not finite.
     """
-    folder = Path(folder).expanduser()
+    folder = local_path(folder)
     _check_vocabulary(bilm, words, counts)
     state = {name: tensor.detach().float().cpu().contiguous() for name, tensor in bilm.state_dict().items()}
     check_finite(state, "this model")
@@ -172,7 +173,7 @@ def _check_vocabulary(bilm: BiLM, words: list[str] | None, counts: np.ndarray | 
 
 
 def _locate(location: str, softmax: bool) -> Path:
-    path = Path(location).expanduser()
+    path = local_path(location)
     if path.is_dir():
         return path
     require(

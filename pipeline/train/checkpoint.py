@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.files import HashingFile, atomic_file, sha256_of, write_json
+from data_prep.locations import local_path
 from pipeline.config import ConfigError
 
 log = logging.getLogger(__name__)
@@ -201,7 +202,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def resolve_checkpoint(location: str) -> Path:
     """A checkpoint file, or for a run's folder its best checkpoint (by held-out perplexity), else its newest."""
-    path = Path(location).expanduser()
+    path = local_path(location)
     if not path.is_dir():
         return path
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.files import write_json
+from data_prep.locations import is_url
 from pipeline.config import WandbConfig
 from pipeline.train.facts import read_restarts
 
@@ -64,7 +65,7 @@ class Tracker:
             return
         import wandb
 
-        uri = path if "://" in path else Path(path).expanduser().resolve().as_uri()
+        uri = path if is_url(path) else Path(path).expanduser().resolve().as_uri()
         try:
             artifact = wandb.Artifact(f"{name}-{self.run.id}", type=kind, metadata=facts)
             artifact.add_reference(uri, checksum=False)
