@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ _PATH_FAULTS = {
     errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, errno.ENODEV,
 }  # fmt: skip
 """Faults of a path that the user gave. A failing disk or network is none of them: Slurm starts such a job again."""
-_SHOWN_CHARACTERS = 300
+_LONG_WORD = re.compile(r"(\S{300})\S+")  # a path of thousands of characters is not shown whole
 
 
 class Command(NamedTuple):
@@ -36,7 +37,7 @@ def run(name: str, command: Command, arguments: list[str]) -> int:
         sentence = _sentence(error)
         if sentence is None:  # a mistake of ours
             raise
-        print(f"elmo {name}: {sentence}", file=sys.stderr)
+        print(f"elmo {name}: {_LONG_WORD.sub(lambda word: word[1] + '…', sentence)}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print(f"elmo {name}: interrupted; run the same command again to go on", file=sys.stderr)
@@ -48,9 +49,7 @@ def _sentence(error: Exception) -> str | None:
     if type(error).__module__.split(".")[0] in ("pipeline", "data_prep"):
         return str(error)
     if isinstance(error, OSError) and error.errno in _PATH_FAULTS and isinstance(error.filename, str | bytes):
-        path = os.fsdecode(error.filename)
-        shown = path if len(path) <= _SHOWN_CHARACTERS else f"{path[:_SHOWN_CHARACTERS]}…"
-        return f"{shown}: {error.strerror}; give a path that can be used, or change what is there"
+        return f"{os.fsdecode(error.filename)}: {error.strerror}; give a path that can be used, or change what is there"
     return None
 
 

@@ -16,12 +16,13 @@ import torch
 from data_prep.files import write_json
 from data_prep.shards import INDEX, Dataset, open_dataset
 from pipeline.apply.evaluate import vocabulary_of
-from pipeline.apply.load import Trained, choose_device, load_trained
+from pipeline.apply.load import Trained, load_trained
 from pipeline.config import EvaluateConfig
 from pipeline.data.datamodule import evaluation_windows
 from pipeline.data.spelling import spelling_of
 from pipeline.data.windows import BatchMaker
 from pipeline.finetune_config import FinetuneConfig
+from pipeline.model.device import choose_device
 from pipeline.train.checkpoint import CheckpointFolder
 from pipeline.train.facts import read_facts
 from pipeline.train.tracking import family, read_metrics

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.config import ConfigError, PretrainConfig, require
+from pipeline.config import ConfigError, PretrainConfig
 from pipeline.finetune_config import FinetuneConfig
 from pipeline.model.bilm import BiLM
 from pipeline.model.hub import HubId
@@ -38,13 +38,6 @@ class Trained:
     dataset_fingerprint: str
     has_config: bool
     facts: dict[str, Any]
-
-
-def choose_device(accelerator: str) -> str:
-    """cuda or cpu. Raises ConfigError where a GPU is asked for and there is none."""
-    device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    require(accelerator != "gpu" or device == "cuda", "accelerator=gpu, but torch finds no GPU; use cpu")
-    return device
 
 
 def load_trained(location: str, device: torch.device | str = "cpu", *, softmax: bool = True) -> Trained:

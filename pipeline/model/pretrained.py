@@ -173,13 +173,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _read_model_config(folder: Path, described: dict[str, Any]) -> ModelConfig:
-    from omegaconf.errors import OmegaConfBaseException
-
     try:
         return from_dict(ModelConfig, described["model"])
-    except OmegaConfBaseException as error:
-        reason = f"{error.full_key}: {str(error).splitlines()[0]}"
-        raise ConfigError(f"{folder / CONFIG}, model: {reason}; export the model again") from None
+    except ConfigError as error:
+        raise ConfigError(f"{folder / CONFIG}, model: {error}; export the model again") from None
 
 
 def _check_file(path: Path, record: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
 from pipeline.config import PretrainConfig, TrainConfig
+from pipeline.model.device import choose_device
 
 _UNWANTED_ADVICE = (
     "You have overridden `transfer_batch_to_device`",
@@ -28,7 +29,7 @@ def build_trainer(config: PretrainConfig, wandb_run: Any, callbacks: list[pl.Cal
     quieten_lightning()
     ranks = config.train.devices * config.train.nodes
     trainer = pl.Trainer(
-        accelerator=config.train.accelerator,
+        accelerator=choose_device(config.train.accelerator),
         devices=config.train.devices,
         num_nodes=config.train.nodes,
         strategy=_strategy(config.train) if ranks > 1 else "auto",
