@@ -4,6 +4,7 @@ structured defaults -> YAML files -> arguments -> validated once; the rest of th
 values are data: `${...}` is text, and never stands for another option or a variable of the environment.
 """
 
+import contextlib
 import math
 import os
 import re
@@ -13,7 +14,7 @@ from dataclasses import is_dataclass
 from types import NoneType
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, to_dict
 
 T = TypeVar("T")
 _SHOWN_CHARACTERS = 300
@@ -33,6 +34,13 @@ def load(schema: type[T], arguments: list[str], under: dict[str, Any] | None = N
 def from_dict(schema: type[T], values: dict[str, Any]) -> T:
     """Return the `schema` object that `to_dict` made `values` of. Raises ConfigError as `load` does."""
     return _build(schema, [values])
+
+
+def to_yaml(config: Any) -> str:
+    """Return the YAML file that `load` reads as `config`."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(_escaped(to_dict(config))), resolve=True)
 
 
 def require_text(text: str) -> str:
@@ -83,7 +91,7 @@ def _read_pairs(schema: type[Any], pairs: list[str]) -> list[dict[str, Any]]:
             listed = _listed(text)
             value = lists[key] = [*lists.get(key, []), text] if listed is None else listed
         elif hint is str or str in get_args(hint):
-            value = None if NoneType in get_args(hint) and text in ("null", "~", "") else text
+            value = None if NoneType in get_args(hint) and text in ("null", "~", "") else _unquoted(text)
         else:
             value = _parse(key, text)
             if is_dataclass(hint) and not isinstance(value, dict):
@@ -100,6 +108,20 @@ def _type_of(schema: Any, key: str) -> Any:
     if schema is None:
         raise ConfigError(f"there is no key {_short(key)}; `elmo COMMAND -h` lists those of a command")
     return schema
+
+
+def _unquoted(text: str) -> str:
+    """Return what YAML reads from text in quotes, and other text as it stands.
+
+    A sentence between quotes that are words of it, as `" Yes . "`, keeps them.
+    """
+    import yaml
+
+    if re.fullmatch(r"""(["'])(\S(.*\S)?)?\1""", text, re.DOTALL):
+        with contextlib.suppress(yaml.YAMLError):
+            value = yaml.load(text, yaml.BaseLoader)
+            return value if isinstance(value, str) else text
+    return text
 
 
 def _listed(text: str) -> list[str] | None:

@@ -68,6 +68,8 @@ def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
     """Score the data with full softmax, each token exactly once; the result on rank 0, None elsewhere."""
     require(bool(config.checkpoint), "checkpoint= is missing: give a checkpoint file or a run's folder")
     require(bool(config.data), "data= is missing: give a dataset or text files")
+    output = Path(config.output).expanduser()
+    require(output.parent.is_dir(), f"output={output}: there is no folder {output.parent}; make it first")
     quieten_lightning()
     fabric = Fabric(
         accelerator=choose_device(config.accelerator, config.devices), devices=config.devices,
@@ -95,7 +97,7 @@ def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
         str(trained.path), trained.step, " ".join(config.data), perplexity, len(trained.words), unknown, unigram
     )
     if config.output:
-        write_json(Path(config.output), result.as_dict())
+        write_json(output, result.as_dict())
     return result
 
 

@@ -32,7 +32,7 @@ def commands(accelerator: str, dataset: Path, trained: Path, folder: Path) -> di
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_gpu_that_is_not_there_is_told_in_one_sentence(
-    dataset: Path, trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    dataset: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for command, arguments in commands("gpu", dataset, trained, tmp_path).items():
         capfd.readouterr()
@@ -40,6 +40,11 @@ def test_a_gpu_that_is_not_there_is_told_in_one_sentence(
         out, err = capfd.readouterr()
         assert NO_GPU in (out if command == "preflight" else err), f"{command}: {out}{err}"
         assert code == (1 if command == "preflight" else 2) and err.count("\n") == (command != "preflight"), err
+        if command == "preflight":
+            monkeypatch.setenv("SLURM_JOB_GPUS", "0")
+            assert main([command, *arguments, "train.accelerator=auto"]) == 1
+            assert "FAULT it has 0 GPUs" in capfd.readouterr().out
+            monkeypatch.delenv("SLURM_JOB_GPUS")
     assert not (tmp_path / "run" / "run.json").exists(), "a folder was taken"
 
 
