@@ -17,6 +17,7 @@ _PATH_FAULTS = {
     errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, errno.ENODEV,
 }  # fmt: skip
 """Faults of a path that the user gave. A failing disk or network is none of them: Slurm starts such a job again."""
+_KEYS = "Keys, with type and default; later files and pairs win. Values are data: `${...}` is not replaced."
 _LONG_WORD = re.compile(r"(\S{300})\S+")  # a path of thousands of characters is not shown whole
 
 
@@ -69,7 +70,7 @@ def overview(commands: Mapping[str, Command]) -> str:
 def describe(name: str, command: Command) -> str:
     lines = [f"elmo {name}: {command.meaning}", "", f"  {command.example}", ""]
     if is_dataclass(command.schema):
-        lines += ["Keys, with type and default; later files and pairs win:", "", *_keys(command.schema, "")]
+        lines += [_KEYS, "", *_keys(command.schema, "")]
     return "\n".join(lines)
 
 
