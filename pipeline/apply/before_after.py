@@ -17,12 +17,13 @@ from data_prep.files import write_json
 from data_prep.index import INDEX
 from data_prep.shards import Dataset, open_dataset
 from pipeline.apply.evaluate import vocabulary_of
-from pipeline.apply.load import Trained, choose_device, lineage, load_trained
+from pipeline.apply.load import Trained, lineage, load_trained
 from pipeline.config import DataConfig, EvaluateConfig, RunConfig, WandbConfig
 from pipeline.data.datamodule import evaluation_windows
 from pipeline.data.spelling import spelling_of
 from pipeline.data.windows import BatchMaker
 from pipeline.finetune_config import FinetuneConfig, FinetuneSection
+from pipeline.model.device import choose_device
 from pipeline.train.checkpoint import CheckpointFolder
 from pipeline.train.facts import read_facts
 from pipeline.train.tracking import family, read_metrics

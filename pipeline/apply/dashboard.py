@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from data_prep.files import write_bytes
 from data_prep.locations import local_path
 from pipeline.config import ConfigError
-from pipeline.train.tracking import STEP_METRIC
+from pipeline.train.tracking import DEFAULT_PROJECT, STEP_METRIC
 from pipeline.watch_config import DashboardConfig
 
 TOKENS = "train/tokens"
@@ -105,7 +105,8 @@ def build(config: DashboardConfig) -> Any:
     ]  # fmt: skip
     return workspaces.Workspace(
         entity=config.entity or os.environ.get("WANDB_ENTITY") or _default_entity(bool(config.output)),
-        project=os.environ.get("WANDB_PROJECT", config.project), name=config.name, sections=sections,
+        project=config.project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT, name=config.name,
+        sections=sections,
         settings=workspaces.WorkspaceSettings(x_axis=STEP_METRIC),
         runset_settings=workspaces.RunsetSettings(groupby=[workspaces.Metric("Group")] if config.group_runs else []),
     )  # fmt: skip

@@ -11,13 +11,14 @@ from data_prep.files import DataError, describe_os_error
 from data_prep.locations import local_path
 from data_prep.workers import num_workers
 from pipeline.apply.layer_choice import LayerChoice
-from pipeline.apply.load import choose_device, load_trained
+from pipeline.apply.load import load_trained
 from pipeline.apply.parts import Machine, Text, Vectors, make_parts, plan_parts
 from pipeline.apply.parts_plan import Parts
 from pipeline.apply.vector_files import format_of, write_vectors
 from pipeline.command_config import EmbedConfig, NeighborsConfig
 from pipeline.config import ConfigError, require
 from pipeline.model.bilm import BiLM
+from pipeline.model.device import choose_device
 from pipeline.model.sentence_encoder import SentenceEncoder
 
 

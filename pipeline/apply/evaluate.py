@@ -22,6 +22,7 @@ from pipeline.command_config import EvaluateCommandConfig
 from pipeline.config import ConfigError, require
 from pipeline.data.datamodule import evaluation_windows, held_out_split
 from pipeline.data.windows import BatchMaker, Vocabulary, vocabulary_map
+from pipeline.model.device import choose_device
 from pipeline.train.trainer import quieten_lightning
 from pipeline.train.validate import Perplexity, held_out_perplexity
 
@@ -74,10 +75,11 @@ def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
     require(bool(config.checkpoint), "checkpoint= is missing: give a checkpoint file or a run's folder")
     require(bool(config.data), "data= is missing: give a dataset or text files")
     output = local_path(config.output, "output")
+    require(output.parent.is_dir(), f"output={output}: there is no folder {output.parent}; make it first")
     quieten_lightning()
     fabric = Fabric(
-        accelerator=config.accelerator, devices=config.devices, precision=config.precision,  # type: ignore[arg-type]
-        strategy="ddp" if config.devices > 1 else "auto",
+        accelerator=choose_device(config.accelerator, config.devices), devices=config.devices,
+        precision=config.precision, strategy="ddp" if config.devices > 1 else "auto",  # type: ignore[arg-type]
     )  # fmt: skip
     fabric.launch()
     trained = load_trained(config.checkpoint, fabric.device)

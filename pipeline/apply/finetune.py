@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from data_prep.locations import local_path
 from data_prep.shards import Dataset
 from pipeline.apply.before_after import BeforeAfter
 from pipeline.apply.load import Trained, load_trained
-from pipeline.config import ConfigError, DataConfig, SoftmaxConfig, expand, require, to_dict
+from pipeline.config import ConfigError, DataConfig, SoftmaxConfig, require, to_dict
 from pipeline.data.datamodule import choose_vocabulary
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.mixture import general_lanes
@@ -85,7 +86,11 @@ def plan_finetuning(config: FinetuneConfig, trained: Trained, is_begun: bool) ->
     words = trained.words if is_begun else choose_words(config, trained, domain[0], texts)
     counts = counts_of(words, texts)
     corpora = [Corpus(d, Vocabulary(len(words), vocabulary_map(d.lexicon, words)), n) for d, n in (domain, *general)]
-    run_dir, checkpoints, rank = expand(config.run.dir), checkpoints_of(config), global_rank(config.train)
+    run_dir, checkpoints, rank = (
+        local_path(config.run.dir, "run.dir"),
+        checkpoints_of(config),
+        global_rank(config.train),
+    )
     source = [] if is_begun else [trained]  # what is taken from it is let go: it may be as large as the model
     return Plan(
         config, run_dir, rank, corpora[0], len(words),

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from omegaconf.errors import OmegaConfBaseException
 from typing_extensions import NotRequired, TypedDict
 
 from data_prep.files import DataError
@@ -77,16 +76,9 @@ class Trained:
         known = {field.name for field in fields(schema)}  # type: ignore[arg-type]
         try:
             return from_dict(schema, {key: value for key, value in values.items() if key in known})
-        except (OmegaConfBaseException, ConfigError) as error:
+        except ConfigError as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"{self.path}: {name} of its training cannot be used: {reason}") from None
-
-
-def choose_device(accelerator: str) -> str:
-    """cuda or cpu. Raises ConfigError where a GPU is asked for and there is none."""
-    device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    require(accelerator != "gpu" or device == "cuda", "accelerator=gpu, but torch finds no GPU; use cpu")
-    return device
 
 
 def load_trained(location: str, device: torch.device | str = "cpu", *, softmax: bool = True) -> Trained:

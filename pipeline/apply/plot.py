@@ -2,6 +2,7 @@
 
 import html
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def main(config: PlotConfig) -> str:
 
 def names(folders: list[str]) -> list[str]:
     """What tells runs apart: the folders' names, or the paths where two have the same name."""
-    short = [Path(folder).expanduser().resolve().name for folder in folders]
+    short = [os.path.basename(os.path.realpath(Path(folder).expanduser())) for folder in folders]
     return short if len(set(short)) == len(short) else folders
 
 

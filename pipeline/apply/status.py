@@ -1,7 +1,7 @@
 """`elmo status`: how a run stands, for a person at a login node. Reads small files only, and holds nothing up."""
 
-import getpass
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -127,7 +127,7 @@ def _fill_checkpoints(status: Status, run_dir: Path, now: float) -> None:
 
 def _fill_queue(status: Status, known: set[Any]) -> None:
     """Jobs of this run that wait or run; what squeue does not answer in time is left out."""
-    query = ["squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%i|%j|%T|%M|%l|%N|%r"]
+    query = ["squeue", "--noheader", f"--user={os.getuid()}", "--format=%i|%j|%T|%M|%l|%N|%r"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):

@@ -60,12 +60,21 @@ def read_restarts(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def git_revision() -> str | None:
-    """Of the code that runs, None outside a clone."""
+    """Return that of the code that runs, None outside a clone of this project."""
     root = Path(__file__).resolve().parents[2]
     if (root / "REVISION").exists():  # code that a job was submitted with
         return (root / "REVISION").read_text().strip()
+    if not ((root / ".git").exists() and _is_this_project(root / "pyproject.toml")):
+        return None  # git would answer for a repository around it, as around a virtual environment
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _is_this_project(pyproject: Path) -> bool:
+    try:
+        return 'name = "elmo-pipeline"' in pyproject.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return False

@@ -15,6 +15,7 @@ from pipeline.config import ConfigError, PretrainConfig, to_dict
 from pipeline.data.datamodule import BiLMDataModule, is_killed_worker
 from pipeline.data.target_words import shares_of
 from pipeline.model.bilm import BiLM, num_parameters
+from pipeline.model.device import choose_device
 from pipeline.model.products import HAS_BF16
 from pipeline.train.callbacks import Checkpointing, Heartbeat, Metrics, NormsLog, ObeySwitches, Validation
 from pipeline.train.checkpoint import Record, load_checkpoint
@@ -50,6 +51,7 @@ def run(plan: Plan) -> Outcome:
     Raises ConfigError for settings that cannot be used, Diverged naming the last good checkpoint, TakenOver where a
     later start of the same run writes its folder now, LoaderKilled, RanksDiffer.
     """
+    choose_device(plan.config.train.accelerator, plan.config.train.devices)  # refused before the folder is taken
     end_with_launcher()
     try:
         return _run(plan)
@@ -196,7 +198,7 @@ def _how_far(module: BiLMModule) -> str:
 
 
 def _is_on_cpu(config: PretrainConfig) -> bool:
-    return config.train.accelerator == "cpu" or not torch.cuda.is_available()
+    return choose_device(config.train.accelerator) == "cpu"
 
 
 def _announce(plan: Plan, module: BiLMModule, is_resumed: bool) -> None:
@@ -233,10 +235,9 @@ def _start_tracker(plan: Plan, module: BiLMModule) -> Tracker:
         "tokens_an_epoch": plan.corpus.lanes.num_tokens,
     }
     write_start(plan.run_dir, module.step, {"command": plan.command, "data": plan.config.data.path} | facts)
-    name = plan.config.run.name or plan.run_dir.name
     about_run = to_dict(plan.config) | facts | {"slurm": slurm_facts()}
     group = plan.report.group if plan.report is not None else None
-    tracker = Tracker(plan.run_dir, name, plan.config.wandb, about_run, group)
+    tracker = Tracker(plan.run_dir, plan.config.run.name, plan.config.wandb, about_run, group)
     about = {"fingerprint": plan.corpus.dataset.fingerprint, "tokens": plan.corpus.lanes.num_tokens}
     tracker.reference("dataset", "dataset", plan.config.data.path, about, ["latest"])
     return tracker

@@ -14,6 +14,7 @@ from data_prep.files import write_bytes, write_json
 from data_prep.shards import Dataset
 from pipeline import __version__
 from pipeline.config import ConfigError, PretrainConfig, to_dict
+from pipeline.read_config import to_yaml
 from pipeline.train.facts import read_facts
 
 IDENTITY_VERSION = 2  # raised with each change of what a run of the same settings reads or draws
@@ -97,8 +98,6 @@ def claim(run_dir: Path, identity: dict[str, Any], config: PretrainConfig) -> Wr
     Raises ConfigError if another process holds it, unless that is an earlier start of the same Slurm job: its machine
     may be cut off, and still train.
     """
-    from omegaconf import OmegaConf
-
     run_dir.mkdir(parents=True, exist_ok=True)
     lock = (run_dir / "lock").open("a")
     if not _take(lock) and not _is_earlier_start(run_dir / "writer.json"):
@@ -106,7 +105,7 @@ def claim(run_dir: Path, identity: dict[str, Any], config: PretrainConfig) -> Wr
         raise ConfigError(f"run.dir={run_dir} is being trained by another process; wait for it or stop it")
     if not (run_dir / "run.json").exists():
         write_json(run_dir / "run.json", {"identity": identity, "version": __version__})
-    write_bytes(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(to_dict(config))).encode())
+    write_bytes(run_dir / "config.yaml", to_yaml(config).encode())
     return Writer(run_dir, lock)
 
 

@@ -12,11 +12,12 @@ import numpy as np
 
 from data_prep.files import write_json
 from data_prep.locations import is_url
-from pipeline.config import WandbConfig
+from pipeline.config import ConfigError, WandbConfig
 from pipeline.train.facts import read_restarts
 
 log = logging.getLogger(__name__)
 STEP_METRIC = "trainer/global_step"
+DEFAULT_PROJECT = "elmo"
 _INIT_TIMEOUT_SECONDS = 60
 
 
@@ -26,7 +27,7 @@ class Tracker:
     def __init__(
         self, run_dir: Path, name: str, config: WandbConfig, facts: dict[str, Any], group: str | None = None
     ) -> None:
-        """group: in wandb, where the user names none [default: the run's own]."""
+        """name: empty where the user gives none. group: where the user gives none [default: the run's own]."""
         self._metrics_path = run_dir / "metrics.jsonl"
         self._log_artifacts = config.log_artifacts
         self.run = None if config.mode == "disabled" else _start(run_dir, name, config, facts, group)
@@ -101,19 +102,24 @@ def _start(run_dir: Path, name: str, config: WandbConfig, facts: dict[str, Any],
     mode = _mode(config)
     arguments: dict[str, Any] = {
         "id": _run_id(run_dir), "resume": "allow", "dir": str(run_dir), "config": facts,
-        "project": os.environ.get("WANDB_PROJECT", config.project),
-        "entity": os.environ.get("WANDB_ENTITY", config.entity), "name": os.environ.get("WANDB_NAME", name),
-        "group": os.environ.get("WANDB_RUN_GROUP") or config.group or group or family(run_dir, name),
-        "tags": config.tags or None, "notes": config.notes,  # None: WANDB_TAGS and WANDB_NOTES, if set
+        "project": config.project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT,
+        "entity": config.entity or os.environ.get("WANDB_ENTITY") or None,
+        "name": name or os.environ.get("WANDB_NAME") or run_dir.name,
+        "group": config.group or os.environ.get("WANDB_RUN_GROUP") or group or family(run_dir, name),
+        "notes": config.notes or os.environ.get("WANDB_NOTES") or None,
+        "tags": config.tags or None,  # None: WANDB_TAGS, if set
     }  # fmt: skip
-    timeout = float(os.environ.get("WANDB_INIT_TIMEOUT", _INIT_TIMEOUT_SECONDS))
-    settings = wandb.Settings(init_timeout=timeout, silent=True)
     try:
+        timeout = float(os.environ.get("WANDB_INIT_TIMEOUT") or _INIT_TIMEOUT_SECONDS)
+        settings = wandb.Settings(init_timeout=timeout, silent=True)
         run = wandb.init(mode=mode, settings=settings, **arguments)  # type: ignore[arg-type]
     except (wandb.errors.CommError, wandb.errors.UsageError) as error:
         log.warning("wandb cannot be reached (%s): the run goes on and is tracked offline", str(error).split("\n")[0])
         wandb.teardown()  # or its service goes on holding the run's id: "run ID ... is in use"
         run = wandb.init(mode="offline", settings=settings, **arguments)
+    except ValueError as error:  # pydantic's, of a setting
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"wandb refuses a setting ({reason}); check wandb.* and the variables WANDB_*") from None
     run.define_metric(STEP_METRIC)
     run.define_metric("train/tokens", step_metric=STEP_METRIC)  # in every record: the other x axis to choose
     run.define_metric("*", step_metric=STEP_METRIC)
