@@ -1,6 +1,5 @@
 """A trained biLM with its vocabulary and settings: out of a checkpoint, or of a folder to share."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from pipeline.model.hub import HubId
 from pipeline.model.pretrained import is_pretrained, load_pretrained
 from pipeline.read_config import from_dict
 from pipeline.train.checkpoint import load_checkpoint, resolve_checkpoint
+from pipeline.train.run_folder import version_of
 from pipeline.train.tracking import read_metrics
 
 _SOFTMAX = "softmax."
@@ -61,11 +61,15 @@ def load_trained(location: str, device: torch.device | str = "cpu", *, softmax: 
     path = resolve_checkpoint(location)
     content = load_checkpoint(path)
     config = _config(content["elmo"]["config"])
-    words = bytes(content["elmo"]["vocabulary"]["words"].numpy()).decode().split("\n")
+    words = _words(path, content["elmo"]["vocabulary"]["words"])
     with torch.device("meta"):
         bilm = BiLM(config.model, len(words) if softmax else 0)
     state = {k: v.to(device) for k, v in content["state_dict"].items() if softmax or not k.startswith(_SOFTMAX)}
-    bilm.load_state_dict(state, assign=True)
+    try:
+        bilm.load_state_dict(state, assign=True)
+    except RuntimeError as error:  # over several lines
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{path} does not hold the weights of its model ({reason}); use another one") from None
     return Trained(
         path, content["global_step"], config, bilm.eval().requires_grad_(False), words,
         content["elmo"]["vocabulary"]["counts"].numpy().copy(), content["elmo"]["identity"]["dataset"],
@@ -85,6 +89,13 @@ def _from_pretrained(location: str, device: torch.device | str, softmax: bool) -
     )  # fmt: skip
 
 
+def _words(path: Path, words: torch.Tensor) -> list[str]:
+    try:
+        return bytes(words.numpy()).decode().split("\n")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is damaged (its words: {error}); use another one of the run") from None
+
+
 def _config(settings: dict[str, Any]) -> PretrainConfig:
     """Of the run that made the weights, a FinetuneConfig if it was a fine-tuning."""
     return from_dict(FinetuneConfig if "finetune" in settings else PretrainConfig, settings)
@@ -93,13 +104,14 @@ def _config(settings: dict[str, Any]) -> PretrainConfig:
 def _facts(path: Path, content: dict[str, Any], config: PretrainConfig) -> dict[str, Any]:
     """Where a checkpoint's weights come from; its perplexity if it was validated at that very step."""
     run_dir, step = path.absolute().parents[1], content["global_step"]
+    version = version_of(run_dir)
     metrics = read_metrics(run_dir).get(step, {}) if (run_dir / "run.json").is_file() else {}
     perplexity = None
-    if "val/perplexity" in metrics:
-        tokens = int(metrics["val/tokens"])
-        perplexity = {name: metrics[f"val/perplexity_{name}"] for name in ("forward", "backward")} | {
-            "both": metrics["val/perplexity"], "tokens": tokens, "lanes": min(config.evaluate.lanes, tokens),
-        }  # fmt: skip
+    names = {"forward": "val/perplexity_forward", "backward": "val/perplexity_backward", "both": "val/perplexity",
+             "tokens": "val/tokens"}  # fmt: skip
+    if metrics.keys() >= set(names.values()):
+        perplexity = {name: metrics[metric] for name, metric in names.items()}
+        perplexity["lanes"] = min(config.evaluate.lanes, perplexity["tokens"])
     return {
         "source": f"{path.name} of the run {config.run.name or run_dir.name}",
         "corpus": Path(config.data.path).name,
@@ -107,12 +119,5 @@ def _facts(path: Path, content: dict[str, Any], config: PretrainConfig) -> dict[
         "tokens": content["elmo"]["tokens"],
         "step": step,
         "perplexity": perplexity,
-        "trained_with": _version(run_dir),
+        "trained_with": None if version is None else f"elmo-pipeline {version}",
     }
-
-
-def _version(run_dir: Path) -> str | None:
-    try:
-        return f"elmo-pipeline {json.loads((run_dir / 'run.json').read_text())['version']}"
-    except (OSError, ValueError, KeyError):
-        return None
