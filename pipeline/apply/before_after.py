@@ -83,7 +83,7 @@ class Before(TypedDict, total=False):
 
 
 class AtStart(TypedDict, total=False):
-    """Of finetune.json what is written before the first step; all of it or nothing."""
+    """The part of finetune.json that is written before the first step; all of it or nothing."""
 
     source: Source
     group: str | None
@@ -93,7 +93,7 @@ class AtStart(TypedDict, total=False):
 
 
 class AtEnd(TypedDict, total=False):
-    """Of finetune.json what is written at the end; all of it or nothing."""
+    """The part of finetune.json that is written at the end, `after` with all the others."""
 
     words_after: Count
     is_comparable: bool
@@ -106,8 +106,8 @@ class Recorded(AtStart, AtEnd, total=False):
 
 
 def _is_whole(record: Recorded) -> bool:
-    parts = AtStart.__annotations__.keys(), AtEnd.__annotations__.keys()
-    return all(record.keys() & part in (set(), part) for part in parts)
+    at_start, at_end = AtStart.__annotations__.keys(), AtEnd.__annotations__.keys()
+    return record.keys() & at_start in (set(), at_start) and ("after" not in record or record.keys() >= at_end)
 
 
 _SCHEMA = Annotated[Recorded, Predicate(_is_whole)]
