@@ -163,8 +163,11 @@ def note(run_dir: Path, reason: str, restart: int, **more: Any) -> None:
     record = {"unix_time": round(time.time(), 1), "job": JOB, "restart": restart, "reason": reason,
               "step": newest_step(run_dir), **more}  # fmt: skip
     try:
-        with (run_dir / "restarts.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        with (run_dir / "restarts.jsonl").open("a+b") as file:
+            if file.tell():  # a line that a kill cut short does not swallow this one
+                file.seek(-1, os.SEEK_END)
+                file.write(b"" if file.read(1) == b"\n" else b"\n")
+            file.write(json.dumps(record).encode() + b"\n")
     except OSError as error:
         say(f"restarts.jsonl cannot be written: {error}")
 

@@ -9,13 +9,16 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Predicate
+from typing_extensions import NotRequired, TypedDict
 
 from data_prep.files import write_json
 from data_prep.index import INDEX
 from data_prep.shards import Dataset, open_dataset
+from data_prep.typed_json import Count
 from pipeline.apply.evaluate import vocabulary_of
 from pipeline.apply.load import Trained, lineage, load_trained
 from pipeline.config import DataConfig, EvaluateConfig, RunConfig, WandbConfig
@@ -46,6 +49,72 @@ class Figures:
     unknown: int
 
 
+class Row(TypedDict):
+    """`Figures` as they are recorded; None: not finite."""
+
+    forward: float | None
+    backward: float | None
+    both: float | None
+    bits_a_character: float | None
+    tokens: Count
+    words: Count
+    unknown: Count
+
+
+class Source(TypedDict):
+    """Where the weights come from. pretrained_on: what they learned from before, oldest first."""
+
+    given: str
+    path: str
+    step: Count
+    pretrained_on: NotRequired[list[dict[str, Any]]]
+
+
+class After(TypedDict):
+    """Figures of the best checkpoint. last_step: of the newest one then."""
+
+    domain: NotRequired[Row]
+    general: NotRequired[Row]
+    step: Count
+    last_step: Count
+
+
+class Before(TypedDict, total=False):
+    domain: Row
+    general: Row
+
+
+class AtStart(TypedDict, total=False):
+    """The part of finetune.json that is written before the first step; all of it or nothing."""
+
+    source: Source
+    group: str | None
+    general: str
+    words_before: Count
+    before: Before | None
+
+
+class AtEnd(TypedDict, total=False):
+    """The part of finetune.json that is written at the end, `after` with all the others."""
+
+    words_after: Count
+    is_comparable: bool
+    start: float | None
+    after: After
+
+
+class Recorded(AtStart, AtEnd, total=False):
+    """finetune.json."""
+
+
+def _is_whole(record: Recorded) -> bool:
+    at_start, at_end = AtStart.__annotations__.keys(), AtEnd.__annotations__.keys()
+    return record.keys() & at_start in (set(), at_start) and ("after" not in record or record.keys() >= at_end)
+
+
+_SCHEMA = Annotated[Recorded, Predicate(_is_whole)]
+
+
 def score(
     trained: Trained, dataset: Dataset, config: EvaluateConfig, device: torch.device,
     beat: Callable[[], None] = lambda: None,
@@ -72,7 +141,8 @@ class BeforeAfter:
     ) -> None:  # fmt: skip
         self._config, self._checkpoints, self._source = config, checkpoints, source
         self._path, self._run_dir = run_dir / RECORD, run_dir
-        self._record = read_facts(self._path)
+        self._record = read_facts(self._path, _SCHEMA)
+        self._is_damaged = not self._record and self._path.exists()
         self._texts = {DOMAIN: domain} if _has_heldout(domain) else {}
         general = self._general(source)
         if general is not None and general.fingerprint != domain.fingerprint and _has_heldout(general):
@@ -139,6 +209,9 @@ class BeforeAfter:
 
     def _write(self, values: dict[str, Any]) -> None:
         self._record |= values
+        if self._is_damaged:
+            self._path.replace(self._path.with_name(f"damaged-{RECORD}"))
+            self._is_damaged = False
         write_json(self._path, self._record)
 
 
@@ -158,7 +231,7 @@ def _group_of(source: Trained) -> str | None:
     run_dir = source.path.absolute().parent.parent
     if source.path.suffix != ".ckpt" or not (run_dir / "run.json").is_file():
         return None
-    earlier = read_facts(run_dir / RECORD).get("group")  # of a source that was fine-tuned itself
+    earlier = read_facts(run_dir / RECORD, _SCHEMA).get("group")  # of a source that was fine-tuned itself
     with contextlib.suppress(OSError):  # the folder may be another's
         group, name = source.section("wandb", WandbConfig).group, source.section("run", RunConfig).name
         return earlier or group or family(run_dir, name or None)
@@ -167,8 +240,9 @@ def _group_of(source: Trained) -> str | None:
 
 def table(record: dict[str, Any]) -> str:
     """The record for people."""
-    after, before = record["after"], record["before"] or {}
-    head = f"Held-out text before -> after fine-tuning ({record['source']['path']} -> step {after['step']:,}, the best)"
+    after, before = record["after"], record.get("before") or {}
+    source = record["source"]["path"] if "source" in record else "not known"
+    head = f"Held-out text before -> after fine-tuning ({source} -> step {after['step']:,}, the best)"
     columns = ("perplexity forward", "backward", "both", "bits a character", "unknown words")
     lines = [head, "", f"{'':8}" + "".join(f"{name:>22}" for name in columns)]
     for name in (DOMAIN, GENERAL):
@@ -182,7 +256,9 @@ def table(record: dict[str, Any]) -> str:
 
 def _remarks(record: dict[str, Any]) -> list[str]:
     remarks = [""]
-    if record["before"] is None:
+    if "before" not in record:
+        remarks.append(f"Perplexity before is not known: {RECORD} was lost or damaged when the run was resumed.")
+    elif record["before"] is None:
         remarks.append("The source had no softmax: there is no perplexity before.")
     elif not record["is_comparable"]:
         remarks += [
@@ -190,7 +266,7 @@ def _remarks(record: dict[str, Any]) -> list[str]:
             f"{record['words_after']:,}.",
             "Bits a character do: unknown words are spelled out in them, the same way before and after.",
         ]
-    if record["start"] is not None and (record["before"] is None or not record["is_comparable"]):
+    if record.get("start") is not None and (record.get("before") is None or not record["is_comparable"]):
         remarks.append(f"With the new words, before the first step: domain perplexity {record['start']:.1f}.")
     if GENERAL not in record["after"]:
         remarks.append("No general held-out text is known: name one with general=DIR to see what is forgotten.")
@@ -212,6 +288,6 @@ def _summary(record: dict[str, Any]) -> dict[str, float]:
     figures: dict[str, float] = {}
     for when in ("before", "after"):
         for name in (DOMAIN, GENERAL):
-            row = (record[when] or {}).get(name, {})
+            row = (record.get(when) or {}).get(name, {})
             figures |= {f"finetune/{name}/{key}_{when}": value for key, value in row.items() if value is not None}
     return figures

@@ -86,11 +86,8 @@ def plan_finetuning(config: FinetuneConfig, trained: Trained, is_begun: bool) ->
     words = trained.words if is_begun else choose_words(config, trained, domain[0], texts)
     counts = counts_of(words, texts)
     corpora = [Corpus(d, Vocabulary(len(words), vocabulary_map(d.lexicon, words)), n) for d, n in (domain, *general)]
-    run_dir, checkpoints, rank = (
-        local_path(config.run.dir, "run.dir"),
-        checkpoints_of(config),
-        global_rank(config.train),
-    )
+    checkpoints, rank = checkpoints_of(config), global_rank(config.train)
+    run_dir = local_path(config.run.dir, "run.dir")
     source = [] if is_begun else [trained]  # what is taken from it is let go: it may be as large as the model
     return Plan(
         config, run_dir, rank, corpora[0], len(words),

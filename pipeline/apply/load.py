@@ -1,6 +1,5 @@
 """A trained biLM with its vocabulary and settings: out of a checkpoint, or of a folder to share."""
 
-import json
 import logging
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -23,11 +22,11 @@ from pipeline.model.pretrained import is_pretrained, load_pretrained
 from pipeline.model.weight_checks import check_finite, check_shapes, parameter_shapes
 from pipeline.read_config import from_dict
 from pipeline.train.checkpoint import load_checkpoint, resolve_checkpoint
+from pipeline.train.run_folder import version_of
 from pipeline.train.tracking import read_metrics
 
 log = logging.getLogger(__name__)
 _SOFTMAX = "softmax."
-_ZIP = b"PK\x03\x04"
 T = TypeVar("T")
 
 
@@ -93,10 +92,9 @@ def load_trained(location: str, device: torch.device | str = "cpu", *, softmax: 
     if (folder / "options.json").is_file():
         raise ConfigError(f"{location} holds bilm-tf's or AllenNLP's files; read them with `elmo import` first")
     path = resolve_checkpoint(location)
-    _check_beginning(path)
     content = load_checkpoint(path)
     config = _config(content["elmo"]["config"])
-    words = bytes(content["elmo"]["vocabulary"]["words"].numpy()).decode().split("\n")
+    words = _words(path, content["elmo"]["vocabulary"]["words"])
     vocab_size = len(words) if softmax else 0
     state = {k: v.to(device) for k, v in content["state_dict"].items() if softmax or not k.startswith(_SOFTMAX)}
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -121,15 +119,11 @@ def _from_pretrained(location: str, device: torch.device | str, softmax: bool) -
     )  # fmt: skip
 
 
-def _check_beginning(path: Path) -> None:
-    """A checkpoint is a zip file; what begins otherwise is another kind of file."""
-    if path.is_file():
-        with open(path, "rb") as file:
-            require(
-                file.read(len(_ZIP)) == _ZIP,
-                f"{path} is no checkpoint, or its beginning is damaged; give RUN_DIR/checkpoints/step-NUMBER.ckpt, a "
-                "run's folder or an exported model",
-            )
+def _words(path: Path, words: torch.Tensor) -> list[str]:
+    try:
+        return bytes(words.numpy()).decode().split("\n")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is damaged (its words: {error}); use another one of the run") from None
 
 
 def _config(settings: dict[str, Any]) -> PretrainConfig:
@@ -140,13 +134,14 @@ def _config(settings: dict[str, Any]) -> PretrainConfig:
 def _facts(path: Path, content: dict[str, Any], config: PretrainConfig) -> dict[str, Any]:
     """Where a checkpoint's weights come from; its perplexity if it was validated at that very step."""
     run_dir, step = path.absolute().parents[1], content["global_step"]
+    version = version_of(run_dir)
     metrics = read_metrics(run_dir).get(step, {}) if (run_dir / "run.json").is_file() else {}
     perplexity = None
-    if "val/perplexity" in metrics:
-        tokens = int(metrics["val/tokens"])
-        perplexity = {name: metrics[f"val/perplexity_{name}"] for name in ("forward", "backward")} | {
-            "both": metrics["val/perplexity"], "tokens": tokens, "lanes": min(config.evaluate.lanes, tokens),
-        }  # fmt: skip
+    names = {"forward": "val/perplexity_forward", "backward": "val/perplexity_backward", "both": "val/perplexity",
+             "tokens": "val/tokens"}  # fmt: skip
+    if metrics.keys() >= set(names.values()):
+        perplexity = {name: metrics[metric] for name, metric in names.items()}
+        perplexity["lanes"] = min(config.evaluate.lanes, perplexity["tokens"])
     earlier = _pretrained_on(run_dir) if "finetune" in content["elmo"]["config"] else None
     return {
         "source": f"{path.name} of the run {config.run.name or run_dir.name}",
@@ -156,7 +151,7 @@ def _facts(path: Path, content: dict[str, Any], config: PretrainConfig) -> dict[
         **({"pretrained_on": earlier} if earlier else {}),
         "step": step,
         "perplexity": perplexity,
-        "trained_with": _version(run_dir),
+        "trained_with": None if version is None else f"elmo-pipeline {version}",
     }
 
 
@@ -178,10 +173,3 @@ def _pretrained_on(run_dir: Path) -> list[Pretraining]:
         log.warning("%s", error)
         return []
     return record["source"].get("pretrained_on", [])
-
-
-def _version(run_dir: Path) -> str | None:
-    try:
-        return f"elmo-pipeline {json.loads((run_dir / 'run.json').read_text())['version']}"
-    except (OSError, ValueError, KeyError):
-        return None

@@ -123,8 +123,9 @@ def plan_pretraining(config: PretrainConfig) -> Plan:
     dataset = open_training_data(config.data, config.data.path)
     size = choose_vocabulary(dataset, config.data)
     lanes = TrainLanes(dataset.splits["train"].num_tokens, config.data.lanes, config.data.window)
+    corpus = Corpus(dataset, Vocabulary(size), lanes)
     return Plan(
-        config, local_path(config.run.dir, "run.dir"), global_rank(config.train), Corpus(dataset, Vocabulary(size), lanes), size,
+        config, local_path(config.run.dir, "run.dir"), global_rank(config.train), corpus, size,
         lambda: vocabulary_tensors(dataset.lexicon, size), lanes.steps(config.train.epochs, config.train.max_steps),
         run_identity(config, dataset, size), checkpoints_of(config),
     )  # fmt: skip

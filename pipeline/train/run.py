@@ -18,7 +18,7 @@ from pipeline.model.bilm import BiLM, num_parameters
 from pipeline.model.device import choose_device
 from pipeline.model.products import HAS_BF16
 from pipeline.train.callbacks import Checkpointing, Heartbeat, Metrics, NormsLog, ObeySwitches, Validation
-from pipeline.train.checkpoint import Record, load_checkpoint
+from pipeline.train.checkpoint import Record
 from pipeline.train.collectives import RanksDiffer
 from pipeline.train.facts import git_revision, slurm_facts, write_end, write_start
 from pipeline.train.heap import keep_freed_memory
@@ -28,7 +28,7 @@ from pipeline.train.norms import StepNorms
 from pipeline.train.outcome import Failed, LoaderKilled, Outcome
 from pipeline.train.plan import Plan, plan_pretraining
 from pipeline.train.progress import ProgressBar
-from pipeline.train.run_folder import TakenOver, Writer, await_claim, check_identity, claim
+from pipeline.train.run_folder import TakenOver, Writer, await_claim, check_identity, claim, record_run
 from pipeline.train.snapshot import restore_snapshot
 from pipeline.train.switches import Switches
 from pipeline.train.tracking import Tracker
@@ -67,11 +67,12 @@ def _run(plan: Plan) -> Outcome:
         if is_batch_job() and plan.rank == 0:
             write_end(plan.run_dir, "refused", str(error))  # to start again would not help
         raise
-    with claim(plan.run_dir, plan.identity, plan.config) if plan.rank == 0 else contextlib.nullcontext() as writer:
+    with claim(plan.run_dir) if plan.rank == 0 else contextlib.nullcontext() as writer:
         if plan.rank != 0:
             await_claim(plan.run_dir)
         module, is_resumed = _build_module(plan)
         if plan.rank == 0:
+            record_run(plan.run_dir, plan.identity, plan.config)
             _announce(plan, module, is_resumed)
         owes_report = plan.rank == 0 and plan.report is not None and plan.report.is_owed
         if module.is_over and not owes_report:
@@ -98,8 +99,8 @@ def _build_module(plan: Plan) -> tuple[BiLMModule, bool]:
     module = BiLMModule(config, bilm, plan.total_steps, plan.freeze)
     newest = plan.checkpoints.to_resume_from()
     if newest is not None:
-        content = load_checkpoint(plan.checkpoints.path(newest))
-        restore_snapshot(module, content, plan.rank, config.train.devices * config.train.nodes)
+        path, ranks = plan.checkpoints.path(newest), config.train.devices * config.train.nodes
+        restore_snapshot(module, path, plan.identity, plan.rank, ranks)
     else:
         if config.softmax.init == "unigram":
             bilm.softmax.start_as_unigrams(torch.from_numpy(shares_of(plan.vocabulary()["counts"].numpy())))

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
-from pipeline.config import PretrainConfig
 from pipeline.train.run_folder import claim
 from pipeline.train.sync import is_synced, offline_pieces
 from pipeline.train.tracking import family, read_metrics
@@ -105,7 +104,7 @@ def test_offline_pieces_of_a_run_go_up_as_one_run_once(
 
 
 def test_a_piece_that_is_being_written_waits(in_pieces: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with claim(in_pieces, {}, PretrainConfig()):
+    with claim(in_pieces):
         assert main(["sync", str(in_pieces), "dry_run=true"]) == 0
     assert "is being written: sync again when the run has stopped" in capsys.readouterr().out
 
