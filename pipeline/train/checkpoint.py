@@ -202,8 +202,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if not zipfile.is_zipfile(path):
             path.open("rb").close()
             raise ConfigError(
-                f"{path} is no checkpoint, or it is cut short; give RUN_DIR/checkpoints/step-NUMBER.ckpt, a run's folder "
-                "or an exported model"
+                f"{path} is no checkpoint, or it is cut short; give RUN_DIR/checkpoints/step-NUMBER.ckpt, a run's "
+                "folder or an exported model"
             )
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except ConfigError:
