@@ -7,12 +7,13 @@ WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 export PYTHON
 
-.PHONY: help demo test ordeals check lint clean
+.PHONY: help demo test fuzz ordeals check lint clean
 
 help:
 	@echo 'make demo    prepare real text, pretrain a small biLM on it, evaluate and use it: minutes, in $(DEMO)'
 	@echo 'make check   the fast loop: ruff, types, floors, fast tests'
 	@echo 'make test    all tests; on Slurm too where its packages are, or may be installed'
+	@echo 'make fuzz    damage everything that is read, in 10,000 ways and each byte of a dataset: some fifteen minutes'
 	@echo 'make ordeals Slurm jobs that lose nodes, networks and disks, on a cluster of this machine: five minutes'
 	@echo 'make clean   remove $(VENV) and caches; runs/ and data/ stay'
 
@@ -24,6 +25,9 @@ test: $(VENV)/dev.stamp
 	@sh tests/install_browser.sh
 	$(PYTEST) -m 'not ordeal' tests
 	@echo 'make test: all passed. Next: make demo, or CONTRIBUTING.md to change something.'
+
+fuzz: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.fuzz
 
 ordeals: $(VENV)/dev.stamp
 	@sh tests/install_slurm.sh

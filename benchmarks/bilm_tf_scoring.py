@@ -1,26 +1,34 @@
 """Held-out perplexity over those tokens alone that bilm-tf scores: it drops what its last batches do not fill.
 
+python -m benchmarks.bilm_tf_scoring CHECKPOINT HELDOUT [--lanes=256] [--threads=N] [--output=FILE]
+
+CHECKPOINT: a checkpoint, a run's folder or an exported model with softmax. HELDOUT: text, a tokenised sentence a line.
+`elmo evaluate` scores every token; this is for a comparison with what bilm-tf printed.
+
 Source: bilm-tf, test() in training.py and _get_batch() in data.py: one token of each of 256 lanes a step; a lane whose
 sentence is over takes the next one of the file; once there is none, all lanes stop where they are. On WikiText-2's
 held-out part that leaves 195,072 tokens of 216,347, which is what bilm-tf said it had scored.
 """
 
 import math
+import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.command import split_options, write_result
 from data_prep.lexicon import EOS_ID
 from data_prep.prepare import prepare
 from data_prep.shards import Split, open_dataset
 from pipeline.apply.evaluate import vocabulary_of
-from pipeline.apply.load import Trained
+from pipeline.apply.load import Trained, load_trained
 from pipeline.config import EvaluateConfig
 from pipeline.data.datamodule import evaluation_windows
 from pipeline.data.windows import BatchMaker, EvaluationWindows
 from pipeline.model.bilm import BiLM, Window
+from pipeline.train.validate import Perplexity
 
 LANES = 256  # of bilm-tf's run_test
 
@@ -42,16 +50,20 @@ def scored_tokens(sentence_tokens: list[int], lanes: int = LANES) -> list[int]:
 
 
 @torch.no_grad()
-def perplexity_as_bilm_tf_scores(trained: Trained, heldout: Path, lanes: int = LANES) -> tuple[float, int]:
-    """(perplexity of both directions, tokens scored in each). heldout: the text, a sentence a line, in its order."""
+def perplexity_as_bilm_tf_scores(trained: Trained, heldout: Path, lanes: int = LANES) -> Perplexity:
+    """Return the perplexities over the tokens scored. heldout: the text, a sentence a line, in its order."""
     with tempfile.TemporaryDirectory() as folder:
         prepare([str(heldout)], folder, heldout=0, shuffle="none", workers=1, show_progress=False)
         dataset = open_dataset(folder)
         split = dataset.splits["train"]
+        if split.num_sentences < lanes:
+            raise SystemExit(f"{heldout} has {split.num_sentences} sentences; with {lanes} lanes bilm-tf scores none")
         maker = BatchMaker(dataset.lexicon, vocabulary_of(trained, dataset), trained.config.model.max_characters)
         losses = _losses(trained.bilm, evaluation_windows(split, maker, EvaluateConfig()))
         mask = _mask(split, lanes)
-    return math.exp(float(losses[:, mask].mean())), int(mask.sum())
+    forward, backward = losses[:, mask].mean(1).tolist()
+    both = math.exp((forward + backward) / 2)
+    return Perplexity(both, math.exp(forward), math.exp(backward), int(mask.sum()), lanes)
 
 
 def _losses(bilm: BiLM, windows: EvaluationWindows) -> np.ndarray:
@@ -76,3 +88,18 @@ def _mask(split: Split, lanes: int) -> np.ndarray:
     for start, scored in zip(starts, scored_tokens((ends - starts).tolist(), lanes), strict=True):
         mask[start : start + scored] = True
     return mask
+
+
+def main(arguments: list[str]) -> None:
+    """Prints the perplexities and, with --output, writes the figures as JSON."""
+    options, names = split_options(arguments, lanes=LANES)
+    if len(names) != 2:
+        raise SystemExit("give two arguments: CHECKPOINT HELDOUT")
+    found = perplexity_as_bilm_tf_scores(load_trained(names[0]), Path(names[1]), options["lanes"])
+    print(f"{found.tokens:,} tokens scored each way, as bilm-tf does in {found.lanes} lanes")
+    print(f"perplexity forward {found.forward:.2f}, backward {found.backward:.2f}, both {found.both:.2f}")
+    write_result(options["output"], found.as_dict())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

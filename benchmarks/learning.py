@@ -24,8 +24,9 @@ import torch
 from benchmarks.bilm_tf_scoring import perplexity_as_bilm_tf_scores
 from benchmarks.command import split_options, write_result
 from data_prep.corpus import read_blocks
+from data_prep.index import INDEX
 from data_prep.prepare import prepare
-from data_prep.shards import INDEX, open_dataset
+from data_prep.shards import open_dataset
 from pipeline.apply.before_after import score
 from pipeline.apply.curves import RunCurves, read_curves
 from pipeline.apply.load import load_trained
@@ -106,11 +107,11 @@ def closer_figures(run_dir: Path, out: Path) -> dict[str, float]:
     """Over the tokens that bilm-tf scores; and over all, with the mean of the last checkpoints' weights."""
     folder = CheckpointFolder(run_dir / "checkpoints")
     last = [load_trained(str(folder.path(record))) for record in folder.records()[-_AVERAGED:]]
-    scored, tokens = perplexity_as_bilm_tf_scores(last[-1], out / "text" / "heldout.txt")
+    scored = perplexity_as_bilm_tf_scores(last[-1], out / "text" / "heldout.txt")
     for parameters in zip(*(trained.bilm.parameters() for trained in last), strict=True):
         parameters[0].copy_(torch.stack(parameters).mean(0))
     averaged = score(last[0], open_dataset(out / "data"), EvaluateConfig(), torch.device("cpu")).both
-    return {"as_bilm_tf_scores": scored, "bilm_tf_tokens": tokens, "averaged_perplexity": averaged}
+    return {"as_bilm_tf_scores": scored.both, "bilm_tf_tokens": scored.tokens, "averaged_perplexity": averaged}
 
 
 def table(found: dict[str, list[dict[str, Any]]], target: float) -> str:

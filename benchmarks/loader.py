@@ -1,7 +1,7 @@
 """Opening a dataset for training, and how fast one process makes batches of it, with what limits it.
 
 python -m benchmarks.loader data.path=DATASET [CONFIG.yaml] [key=value ...] [--lanes=32,128,384] [--seconds=3]
-    [--processes=2] [--output=FILE.json]
+    [--processes=2] [--rounds=5] [--output=FILE.json]
 
 Opening: fresh processes, all at once, each with all that a rank needs for its first batch, lexicon and vocabulary
 included. Their memory is what the opening added: a process's own, and that of mapped files, which all processes of a
@@ -9,17 +9,22 @@ node share (its share: mapped pages over the processes that map them).
 Tokens are positions of the text, each read by both directions. Raw windows: lexicon ids, inputs and targets of both
 directions. Finished batches: unique words, their characters, target ids. Received: these with the step's candidates and
 the places of both, by way of a loader process of PyTorch's, as in training.
+Checks: finished batches of an epoch whose chunks are checked when they are first read, against one without, by turns.
+The same steps are timed, as many as --seconds allow, in CPU time of the one process, which others disturb less. A
+process that stops within its chunks has paid for what it has not read yet: a short run shows more than a long one.
 """
 
 import cProfile
 import multiprocessing
 import pstats
+import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -101,6 +106,47 @@ def measure_speed(config: PretrainConfig, seconds: float) -> dict[str, float]:
     }  # fmt: skip
 
 
+def measure_checks(config: PretrainConfig, seconds: float, rounds: int) -> dict[str, Any]:
+    """CPU seconds of finished batches with chunks checked, over those without: the median of the rounds, and each.
+
+    share: of the CPU seconds of batches with checks, those within the checks; other processes disturb it least.
+    """
+    lanes, epoch = range(config.data.lanes), Text(config).windows.lanes.windows_per_epoch
+    tried = min(epoch, 200)
+    steps = min(epoch, max(3, round(seconds * tried / _spent(config, tried, False)[0])))
+    ratios, total, in_checks = [], 0.0, 0.0
+    for number in range(rounds):
+        ways = (True, False) if number % 2 else (False, True)
+        spent = {way: _spent(config, steps, way) for way in ways}
+        ratios.append(spent[True][0] / spent[False][0])
+        total, in_checks = total + spent[True][0], in_checks + spent[True][1]
+    return {
+        "lanes": len(lanes), "steps": steps, "epoch_steps": epoch, "ratio": statistics.median(ratios),
+        "ratios": ratios, "share": in_checks / total,
+    }  # fmt: skip
+
+
+def _spent(config: PretrainConfig, steps: int, with_checks: bool) -> tuple[float, float]:
+    """CPU seconds of so many finished batches, and of the checks among them."""
+    windows, in_checks = Text(config).windows, 0.0
+    split = windows._split
+    find = split.faults
+
+    def faults(index: int, ids: np.ndarray) -> list[str]:
+        nonlocal in_checks
+        begun = time.process_time()
+        found = list(find(index, ids))
+        in_checks += time.process_time() - begun
+        return found
+
+    split.faults = faults  # type: ignore[method-assign, assignment]
+    split._is_checked[:] = not with_checks  # as after a first epoch, in which all are
+    begun = time.process_time()
+    for step in range(steps):
+        windows.batch(step, range(config.data.lanes))
+    return time.process_time() - begun, in_checks
+
+
 def profile(config: PretrainConfig, seconds: float) -> list[tuple[str, float]]:
     """The functions in which finished batches take their time, each with its share, own time only."""
     windows, profiler = Text(config).windows, cProfile.Profile()
@@ -119,7 +165,7 @@ def profile(config: PretrainConfig, seconds: float) -> list[tuple[str, float]]:
 
 def main(arguments: list[str]) -> None:
     """Prints the tables and, with --output, writes the figures as JSON."""
-    options, rest = split_options(arguments, lanes="32,128,384", seconds=3.0, processes=2, threads=1)
+    options, rest = split_options(arguments, lanes="32,128,384", seconds=3.0, processes=2, threads=1, rounds=5)
     files, pairs = yaml_files(rest, "configs/original.yaml")
     sizes = [int(number) for number in options["lanes"].split(",")]
     configs = [load(PretrainConfig, [*files, *pairs, f"data.lanes={lanes}"]) for lanes in sizes]
@@ -141,11 +187,17 @@ def main(arguments: list[str]) -> None:
             f"{row['finished_tokens_per_second'] / 1e6:10.1f}{row['received_tokens_per_second'] / 1e6:10.1f}"
             f"{row['unique_share']:18.3f}"
         )
+    checks = [measure_checks(config, options["seconds"], options["rounds"]) for config in configs]
+    print("\nchecks of chunks: their share of finished batches; batches with them over those without (each round)")
+    for row in checks:
+        each = ", ".join(f"{ratio:.3f}" for ratio in row["ratios"])
+        done = f"{row['steps']} of {row['epoch_steps']} steps"
+        print(f"{row['lanes']:5} lanes, {done}{row['share']:8.2%}{row['ratio']:8.3f} ({each})")
     parts = profile(configs[len(configs) // 2], options["seconds"])
     print(f"\nwhere finished batches of {sizes[len(sizes) // 2]} lanes take their time")
     for name, share in parts:
         print(f"{share:6.1%}  {name}")
-    write_result(options["output"], {"opening": opening, "speed": speeds, "profile": dict(parts)})
+    write_result(options["output"], {"opening": opening, "speed": speeds, "checks": checks, "profile": dict(parts)})
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,6 +13,7 @@ from data_prep.files import DataError
 
 CUT_SHORT = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile)
 _MAGIC = {"gz": b"\x1f\x8b", "xz": b"\xfd7zXZ\0", "bz2": b"BZh", "zst": b"\x28\xb5\x2f\xfd"}
+_BLOCK_BYTES = 1 << 16
 _BZ2_BLOCK = (b"1AY&SY", b"\x17rE8P\x90")  # after "BZh" and a digit: no text begins with both
 
 
@@ -39,12 +41,53 @@ def open_text(path: str, file: Any) -> Any:
     if kind == "gz":
         return gzip.GzipFile(fileobj=file)
     if kind == "xz":
-        return lzma.LZMAFile(file)
+        return io.BufferedReader(_StreamReader(file, lzma.LZMADecompressor), 1 << 17)
     if kind == "bz2":
-        return bz2.BZ2File(file)
+        return io.BufferedReader(_StreamReader(file, bz2.BZ2Decompressor), 1 << 17)
     if kind == "zst":
         return io.BufferedReader(_ZstdReader(path, file), 1 << 17)
     return file
+
+
+class _StreamReader(io.RawIOBase):
+    """All streams of a .bz2 or .xz file, zero bytes between them left out.
+
+    Raises an error where the last stream is cut short, or something else follows it: the classes of the standard
+    library end in silence there, so that a damaged byte between two streams would lose all text after it.
+    """
+
+    def __init__(self, file: BinaryIO, new_stream: Callable[[], Any]) -> None:
+        self._file, self._new_stream, self._stream = file, new_stream, new_stream()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            data = b""
+            if self._stream.eof:
+                data = self._begin_next()
+                if not data:
+                    return 0
+            elif self._stream.needs_input:
+                data = self._file.read(_BLOCK_BYTES)
+                if not data:
+                    raise EOFError("the last stream does not end")
+            found = self._stream.decompress(data, len(buffer))
+            if found:
+                buffer[: len(found)] = found
+                return len(found)
+
+    def _begin_next(self) -> bytes:
+        """Return the first bytes of the next stream, none at the end of the file."""
+        data: bytes = self._stream.unused_data.lstrip(b"\0")
+        while not data:
+            block = self._file.read(_BLOCK_BYTES)
+            if not block:
+                return b""
+            data = block.lstrip(b"\0")
+        self._stream = self._new_stream()
+        return data
 
 
 class _ZstdReader(io.RawIOBase):

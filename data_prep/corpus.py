@@ -5,16 +5,29 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, BinaryIO
+
+from typing_extensions import TypedDict
 
 from data_prep.compressed import CUT_SHORT, compression_of, open_text
 from data_prep.files import DataError
+from data_prep.locations import local_path
+from data_prep.typed_json import Count
 
 STDIN = "-"
 MAX_LINE_BYTES = 16 << 20  # a file without line ends must not fill the memory
 _BLOCK_BYTES = 1 << 18  # blocks whose words fit the processor's cache are split twice as fast as large ones
 _BOM = b"\xef\xbb\xbf"
+
+
+class InputIdentity(TypedDict):
+    """A Source without its path."""
+
+    label: str
+    split: str
+    num_bytes: Count
+    mtime_ns: int
 
 
 @dataclass(frozen=True)
@@ -24,12 +37,12 @@ class Source:
     path: str
     label: str
     split: str
-    num_bytes: int
+    num_bytes: Count
     mtime_ns: int
 
-    def identity(self) -> dict[str, Any]:
-        """What tells whether the same input is given again, wherever it lies."""
-        return {name: value for name, value in asdict(self).items() if name != "path"}
+    def identity(self) -> "InputIdentity":
+        """Return what tells whether the same input is given again, wherever it lies."""
+        return {"label": self.label, "split": self.split, "num_bytes": self.num_bytes, "mtime_ns": self.mtime_ns}
 
 
 @dataclass(frozen=True)
@@ -59,6 +72,8 @@ def find_sources(inputs: Sequence[str], heldout_inputs: Sequence[str], output: s
     if not named:
         raise DataError("no input: name at least one file, glob, folder or - (standard input)")
     _refuse_duplicates([path for path, _ in named])
+    for path, _ in named:
+        _refuse_undecodable(path)
     root = _common_folder([path for path, _ in named if path != STDIN])
     sources = [_source(path, split, root) for path, split in named]
     inside = os.path.realpath(output) + os.sep
@@ -71,6 +86,7 @@ def find_sources(inputs: Sequence[str], heldout_inputs: Sequence[str], output: s
 def _expand(name: str) -> list[str]:
     if name == STDIN:
         return [name]
+    local_path(name)
     if os.path.isdir(name):
         below = [os.path.join(folder, file) for folder, _, files in os.walk(name, onerror=_refuse) for file in files]
         visible = [path for path in below if not _is_hidden(os.path.relpath(path, name))]
@@ -93,6 +109,16 @@ def _is_hidden(relative_path: str) -> bool:
 
 def _nothing(what: str) -> list[str]:
     raise DataError(f"{what}; check the spelling and the working folder ({os.getcwd()})")
+
+
+def _refuse_undecodable(path: str) -> None:
+    """A plan and an index name their inputs, in UTF-8."""
+    full = os.path.abspath(path)
+    try:
+        full.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(full).decode("utf-8", "backslashreplace")
+        raise DataError(f"input {shown} has a name that is not UTF-8; rename it") from None
 
 
 def _refuse_duplicates(paths: list[str]) -> None:

@@ -2,32 +2,40 @@
 
 import os
 import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from data_prep.clean import MARK, clean
 from data_prep.corpus import Block, Source, read_blocks
-from data_prep.files import DataError, read_json, sync_folder, write_json
+from data_prep.faults import Fault, are_enough, error_of
+from data_prep.files import DataError, sync_folder, write_json
 from data_prep.plan import Options, Plan, Unit
 from data_prep.runs import MARK_ID, RUN_TOKENS, write_run
 from data_prep.tokenizer import Tokenizer
+from data_prep.typed_json import Count, load_json
 from data_prep.workers import Report
-from data_prep.workspace import Workspace
+from data_prep.workspace import WORK_REMEDY, Workspace
+
+SKIP_REMEDY = "let elmo prep skip such lines: on_error=skip"
 
 
 @dataclass
 class UnitRecord:
-    """What a finished unit tells the later passes. skipped: [line in the unit from 0, fault]."""
+    """What a finished unit tells the later passes. skipped: [line in the unit from 0, fault].
 
-    lines: int = 0
-    empty_lines: int = 0
-    sentences: int = 0
-    words: int = 0
-    skipped: list[tuple[int, str]] = field(default_factory=list)
-    run_tokens: list[int] = field(default_factory=list)
+    repaired: control characters of running text that were replaced.
+    """
+
+    lines: Count
+    empty_lines: Count
+    sentences: Count
+    words: Count
+    repaired: Count
+    skipped: list[tuple[Count, str]]
+    run_tokens: list[Count]
 
 
 class _Ids(dict[str, int]):
@@ -99,16 +107,20 @@ class _UnitEncoder:
 
     def __init__(self, plan: Plan, unit: Unit, folder: Path) -> None:
         self.options, self.unit, self.source = plan.options, unit, plan.source_of(unit)
-        self.record = UnitRecord()
+        self.record = UnitRecord(lines=0, empty_lines=0, sentences=0, words=0, repaired=0, skipped=[], run_tokens=[])
         self._keys = _Keys(self.options, unit.number)
         self._runs = _RunBuffer(folder, self.record, self.options.shuffle == "none")
         self._tokenizer = Tokenizer(self.options.language) if self.options.tokenize else None
         self._document_tokens = 0
+        self._words_before_fault = 0
 
     def add(self, block: Block) -> None:
-        """The block's sentences are in the runs, its faults recorded or, with on_error=fail, raised."""
-        text, faults = clean(block)
-        self._note({block.first_line + line: fault for line, fault in faults.items()})
+        """The block's sentences are in the runs and its faults are recorded."""
+        if not self.record.skipped:
+            self._words_before_fault = self.record.words
+        text, faults, repaired = clean(block, self.options.tokenize)
+        self.record.repaired += repaired
+        self.record.skipped += [(block.first_line + line, fault) for line, fault in faults.items()]
         skipped = np.array([block.first_line + line for line in faults], np.int64)
         lines = np.arange(block.first_line, block.first_line + text.count("\n"))
         self.record.lines += len(lines)
@@ -117,13 +129,10 @@ class _UnitEncoder:
             lines = np.repeat(lines, sentences_a_line)
         tokens, lengths = encode_lines(text, self._runs.ids)
         too_long = lengths - 1 > self.options.max_sentence_words
-        if too_long.any():
-            self._note(
-                {
-                    int(line): self._too_long(int(length) - 1)
-                    for line, length in zip(lines[too_long], lengths[too_long], strict=True)
-                }
-            )
+        self.record.skipped += [
+            (int(line), self._too_long(int(length) - 1))
+            for line, length in zip(lines[too_long], lengths[too_long], strict=True)
+        ]
         empty = (lengths == 1) & ~np.isin(lines, skipped)
         self._keep(tokens, lengths, empty, (lengths > 1) & ~too_long)
 
@@ -156,21 +165,22 @@ class _UnitEncoder:
             "break it into sentences"
         )
 
-    def _note(self, faults: dict[int, str]) -> None:
-        if faults and self.options.on_error == "fail":
-            line, fault = next(iter(faults.items()))
-            raise DataError(
-                f"{self.source.path}, line {self._line_in_file(line):,} {fault} (or skip such lines: on_error=skip)"
-            )
-        self.record.skipped += faults.items()
-
-    def _line_in_file(self, line_in_unit: int) -> int:
-        return 1 + line_in_unit + _lines_before(self.source, self.unit.start)
+    @property
+    def has_read_enough(self) -> bool:
+        """Whether faults were found, and so much after the first one that an error can be reported."""
+        return are_enough(len(self.record.skipped), self.record.words - self._words_before_fault)
 
     def finish(self) -> UnitRecord:
         """All runs are written; returns the unit's record."""
         self._runs.flush()
         return self.record
+
+
+def faults_of(plan: Plan, unit: Unit, record: UnitRecord) -> list[Fault]:
+    """Return what is wrong with the unit's lines, by their numbers in the file."""
+    source = plan.source_of(unit)
+    before = _lines_before(source, unit.start) if unit.start and record.skipped else 0
+    return [Fault(source.path, before + line + 1, what) for line, what in record.skipped]
 
 
 def _lines_before(source: Source, position: int) -> int:
@@ -182,17 +192,24 @@ def _lines_before(source: Source, position: int) -> int:
 
 
 def encode_unit(output: Path, number: int, report: Report) -> None:
-    """Unit `number` of the plan is encoded and recorded; one that was recorded before is left alone."""
+    """Unit `number` of the plan is encoded and recorded; one that was recorded before is left alone.
+
+    Lines at fault are left out and recorded, whatever on_error says: it decides over records (FaultWatch). Only a unit
+    that is long, or full of faults, is not read to its end with on_error=fail, and raises DataError.
+    """
     work = Workspace(output)
     if work.unit_record(number).exists():
         return
     plan = Plan.load(work.plan)
     temporary, folder = work.temporary_folder(f"unit-{number:06d}"), work.unit_folder(number)
     try:
-        encoder = _UnitEncoder(plan, plan.units[number], temporary)
-        for block, num_bytes in _blocks(plan, plan.units[number]):
+        unit = plan.units[number]
+        encoder = _UnitEncoder(plan, unit, temporary)
+        for block, num_bytes in _blocks(plan, unit):
             encoder.add(block)
             report(num_bytes, encoder.record.words)
+            if plan.options.on_error == "fail" and encoder.has_read_enough:
+                raise error_of(faults_of(plan, unit, encoder.record), SKIP_REMEDY)
         record = encoder.finish()
         shutil.rmtree(folder, ignore_errors=True)  # in place but not recorded: a run was killed in between
         os.replace(temporary, folder)
@@ -208,5 +225,36 @@ def _blocks(plan: Plan, unit: Unit) -> Iterator[tuple[Block, int]]:
 
 
 def read_record(work: Workspace, number: int) -> UnitRecord:
-    """The record of a finished unit."""
-    return UnitRecord(**read_json(work.unit_record(number)))
+    """Return the record of a finished unit."""
+    record: UnitRecord = load_json(work.unit_record(number), UnitRecord, WORK_REMEDY)
+    return record
+
+
+class FaultWatch:
+    """End pass 1 with one error that lists the faults of all units, if on_error=fail. Encoded units stay encoded."""
+
+    def __init__(self, work: Workspace, plan: Plan) -> None:
+        self._work, self._plan = work, plan
+        self._fails = plan.options.on_error == "fail"
+        self._found: list[Fault] = []
+        self._words = 0
+
+    def check(self, units: Iterable[Unit]) -> None:
+        """Raise DataError if faults are known of these units, which are encoded."""
+        for unit in units:
+            self.unit_ended(unit.number)
+        self.pass_ended()
+
+    def unit_ended(self, number: int) -> None:
+        """Note the unit's faults; raise DataError if faults are known and enough was read after the first one."""
+        if self._fails:
+            record = read_record(self._work, number)
+            self._words += record.words if self._found else 0
+            self._found += faults_of(self._plan, self._plan.units[number], record)
+            if are_enough(len(self._found), self._words):
+                self.pass_ended()
+
+    def pass_ended(self) -> None:
+        """Raise DataError if faults are known."""
+        if self._found:
+            raise error_of(self._found, SKIP_REMEDY)

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import xxhash
 
+NPY_HEADER_BYTES = 128  # of the arrays that save_npy writes here, which have one dimension or two
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -24,7 +26,7 @@ class DataError(ValueError):
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Yield a file that becomes `path` when the block ends well, durably, and leaves nothing when it does not."""
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    aside = _name_aside(path)
     try:
         with os.fdopen(_create(aside), "wb") as file:
             yield file
@@ -42,7 +44,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a path aside that becomes `path` as in `atomic_file`, for a library that opens the file itself."""
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    aside = _name_aside(path)
     try:
         handle = _create(aside)
         mode = stat.S_IMODE(os.fstat(handle).st_mode)
@@ -94,26 +96,30 @@ def save_npy(file: BinaryIO | io.BytesIO, array: np.ndarray) -> None:
     file.write(contiguous.data if contiguous.size else b"")
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file, or DataError if the file is not JSON."""
+def map_npy(path: Path, dtype: type[np.generic], ndim: int = 1) -> np.ndarray:
+    """Return a .npy file as a read-only memory map of `ndim` dimensions. Raises DataError if it is not that."""
     try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}); prepare the dataset again with overwrite=true") from error
-
-
-def map_npy(path: Path, dtype: type[np.generic]) -> np.ndarray:
-    """A .npy file as a read-only memory map of one dimension, or DataError if it is not that."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise DataError(f"{path} is damaged ({error}); copy or prepare the dataset again") from error
-    if array.dtype != dtype or array.ndim != 1:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except OSError:
+        raise
+    except Exception as error:  # the header is parsed as Python: SyntaxError, TokenError, OverflowError, ...
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{path} is damaged ({reason}); copy or prepare the dataset again") from error
+    if array.dtype != dtype or array.ndim != ndim:
         raise DataError(
-            f"{path} holds {array.dtype} of shape {array.shape}, not a row of {np.dtype(dtype)}; "
+            f"{path} holds {array.dtype} of shape {array.shape}, not {np.dtype(dtype)} of {ndim} dimensions; "
             "copy or prepare the dataset again"
         )
     return array
+
+
+def xxh3_64_of(path: Path) -> str:
+    """Return the file's XXH3-64 as 16 hexadecimal digits: it finds damage at ten times the speed of SHA-256."""
+    digest = xxhash.xxh3_64()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def sha256_of(path: Path) -> str:
@@ -156,6 +162,13 @@ def describe_os_error(error: OSError) -> str:
             "command again: finished parts are kept"
         )
     return f"{where}: {error.strerror or error}; see to it and run the same command again: finished parts are kept"
+
+
+def _name_aside(path: Path) -> Path:
+    """Return the name under which the content of `path` is written first. Raises DataError for a device or a pipe."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise DataError(f"{path} is no regular file (a device or a pipe), and would be replaced by one; name a file")
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def _create(path: Path) -> int:

@@ -4,7 +4,7 @@ Ids 0, 1, 2 are <S>, </S>, <UNK>; then come all words by falling count in the tr
 UTF-8 bytes, so that any prefix of the lexicon is the vocabulary of the most frequent words.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -12,13 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.files import DataError, atomic_file, map_npy, write_npy
+from data_prep.files import NPY_HEADER_BYTES, DataError, atomic_file, map_npy, write_npy, xxh3_64_of
 
 BOS_ID, EOS_ID, UNK_ID = 0, 1, 2
 SPECIALS = ("<S>", "</S>", "<UNK>")
 TSV, UTF8, OFFSETS, COUNTS = "lexicon.tsv", "lexicon.utf8.npy", "lexicon.offsets.npy", "lexicon.counts.npy"
 FILES = (TSV, UTF8, OFFSETS, COUNTS)
 _LINES_A_BLOCK = 1 << 16
+
+
+def file_sizes(types: int) -> dict[str, int]:
+    """Return the bytes of those lexicon files whose size follows from the number of types."""
+    return {OFFSETS: NPY_HEADER_BYTES + 8 * (types + 1), COUNTS: NPY_HEADER_BYTES + 8 * types}
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,17 @@ class Lexicon:
         """The spelling of a word id, 0 <= index < len."""
         if not 0 <= index < len(self):
             raise IndexError(f"word id {index} is not in 0..{len(self) - 1}")
-        return self.utf8[self.offsets[index] : self.offsets[index + 1]].tobytes().decode()
+        try:
+            return self.utf8[self.offsets[index] : self.offsets[index + 1]].tobytes().decode()
+        except UnicodeDecodeError as error:
+            raise _damaged(self.folder, f"a word is not UTF-8: {error}") from error
 
     def words(self, start: int = 0, stop: int | None = None) -> list[str]:
         """The spellings of ids start..stop-1 (stop None: to the end)."""
-        return [word.decode() for word in self.words_utf8(start, stop)]
+        try:
+            return [word.decode() for word in self.words_utf8(start, stop)]
+        except UnicodeDecodeError as error:
+            raise _damaged(self.folder, f"a word is not UTF-8: {error}") from error
 
     def words_utf8(self, start: int = 0, stop: int | None = None) -> list[bytes]:
         """The spellings of ids start..stop-1 as UTF-8."""
@@ -81,16 +92,25 @@ class Lexicon:
             file.writelines(self.tsv_blocks())
 
     @classmethod
-    def open(cls, folder: Path) -> "Lexicon":
-        """The lexicon in `folder`, memory-mapped: nothing is read until it is asked for."""
+    def open(cls, folder: Path, checksums: Mapping[str, str] | None = None) -> "Lexicon":
+        """Return the lexicon in `folder`, memory-mapped. checksums: XXH3-64 of its files by name, to be checked first.
+
+        Raises DataError for files that are damaged or do not belong together.
+        """
+        for name in (UTF8, OFFSETS, COUNTS):
+            if checksums is not None and xxh3_64_of(folder / name) != checksums[name]:
+                raise _damaged(folder / name, "its checksum is not the one in the index")
         lexicon = cls(
             map_npy(folder / UTF8, np.uint8),
             map_npy(folder / OFFSETS, np.int64),
             map_npy(folder / COUNTS, np.int64),
             folder,
         )
-        if len(lexicon.offsets) != len(lexicon) + 1 or lexicon.offsets[-1] != len(lexicon.utf8):
-            raise DataError(f"the lexicon files in {folder} do not belong together; copy or prepare the dataset again")
+        offsets = lexicon.offsets
+        if len(lexicon) < len(SPECIALS) or len(offsets) != len(lexicon) + 1 or offsets[-1] != len(lexicon.utf8):
+            raise _damaged(folder, "the lexicon files do not belong together")
+        if offsets[0] != 0 or np.any(offsets[1:] < offsets[:-1]) or lexicon.counts.min() < 0:
+            raise _damaged(folder, f"offsets in {OFFSETS} fall, or counts in {COUNTS} are negative")
         return lexicon
 
     @classmethod
@@ -104,3 +124,7 @@ class Lexicon:
         offsets = np.zeros(len(spellings) + 1, np.int64)
         np.cumsum([len(word) for word in spellings], out=offsets[1:])
         return cls(np.frombuffer(b"".join(spellings), np.uint8), offsets, np.asarray(counts, np.int64))
+
+
+def _damaged(where: Path | None, what: str) -> DataError:
+    return DataError(f"{where or 'the lexicon'} is damaged ({what}); copy or prepare the dataset again")

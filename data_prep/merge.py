@@ -1,21 +1,23 @@
 """Pass 2: the runs' lexicons become one, and the shards are dealt. One process; it reads types, not text."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from data_prep.deal import Bounds, deal
 from data_prep.encode import UnitRecord, read_record
-from data_prep.files import DataError, atomic_file, read_json, sha256_of, write_json, write_npy
+from data_prep.files import DataError, atomic_file, map_npy, sha256_of, write_json, write_npy, xxh3_64_of
+from data_prep.index import FileEntry, LexiconEntry
 from data_prep.lexicon import EOS_ID, SPECIALS, UNK_ID, Lexicon
 from data_prep.lexicon import FILES as LEXICON_FILES
 from data_prep.plan import Plan
 from data_prep.runs import Run
+from data_prep.summary import Figures
+from data_prep.typed_json import Count, load_json
 from data_prep.workers import Report
-from data_prep.workspace import SKIPPED, Workspace
+from data_prep.workspace import SKIPPED, WORK_REMEDY, Workspace
 
 VOCABULARY_SIZES = (10_000, 50_000, 100_000, 200_000, 500_000, 793_471)
 CUT_BYTES = 48  # of a word's UTF-8: what the 50 character ids of ELMo hold besides begin and end of word
@@ -27,9 +29,9 @@ _LISTED_FAULTS = 20
 class MergeRecord:
     """What pass 2 found out: the lexicon's entry in the index, figures for the summary, shards of each split."""
 
-    lexicon: dict[str, Any]
-    figures: dict[str, Any]
-    shards: dict[str, int] = field(default_factory=dict)
+    lexicon: LexiconEntry
+    figures: Figures
+    shards: dict[str, Count]
 
 
 class _Ids(dict[bytes, int]):
@@ -72,12 +74,13 @@ def _merge(
     figures = _figures(plan, records, bounds) | _lexicon_figures(lexicon, heldout_counts)
     _write_skipped(work, plan, records)
     shards = {split: bound.num_shards for split, bound in bounds.items()}
-    write_json(work.merge_record, asdict(MergeRecord(_lexicon_entry(work.output, lexicon), figures, shards)))
+    write_json(work.merge_record, asdict(MergeRecord(lexicon_entry(work.output, lexicon), figures, shards)))
 
 
 def read_merge_record(work: Workspace) -> MergeRecord:
-    """The record that merge() wrote."""
-    return MergeRecord(**read_json(work.merge_record))
+    """Return the record that merge() wrote."""
+    record: MergeRecord = load_json(work.merge_record, MergeRecord, WORK_REMEDY)
+    return record
 
 
 def write_bounds(work: Workspace, split: str, bounds: Bounds) -> None:
@@ -87,8 +90,8 @@ def write_bounds(work: Workspace, split: str, bounds: Bounds) -> None:
 
 
 def read_bounds(work: Workspace, split: str) -> Bounds:
-    """The bounds of a split's shards."""
-    sentences, tokens = np.load(work.bounds / f"{split}.npy", mmap_mode="r")
+    """Return the bounds of a split's shards."""
+    sentences, tokens = map_npy(work.bounds / f"{split}.npy", np.int64, ndim=3)
     return Bounds(sentences, tokens)
 
 
@@ -149,14 +152,20 @@ def _order(words: list[bytes], train: np.ndarray, heldout: np.ndarray) -> np.nda
     return order[[words[i] != _UNK for i in order.tolist()]] if _UNK in words else order
 
 
-def _lexicon_entry(output: Path, lexicon: Lexicon) -> dict[str, Any]:
-    files = {
-        name: {"bytes": (output / name).stat().st_size, "sha256": sha256_of(output / name)} for name in LEXICON_FILES
+def lexicon_entry(output: Path, lexicon: Lexicon) -> LexiconEntry:
+    """Return the entry in index.json of a lexicon that was written into `output`."""
+    files: dict[str, FileEntry] = {
+        name: {
+            "bytes": (output / name).stat().st_size,
+            "sha256": sha256_of(output / name),
+            "xxh3_64": xxh3_64_of(output / name),
+        }
+        for name in LEXICON_FILES
     }
     return {"types": len(lexicon), "files": files}
 
 
-def _figures(plan: Plan, records: Sequence[UnitRecord], bounds: dict[str, Bounds]) -> dict[str, Any]:
+def _figures(plan: Plan, records: Sequence[UnitRecord], bounds: dict[str, Bounds]) -> Figures:
     skipped = _skipped_lines(plan, records)
     read_by_source = {source.label: 0 for source in plan.sources}
     for unit, record in zip(plan.units, records, strict=True):
@@ -166,13 +175,14 @@ def _figures(plan: Plan, records: Sequence[UnitRecord], bounds: dict[str, Bounds
         "empty_lines": sum(record.empty_lines for record in records),
         "sentences": {split: bound.num_sentences for split, bound in bounds.items()},
         "words": {split: bound.num_tokens - bound.num_sentences for split, bound in bounds.items()},
+        "repaired_characters": sum(record.repaired for record in records),
         "skipped_lines": len(skipped),
         "first_skipped": [f"{label}:{line}: {fault}" for label, line, fault in skipped[:_LISTED_FAULTS]],
         "inputs_without_text": sorted(label for label, number in read_by_source.items() if not number),
     }
 
 
-def _lexicon_figures(lexicon: Lexicon, heldout: np.ndarray) -> dict[str, Any]:
+def _lexicon_figures(lexicon: Lexicon, heldout: np.ndarray) -> Figures:
     counts = {"train": np.array(lexicon.counts), "heldout": heldout}
     is_cut = lexicon.byte_lengths() > CUT_BYTES
     words = {split: int(count[UNK_ID:].sum()) for split, count in counts.items()}

@@ -5,15 +5,20 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
 
 from data_prep.compressed import compression_of
-from data_prep.corpus import STDIN, Source
-from data_prep.files import DataError, read_json, write_json
+from data_prep.corpus import STDIN, InputIdentity, Source
+from data_prep.files import DataError, write_json
+from data_prep.typed_json import Count, load_json
+from data_prep.workspace import WORK_REMEDY
 
 UNIT_BYTES = 64 << 20  # of a large plain file: some 12 M words, ten seconds of work
 _LINE_END, _EMPTY_LINE = re.compile(rb"\n"), re.compile(rb"\n[ \t\r]*\n")
 SHUFFLES, ON_ERROR = ("sentences", "documents", "none"), ("fail", "skip")
+_VERSION = 2  # of what units hold: work of another version is not continued
 
 
 @dataclass(frozen=True)
@@ -64,10 +69,24 @@ def _at_least(name: str, value: float, least: int) -> None:
 class Unit:
     """A part of the input that one process encodes: bytes start..stop of a source (stop None: to its end)."""
 
-    number: int
-    source: int
-    start: int
-    stop: int | None
+    number: Count
+    source: Count
+    start: Count
+    stop: Count | None
+
+
+class Identity(TypedDict):
+    """What a rerun must share to continue a preparation: options and inputs, wherever those lie."""
+
+    options: dict[str, Any]
+    inputs: list[InputIdentity]
+
+
+class _SavedPlan(TypedDict):
+    version: Literal[2]
+    options: Options
+    sources: list[Source]
+    units: list[Unit]
 
 
 @dataclass(frozen=True)
@@ -91,30 +110,28 @@ class Plan:
         """The unit's bytes in its file (compressed ones where it is compressed)."""
         return (self.source_of(unit).num_bytes if unit.stop is None else unit.stop) - unit.start
 
-    def identity(self) -> dict[str, Any]:
-        """What a rerun must share to continue this preparation: options and inputs, wherever those lie."""
+    def identity(self) -> Identity:
+        """What a rerun must share to continue this preparation."""
         return {"options": asdict(self.options), "inputs": [source.identity() for source in self.sources]}
 
     def save(self, path: Path) -> None:
         """The plan is in a file that load() reads."""
-        write_json(
-            path,
-            {
-                "options": asdict(self.options),
-                "sources": [asdict(s) for s in self.sources],
-                "units": [asdict(u) for u in self.units],
-            },
-        )
+        write_json(path, {"version": _VERSION, **asdict(self)})
 
     @classmethod
     def load(cls, path: Path) -> "Plan":
         """The plan that save() wrote."""
-        saved = read_json(path)
-        return cls(
-            Options(**saved["options"]),
-            [Source(**s) for s in saved["sources"]],
-            [Unit(**u) for u in saved["units"]],
-        )
+        saved = load_json(path, _SavedPlan, WORK_REMEDY)
+        plan = cls(saved["options"], saved["sources"], saved["units"])
+        if any(unit.number != i or unit.source >= len(plan.sources) for i, unit in enumerate(plan.units)):
+            raise DataError(f"{path} is damaged (its units are not in order, or of no source); {WORK_REMEDY}")
+        return plan
+
+
+def load_identity(path: Path) -> Identity:
+    """Return the identity of a finished dataset's preparation."""
+    identity: Identity = load_json(path, Identity, WORK_REMEDY)
+    return identity
 
 
 def make_plan(sources: list[Source], options: Options) -> Plan:
@@ -150,12 +167,12 @@ def _after_next(pattern: re.Pattern[bytes], read: Any, position: int) -> int:
     return position
 
 
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two identities, as "name: before -> now"."""
+def differences(before: Identity, now: Identity, except_for: Sequence[str] = ()) -> list[str]:
+    """What differs between two identities, as "name: before -> now". except_for: options that may differ."""
     found = [
         f"{field.name}: {before['options'].get(field.name)} -> {now['options'][field.name]}"
         for field in fields(Options)
-        if before["options"].get(field.name) != now["options"][field.name]
+        if field.name not in except_for and before["options"].get(field.name) != now["options"][field.name]
     ]
     old, new = ({(i["split"], i["label"]): i for i in identity["inputs"]} for identity in (before, now))
     found += [f"{split} input {label} was not there before" for split, label in new if (split, label) not in old]
@@ -165,6 +182,6 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         for split, label in new
         if (split, label) in old and old[split, label] != new[split, label]
     ]
-    if not found and before != now:
+    if not found and before["inputs"] != now["inputs"]:
         found.append("the order of the inputs")
     return found

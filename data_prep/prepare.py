@@ -8,19 +8,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from data_prep.assemble import assemble_shard
 from data_prep.corpus import STDIN, find_sources
-from data_prep.encode import encode_unit, read_record
-from data_prep.files import DataError, describe_os_error, read_json, write_json
+from data_prep.encode import FaultWatch, encode_unit, read_record
+from data_prep.files import DataError, describe_os_error, write_json
+from data_prep.index import FORMAT, SPLITS, VERSION, Index, ShardEntry, SplitEntry, fingerprint_of, read_index
+from data_prep.locations import local_path
 from data_prep.merge import merge, read_merge_record
-from data_prep.plan import Options, Plan, differences, make_plan
+from data_prep.plan import Identity, Options, Plan, differences, load_identity, make_plan
 from data_prep.progress import Progress
-from data_prep.shards import FORMAT, SPLITS, VERSION, fingerprint_of
-from data_prep.summary import Summary
+from data_prep.summary import Made, Summary
+from data_prep.typed_json import load_json
 from data_prep.workers import num_workers, run_tasks
-from data_prep.workspace import Workspace
+from data_prep.workspace import WORK_REMEDY, Workspace
 
 Step = Literal["encode", "merge", "shard"]
 STEPS: tuple[Step, ...] = ("encode", "merge", "shard")
@@ -67,13 +69,13 @@ def prepare(
         heldout, tokenize, language, shuffle, seed, on_error, max_sentence_words, shard_tokens, chunk_tokens
     )
     _check_call(options, inputs, heldout_inputs, overwrite, step, task, tasks)
-    work = Workspace(Path(output))
+    work = Workspace(local_path(output, "output"))
     processes = num_workers(workers)
     try:
         with work.locked(shared=step is not None):
             plan = make_plan(find_sources(inputs, heldout_inputs, str(output)), options)
             if _is_finished(work, plan, overwrite):
-                return Summary.from_index(str(output), read_json(work.index), already_done=True)
+                return Summary.from_index(str(output), read_index(work.output), already_done=True)
             _begin(work, plan, overwrite, alone=step is None)
             try:
                 for one in STEPS if step is None else (step,):
@@ -121,15 +123,17 @@ def _is_finished(work: Workspace, plan: Plan, overwrite: bool) -> bool:
             f"{work.output} holds a dataset, and whether standard input is what it was made of cannot be "
             "known; use overwrite=true or another output folder"
         )
-    _refuse_other(work, read_json(work.identity) if work.identity.exists() else None, plan, "a finished dataset")
+    before = load_identity(work.identity) if work.identity.exists() else None
+    skipped = Summary.from_index(str(work.output), read_index(work.output)).skipped_lines
+    _refuse_other(work, before, plan, "a finished dataset", except_for=() if skipped else ("on_error",))
     work.clear_work()
     return True
 
 
-def _refuse_other(work: Workspace, before: dict[str, Any] | None, plan: Plan, what: str) -> None:
+def _refuse_other(work: Workspace, before: Identity | None, plan: Plan, what: str, except_for: Sequence[str]) -> None:
     if before is None:
         raise DataError(f"{work.output} holds {what} of unknown options; use overwrite=true or another output folder")
-    if found := differences(before, plan.identity()):
+    if found := differences(before, plan.identity(), except_for):
         raise DataError(
             f"{work.output} holds {what} made otherwise ({'; '.join(found[:5])}); repeat those, or use "
             "overwrite=true or another output folder"
@@ -145,10 +149,9 @@ def _begin(work: Workspace, plan: Plan, overwrite: bool, alone: bool) -> None:
     work.folder.mkdir(parents=True, exist_ok=True)
     if alone:
         work.clear_temporaries()
-    if work.plan.exists():
-        _refuse_other(work, Plan.load(work.plan).identity(), plan, "an unfinished preparation")
-    else:
-        plan.save(work.plan)
+    if work.plan.exists():  # on_error decides over the records of units, not over what they hold
+        _refuse_other(work, Plan.load(work.plan).identity(), plan, "an unfinished preparation", ("on_error",))
+    plan.save(work.plan)  # the text may lie elsewhere now
 
 
 def _encode(work: Workspace, plan: Plan, workers: int, show: bool, task: int, tasks: int) -> None:
@@ -157,11 +160,15 @@ def _encode(work: Workspace, plan: Plan, workers: int, show: bool, task: int, ta
     done = [unit for unit in mine if unit not in todo]
     before = (sum(map(plan.num_bytes, done)), sum(read_record(work, unit.number).words for unit in done))
     total = 0 if plan.has_stdin else sum(map(plan.num_bytes, mine))
+    faults = FaultWatch(work, plan)
+    faults.check(done)
     progress = Progress("1/3 reading", total, show)
     if plan.has_stdin:
         workers = 1  # only this process has it
     todo.sort(key=plan.num_bytes, reverse=True)  # a large compressed file last would leave the others idle
-    run_tasks(encode_unit, [(work.output, unit.number) for unit in todo], workers, progress, before)
+    arguments = [(work.output, unit.number) for unit in todo]
+    run_tasks(encode_unit, arguments, workers, progress, before, lambda _, number: faults.unit_ended(number))
+    faults.pass_ended()
 
 
 def _merge(work: Workspace, plan: Plan, workers: int, show: bool, task: int, tasks: int) -> None:
@@ -170,6 +177,7 @@ def _merge(work: Workspace, plan: Plan, workers: int, show: bool, task: int, tas
             f"{len(missing)} of {len(plan.units)} units are not encoded (the first: {missing[0]}); run "
             "step=encode for all tasks first"
         )
+    FaultWatch(work, plan).check(plan.units)
     num_runs = sum(len(read_record(work, unit.number).run_tokens) for unit in plan.units)
     if task == 0:
         run_tasks(merge, [(work.output,)], 1, Progress("2/3 lexicon", num_runs, show))
@@ -204,7 +212,7 @@ def _finish(work: Workspace, plan: Plan, begun: float) -> Summary:
     """The index is written if all shards are there; returns the summary, or one that says what is missing."""
     location = str(work.output)
     if work.index.exists():  # another task of the array was as quick
-        return Summary.from_index(location, read_json(work.index), time.monotonic() - begun)
+        return Summary.from_index(location, read_index(work.output), time.monotonic() - begun)
     encoded = sum(work.unit_record(unit.number).exists() for unit in plan.units)
     if not work.merge_record.exists():
         after = "step=merge" if encoded == len(plan.units) else "step=encode for those left"
@@ -225,18 +233,21 @@ def _finish(work: Workspace, plan: Plan, begun: float) -> Summary:
     return Summary.from_index(location, index, time.monotonic() - begun)
 
 
-def _index(work: Workspace, plan: Plan) -> dict[str, Any]:
+def _index(work: Workspace, plan: Plan) -> Index:
     record = read_merge_record(work)
-    splits = {}
+    splits: dict[str, SplitEntry] = {}
     for split in SPLITS:
-        shards = [read_json(work.shard_record(split, number)) for number in range(record.shards.get(split, 0))]
+        shards: list[ShardEntry] = [
+            load_json(work.shard_record(split, number), ShardEntry, WORK_REMEDY)
+            for number in range(record.shards.get(split, 0))
+        ]
         if shards:
             splits[split] = {
                 "tokens": sum(shard["tokens"] for shard in shards),
                 "sentences": sum(shard["sentences"] for shard in shards),
                 "shards": shards,
             }
-    made = {
+    made: Made = {
         "options": asdict(plan.options),
         "inputs": [{"name": source.label, "bytes": source.num_bytes, "split": source.split} for source in plan.sources],
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.files import atomic_file, write_bytes, write_npy
+from data_prep.files import atomic_file, map_npy, write_bytes, write_npy
 
 RUN_TOKENS = 8 << 20  # bounds the memory of a worker; with it a run's ids fit 24 bits
 MARK_ID = 0  # local id of a sentence's end
@@ -26,18 +26,18 @@ class Run:
     @property
     def lengths(self) -> np.ndarray:
         """(sentences,) uint32: tokens of each sentence, its end mark included."""
-        return np.load(self.folder / "lengths.npy", mmap_mode="r")
+        return map_npy(self.folder / "lengths.npy", np.uint32)
 
     @property
     def keys(self) -> np.ndarray | None:
         """(sentences,) uint64, ascending; None where the text's order is kept."""
         path = self.folder / "keys.npy"
-        return np.load(path, mmap_mode="r") if path.exists() else None
+        return map_npy(path, np.uint64) if path.exists() else None
 
     @property
     def counts(self) -> np.ndarray:
         """(local types,) int64: occurrences of each local id in the run."""
-        return np.load(self.folder / "counts.npy")
+        return np.array(map_npy(self.folder / "counts.npy", np.int64))
 
     def words(self) -> list[bytes]:
         """(local types - 1): the spellings of local ids 1, 2, ..."""
@@ -59,7 +59,7 @@ class Run:
 
     def read_map(self) -> np.ndarray:
         """(local types,) int32: what write_map() was last given."""
-        return np.load(self.folder / "map.npy")
+        return np.array(map_npy(self.folder / "map.npy", np.int32))
 
 
 def write_run(

@@ -4,26 +4,24 @@ A shard is a tar; its member KEY.tokens.npy is one chunk: int32 lexicon ids of w
 EOS_ID. index.json says where each chunk's ids lie in the tar, so that a chunk is a view into a memory map.
 """
 
-import hashlib
 import io
 import mmap
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
-from data_prep.files import DataError, HashingFile, atomic_file, read_json, save_npy
-from data_prep.lexicon import FILES as LEXICON_FILES
-from data_prep.lexicon import Lexicon
+from data_prep.files import DataError, HashingFile, atomic_file, save_npy
+from data_prep.index import TAR_HEADER_BYTES, Chunk, Index, ShardEntry, SplitEntry, chunk_numbers, files_in, read_index
+from data_prep.lexicon import EOS_ID, Lexicon
+from data_prep.locations import is_url, local_path
 
-INDEX = "index.json"
-FORMAT, VERSION = "elmo-pipeline dataset", 1
-SPLITS = ("train", "heldout")
-_TAR_HEADER_BYTES = 512
 _MAX_OPEN_MAPS = 64
 
 
@@ -32,36 +30,23 @@ def shard_name(split: str, number: int) -> str:
     return f"{split}-{number:06d}.tar"
 
 
-def fingerprint_of(lexicon: dict[str, Any], splits: dict[str, Any]) -> str:
-    """SHA-256 (hex) over what determines the content: format version, lexicon, and each shard's hash and counts.
-
-    lexicon and splits are those of index.json. Neither names nor dates nor options enter.
-    """
-    digest = hashlib.sha256(f"{FORMAT} {VERSION}\n".encode())
-    digest.update("".join(f"{name} {lexicon['files'][name]['sha256']}\n" for name in LEXICON_FILES).encode())
-    for split in sorted(splits):
-        for shard in splits[split]["shards"]:
-            digest.update(f"{split} {shard['sha256']} {shard['tokens']} {shard['sentences']}\n".encode())
-    return digest.hexdigest()
-
-
-def write_shard(folder: Path, split: str, number: int, chunks: Iterable[tuple[np.ndarray, int]]) -> dict[str, Any]:
-    """A shard is in `folder`, whole; returns its entry for index.json.
+def write_shard(folder: Path, split: str, number: int, chunks: Iterable[tuple[np.ndarray, int]]) -> ShardEntry:
+    """Write a whole shard into `folder` and return its entry for index.json.
 
     chunks: pairs of int32 token ids and the number of sentences they hold. The same chunks give the same bytes.
     """
     import webdataset  # pulls in torch where that is installed: seconds that only the writer should pay
 
-    entries: list[list[int]] = []
+    entries: list[Chunk] = []
     with atomic_file(folder / shard_name(split, number)) as file:
         hashing = HashingFile(file)
         with webdataset.TarWriter(hashing, user="", group="", mtime=0, encoder=False) as tar:
             for tokens, num_sentences in chunks:
                 member = _npy_bytes(tokens)
-                data_at = tar.tarstream.offset + _TAR_HEADER_BYTES + len(member) - tokens.nbytes
+                data_at = tar.tarstream.offset + TAR_HEADER_BYTES + len(member) - tokens.nbytes
                 key = f"{split}-{number:06d}-{len(entries):06d}"
                 tar.write({"__key__": key, "tokens.npy": member})
-                entries.append([data_at, len(tokens), num_sentences])
+                entries.append((data_at, len(tokens), num_sentences, xxhash.xxh3_64_hexdigest(tokens.data)))
     return {
         "file": shard_name(split, number),
         "bytes": hashing.written,
@@ -87,7 +72,7 @@ class Split:
     """One split's chunks, in the dataset's order, as views into memory-mapped shards.
 
     chunk_tokens, chunk_shard (chunks,) int64: the tokens of each chunk (</S> included) and its shard's number.
-    A Split can be pickled and forked: maps are opened where they are used.
+    A Split can be pickled and forked: maps are opened, and chunks checked, where they are used.
     """
 
     name: str
@@ -95,10 +80,16 @@ class Split:
     num_sentences: int
     chunk_tokens: np.ndarray
     chunk_shard: np.ndarray
+    _num_types: int
     _chunk_offset: np.ndarray
-    _shard_files: list[str]
+    _checksums: np.ndarray
+    _shards: list[tuple[str, int]]  # name and bytes
     _locate: Locate
     _maps: "OrderedDict[int, mmap.mmap]" = field(default_factory=OrderedDict)
+    _is_checked: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._is_checked = np.zeros(self.num_chunks, bool)
 
     @property
     def num_chunks(self) -> int:
@@ -106,41 +97,74 @@ class Split:
         return len(self.chunk_tokens)
 
     def chunk(self, index: int) -> np.ndarray:
-        """(chunk_tokens[index],) int32, read-only: the ids of chunk `index`, a view into the shard's map."""
+        """(chunk_tokens[index],) int32, read-only: the ids of chunk `index`, a view into the shard's map.
+
+        Raises DataError for a damaged one. It is checked when this process first reads it, and trusted from then on.
+        """
+        ids = self.view(index)
+        if not self._is_checked[index]:
+            for fault in self.faults(index, ids):
+                raise DataError(
+                    f"{self._path(index)}, chunk {index} of {self.name} {fault}; run `elmo prep verify` on the dataset "
+                    "and copy the shard again, or delete this file if it is a copy in a cache or stage folder"
+                )
+            self._is_checked[index] = True
+        return ids
+
+    def view(self, index: int) -> np.ndarray:
+        """Return what `chunk` returns, unchecked."""
         shard = self._map(int(self.chunk_shard[index]))
         return np.frombuffer(shard, np.int32, int(self.chunk_tokens[index]), int(self._chunk_offset[index]))
+
+    def faults(self, index: int, ids: np.ndarray) -> Iterator[str]:
+        """What is wrong with the ids of chunk `index`: one sentence at most, as checked from the worst on."""
+        if xxhash.xxh3_64_intdigest(ids.data) != int(self._checksums[index]):
+            yield "has changed: its checksum is not the one in the index"
+        elif ids.view(np.uint32).max() >= self._num_types:  # one pass, in which negative ids are large ones
+            yield f"holds ids outside 1..{self._num_types - 1}"
+        elif ids[-1] != EOS_ID:
+            yield "does not end with a sentence's end"
 
     def chunk_offset(self, index: int) -> int:
         """Where the chunk's ids begin in its shard, in bytes."""
         return int(self._chunk_offset[index])
 
+    def _path(self, index: int) -> Path:
+        return self._locate(self._shards[self.chunk_shard[index]][0])
+
     def _map(self, number: int) -> mmap.mmap:
         if number in self._maps:
             self._maps.move_to_end(number)
             return self._maps[number]
-        with open(self._locate(self._shard_files[number]), "rb") as file:
-            self._maps[number] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        name, num_bytes = self._shards[number]
+        path = self._locate(name)
+        check_size(path, num_bytes)
+        with readable(path), open(path, "rb") as file:
+            self._maps[number] = mmap.mmap(file.fileno(), num_bytes, access=mmap.ACCESS_READ)
         while len(self._maps) > _MAX_OPEN_MAPS:
             self._maps.popitem(last=False)  # chunks handed out keep their map alive
         return self._maps[number]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": OrderedDict()}
+        return {**self.__dict__, "_maps": OrderedDict(), "_is_checked": np.zeros_like(self._is_checked)}
 
     @classmethod
-    def from_index(cls, name: str, entry: dict[str, Any], locate: Locate) -> "Split":
-        """The split that index.json describes in `entry`; locate(file name) gives a shard's path on this machine."""
-        shards = entry["shards"]
-        chunks = np.array([chunk for shard in shards for chunk in shard["chunks"]], np.int64).reshape(-1, 3)
-        chunk_shard = np.repeat(np.arange(len(shards)), [len(shard["chunks"]) for shard in shards])
+    def from_index(cls, name: str, entry: SplitEntry, num_types: int, locate: Locate) -> "Split":
+        """Return the split that index.json describes in `entry`.
+
+        num_types: of the lexicon. locate(file name) gives a shard's path on this machine.
+        """
+        shards, numbers = entry["shards"], chunk_numbers(entry)
         return cls(
             name,
             entry["tokens"],
             entry["sentences"],
-            chunks[:, 1].copy(),
-            chunk_shard.astype(np.int64),
-            chunks[:, 0].copy(),
-            [shard["file"] for shard in shards],
+            numbers[:, 1].copy(),
+            np.repeat(np.arange(len(shards), dtype=np.int64), [len(shard["chunks"]) for shard in shards]),
+            num_types,
+            numbers[:, 0].copy(),
+            np.array([int(chunk[3], 16) for shard in shards for chunk in shard["chunks"]], np.uint64),
+            [(shard["file"], shard["bytes"]) for shard in shards],
             locate,
         )
 
@@ -153,13 +177,15 @@ class Dataset:
     fingerprint: str
     lexicon: Lexicon
     splits: dict[str, Split]
-    index: dict[str, Any]
+    index: Index
 
     @classmethod
-    def from_index(cls, location: str, index: dict[str, Any], folder: Path, locate: Locate) -> "Dataset":
-        """The dataset that `index` describes, its lexicon in `folder`, its shards where `locate` says."""
-        splits = {name: Split.from_index(name, entry, locate) for name, entry in index["splits"].items()}
-        return cls(location, index["fingerprint"], Lexicon.open(folder), splits, index)
+    def from_index(cls, location: str, index: Index, folder: Path, locate: Locate) -> "Dataset":
+        """Return the dataset that `index` describes, its lexicon in `folder`, its shards where `locate` says."""
+        types = index["lexicon"]["types"]
+        splits = {name: Split.from_index(name, entry, types, locate) for name, entry in index["splits"].items()}
+        checksums = {name: entry["xxh3_64"] for name, entry in index["lexicon"]["files"].items()}
+        return cls(location, index["fingerprint"], Lexicon.open(folder, checksums), splits, index)
 
 
 def locate_in(folder: Path) -> Locate:
@@ -170,54 +196,45 @@ def locate_in(folder: Path) -> Locate:
 def open_dataset(
     location: str | Path, cache_dir: str | Path | None = None, stage_dir: str | Path | None = None
 ) -> Dataset:
-    """The dataset in a folder or behind a URL, ready to read; only the index is read and file sizes checked.
+    """Return the dataset in a folder or behind a URL: its index and lexicon are checked, and the sizes of its shards.
 
     cache_dir: where files of a URL dataset are kept on this node (default: remote.default_cache_dir()).
     stage_dir: where files of a folder are copied to, each when it is first used (default: they are read in place).
-    Raises DataError for a folder that holds no dataset, another format version, a missing or short file.
+    Raises DataError for a folder that holds no dataset, another format version, a missing, short or damaged file.
     """
     from data_prep import remote, staging  # which build on this module
 
-    if remote.is_url(str(location)):
+    if is_url(str(location)):
         return remote.open_remote(str(location), cache_dir)
-    folder = Path(location)
-    if not (folder / INDEX).is_file():
-        raise DataError(f"{folder} holds no {INDEX}, so it is no finished dataset; make one with elmo prep")
-    index = check_index(read_json(folder / INDEX), str(folder))
-    for name, num_bytes in sizes_in(index).items():
-        _check_size(folder / name, num_bytes)
-    if stage_dir:
-        return staging.open_staged(folder, index, Path(stage_dir))
-    return Dataset.from_index(str(location), index, folder, locate_in(folder))
+    folder = Path(location).expanduser()
+    with readable(folder):
+        index = read_index(folder)
+        for name, entry in files_in(index).items():
+            check_size(folder / name, entry["bytes"])
+        if stage_dir:
+            return staging.open_staged(folder, index, local_path(stage_dir, "data.stage_dir"))
+        return Dataset.from_index(str(location), index, folder, locate_in(folder))
 
 
-def check_index(index: Any, location: str) -> dict[str, Any]:
-    """The index, if this code can read it and it agrees with its own fingerprint; else DataError."""
-    found = (index.get("format"), index.get("version")) if isinstance(index, dict) else None
-    if found != (FORMAT, VERSION):
-        raise DataError(
-            f"{location}: {INDEX} is of format {found}, this program reads {(FORMAT, VERSION)}; "
-            "prepare the corpus again or use a matching elmo-pipeline"
-        )
-    if fingerprint_of(index["lexicon"], index["splits"]) != index["fingerprint"]:
-        raise DataError(
-            f"{location}: {INDEX} does not match its own fingerprint, so it was changed or damaged; "
-            "copy or prepare the dataset again"
-        )
-    return index
-
-
-def sizes_in(index: dict[str, Any]) -> dict[str, int]:
-    """Every file the index names (shards and lexicon), with its size in bytes."""
-    shards = {shard["file"]: shard["bytes"] for split in index["splits"].values() for shard in split["shards"]}
-    return shards | {name: entry["bytes"] for name, entry in index["lexicon"]["files"].items()}
-
-
-def _check_size(path: Path, num_bytes: int) -> None:
-    found = path.stat().st_size if path.exists() else None
+def check_size(path: Path, num_bytes: int) -> None:
+    """Raise DataError where the file is missing, or has not so many bytes."""
+    with readable(path):
+        found = path.stat().st_size if path.exists() else None
     if found != num_bytes:
         what = "is missing" if found is None else f"has {found:,} bytes"
         raise DataError(
             f"{path} {what}, the index says {num_bytes:,} bytes; copy the file again or prepare the "
             "dataset anew (overwrite=true)"
         )
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Raise an OSError of the block as a DataError."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or path} cannot be read ({error.strerror or error}); check the path, the disk and your "
+            "permissions"
+        ) from error

@@ -9,31 +9,34 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from data_prep.files import is_full_disk, sha256_of
-from data_prep.remote import Fetched
-from data_prep.shards import Dataset, sizes_in
+from data_prep.files import DataError, describe_os_error, is_full_disk, sha256_of
+from data_prep.index import Index
+from data_prep.remote import Fetched, hashes_in
+from data_prep.shards import Dataset
 
 _IN_USE_SECONDS = 600.0  # a shard used so lately is not removed: a process may be about to open it
 
 
-def open_staged(folder: Path, index: dict[str, Any], stage_dir: Path) -> Dataset:
-    """The dataset in `folder`, read from copies in stage_dir/FINGERPRINT; the lexicon's are made now."""
+def open_staged(folder: Path, index: Index, stage_dir: Path) -> Dataset:
+    """Return the dataset in `folder`, read from copies in stage_dir/FINGERPRINT; the lexicon's are made now."""
     staged = stage_dir / index["fingerprint"]
     staged.mkdir(parents=True, exist_ok=True)
-    locate = _Staged(f"file://{folder.resolve()}", staged, _hashes(index), folder)
+    locate = _Staged(folder.resolve(), staged, hashes_in(index), folder)
     places = {locate(name).parent for name in index["lexicon"]["files"]}
     lexicon_folder = staged if places == {staged} else folder
     return Dataset.from_index(str(folder), index, lexicon_folder, locate)
 
 
-def remove_damaged(index: dict[str, Any], stage_dir: Path) -> list[str]:
-    """Copies whose bytes are not the dataset's are gone, to be copied again; their names."""
+def remove_damaged(index: Index, stage_dir: Path) -> list[str]:
+    """Remove copies whose bytes are not the dataset's, so that they are copied again; return their names.
+
+    index: a checked one, whose names all are plain: nothing outside stage_dir/FINGERPRINT is touched.
+    """
     staged, damaged = stage_dir / index["fingerprint"], []
-    for name, (num_bytes, sha256) in _hashes(index).items():
+    for name, (num_bytes, sha256) in hashes_in(index).items():
         path = staged / name
-        if path.exists() and (path.stat().st_size != num_bytes or sha256_of(path) != sha256):
+        if path.is_file() and (path.stat().st_size != num_bytes or sha256_of(path) != sha256):
             path.unlink()
             damaged.append(name)
     return damaged
@@ -48,12 +51,12 @@ class _Staged(Fetched):
     def __call__(self, name: str) -> Path:
         for attempt in range(2):
             try:
-                path = super().__call__(name)
+                path = self.fetched(name)
                 os.utime(path)
                 return path
             except OSError as error:
                 if not is_full_disk(error):
-                    raise
+                    raise DataError(describe_os_error(error)) from error
                 if attempt == 0 and not self._make_room(self.hashes[name][0]):
                     break
         return self.source / name
@@ -69,9 +72,3 @@ class _Staged(Fetched):
 
     def _has_room(self, num_bytes: int) -> bool:
         return shutil.disk_usage(self.folder).free >= num_bytes
-
-
-def _hashes(index: dict[str, Any]) -> dict[str, tuple[int, str]]:
-    entries = {shard["file"]: shard for split in index["splits"].values() for shard in split["shards"]}
-    entries |= index["lexicon"]["files"]
-    return {name: (num_bytes, entries[name]["sha256"]) for name, num_bytes in sizes_in(index).items()}

@@ -1,7 +1,64 @@
 """What a preparation did, as a value and as a table to read."""
 
+import json
+import logging
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
+
+from data_prep.files import DataError
+from data_prep.index import Index
+from data_prep.lexicon import SPECIALS
+from data_prep.typed_json import Count, parse_json
+
+log = logging.getLogger(__name__)
+_AnyOther = {"extra": "allow"}  # pydantic's: what a later version adds is kept
+
+
+class Figures(TypedDict, total=False):
+    """What pass 2 counted, in index.json under "summary". Meaning: Summary."""
+
+    __pydantic_config__ = _AnyOther  # type: ignore[misc]
+
+    lines: Count
+    empty_lines: Count
+    sentences: dict[str, Count]
+    words: dict[str, Count]
+    skipped_lines: Count
+    first_skipped: list[str]
+    inputs_without_text: list[str]
+    types: Count
+    unk_words: Count
+    repaired_characters: Count
+    cut_words_share: float
+    cut_types: Count
+    oov_share: dict[str, dict[str, float]]
+
+
+class Input(TypedDict):
+    """An input file, as index.json names it."""
+
+    name: str
+    bytes: Count
+    split: str
+
+
+class Made(TypedDict, total=False):
+    """How a dataset was made, in index.json under "made"."""
+
+    options: dict[str, Any]
+    inputs: list[Input]
+
+
+def informing(index: Index, section: Literal["made", "summary"], schema: Any) -> Any:
+    """Return a section of an index that only informs, as its schema; empty, with a warning, where it is damaged."""
+    try:
+        data = json.dumps(index.get(section, {})).encode()
+        return parse_json(data, schema, f'"{section}" of the index', "it only informs and is left out")
+    except DataError as error:
+        log.warning("%s", error)
+        return {}
 
 
 @dataclass(frozen=True)
@@ -10,6 +67,7 @@ class Summary:
 
     sentences, words: of all splits together; of each in *_by_split. types: without <S>, </S>, <UNK>.
     oov_share: {split: {vocabulary size: share of its words outside the first so many lexicon entries}}.
+    repaired_characters: control characters of running text that were replaced (clean.py).
     cut_words_share: words longer than 48 UTF-8 bytes, of which ELMo reads only the beginning.
     seconds: of this call, all passes. pending: "" or, of a job-array step, what is still to be done.
     """
@@ -29,6 +87,7 @@ class Summary:
     skipped_lines: int = 0
     first_skipped: list[str] = field(default_factory=list)
     unk_words: int = 0
+    repaired_characters: int = 0
     inputs_without_text: list[str] = field(default_factory=list)
     fingerprint: str = ""
     seconds: float = 0.0
@@ -36,43 +95,35 @@ class Summary:
     already_done: bool = False
 
     @classmethod
-    def from_index(
-        cls, location: str, index: dict[str, Any], seconds: float = 0.0, already_done: bool = False
-    ) -> "Summary":
-        """The summary of a finished dataset, from its index."""
-        figures, splits = index["summary"], index["splits"]
-        shards = [shard for split in splits.values() for shard in split["shards"]]
+    def from_index(cls, location: str, index: Index, seconds: float = 0.0, already_done: bool = False) -> "Summary":
+        """Return the summary of a finished dataset, from its index."""
+        figures: Figures = informing(index, "summary", Figures)
+        splits = index["splits"].values()
+        shards = [shard for split in splits for shard in split["shards"]]
         lexicon_bytes = sum(entry["bytes"] for entry in index["lexicon"]["files"].values())
-        oov = {
-            split: {int(size): share for size, share in shares.items()}
-            for split, shares in figures["oov_share"].items()
-        }
-        same = {
-            name: figures[name]
-            for name in (
-                "types",
-                "cut_words_share",
-                "lines",
-                "empty_lines",
-                "skipped_lines",
-                "first_skipped",
-                "unk_words",
-                "inputs_without_text",
-            )
-        }
+        sentences = {name: split["sentences"] for name, split in index["splits"].items()}
+        words = {name: split["tokens"] - split["sentences"] for name, split in index["splits"].items()}
         return cls(
             location,
-            sum(figures["sentences"].values()),
-            sum(figures["words"].values()),
-            oov_share=oov,
-            sentences_by_split=figures["sentences"],
-            words_by_split=figures["words"],
+            sum(sentences.values()),
+            sum(words.values()),
+            types=index["lexicon"]["types"] - len(SPECIALS),
+            cut_words_share=figures.get("cut_words_share", 0.0),
+            oov_share=_by_size(figures.get("oov_share", {})),
+            sentences_by_split=sentences,
+            words_by_split=words,
             shards=len(shards),
             bytes=lexicon_bytes + sum(shard["bytes"] for shard in shards),
+            lines=figures.get("lines", 0),
+            empty_lines=figures.get("empty_lines", 0),
+            skipped_lines=figures.get("skipped_lines", 0),
+            first_skipped=figures.get("first_skipped", []),
+            unk_words=figures.get("unk_words", 0),
+            inputs_without_text=figures.get("inputs_without_text", []),
             fingerprint=index["fingerprint"],
             seconds=seconds,
             already_done=already_done,
-            **same,
+            repaired_characters=figures.get("repaired_characters", 0),
         )
 
     def __str__(self) -> str:
@@ -115,8 +166,16 @@ class Summary:
             rows.append(("empty lines", f"{self.empty_lines:,} of {self.lines:,}"))
         if self.unk_words:
             rows.append(("<UNK> in the text", f"{self.unk_words:,} words"))
+        if self.repaired_characters:
+            what = "read as Windows-1252 or white space"
+            rows.append(("control characters", f"{self.repaired_characters:,}, {what}"))
         rows += [("warning", f"no text in {label}") for label in self.inputs_without_text]
         if self.skipped_lines:
             rows.append(("skipped lines", f"{self.skipped_lines:,}; all are listed in skipped.tsv"))
             rows += [("", fault) for fault in self.first_skipped]
         return rows
+
+
+def _by_size(shares: dict[str, dict[str, float]]) -> dict[str, dict[int, float]]:
+    return {split: {int(size): share for size, share in found.items() if size.isdecimal()}
+            for split, found in shares.items()}  # fmt: skip

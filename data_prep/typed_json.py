@@ -5,6 +5,7 @@ annotations of annotated_types: `Count`, `FileName` and `Sha256` below cover mos
 """
 
 import re
+import reprlib
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MAX_JSON_BYTES = 1 << 30  # an index of 30 M sentences has 2 MB
 _SHOWN_CHARACTERS = 80
+_SHOWN = reprlib.Repr()  # of a value that may be nested without end
+_SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = _SHOWN_CHARACTERS
 
 
 def is_file_name(name: str) -> bool:
@@ -58,6 +61,16 @@ def parse_json(data: bytes, schema: Any, name: str, remedy: str, error: type[Val
         raise error(f"{name} is damaged ({_first_fault(found)}); {remedy}") from None
 
 
+def check_value(value: Any, schema: Any, name: str, remedy: str, error: type[ValueError] = DataError) -> None:
+    """Raise `error` where a value that was read in another way than from JSON is not of type `schema`."""
+    from pydantic import ValidationError
+
+    try:
+        _adapter(schema).validate_python(value, strict=True)
+    except ValidationError as found:
+        raise error(f"{name} is damaged ({_first_fault(found)}); {remedy}") from None
+
+
 @lru_cache(maxsize=64)
 def _adapter(schema: Any) -> "TypeAdapter[Any]":
     from pydantic import TypeAdapter  # a tenth of a second that commands without JSON should not pay
@@ -68,9 +81,11 @@ def _adapter(schema: Any) -> "TypeAdapter[Any]":
 def _first_fault(found: Any) -> str:
     fault = found.errors(include_url=False, include_context=False)[0]
     where = ".".join(map(str, fault["loc"]))
+    if fault["type"] == "value_error":  # raised by the schema's own __post_init__, a sentence by itself
+        return str(fault["msg"]).removeprefix("Value error, ")
     message = fault["msg"][:1].lower() + fault["msg"][1:]
     if fault["type"] in ("json_invalid", "missing", "unexpected_keyword_argument"):
         return f"{where}: {message}" if where else message
-    value = repr(fault["input"])
+    value = " ".join(_SHOWN.repr(fault["input"]).split())  # a tensor takes several lines
     shown = value if len(value) <= _SHOWN_CHARACTERS else f"{value[:_SHOWN_CHARACTERS]}…"
     return f"{where or 'the whole'} is {shown}: {message}"

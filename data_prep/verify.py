@@ -1,17 +1,17 @@
 """Whether a dataset is still what it was when it was made, and what it holds."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from data_prep.files import DataError, read_json, sha256_of
-from data_prep.lexicon import COUNTS, EOS_ID, SPECIALS, TSV, Lexicon
-from data_prep.shards import INDEX, Split, check_index, locate_in
-from data_prep.summary import Summary
+from data_prep.files import NPY_HEADER_BYTES, sha256_of
+from data_prep.index import FileEntry, Index, ShardEntry, SplitEntry, files_in, read_index
+from data_prep.lexicon import BOS_ID, COUNTS, EOS_ID, SPECIALS, TSV, Lexicon
+from data_prep.locations import local_path
+from data_prep.shards import Split, locate_in, readable
+from data_prep.summary import Made, Summary, informing
 
 
 @dataclass
@@ -43,39 +43,35 @@ class Report:
 
 
 def verify(folder: str | Path) -> Report:
-    """Every hash, size, offset and count of a dataset in a folder is checked; all faults are in the report.
+    """Check every hash, size, offset and count of a dataset in a folder; all faults are in the report.
 
     Raises DataError only where there is no index that can be read.
     """
-    path = Path(folder)
-    if not (path / INDEX).is_file():
-        raise DataError(f"{path} holds no {INDEX}, so it is no finished dataset; make one with elmo prep")
-    index = check_index(read_json(path / INDEX), str(path))
-    report = Report(str(folder))
-    files = index["lexicon"]["files"] | _shards(index)
-    sound = {name for name, entry in files.items() if _check_file(path / name, entry, report)}
-    lexicon = _open_lexicon(path, index, report)
-    counts = np.zeros(index["lexicon"]["types"], np.int64)
-    for name, entry in index["splits"].items():
-        counts_here, complete = _check_split(path, name, entry, sound, len(counts), report)
-        if name == "train" and complete and lexicon is not None:
-            counts = counts_here
-            report.faults += _compare_counts(lexicon, counts)
-    if lexicon is not None and TSV in sound:
-        report.faults += _compare_tsv(path / TSV, lexicon)
+    path = local_path(folder)
+    with readable(path):
+        index = read_index(path)
+        report = Report(str(folder))
+        sound = {name for name, entry in files_in(index).items() if _check_file(path / name, entry, report)}
+        lexicon = _open_lexicon(path, index, report)
+        for name, split in index["splits"].items():
+            counts, complete = _check_split(path, name, split, sound, index["lexicon"]["types"], report)
+            if name == "train" and complete and lexicon is not None:
+                report.faults += _compare_counts(lexicon, counts)
+        if lexicon is not None and TSV in sound:
+            report.faults += _compare_tsv(path / TSV, lexicon)
     return report
 
 
 def describe(folder: str | Path) -> str:
-    """A table of what a dataset holds and how it was made. Reads the index only."""
-    path = Path(folder)
-    if not (path / INDEX).is_file():
-        raise DataError(f"{path} holds no {INDEX}, so it is no finished dataset; make one with elmo prep")
-    index = check_index(read_json(path / INDEX), str(path))
+    """Return a table of what a dataset holds and how it was made. Reads the index only."""
+    path = local_path(folder)
+    with readable(path):
+        index = read_index(path)
     lines = str(Summary.from_index(str(folder), index)).splitlines()[:-1]  # without the time it took
-    made = index["made"]
-    lines += ["", "made with " + " ".join(f"{name}={value}" for name, value in made["options"].items())]
-    lines += [f"from {source['name']} ({source['bytes']:,} bytes, {source['split']})" for source in made["inputs"]]
+    made: Made = informing(index, "made", Made)
+    if options := made.get("options"):
+        lines += ["", "made with " + " ".join(f"{name}={value}" for name, value in options.items())]
+    lines += [f"from {one['name']} ({one['bytes']:,} bytes, {one['split']})" for one in made.get("inputs", [])]
     for name, split in index["splits"].items():
         sizes = [chunk[1] for shard in split["shards"] for chunk in shard["chunks"]]
         lines.append(
@@ -84,12 +80,8 @@ def describe(folder: str | Path) -> str:
     return "\n".join(lines)
 
 
-def _shards(index: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {shard["file"]: shard for split in index["splits"].values() for shard in split["shards"]}
-
-
-def _check_file(path: Path, entry: dict[str, Any], report: Report) -> bool:
-    """Whether the file is the one recorded; what is not goes to the report."""
+def _check_file(path: Path, entry: FileEntry | ShardEntry, report: Report) -> bool:
+    """Return whether the file is the one recorded; what is not goes to the report."""
     if not path.exists():
         report.faults.append(f"{path.name} is missing")
         return False
@@ -104,9 +96,9 @@ def _check_file(path: Path, entry: dict[str, Any], report: Report) -> bool:
     return False
 
 
-def _open_lexicon(path: Path, index: dict[str, Any], report: Report) -> Lexicon | None:
+def _open_lexicon(path: Path, index: Index, report: Report) -> Lexicon | None:
     try:
-        lexicon = Lexicon.open(path)
+        lexicon = Lexicon.open(path, {name: entry["xxh3_64"] for name, entry in index["lexicon"]["files"].items()})
         first = lexicon.words(0, len(SPECIALS))
     except (OSError, ValueError) as error:
         report.faults.append(f"the lexicon cannot be read: {error}")
@@ -123,10 +115,11 @@ def _open_lexicon(path: Path, index: dict[str, Any], report: Report) -> Lexicon 
 
 
 def _check_split(
-    path: Path, name: str, entry: dict[str, Any], sound: set[str], types: int, report: Report
+    path: Path, name: str, entry: SplitEntry, sound: set[str], types: int, report: Report
 ) -> tuple[np.ndarray, bool]:
     """(types,) int64 counts of the ids in the split's shards, and whether all could be counted."""
-    split = Split.from_index(name, entry, locate_in(path))
+    split = Split.from_index(name, entry, types, locate_in(path))
+    recorded = [chunk[2] for shard in entry["shards"] for chunk in shard["chunks"]]
     counts, complete, sentences = np.zeros(types, np.int64), True, []
     for number in range(split.num_chunks):
         shard = entry["shards"][split.chunk_shard[number]]
@@ -134,43 +127,30 @@ def _check_split(
             complete = False
             continue
         where = f"{shard['file']}, chunk {number} of {name}"
-        faults = list(_chunk_faults(split, number, types, path / shard["file"]))
+        faults = list(_chunk_faults(split, number, path / shard["file"]))
         report.faults += [f"{where} {fault}" for fault in faults]
         complete = complete and not faults and shard["file"] in sound
         if not faults:
-            chunk = split.chunk(number)
+            chunk = split.view(number)
             counts += np.bincount(chunk, minlength=types)
             sentences.append(int((chunk == EOS_ID).sum()))
             report.tokens += len(chunk)
-    if complete:
-        report.faults += _compare_totals(name, entry, sentences)
+    if complete and sentences != recorded:
+        report.faults.append(f"{name}: the sentences in its chunks are not as many as the index says")
     return counts, complete
 
 
-def _chunk_faults(split: Split, number: int, types: int, shard: Path) -> Iterator[str]:
-    num_bytes = 4 * int(split.chunk_tokens[number])
+def _chunk_faults(split: Split, number: int, shard: Path) -> Iterator[str]:
     with open(shard, "rb") as file:
-        offset = split.chunk_offset(number)
-        file.seek(max(0, offset - 128))
-        header = file.read(128)
-    if not header.startswith(b"\x93NUMPY") or offset + num_bytes > os.path.getsize(shard):
+        file.seek(split.chunk_offset(number) - NPY_HEADER_BYTES)
+        header = file.read(NPY_HEADER_BYTES)
+    if not header.startswith(b"\x93NUMPY"):
         yield "is not where the index says"
         return
-    chunk = split.chunk(number)
-    if len(chunk) == 0 or chunk.min() <= 0 or chunk.max() >= types:
-        yield f"holds ids outside 1..{types - 1}"
-    elif chunk[-1] != EOS_ID:
-        yield "does not end with a sentence's end"
-
-
-def _compare_totals(name: str, entry: dict[str, Any], sentences: list[int]) -> Iterator[str]:
-    recorded = [chunk for shard in entry["shards"] for chunk in shard["chunks"]]
-    if [chunk[2] for chunk in recorded] != sentences:
-        yield f"{name}: the sentences in its chunks are not as many as the index says"
-    for position, what in ((1, "tokens"), (2, "sentences")):
-        by_shard = [sum(chunk[position] for chunk in shard["chunks"]) for shard in entry["shards"]]
-        if by_shard != [shard[what] for shard in entry["shards"]] or sum(by_shard) != entry[what]:
-            yield f"{name}: the index's {what} of chunks, shards and split do not add up"
+    ids = split.view(number)
+    yield from split.faults(number, ids)
+    if ids.min() == BOS_ID:
+        yield f"holds id {BOS_ID}, which is never stored"
 
 
 def _compare_counts(lexicon: Lexicon, counts: np.ndarray) -> Iterator[str]:

@@ -42,20 +42,28 @@ def run_tasks(
     workers: int,
     progress: Progress,
     before: tuple[int, int] = (0, 0),
+    ended: Callable[..., None] = lambda *argument: None,
 ) -> None:
     """Every task(*arguments[i], report) has ended well. before: (done, words) of earlier runs, for the progress.
 
+    ended: called in this process with arguments[i] when that task has ended; an error it raises ends the run.
     Raises DataError: the first failure, after the running tasks have stopped.
     """
     progress.start_at(*before)
     if workers > 1 and len(arguments) > 1:
-        _run_in_pool(task, arguments, min(workers, len(arguments)), progress, before)
+        _run_in_pool(task, arguments, min(workers, len(arguments)), progress, before, ended)
     else:
-        _run_here(task, arguments, progress, before)
+        _run_here(task, arguments, progress, before, ended)
     progress.close()
 
 
-def _run_here(task: Task, arguments: Sequence[tuple[Any, ...]], progress: Progress, before: tuple[int, int]) -> None:
+def _run_here(
+    task: Task,
+    arguments: Sequence[tuple[Any, ...]],
+    progress: Progress,
+    before: tuple[int, int],
+    ended: Callable[..., None],
+) -> None:
     for argument in arguments:
         latest = [0, 0]
 
@@ -64,6 +72,7 @@ def _run_here(task: Task, arguments: Sequence[tuple[Any, ...]], progress: Progre
             progress.update(before[0] + done, before[1] + words)
 
         _run_one(task, argument, report)
+        ended(*argument)
         before = (before[0] + latest[0], before[1] + latest[1])
 
 
@@ -82,17 +91,22 @@ def _run_in_pool(
     workers: int,
     progress: Progress,
     before: tuple[int, int],
+    ended: Callable[..., None],
 ) -> None:
     shared = RawArray(ctypes.c_int64, 2 * len(arguments))
     # Spawned, not forked: the caller may hold threads (torch, a logger), which a fork would freeze.
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, _begin_worker, (shared,))
     try:
-        waiting = {pool.submit(_run_in_worker, task, number, argument) for number, argument in enumerate(arguments)}
+        futures = {
+            pool.submit(_run_in_worker, task, number, argument): argument for number, argument in enumerate(arguments)
+        }
+        waiting = set(futures)
         while waiting:
-            ended, waiting = concurrent.futures.wait(waiting, _POLL_SECONDS, concurrent.futures.FIRST_COMPLETED)
-            for future in ended:
+            done, waiting = concurrent.futures.wait(waiting, _POLL_SECONDS, concurrent.futures.FIRST_COMPLETED)
+            for future in done:
                 future.result()
+                ended(*futures[future])
             progress.update(before[0] + sum(shared[0::2]), before[1] + sum(shared[1::2]))
         pool.shutdown()
     except BrokenProcessPool as error:

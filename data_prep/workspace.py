@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.files import DataError
+from data_prep.index import INDEX, SPLITS
 from data_prep.lexicon import FILES as LEXICON_FILES
-from data_prep.shards import INDEX, SPLITS
 
 SKIPPED = "skipped.tsv"
+WORK_REMEDY = "start the preparation anew (overwrite=true, or remove the folder)"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from pipeline import __version__, signals
-from pipeline.command import Command, describe, overview, show
+from pipeline.command import EXIT_USER_ERROR, Command, describe, overview, run, show
 from pipeline.command_config import (
     EmbedConfig,
     EvaluateCommandConfig,
@@ -18,6 +18,7 @@ from pipeline.command_config import (
 )
 from pipeline.config import PretrainConfig, require
 from pipeline.finetune_config import FinetuneConfig, in_full
+from pipeline.process import set_defaults_of_libraries
 from pipeline.read_config import load
 from pipeline.train.job import job_shape
 from pipeline.watch_config import CompareConfig, DashboardConfig, PlotConfig, StatusConfig, SyncConfig
@@ -25,7 +26,6 @@ from pipeline.watch_config import CompareConfig, DashboardConfig, PlotConfig, St
 if TYPE_CHECKING:
     from pipeline.train.outcome import Outcome
 
-EXIT_USER_ERROR = 2
 T = TypeVar("T")
 
 
@@ -158,9 +158,9 @@ def embed(arguments: list[str]) -> int:
 
 def score(arguments: list[str]) -> int:
     config = load(ScoreConfig, arguments)
-    from pipeline.apply.score import score as run
+    from pipeline.apply.score import score as compute
 
-    print(run(config))
+    print(compute(config))
     return 0
 
 
@@ -276,20 +276,8 @@ def main(arguments: list[str] | None = None) -> int:
     if any(a in ("-h", "--help") for a in rest):
         show(describe(name, COMMANDS[name]))
         return 0
-    try:
-        return COMMANDS[name].run(rest)
-    except ValueError as error:  # ConfigError and DataError: the user's to mend; anything else is ours and traced
-        if not _is_for_the_user(error):
-            raise
-        print(f"elmo {name}: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print(f"elmo {name}: interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
-
-
-def _is_for_the_user(error: ValueError) -> bool:
-    return type(error).__module__.split(".")[0] in ("pipeline", "data_prep")
+    set_defaults_of_libraries()
+    return run(name, COMMANDS[name], rest)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,24 @@
-"""A command of `elmo` and its help: every key of its options with type, default and meaning."""
+"""A command of `elmo`: its help, which lists every key with type, default and meaning, and how it ends."""
 
+import errno
+import os
+import re
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, NamedTuple, get_args, get_type_hints
+
+from pipeline.read_config import require_text
+
+EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
+_PATH_FAULTS = {
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTEMPTY,
+    errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, errno.ENODEV,
+}  # fmt: skip
+"""Faults of a path that the user gave. A failing disk or network is none of them: Slurm starts such a job again."""
+_KEYS = "Keys, with type and default; later files and pairs win. Values are data: `${...}` is not replaced."
+_LONG_WORD = re.compile(r"(\S{300})\S+")  # a path of thousands of characters is not shown whole
 
 
 class Command(NamedTuple):
@@ -11,6 +26,32 @@ class Command(NamedTuple):
     schema: type[Any]
     meaning: str
     example: str
+
+
+def run(name: str, command: Command, arguments: list[str]) -> int:
+    """Run a command and return its exit code; print one sentence about a mistake of the user."""
+    try:
+        for argument in arguments:
+            require_text(argument)
+        return command.run(arguments)
+    except (ValueError, OSError) as error:
+        sentence = _sentence(error)
+        if sentence is None:  # a mistake of ours
+            raise
+        print(f"elmo {name}: {_LONG_WORD.sub(lambda word: word[1] + '…', sentence)}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print(f"elmo {name}: interrupted; run the same command again to go on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _sentence(error: Exception) -> str | None:
+    """Return what to print of an error that the user can fix, None for any other."""
+    if type(error).__module__.split(".")[0] in ("pipeline", "data_prep"):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in _PATH_FAULTS and isinstance(error.filename, str | bytes):
+        return f"{os.fsdecode(error.filename)}: {error.strerror}; give a path that can be used, or change what is there"
+    return None
 
 
 def show(text: str) -> None:
@@ -29,7 +70,7 @@ def overview(commands: Mapping[str, Command]) -> str:
 def describe(name: str, command: Command) -> str:
     lines = [f"elmo {name}: {command.meaning}", "", f"  {command.example}", ""]
     if is_dataclass(command.schema):
-        lines += ["Keys, with type and default; later files and pairs win:", "", *_keys(command.schema, "")]
+        lines += [_KEYS, "", *_keys(command.schema, "")]
     return "\n".join(lines)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pipeline.config import EvaluateConfig, option, require
+from pipeline.config import ACCELERATOR_RULE, ACCELERATORS, EvaluateConfig, option, require
 
 
 @dataclass
@@ -37,6 +37,10 @@ class EvaluateCommandConfig:
     devices: int = option(1, "processes; the result does not depend on it")
     precision: str = option("32-true", "32-true or bf16-mixed")
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    def __post_init__(self) -> None:
+        require(self.devices >= 1, f"devices={self.devices} must be at least 1")
+        _check_machine(self.accelerator, self.precision, 1)
 
 
 @dataclass
@@ -130,6 +134,6 @@ class NeighborsConfig:
 
 
 def _check_machine(accelerator: str, precision: str, workers: int) -> None:
-    require(accelerator in ("auto", "cpu", "gpu"), f"accelerator={accelerator!r} must be auto, cpu or gpu")
+    require(accelerator in ACCELERATORS, f"accelerator={accelerator!r} {ACCELERATOR_RULE}")
     require(precision in ("32-true", "bf16-mixed"), f"precision={precision!r} must be 32-true or bf16-mixed")
     require(workers >= 0, f"workers={workers} must not be negative; use 0 for one a core")

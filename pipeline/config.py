@@ -8,6 +8,11 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.locations import local_path
+
+ACCELERATORS = ("auto", "cpu", "gpu")
+ACCELERATOR_RULE = "must be auto, cpu or gpu (by CUDA: MPS has no float64, which perplexity and statistics need)"
+
 
 class ConfigError(ValueError):
     """A setting that cannot be used: value, rule and remedy in one sentence."""
@@ -29,7 +34,7 @@ def require(condition: bool, message: str) -> None:
 @dataclass
 class RunConfig:
     dir: str = option("runs/elmo", "folder of the run: checkpoints, logs, wandb files; an existing one is resumed")
-    name: str = option("", "name shown in wandb [default: the folder's name]")
+    name: str = option("", "name shown in wandb [default: WANDB_NAME, else the folder's name]")
     seed: int = option(1, "seeds weights, order, candidates and dropout")
 
     def __post_init__(self) -> None:
@@ -38,8 +43,8 @@ class RunConfig:
 
 @dataclass
 class DataConfig:
-    path: str = option("", "dataset made by `elmo prep`: a folder or a URL")
-    cache_dir: str = option("~/.cache/elmo", "where shards of a dataset behind a URL are kept on each node")
+    path: str = option("", "dataset made by `elmo prep`: a folder, or a URL of file, http, https, s3, gs or hf")
+    cache_dir: str | None = option(None, "where a node keeps what it fetches [null: ELMO_CACHE, else in ~/.cache]")
     stage_dir: str = option("", "where each node copies the shards its lanes read, as $SLURM_TMPDIR [default: nowhere]")
     lanes: int = option(384, "rows of the global batch, shared out over all ranks [the paper: 128 on each of 3 GPUs]")
     window: int = option(20, "tokens of a lane in one step: truncated back-propagation through time")
@@ -54,6 +59,7 @@ class DataConfig:
     workers: int = option(1, "loader processes of each rank; 0 makes batches in the training process")
 
     def __post_init__(self) -> None:
+        require(self.lanes <= 1 << 20, f"data.lanes={self.lanes} must be at most {1 << 20}")
         for name in ("lanes", "window", "vocab_min_count"):
             require(getattr(self, name) >= 1, f"data.{name}={getattr(self, name)} must be at least 1")
         require(self.order in ("shared", "per_direction"), f"data.order={self.order!r} must be shared or per_direction")
@@ -65,7 +71,7 @@ class DataConfig:
     @property
     def staged_at(self) -> Path | None:
         """stage_dir on this node; variables of the environment are the node's."""
-        return expand(os.path.expandvars(self.stage_dir)) if self.stage_dir else None
+        return local_path(os.path.expandvars(self.stage_dir), "data.stage_dir") if self.stage_dir else None
 
 
 @dataclass
@@ -101,7 +107,7 @@ class ModelConfig:
             f"model.filters={self.filters} must be [width, number] pairs, each width from 1 to "
             f"model.max_characters={self.max_characters}",
         )
-        require(self.max_characters >= 4, f"model.max_characters={self.max_characters} must be at least 4")
+        require(4 <= self.max_characters <= 4096, f"model.max_characters={self.max_characters} must be from 4 to 4096")
 
 
 @dataclass
@@ -194,8 +200,7 @@ class TrainConfig:
             require(getattr(self, name) >= 1, f"train.{name}={getattr(self, name)} must be at least 1")
         exchanges = ("auto", "float32", "bfloat16")
         require(self.exchange in exchanges, f"train.exchange={self.exchange!r} must be one of {exchanges}")
-        known = ("auto", "cpu", "gpu")
-        require(self.accelerator in known, f"train.accelerator={self.accelerator!r} must be one of {known}")
+        require(self.accelerator in ACCELERATORS, f"train.accelerator={self.accelerator!r} {ACCELERATOR_RULE}")
 
     @property
     def exchanges_bfloat16(self) -> bool:
@@ -228,12 +233,12 @@ class EvaluateConfig:
 
 @dataclass
 class WandbConfig:
-    mode: str = option("auto", "auto (online with a key, else offline), online, offline or disabled")
-    project: str = option("elmo", "wandb project [environment: WANDB_PROJECT]")
-    entity: str | None = option(None, "wandb entity [environment: WANDB_ENTITY]")
-    group: str | None = option(None, "wandb group [default: name and id of the run; environment: WANDB_RUN_GROUP]")
-    tags: list[str] = option([], "wandb tags [environment: WANDB_TAGS]")
-    notes: str | None = option(None, "wandb notes [environment: WANDB_NOTES]")
+    mode: str = option("auto", "online, offline or disabled; auto: WANDB_MODE, else online with a key, else offline")
+    project: str | None = option(None, "wandb project [null: WANDB_PROJECT, else elmo]")
+    entity: str | None = option(None, "wandb user or team [null: WANDB_ENTITY, else your own]")
+    group: str | None = option(None, "wandb group [null: WANDB_RUN_GROUP, else name and id of the run]")
+    tags: list[str] = option([], "wandb tags [empty: WANDB_TAGS]")
+    notes: str | None = option(None, "wandb notes [null: WANDB_NOTES]")
     log_artifacts: bool = option(False, "note dataset and checkpoints as artifacts: where they lie, not their bytes")
 
     def __post_init__(self) -> None:
@@ -243,10 +248,9 @@ class WandbConfig:
 
 def _sizes(lanes: int, devices: int) -> str:
     """Numbers of nodes, or else of ranks, over which the lanes divide; the largest few."""
-    nodes = [str(n) for n in range(1, lanes // devices + 1) if lanes % (n * devices) == 0]
-    if nodes and devices > 1:
-        return f"{' or '.join(nodes[-8:])} nodes of {devices}"
-    return f"{' or '.join([str(n) for n in range(1, lanes + 1) if lanes % n == 0][-8:])} ranks"
+    nodes = [str(n) for n in range(1, lanes // devices + 1) if lanes % (n * devices) == 0][-8:]
+    ranks = [str(n) for n in range(1, lanes + 1) if lanes % n == 0][-8:]
+    return f"{' or '.join(nodes)} nodes of {devices}" if nodes and devices > 1 else f"{' or '.join(ranks)} ranks"
 
 
 @dataclass
@@ -291,7 +295,3 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value):
         return to_dict(value)
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def expand(path: str) -> Path:
-    return Path(os.path.expanduser(path))

@@ -50,8 +50,8 @@ class SyncConfig:
 
 @dataclass
 class DashboardConfig:
-    project: str = option("elmo", "wandb project to make the view in [environment: WANDB_PROJECT]")
-    entity: str = option("", "its user or team [default: your own; environment: WANDB_ENTITY]")
+    project: str = option("", "wandb project to make the view in [default: WANDB_PROJECT, else elmo]")
+    entity: str = option("", "its user or team [default: WANDB_ENTITY, else your own]")
     name: str = option("ELMo pretraining", "what the view is called; every call makes a new one")
     group_runs: bool = option(False, "gather pretrainings with their fine-tunings in the list of runs")
     output: str = option("", "write the view as JSON to this file instead, and send nothing")

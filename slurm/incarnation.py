@@ -8,6 +8,7 @@ incarnation.py end RUN_DIR CODE     after training: the job is queued again wher
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def begin(run_dir: Path) -> int:
 def shun(run_dir: Path, code: int) -> int:
     """Verdicts of the nodes stand in RUN_DIR/preflight; a node without one is bad too, unless all are."""
     nodes = run("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()
-    verdicts = {node: read(run_dir / "preflight" / f"{JOB}.{RESTART}" / f"{node}.json") for node in nodes}
+    verdicts = {node: verdict(run_dir / "preflight" / f"{JOB}.{RESTART}" / f"{node}.json") for node in nodes}
     signals = [v["signal"] for v in verdicts.values() if v and v.get("signal")]
     bad = {node: (v["faults"] if v else ["it did not answer"]) for node, v in verdicts.items() if not v or v["faults"]}
     if not bad and not signals:
@@ -78,10 +79,7 @@ def late(run_dir: Path) -> int:
 
 
 def end(run_dir: Path, code: int) -> int:
-    ended = read(run_dir / "end.json") or {}
-    slurm = ended.get("slurm", {})
-    if (slurm.get("job_id"), int(slurm.get("restart_count", 0))) != (JOB, RESTART):
-        ended = {}  # of an earlier start: this one left no word
+    ended = end_of_this_start(run_dir)
     how, why = ended.get("how"), ended.get("why", "")
     say(f"training ended with code {code}: {how or 'without a word'} {why}")
     if how == "finished" and code == 0:
@@ -156,7 +154,8 @@ def run(*command: str) -> str:
 
 
 def newest_step(run_dir: Path) -> int:
-    return max((int(path.stem.split("-")[1]) for path in run_dir.glob("checkpoints/step-*.json")), default=0)
+    names = [re.fullmatch(r"step-([0-9]+)", path.stem) for path in run_dir.glob("checkpoints/step-*.json")]
+    return max((int(name[1]) for name in names if name), default=0)
 
 
 def note(run_dir: Path, reason: str, restart: int, **more: Any) -> None:
@@ -164,23 +163,58 @@ def note(run_dir: Path, reason: str, restart: int, **more: Any) -> None:
     record = {"unix_time": round(time.time(), 1), "job": JOB, "restart": restart, "reason": reason,
               "step": newest_step(run_dir), **more}  # fmt: skip
     try:
-        with (run_dir / "restarts.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        with (run_dir / "restarts.jsonl").open("a+b") as file:
+            if file.tell():  # a line that a kill cut short does not swallow this one
+                file.seek(-1, os.SEEK_END)
+                file.write(b"" if file.read(1) == b"\n" else b"\n")
+            file.write(json.dumps(record).encode() + b"\n")
     except OSError as error:
         say(f"restarts.jsonl cannot be written: {error}")
 
 
 def restarts(run_dir: Path) -> list[dict[str, Any]]:
+    """The records of restarts.jsonl, oldest first; a line that is none (cut short, damaged) is passed over."""
     path = run_dir / "restarts.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    records = [parse(line) for line in lines]
+    return [r for r in records if has(r, job=str, restart=int, step=int)]
 
 
-def read(path: Path) -> dict[str, Any] | None:
+def verdict(path: Path) -> dict[str, Any] | None:
+    """What preflight wrote of a node, None where it left nothing that can be read."""
+    value = read(path)
+    good = has(value, faults=list) and all(isinstance(fault, str) for fault in value["faults"])
+    return value if good and isinstance(value.get("signal"), str | None) else None
+
+
+def end_of_this_start(run_dir: Path) -> dict[str, Any]:
+    """How the training ended by its own word; empty where this start left none."""
+    value = read(run_dir / "end.json")
+    slurm = value.get("slurm")
+    if not has(value, how=str) or not has(slurm, job_id=str) or not isinstance(value.get("why", ""), str):
+        return {}
+    return value if (slurm["job_id"], str(slurm.get("restart_count", 0))) == (JOB, str(RESTART)) else {}
+
+
+def has(value: Any, **types: type) -> bool:
+    """Whether a value out of JSON is an object with these members of these types."""
+    return isinstance(value, dict) and all(type(value.get(name)) is kind for name, kind in types.items())
+
+
+def read(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError):
-        return None
+        return parse(path.read_text(errors="replace"))
+    except OSError:
+        return {}
+
+
+def parse(text: str) -> dict[str, Any]:
+    """The JSON object in a text, an empty one where it is none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def say(what: str) -> None:

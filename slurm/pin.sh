@@ -1,22 +1,24 @@
 #!/usr/bin/env bash
-# TARGET holds the code of CLONE as it is now, the .yaml files among the arguments, REVISION and ARGUMENTS.
+# TARGET holds the code of CLONE as it is now, the .yaml files among the arguments, REVISION and ARGUMENTS, each of them
+# ended by a zero byte: an argument may hold a line end.
 #   pin.sh CLONE TARGET [ARGUMENT ...]
 set -euo pipefail
 clone=$1 target=$2
 shift 2
-mkdir -p "$(dirname "$target")"
-aside=$(mktemp -d "$target.XXXXXX")
+mkdir -p -- "$(dirname -- "$target")"
+aside=$(mktemp -d -- "$target.XXXXXX")
 tar -C "$clone" --exclude=__pycache__ -cf - pipeline data_prep configs slurm | tar -C "$aside" -xf -
 mkdir "$aside/submitted"
 for argument; do
     if [[ $argument == *.yaml && $argument != *=* ]]; then
-        copy=submitted/$(basename "$argument")
-        cp "$argument" "$aside/$copy"
-        argument=$(realpath "$(dirname "$target")")/$(basename "$target")/$copy
+        copy=submitted/$(basename -- "$argument")
+        while [ -e "$aside/$copy" ]; do copy=submitted/other-${copy#submitted/}; done # a/x.yaml and b/x.yaml
+        cp -- "$argument" "$aside/$copy"
+        argument=$(realpath -- "$(dirname -- "$target")")/$(basename -- "$target")/$copy
     fi
-    printf '%s\n' "$argument"
+    printf '%s\0' "$argument"
 done >"$aside/ARGUMENTS"
 revision=$(git -C "$clone" describe --always --dirty --abbrev=40 2>/dev/null || echo "no clone, $(date -u +%FT%TZ)")
 echo "$revision" >"$aside/REVISION"
 chmod 755 "$aside"
-mv -T "$aside" "$target"
+mv -T -- "$aside" "$target"

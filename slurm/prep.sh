@@ -16,6 +16,7 @@ for argument; do
 done
 [ -n "${input:-}" ] || { echo 'input= is missing: give files, folders or globs' >&2; exit 2; }
 [ -n "${output:-}" ] || { echo 'output= is missing: give the folder of the dataset' >&2; exit 2; }
+output=${output/#\~\//$HOME/} # as elmo reads it
 code=$output.code/$(date -u +%Y%m%dT%H%M%SZ)
 [ -n "$dry" ] || bash "$clone/slurm/pin.sh" "$clone" "$code"
 submit() { # OPTION... -- ARGUMENT...

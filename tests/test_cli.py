@@ -1,5 +1,7 @@
 """The command line: instant help that lists everything, and one sentence for a mistake."""
 
+import json
+import os
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
@@ -37,6 +39,33 @@ def test_help_and_errors_import_nothing_heavy(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "imported:"
+
+
+def environment_after(code: str) -> dict[str, str]:
+    """Return the environment variables that a new interpreter has after `code` that it was not started with."""
+    code = (
+        f"import json, os; before = dict(os.environ); {code}; "
+        "print(json.dumps({k: v for k, v in os.environ.items() if before.get(k) != v}))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "THP_MEM_ALLOC_ENABLE")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_importing_the_library_writes_no_environment_variable() -> None:
+    modules = "pipeline, pipeline.cli, pipeline.config, pipeline.read_config, pipeline.train.facts"
+    assert environment_after(f"import {modules}") == {}
+
+
+def test_a_command_sets_what_torch_reads_before_torch_is_loaded() -> None:
+    code = (
+        "import sys; from pipeline import cli, command; seen = []; "
+        "cli.COMMANDS['demo'] = cli.COMMANDS['demo']._replace("
+        "run=lambda _: seen.append('torch' in sys.modules) or 0); cli.main(['demo']); assert seen == [False]"
+    )
+    assert environment_after(code) == {"GOMP_SPINCOUNT": "5000", "THP_MEM_ALLOC_ENABLE": "1"}
+    assert environment_after("import benchmarks") == {"GOMP_SPINCOUNT": "5000", "THP_MEM_ALLOC_ENABLE": "1"}
 
 
 def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

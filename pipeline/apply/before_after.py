@@ -8,19 +8,24 @@ import contextlib
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Predicate
+from typing_extensions import NotRequired, TypedDict
 
 from data_prep.files import write_json
-from data_prep.shards import INDEX, Dataset, open_dataset
+from data_prep.index import INDEX
+from data_prep.shards import Dataset, open_dataset
+from data_prep.typed_json import Count
 from pipeline.apply.evaluate import vocabulary_of
-from pipeline.apply.load import Trained, choose_device, load_trained
-from pipeline.config import EvaluateConfig
+from pipeline.apply.load import Trained, lineage, load_trained
+from pipeline.config import DataConfig, EvaluateConfig, RunConfig, WandbConfig
 from pipeline.data.datamodule import evaluation_windows
 from pipeline.data.spelling import spelling_of
 from pipeline.data.windows import BatchMaker
-from pipeline.finetune_config import FinetuneConfig
+from pipeline.finetune_config import FinetuneConfig, FinetuneSection
+from pipeline.model.device import choose_device
 from pipeline.train.checkpoint import CheckpointFolder
 from pipeline.train.facts import read_facts
 from pipeline.train.tracking import family, read_metrics
@@ -41,6 +46,72 @@ class Figures:
     tokens: int
     words: int
     unknown: int
+
+
+class Row(TypedDict):
+    """`Figures` as they are recorded; None: not finite."""
+
+    forward: float | None
+    backward: float | None
+    both: float | None
+    bits_a_character: float | None
+    tokens: Count
+    words: Count
+    unknown: Count
+
+
+class Source(TypedDict):
+    """Where the weights come from. pretrained_on: what they learned from before, oldest first."""
+
+    given: str
+    path: str
+    step: Count
+    pretrained_on: NotRequired[list[dict[str, Any]]]
+
+
+class After(TypedDict):
+    """Figures of the best checkpoint. last_step: of the newest one then."""
+
+    domain: NotRequired[Row]
+    general: NotRequired[Row]
+    step: Count
+    last_step: Count
+
+
+class Before(TypedDict, total=False):
+    domain: Row
+    general: Row
+
+
+class AtStart(TypedDict, total=False):
+    """The part of finetune.json that is written before the first step; all of it or nothing."""
+
+    source: Source
+    group: str | None
+    general: str
+    words_before: Count
+    before: Before | None
+
+
+class AtEnd(TypedDict, total=False):
+    """The part of finetune.json that is written at the end, `after` with all the others."""
+
+    words_after: Count
+    is_comparable: bool
+    start: float | None
+    after: After
+
+
+class Recorded(AtStart, AtEnd, total=False):
+    """finetune.json."""
+
+
+def _is_whole(record: Recorded) -> bool:
+    at_start, at_end = AtStart.__annotations__.keys(), AtEnd.__annotations__.keys()
+    return record.keys() & at_start in (set(), at_start) and ("after" not in record or record.keys() >= at_end)
+
+
+_SCHEMA = Annotated[Recorded, Predicate(_is_whole)]
 
 
 def score(trained: Trained, dataset: Dataset, config: EvaluateConfig, device: torch.device) -> Figures:
@@ -66,7 +137,8 @@ class BeforeAfter:
     ) -> None:  # fmt: skip
         self._config, self._checkpoints = config, checkpoints
         self._path, self._run_dir = run_dir / RECORD, run_dir
-        self._record = read_facts(self._path)
+        self._record = read_facts(self._path, _SCHEMA)
+        self._is_damaged = not self._record and self._path.exists()
         self._texts = {DOMAIN: domain} if _has_heldout(domain) else {}
         general = self._general(source)
         if general is not None and general.fingerprint != domain.fingerprint and _has_heldout(general):
@@ -83,16 +155,17 @@ class BeforeAfter:
         return open_dataset(known) if known and (Path(known) / INDEX).is_file() else None
 
     def score_source(self, source: Trained) -> None:
-        """Record how the source does on both texts, once: not again when the run is resumed."""
-        if "before" in self._record:
-            return
+        """Record how the source does on both texts. A run that resumes from a checkpoint has done so before."""
         before = None
         if source.bilm.has_softmax:
             source.bilm.to(self._device)
             before = {name: self._score(source, text) for name, text in self._texts.items()}
             source.bilm.to("cpu")
         self._write({
-            "source": {"given": self._config.finetune.source, "path": str(source.path), "step": source.step},
+            "source": {
+                "given": self._config.finetune.source, "path": str(source.path), "step": source.step,
+                "pretrained_on": lineage(source),
+            },
             "group": self.group, "general": self._texts[GENERAL].location if GENERAL in self._texts else "",
             "words_before": len(source.words) if source.bilm.has_softmax else 0, "before": before,
         })  # fmt: skip
@@ -123,6 +196,9 @@ class BeforeAfter:
 
     def _write(self, values: dict[str, Any]) -> None:
         self._record |= values
+        if self._is_damaged:
+            self._path.replace(self._path.with_name(f"damaged-{RECORD}"))
+            self._is_damaged = False
         write_json(self._path, self._record)
 
 
@@ -132,26 +208,28 @@ def _has_heldout(dataset: Dataset) -> bool:
 
 def _text_of(source: Trained) -> str:
     """Where the general text lies that a source was trained on, as far as its settings tell."""
-    config = source.config
-    if isinstance(config, FinetuneConfig):
-        return config.finetune.general or config.finetune.mix
-    return config.data.path
+    if "finetune" in (source.settings or {}):
+        finetune = source.section("finetune", FinetuneSection)
+        return finetune.general or finetune.mix
+    return source.section("data", DataConfig).path
 
 
 def _group_of(source: Trained) -> str | None:
     run_dir = source.path.absolute().parent.parent
     if source.path.suffix != ".ckpt" or not (run_dir / "run.json").is_file():
         return None
-    earlier = read_facts(run_dir / RECORD).get("group")  # of a source that was fine-tuned itself
+    earlier = read_facts(run_dir / RECORD, _SCHEMA).get("group")  # of a source that was fine-tuned itself
     with contextlib.suppress(OSError):  # the folder may be another's
-        return earlier or source.config.wandb.group or family(run_dir, source.config.run.name or None)
+        group, name = source.section("wandb", WandbConfig).group, source.section("run", RunConfig).name
+        return earlier or group or family(run_dir, name or None)
     return None
 
 
 def table(record: dict[str, Any]) -> str:
     """The record for people."""
-    after, before = record["after"], record["before"] or {}
-    head = f"Held-out text before -> after fine-tuning ({record['source']['path']} -> step {after['step']:,}, the best)"
+    after, before = record["after"], record.get("before") or {}
+    source = record["source"]["path"] if "source" in record else "not known"
+    head = f"Held-out text before -> after fine-tuning ({source} -> step {after['step']:,}, the best)"
     columns = ("perplexity forward", "backward", "both", "bits a character", "unknown words")
     lines = [head, "", f"{'':8}" + "".join(f"{name:>22}" for name in columns)]
     for name in (DOMAIN, GENERAL):
@@ -165,7 +243,9 @@ def table(record: dict[str, Any]) -> str:
 
 def _remarks(record: dict[str, Any]) -> list[str]:
     remarks = [""]
-    if record["before"] is None:
+    if "before" not in record:
+        remarks.append(f"Perplexity before is not known: {RECORD} was lost or damaged when the run was resumed.")
+    elif record["before"] is None:
         remarks.append("The source had no softmax: there is no perplexity before.")
     elif not record["is_comparable"]:
         remarks += [
@@ -173,7 +253,7 @@ def _remarks(record: dict[str, Any]) -> list[str]:
             f"{record['words_after']:,}.",
             "Bits a character do: unknown words are spelled out in them, the same way before and after.",
         ]
-    if record["start"] is not None and (record["before"] is None or not record["is_comparable"]):
+    if record.get("start") is not None and (record.get("before") is None or not record["is_comparable"]):
         remarks.append(f"With the new words, before the first step: domain perplexity {record['start']:.1f}.")
     if GENERAL not in record["after"]:
         remarks.append("No general held-out text is known: name one with general=DIR to see what is forgotten.")
@@ -195,6 +275,6 @@ def _summary(record: dict[str, Any]) -> dict[str, float]:
     figures: dict[str, float] = {}
     for when in ("before", "after"):
         for name in (DOMAIN, GENERAL):
-            row = (record[when] or {}).get(name, {})
+            row = (record.get(when) or {}).get(name, {})
             figures |= {f"finetune/{name}/{key}_{when}": value for key, value in row.items() if value is not None}
     return figures

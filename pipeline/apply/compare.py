@@ -9,7 +9,7 @@ from pipeline.apply.plot import names
 from pipeline.apply.status_text import duration
 from pipeline.config import ConfigError
 from pipeline.train.checkpoint import CheckpointFolder
-from pipeline.train.facts import read_facts
+from pipeline.train.facts import read_end, read_start
 from pipeline.train.tracking import read_metrics
 from pipeline.watch_config import CompareConfig
 
@@ -22,8 +22,11 @@ def main(config: CompareConfig) -> str:
     """The comparison as text, or with json=true as JSON."""
     columns = names(config.runs)
     folders = [Path(run).expanduser() for run in config.runs]
-    settings = dict(zip(columns, map(read_settings, folders), strict=True))
-    figures = dict(zip(columns, map(final_figures, folders), strict=True))
+    try:
+        settings = dict(zip(columns, map(read_settings, folders), strict=True))
+        figures = dict(zip(columns, map(final_figures, folders), strict=True))
+    except OSError as error:
+        raise ConfigError(f"a run cannot be read ({error}); compare folders that you may read") from None
     different = differences(settings)
     if config.json:
         return json.dumps({"differences": different, "final": figures}, indent=1)
@@ -36,13 +39,27 @@ def main(config: CompareConfig) -> str:
 def read_settings(run_dir: Path) -> dict[str, Any]:
     """All settings of a run by dotted name, and the facts that a comparison must know."""
     path = run_dir / "config.yaml"
-    if not path.exists():
+    if not path.is_file():
         raise ConfigError(f"{run_dir} is not the folder of a run: it holds no config.yaml; give a run.dir=")
+    facts = {name: value for name, value in read_start(run_dir).items() if name in _FACTS}
+    return dict(_flat(_read_yaml(path), "")) | facts
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """Return the settings in a run's config.yaml, which uses no anchors."""
     import yaml
 
-    start = read_facts(run_dir / "start.json")
-    facts = {name: start[name] for name in _FACTS if name in start}
-    return dict(_flat(yaml.safe_load(path.read_text()), "")) | facts
+    try:
+        text = path.read_bytes().decode()
+        plain = all(getattr(event, "anchor", None) is None for event in yaml.parse(text))
+        settings = yaml.safe_load(text) if plain else None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        settings, fault = None, " ".join(str(error).split())[:200]
+    else:
+        fault = "no settings by name"
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} is damaged ({fault}); each start of that run writes it again") from None
+    return settings
 
 
 def differences(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -70,7 +87,7 @@ def final_figures(run_dir: Path) -> dict[str, float | int | str]:
     if seconds:
         figures |= {"mean tokens/s": tokens / seconds, "training time": duration(seconds)}
     bad = [values["train/bad_steps"] for values in metrics.values() if "train/bad_steps" in values]
-    figures |= {"bad steps": int(max(bad, default=0)), "state": read_facts(run_dir / "end.json").get("how", "-")}
+    figures |= {"bad steps": int(max(bad, default=0)), "state": read_end(run_dir).get("how", "-")}
     records, _ = CheckpointFolder(run_dir / "checkpoints").glance()
     return figures | ({"last checkpoint": records[-1].step} if records else {})
 
@@ -79,7 +96,7 @@ def _training_time(metrics: dict[int, dict[str, float]]) -> tuple[float, float]:
     """Seconds of training and the tokens of that time."""
     seconds = before = 0.0
     for _, values in sorted(metrics.items()):
-        if values.get("speed/tokens_per_second", 0.0) > 0:
+        if "speed/tokens_per_second" in values and "train/tokens" in values:
             seconds += (values["train/tokens"] - before) / values["speed/tokens_per_second"]
             before = values["train/tokens"]
     return seconds, before

@@ -5,12 +5,12 @@ Metrics are those of pipeline/train/callbacks.py; wandb calls the machine's own 
 
 import json
 import os
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep.files import write_bytes
+from data_prep.locations import local_path
 from pipeline.config import ConfigError
-from pipeline.train.tracking import STEP_METRIC
+from pipeline.train.tracking import DEFAULT_PROJECT, STEP_METRIC
 from pipeline.watch_config import DashboardConfig
 
 TOKENS = "train/tokens"
@@ -66,7 +66,9 @@ def main(config: DashboardConfig) -> str:
     """Save the view in the project, or write its specification to output=; returns what to tell the user."""
     workspace = build(config)
     if config.output:
-        write_bytes(Path(config.output).expanduser(), (json.dumps(specification(workspace), indent=1) + "\n").encode())
+        write_bytes(
+            local_path(config.output, "output"), (json.dumps(specification(workspace), indent=1) + "\n").encode()
+        )
         return f"{config.output}: the view as wandb would store it; nothing was sent"
     import wandb
 
@@ -103,7 +105,8 @@ def build(config: DashboardConfig) -> Any:
     ]  # fmt: skip
     return workspaces.Workspace(
         entity=config.entity or os.environ.get("WANDB_ENTITY") or _default_entity(bool(config.output)),
-        project=os.environ.get("WANDB_PROJECT", config.project), name=config.name, sections=sections,
+        project=config.project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT, name=config.name,
+        sections=sections,
         settings=workspaces.WorkspaceSettings(x_axis=STEP_METRIC),
         runset_settings=workspaces.RunsetSettings(groupby=[workspaces.Metric("Group")] if config.group_runs else []),
     )  # fmt: skip

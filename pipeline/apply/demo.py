@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.files import write_bytes
+from data_prep.locations import local_path
 from pipeline.config import ConfigError
 from pipeline.signals import EXIT_PREEMPTED
 
@@ -33,7 +34,7 @@ def main(folder: str, overrides: list[str]) -> int:
 
     overrides: key=value pairs for `elmo pretrain`. Returns the exit code.
     """
-    home = Path(folder)
+    home = local_path(folder)
     early, later = home / f"addresses-to-{LAST_YEAR}", home / f"addresses-since-{LAST_YEAR + 1}"
     write_addresses(early, later)
     data, run, result = home / "data", home / "run", home / "perplexity.json"

@@ -8,14 +8,17 @@ import torch
 from torch import Tensor
 
 from data_prep.files import DataError, describe_os_error
+from data_prep.locations import local_path
 from data_prep.workers import num_workers
 from pipeline.apply.layer_choice import LayerChoice
-from pipeline.apply.load import choose_device, load_trained
-from pipeline.apply.parts import Machine, Parts, Text, Vectors, make_parts, plan_parts
+from pipeline.apply.load import load_trained
+from pipeline.apply.parts import Machine, Text, Vectors, make_parts, plan_parts
+from pipeline.apply.parts_plan import Parts
 from pipeline.apply.vector_files import format_of, write_vectors
 from pipeline.command_config import EmbedConfig, NeighborsConfig
 from pipeline.config import ConfigError, require
 from pipeline.model.bilm import BiLM
+from pipeline.model.device import choose_device
 from pipeline.model.sentence_encoder import SentenceEncoder
 
 
@@ -53,7 +56,7 @@ def embed(config: EmbedConfig) -> Embedded:
     require(bool(config.output), "output= is missing: give a file that ends in .h5, .npz, .safetensors or .parquet")
     require(config.tasks == 1 or "-" not in config.input, "tasks= needs input that every task can read; save it first")
     format_of(config.output)
-    output = Path(config.output).expanduser()
+    output = local_path(config.output, "output")
     folder = output.with_name(f"{output.name}.parts")
     require(output.parent.is_dir(), f"output={output}: there is no folder {output.parent}; make it first")
     if output.exists() and not folder.exists() and not config.overwrite:

@@ -12,28 +12,34 @@ import numpy as np
 from lightning_fabric import Fabric
 
 from data_prep.files import write_json
+from data_prep.index import INDEX
 from data_prep.lexicon import EOS_ID, UNK_ID
+from data_prep.locations import is_url, local_path
 from data_prep.prepare import prepare
-from data_prep.shards import INDEX, Dataset, Split, open_dataset
+from data_prep.shards import Dataset, Split, open_dataset
 from pipeline.apply.load import Trained, load_trained
 from pipeline.command_config import EvaluateCommandConfig
 from pipeline.config import ConfigError, require
 from pipeline.data.datamodule import evaluation_windows, held_out_split
 from pipeline.data.windows import BatchMaker, Vocabulary, vocabulary_map
+from pipeline.model.device import choose_device
 from pipeline.train.trainer import quieten_lightning
 from pipeline.train.validate import Perplexity, held_out_perplexity
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """unknown_share: of words (sentence bounds apart) outside the vocabulary. unigram: perplexity of counts alone."""
+    """outside_share: of words (sentence bounds apart) outside the vocabulary; unk_share: that the text itself has as
+    <UNK>. unigram: perplexity of counts alone.
+    """
 
     checkpoint: str
     step: int
     data: str
     perplexity: Perplexity
     vocabulary: int
-    unknown_share: float
+    outside_share: float
+    unk_share: float
     unigram: float
 
     def as_dict(self) -> dict[str, Any]:
@@ -42,7 +48,7 @@ class Evaluation:
             "perplexity": self.perplexity.both, "perplexity_forward": self.perplexity.forward,
             "perplexity_backward": self.perplexity.backward, "tokens": self.perplexity.tokens,
             "evaluate.lanes": self.perplexity.lanes, "runaways": self.perplexity.runaways,
-            "vocabulary": self.vocabulary, "unknown_share": self.unknown_share,
+            "vocabulary": self.vocabulary, "outside_vocabulary_share": self.outside_share, "unk_share": self.unk_share,
             "unigram_perplexity": self.unigram,
         }  # fmt: skip
 
@@ -51,8 +57,9 @@ class Evaluation:
         rows = [
             ("checkpoint", f"{self.checkpoint} (step {self.step:,})"),
             ("data", self.data),
-            ("tokens scored", f"{p.tokens:,} each way, {self.unknown_share:.2%} of words outside the vocabulary "
-                              f"of {self.vocabulary:,}"),
+            ("tokens scored", f"{p.tokens:,} each way"),
+            ("words scored as <UNK>", f"{self.outside_share:.2%} outside the vocabulary of {self.vocabulary:,}, "
+                                      f"{self.unk_share:.2%} <UNK> in the text itself"),
             ("states start cold", f"in {p.lanes} places (evaluate.lanes={p.lanes}; 1 = strict reading order)"),
             *([("warning", p.warning)] if p.warning else []),
             ("unigram baseline", f"{self.unigram:10.2f}"),
@@ -60,17 +67,19 @@ class Evaluation:
             ("perplexity backward", f"{p.backward:10.2f}"),
             ("perplexity", f"{p.both:10.2f}"),
         ]  # fmt: skip
-        return "\n".join(f"{name:20}{value}" for name, value in rows)
+        return "\n".join(f"{name:23}{value}" for name, value in rows)
 
 
 def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
     """Score the data with full softmax, each token exactly once; the result on rank 0, None elsewhere."""
     require(bool(config.checkpoint), "checkpoint= is missing: give a checkpoint file or a run's folder")
     require(bool(config.data), "data= is missing: give a dataset or text files")
+    output = local_path(config.output, "output")
+    require(output.parent.is_dir(), f"output={output}: there is no folder {output.parent}; make it first")
     quieten_lightning()
     fabric = Fabric(
-        accelerator=config.accelerator, devices=config.devices, precision=config.precision,  # type: ignore[arg-type]
-        strategy="ddp" if config.devices > 1 else "auto",
+        accelerator=choose_device(config.accelerator, config.devices), devices=config.devices,
+        precision=config.precision, strategy="ddp" if config.devices > 1 else "auto",  # type: ignore[arg-type]
     )  # fmt: skip
     fabric.launch()
     trained = load_trained(config.checkpoint, fabric.device)
@@ -81,7 +90,7 @@ def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
     )
     with _open(config.data, config.split) as (dataset, split):
         vocabulary = vocabulary_of(trained, dataset)
-        maker = BatchMaker(dataset.lexicon, vocabulary, trained.config.model.max_characters)
+        maker = BatchMaker(dataset.lexicon, vocabulary, trained.bilm.config.max_characters)
         windows = evaluation_windows(split, maker, config.evaluate)
         with fabric.autocast():
             perplexity = held_out_perplexity(
@@ -89,12 +98,12 @@ def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
             )
         if fabric.global_rank != 0:
             return None
-        unknown, unigram = unigram_baseline(split, vocabulary, trained.counts)
+        outside, unk, unigram = unigram_baseline(split, vocabulary, trained.counts)
     result = Evaluation(
-        str(trained.path), trained.step, " ".join(config.data), perplexity, len(trained.words), unknown, unigram
+        str(trained.path), trained.step, " ".join(config.data), perplexity, len(trained.words), outside, unk, unigram
     )
     if config.output:
-        write_json(Path(config.output), result.as_dict())
+        write_json(output, result.as_dict())
     return result
 
 
@@ -105,23 +114,28 @@ def vocabulary_of(trained: Trained, dataset: Dataset) -> Vocabulary:
     return Vocabulary(len(trained.words), vocabulary_map(dataset.lexicon, trained.words))
 
 
-def unigram_baseline(split: Split, vocabulary: Vocabulary, counts: np.ndarray) -> tuple[float, float]:
-    """(share of words outside the vocabulary, perplexity of add-one smoothed training counts) on forward targets."""
+def unigram_baseline(split: Split, vocabulary: Vocabulary, counts: np.ndarray) -> tuple[float, float, float]:
+    """Return (share of words outside the vocabulary, share of the text's own <UNK>, perplexity of add-one smoothed
+    training counts) on forward targets.
+    """
     log_probability = np.log(counts + 1.0) - math.log(float(counts.sum()) + len(counts))
-    nats, tokens, unknown, ends = 0.0, 0, 0, 0
+    nats, tokens, unknown, unk, ends = 0.0, 0, 0, 0, 0
     for chunk in range(len(split.chunk_tokens)):
-        targets = vocabulary.targets(np.asarray(split.chunk(chunk)))
+        ids = np.asarray(split.chunk(chunk))
+        targets = vocabulary.targets(ids)
         nats -= float(log_probability[targets].sum())
         tokens += len(targets)
         unknown += int((targets == UNK_ID).sum())
+        unk += int((ids == UNK_ID).sum())
         ends += int((targets == EOS_ID).sum())
-    return unknown / max(1, tokens - ends), math.exp(nats / tokens)
+    words = max(1, tokens - ends)
+    return (unknown - unk) / words, unk / words, math.exp(nats / tokens)
 
 
 @contextmanager
 def _open(data: list[str], split: str) -> Iterator[tuple[Dataset, Split]]:
     """A dataset's split as it is; text files prepared in their own order, in a temporary folder."""
-    if len(data) == 1 and ("://" in data[0] or (Path(data[0]).expanduser() / INDEX).exists()):
+    if len(data) == 1 and (is_url(data[0]) or (Path(data[0]).expanduser() / INDEX).exists()):
         dataset = open_dataset(data[0])
         yield dataset, held_out_split(dataset, split)
         return

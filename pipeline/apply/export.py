@@ -3,20 +3,21 @@
 from pathlib import Path
 from typing import Any
 
+from data_prep.locations import local_path
 from pipeline import __version__
 from pipeline.apply.load import Trained, load_trained
 from pipeline.command_config import ExportConfig, ImportConfig
-from pipeline.config import ConfigError, require, to_dict
+from pipeline.config import ConfigError, require
 from pipeline.model.bilm import BiLM, num_parameters
-from pipeline.model.hub import push_to_hub
 from pipeline.model.options import read_options, read_vocabulary, refusals, write_options, write_vocabulary
-from pipeline.model.pretrained import claim_folder, save_pretrained
+from pipeline.model.pretrained import claim_folder, push_to_hub, save_pretrained
 from pipeline.model.weights import load_bilm, save_weights
 from pipeline.train.facts import git_revision
 
 OPTIONS, WEIGHTS, VOCABULARY = "options.json", "weights.hdf5", "vocab.txt"
+_SHOWN_OTHERS = 10
 # Paths of the machine that trained, no one else's.
-_PRIVATE = {"run": ("dir",), "data": ("path", "cache_dir"), "finetune": ("source", "mix", "general")}
+_PRIVATE = {"run": ("dir",), "data": ("path", "cache_dir", "stage_dir"), "finetune": ("source", "mix", "general")}
 
 
 def export(config: ExportConfig) -> str:
@@ -27,7 +28,7 @@ def export(config: ExportConfig) -> str:
         not config.hub or config.format == "elmo",
         f"hub= shares a model in this project's own format, not in format={config.format}; use format=elmo",
     )
-    output = Path(config.output).expanduser()
+    output = local_path(config.output, "output")
     trained = load_trained(config.checkpoint, softmax=config.format == "elmo")
     try:
         if config.format == "allennlp":
@@ -36,6 +37,7 @@ def export(config: ExportConfig) -> str:
     except OSError as error:
         raise _cannot_write(output, error) from None
     said = [_summary(output, trained.bilm, len(trained.words), files)]
+    said += _others(output, files, is_pushed=bool(config.hub))
     if config.hub:
         said.append(f"pushed   {push_to_hub(output, config.hub)}")
     if trained.facts.get("perplexity") is None:
@@ -47,24 +49,24 @@ def import_weights(config: ImportConfig) -> str:
     """The biLM of bilm-tf's or AllenNLP's files is in config.output, in our format. Raises ConfigError."""
     for name in ("options", "weights", "output"):
         require(bool(getattr(config, name)), f"{name}= is missing: elmo import options=FILE weights=FILE output=DIR")
-    output = Path(config.output).expanduser()
-    model = read_options(Path(config.options).expanduser())
-    words = read_vocabulary(Path(config.vocabulary).expanduser()) if config.vocabulary else None
-    bilm = load_bilm(Path(config.weights).expanduser(), model)
+    output = local_path(config.output, "output")
+    model = read_options(local_path(config.options, "options"))
+    words = read_vocabulary(local_path(config.vocabulary, "vocabulary")) if config.vocabulary else None
+    bilm = load_bilm(local_path(config.weights, "weights"), model)
     facts = _with_version({"source": f"{Path(config.weights).name} (HDF5 of bilm-tf or AllenNLP)"})
     try:
         files = save_pretrained(output, bilm, words=words, facts=facts, overwrite=config.overwrite)
     except OSError as error:
         raise _cannot_write(output, error) from None
     note = "note     without a softmax, which those files leave out: it embeds, and cannot be evaluated"
-    return "\n".join([_summary(output, bilm, len(words or []), files), note, _next_of(output)])
+    return "\n".join([_summary(output, bilm, len(words or []), files), *_others(output, files), note, _next_of(output)])
 
 
 def _export_elmo(trained: Trained, output: Path, config: ExportConfig) -> list[Path]:
     facts = _with_version(trained.facts | ({"corpus": config.corpus} if config.corpus else {}))
     return save_pretrained(
         output, trained.bilm, words=trained.words or None, counts=trained.counts if len(trained.counts) else None,
-        facts=facts, training=_settings(trained) if trained.has_config else None, overwrite=config.overwrite,
+        facts=facts, training=_settings(trained.settings), overwrite=config.overwrite, hub=config.hub,
     )  # fmt: skip
 
 
@@ -76,7 +78,7 @@ def _export_allennlp(trained: Trained, output: Path, overwrite: bool) -> str:
     if trained.words:
         write_vocabulary(output / VOCABULARY, trained.words)
     write_options(output / OPTIONS, trained.bilm.config)
-    lines = [_summary(output, trained.bilm, len(trained.words), files)]
+    lines = [_summary(output, trained.bilm, len(trained.words), files), *_others(output, files)]
     lines += [f"note     {line}" for line in refusals(trained.bilm.config)]
     back = f"elmo import options={output / OPTIONS} weights={output / WEIGHTS}"
     back += f" vocabulary={output / VOCABULARY}" if trained.words else ""
@@ -84,12 +86,17 @@ def _export_allennlp(trained: Trained, output: Path, overwrite: bool) -> str:
     return "\n".join([*lines, f"{back} output=DIR"])
 
 
-def _settings(trained: Trained) -> dict[str, Any]:
-    """The run's settings without what only its machine and its owner's wandb account know."""
-    settings = {part: values for part, values in to_dict(trained.config).items() if part != "wandb"}
-    return {
-        part: {k: v for k, v in values.items() if k not in _PRIVATE.get(part, ())} for part, values in settings.items()
-    }
+def _settings(settings: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The run's settings without what only its machine and its owner's wandb account know; keys that this version does
+    not know stay."""
+    if settings is None:
+        return None
+    return {part: _public(part, values) for part, values in settings.items() if part != "wandb"}
+
+
+def _public(part: str, values: Any) -> Any:
+    private = _PRIVATE.get(part, ())
+    return {k: v for k, v in values.items() if k not in private} if isinstance(values, dict) else values
 
 
 def _with_version(facts: dict[str, Any]) -> dict[str, Any]:
@@ -102,6 +109,17 @@ def _summary(output: Path, bilm: BiLM, vocabulary: int, files: list[Path]) -> st
     words = f"{vocabulary:,} words" if vocabulary else "no vocabulary"
     lines = [f"written  {output}  ({sizes['bilm']:,} parameters{softmax}, {words})"]
     return "\n".join(lines + [f"  {path.name:22}{path.stat().st_size:>16,} bytes" for path in files])
+
+
+def _others(output: Path, files: list[Path], is_pushed: bool = False) -> list[str]:
+    """What else lies in a folder that was overwritten."""
+    names = sorted(path.name for path in output.iterdir() if path not in files)
+    if not names:
+        return []
+    shown = names if len(names) <= _SHOWN_OTHERS else [*names[:_SHOWN_OTHERS], f"{len(names) - _SHOWN_OTHERS} more"]
+    listed = f"{', '.join(shown[:-1])} and {shown[-1]}" if len(shown) > 1 else shown[0]
+    were, stay, are = ("was", "it stays", "is") if len(names) == 1 else ("were", "they stay", "are")
+    return [f"note     {listed} {were} there before: {stay}" + (f", and {are} not pushed" if is_pushed else "")]
 
 
 def _next_of(output: Path) -> str:

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from data_prep.locations import local_path
 from data_prep.shards import Dataset
 from pipeline.apply.before_after import BeforeAfter
 from pipeline.apply.load import Trained, load_trained
-from pipeline.config import ConfigError, expand, require, to_dict
+from pipeline.config import ConfigError, DataConfig, SoftmaxConfig, require, to_dict
 from pipeline.data.datamodule import choose_vocabulary
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.mixture import general_lanes
 from pipeline.data.target_words import Text, counts_of, extended, rows_in, shares_of, tensors_of
 from pipeline.data.windows import Vocabulary, vocabulary_map
-from pipeline.finetune_config import FinetuneConfig, in_full
+from pipeline.finetune_config import FinetuneConfig, FinetuneSection, in_full
 from pipeline.model.bilm import BiLM
 from pipeline.model.carry import carry_rows, estimate_rows
 from pipeline.read_config import load
@@ -47,10 +48,10 @@ def read_config(arguments: list[str]) -> tuple[FinetuneConfig, Trained, bool]:
     trained = own or load_trained(given.finetune.source)
     under: dict[str, Any] = {"model": to_dict(trained.bilm.config)}
     if trained.has_config:
-        under["softmax"] = to_dict(trained.config.softmax)
-        under["data"] = {"cold_start_share": trained.config.data.cold_start_share}
-    if own is not None and isinstance(own.config, FinetuneConfig):
-        under["finetune"] = {"warmup_steps": own.config.finetune.warmup_steps}
+        under["softmax"] = to_dict(trained.section("softmax", SoftmaxConfig))
+        under["data"] = {"cold_start_share": trained.section("data", DataConfig).cold_start_share}
+    if own is not None and "finetune" in (own.settings or {}):
+        under["finetune"] = {"warmup_steps": own.section("finetune", FinetuneSection).warmup_steps}
     config = load(FinetuneConfig, arguments, under)
     here, there = to_dict(config.model), under["model"]
     changed = [f"model.{key}={here[key]}" for key in here if key != "dropout" and here[key] != there[key]]
@@ -99,7 +100,8 @@ def plan_finetuning(config: FinetuneConfig, trained: Trained, is_begun: bool) ->
     words = trained.words if is_begun else choose_words(config, trained, domain[0], texts)
     counts = counts_of(words, texts)
     corpora = [Corpus(d, Vocabulary(len(words), vocabulary_map(d.lexicon, words)), n) for d, n in (domain, *general)]
-    run_dir, checkpoints, rank = expand(config.run.dir), checkpoints_of(config), global_rank(config.train)
+    checkpoints, rank = checkpoints_of(config), global_rank(config.train)
+    run_dir = local_path(config.run.dir, "run.dir")
     source = [] if is_begun else [trained]  # let go once it was used: it may be as large as the model
     report = BeforeAfter(config, run_dir, checkpoints, domain[0], None if is_begun or rank else trained)
 

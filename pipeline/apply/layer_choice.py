@@ -1,5 +1,6 @@
 """Which layers a command writes: all of them, or one that is chosen, averaged or mixed."""
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -21,10 +22,15 @@ class LayerChoice:
         require(self.name in names, f"layer {self.name} must be one of {', '.join(names)} for this model")
         is_mix = self.name == "mix"
         require(is_mix or not self.weights, f"weights= goes with layers=mix, not with layers={self.name}")
+        example = f"{self.num_layers} numbers, one a layer; write weights=[0.2{',0.3' * (self.num_layers - 2)},0.5]"
+        require(not is_mix or bool(self.weights), f"layers=mix needs weights=, {example}")
         require(
             len(self.weights) == (self.num_layers if is_mix else 0),
-            f"weights={list(self.weights)} must be {self.num_layers} numbers, one a layer; write weights=[0.2,0.3,0.5]",
+            f"weights={list(self.weights)} must be {example}",
         )
+        finite = all(map(math.isfinite, self.weights))
+        require(finite, f"weights={list(self.weights)} must be finite numbers, one a layer")
+        require(math.isfinite(self.gamma), f"gamma={self.gamma} must be finite; 1 leaves the mix as it is")
 
     @property
     def count(self) -> int:

@@ -1,23 +1,41 @@
 """A trained biLM with its vocabulary and settings: out of a checkpoint, or of a folder to share."""
 
-import json
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from typing_extensions import NotRequired, TypedDict
 
+from data_prep.files import DataError
+from data_prep.locations import local_path
+from data_prep.typed_json import load_json
 from pipeline.config import ConfigError, PretrainConfig, require
 from pipeline.finetune_config import FinetuneConfig
 from pipeline.model.bilm import BiLM
+from pipeline.model.folder_config import Pretraining
 from pipeline.model.hub import HubId
 from pipeline.model.pretrained import is_pretrained, load_pretrained
+from pipeline.model.weight_checks import check_finite, check_shapes, parameter_shapes
 from pipeline.read_config import from_dict
 from pipeline.train.checkpoint import load_checkpoint, resolve_checkpoint
+from pipeline.train.run_folder import version_of
 from pipeline.train.tracking import read_metrics
 
+log = logging.getLogger(__name__)
 _SOFTMAX = "softmax."
+T = TypeVar("T")
+
+
+class _Source(TypedDict):
+    pretrained_on: NotRequired[list[Pretraining]]
+
+
+class _FinetuneRecord(TypedDict):
+    source: _Source
 
 
 @dataclass
@@ -25,26 +43,41 @@ class Trained:
     """words (V): the target vocabulary, by falling count; counts (V,) of it in training, <UNK> holding all the rest.
 
     Both are empty where unknown, as for imported weights, which have no softmax either (bilm.has_softmax).
-    has_config: whether `config` is that of the run which made the weights, and not all defaults but for the model.
-    facts: what a model card tells.
+    settings: of the run that made the weights, as they were stored; None where unknown. A model may be of a later
+    version: what is not asked for by `section` or `config` is not looked at. facts: what a model card tells.
     """
 
     path: Path
     step: int
-    config: PretrainConfig
+    settings: dict[str, Any] | None
     bilm: BiLM
     words: list[str]
     counts: np.ndarray
     dataset_fingerprint: str
-    has_config: bool
     facts: dict[str, Any]
 
+    @property
+    def has_config(self) -> bool:
+        return self.settings is not None
 
-def choose_device(accelerator: str) -> str:
-    """cuda or cpu. Raises ConfigError where a GPU is asked for and there is none."""
-    device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    require(accelerator != "gpu" or device == "cuda", "accelerator=gpu, but torch finds no GPU; use cpu")
-    return device
+    @cached_property
+    def config(self) -> PretrainConfig:
+        """All settings of the run, a FinetuneConfig if it was a fine-tuning; defaults where they are unknown."""
+        schema = FinetuneConfig if "finetune" in (self.settings or {}) else PretrainConfig
+        parts = {part.name: type(getattr(schema(), part.name)) for part in fields(schema) if part.name != "model"}
+        found: dict[str, Any] = {name: self.section(name, part) for name, part in parts.items()}
+        return schema(model=replace(self.bilm.config), **found)
+
+    def section(self, name: str, schema: type[T]) -> T:
+        """The settings under `name`, keys that `schema` does not know left out. Raises ConfigError."""
+        values = (self.settings or {}).get(name, {})
+        require(isinstance(values, dict), f"{self.path}: {name} of its training is no section of settings")
+        known = {field.name for field in fields(schema)}  # type: ignore[arg-type]
+        try:
+            return from_dict(schema, {key: value for key, value in values.items() if key in known})
+        except ConfigError as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"{self.path}: {name} of its training cannot be used: {reason}") from None
 
 
 def load_trained(location: str, device: torch.device | str = "cpu", *, softmax: bool = True) -> Trained:
@@ -53,7 +86,7 @@ def load_trained(location: str, device: torch.device | str = "cpu", *, softmax: 
 
     Raises ConfigError.
     """
-    folder = Path(location).expanduser()
+    folder = local_path(location)
     if (folder.is_dir() and is_pretrained(folder)) or HubId.parse(location) is not None:
         return _from_pretrained(location, device, softmax)
     if (folder / "options.json").is_file():
@@ -61,28 +94,36 @@ def load_trained(location: str, device: torch.device | str = "cpu", *, softmax: 
     path = resolve_checkpoint(location)
     content = load_checkpoint(path)
     config = _config(content["elmo"]["config"])
-    words = bytes(content["elmo"]["vocabulary"]["words"].numpy()).decode().split("\n")
-    with torch.device("meta"):
-        bilm = BiLM(config.model, len(words) if softmax else 0)
+    words = _words(path, content["elmo"]["vocabulary"]["words"])
+    vocab_size = len(words) if softmax else 0
     state = {k: v.to(device) for k, v in content["state_dict"].items() if softmax or not k.startswith(_SOFTMAX)}
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    check_shapes(shapes, parameter_shapes(config.model, vocab_size), str(path), "its settings")
+    check_finite(state, str(path))
+    with torch.device("meta"):
+        bilm = BiLM(config.model, vocab_size)
     bilm.load_state_dict(state, assign=True)
     return Trained(
-        path, content["global_step"], config, bilm.eval().requires_grad_(False), words,
+        path, content["global_step"], content["elmo"]["config"], bilm.eval().requires_grad_(False), words,
         content["elmo"]["vocabulary"]["counts"].numpy().copy(), content["elmo"]["identity"]["dataset"],
-        True, _facts(path, content, config),
+        _facts(path, content, config),
     )  # fmt: skip
 
 
 def _from_pretrained(location: str, device: torch.device | str, softmax: bool) -> Trained:
     found = load_pretrained(location, softmax=softmax, device=device)
-    config = PretrainConfig(model=found.config)
-    if found.training is not None:
-        config = _config(found.training)
     counts = np.zeros(0, np.int64) if found.counts is None else found.counts
     return Trained(
-        found.path, found.facts.get("step", 0), config, found.bilm, found.words or [], counts,
-        found.facts.get("corpus_fingerprint", ""), found.training is not None, found.facts,
+        found.path, found.facts.get("step", 0), found.training, found.bilm, found.words or [], counts,
+        found.facts.get("corpus_fingerprint") or "", found.facts,
     )  # fmt: skip
+
+
+def _words(path: Path, words: torch.Tensor) -> list[str]:
+    try:
+        return bytes(words.numpy()).decode().split("\n")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is damaged (its words: {error}); use another one of the run") from None
 
 
 def _config(settings: dict[str, Any]) -> PretrainConfig:
@@ -93,26 +134,42 @@ def _config(settings: dict[str, Any]) -> PretrainConfig:
 def _facts(path: Path, content: dict[str, Any], config: PretrainConfig) -> dict[str, Any]:
     """Where a checkpoint's weights come from; its perplexity if it was validated at that very step."""
     run_dir, step = path.absolute().parents[1], content["global_step"]
+    version = version_of(run_dir)
     metrics = read_metrics(run_dir).get(step, {}) if (run_dir / "run.json").is_file() else {}
     perplexity = None
-    if "val/perplexity" in metrics:
-        tokens = int(metrics["val/tokens"])
-        perplexity = {name: metrics[f"val/perplexity_{name}"] for name in ("forward", "backward")} | {
-            "both": metrics["val/perplexity"], "tokens": tokens, "lanes": min(config.evaluate.lanes, tokens),
-        }  # fmt: skip
+    names = {"forward": "val/perplexity_forward", "backward": "val/perplexity_backward", "both": "val/perplexity",
+             "tokens": "val/tokens"}  # fmt: skip
+    if metrics.keys() >= set(names.values()):
+        perplexity = {name: metrics[metric] for name, metric in names.items()}
+        perplexity["lanes"] = min(config.evaluate.lanes, perplexity["tokens"])
+    earlier = _pretrained_on(run_dir) if "finetune" in content["elmo"]["config"] else None
     return {
         "source": f"{path.name} of the run {config.run.name or run_dir.name}",
         "corpus": Path(config.data.path).name,
         "corpus_fingerprint": content["elmo"]["identity"]["dataset"],
         "tokens": content["elmo"]["tokens"],
+        **({"pretrained_on": earlier} if earlier else {}),
         "step": step,
         "perplexity": perplexity,
-        "trained_with": _version(run_dir),
+        "trained_with": None if version is None else f"elmo-pipeline {version}",
     }
 
 
-def _version(run_dir: Path) -> str | None:
+def lineage(trained: Trained) -> list[dict[str, Any]]:
+    """What a model learned from, oldest first: facts that go with what is fine-tuned from it."""
+    facts = trained.facts
+    last = {name: facts.get(name) for name in ("source", "corpus", "corpus_fingerprint", "tokens")}
+    return [*facts.get("pretrained_on", []), last]
+
+
+def _pretrained_on(run_dir: Path) -> list[Pretraining]:
+    """`lineage` of a fine-tuning's source, as its record keeps it (before_after.py)."""
+    path = run_dir / "finetune.json"
+    if not path.is_file():
+        return []
     try:
-        return f"elmo-pipeline {json.loads((run_dir / 'run.json').read_text())['version']}"
-    except (OSError, ValueError, KeyError):
-        return None
+        record: _FinetuneRecord = load_json(path, _FinetuneRecord, "what it was pretrained on stays unknown")
+    except (OSError, DataError) as error:
+        log.warning("%s", error)
+        return []
+    return record["source"].get("pretrained_on", [])

@@ -3,25 +3,27 @@
 The corpus is embedded once into an index folder: unit vectors of one layer in float16, in parts, and their sentences.
 """
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_prep.files import DataError, atomic_path, describe_os_error, write_json
+from data_prep.locations import local_path
 from pipeline.apply.embed import embed_sentences, machine_of
 from pipeline.apply.layer_choice import LayerChoice
 from pipeline.apply.load import load_trained
-from pipeline.apply.parts import Part, Parts, Text, Vectors, make_parts, plan_parts
+from pipeline.apply.parts import Text, Vectors, make_parts, plan_parts
+from pipeline.apply.parts_plan import FAISS, Part, Parts
 from pipeline.command_config import NeighborsConfig
 from pipeline.config import ConfigError, require
 from pipeline.model.bilm import BiLM
 
+log = logging.getLogger(__name__)
 APPROXIMATE_FROM = 5_000_000  # words: an exact search reads every vector, 10 GB of them with the original model
 _CONTEXT = 60  # characters shown on each side
-_FAISS = "words.faiss"
 _CELLS_VISITED = 32
 
 
@@ -67,7 +69,7 @@ def neighbors(config: NeighborsConfig) -> Neighbors:
     require(bool(config.checkpoint), "checkpoint= is missing: give a checkpoint, a run's folder or an exported model")
     require(bool(config.corpus), "corpus= is missing: give files, folders or globs of one tokenised sentence a line")
     require("-" not in config.corpus, "corpus= must be files, as it is read again; save standard input first")
-    words = config.sentence.split()
+    output, words = local_path(config.output, "output"), config.sentence.split()
     places = [position for position, word in enumerate(words) if word == config.word]
     require(
         len(places) >= config.occurrence,
@@ -84,7 +86,7 @@ def neighbors(config: NeighborsConfig) -> Neighbors:
         at = Neighbor(1.0, "the sentence given", words, position)
         result = _search(parts, query, at, config)
         if config.output:
-            write_json(Path(config.output).expanduser(), result.as_dict())
+            write_json(output, result.as_dict())
     except OSError as error:
         raise DataError(describe_os_error(error)) from error
     return result
@@ -92,12 +94,12 @@ def neighbors(config: NeighborsConfig) -> Neighbors:
 
 def _index(config: NeighborsConfig, bilm: BiLM, vectors: Vectors) -> Parts:
     """Every part of the corpus is embedded."""
-    first = Path(config.corpus[0]).expanduser()
-    folder = Path(config.index).expanduser() if config.index else first.with_name(f"{first.name}.neighbors")
+    first = local_path(config.corpus[0], "corpus")
+    folder = local_path(config.index, "index") if config.index else first.with_name(f"{first.name}.neighbors")
     require(bool(config.index) or first.exists(), f"corpus={first} is no single file: give index=, a folder to keep")
     parts = plan_parts(folder, Text(config.corpus), vectors, bilm, folder, config.overwrite)
     if parts.missing():
-        (folder / _FAISS).unlink(missing_ok=True)
+        (folder / FAISS).unlink(missing_ok=True)
         make_parts(parts, bilm, vectors, machine_of(config))
     return parts
 
@@ -146,13 +148,12 @@ def _nearest(
 
 def _vectors(parts: Parts, part: Part) -> np.ndarray:
     """(words of the part, 2 P), memory-mapped."""
-    flat = np.load(parts.vectors_path(part.number), mmap_mode="r", allow_pickle=False)
-    return flat.reshape(part.words, parts.width)
+    return parts.flat(part.number).reshape(part.words, parts.width)
 
 
 def _occurrences(parts: Parts, part: Part, word: str) -> np.ndarray:
     """Rows of the part where the word stands. A text without it is not split into words."""
-    text = parts.text_path(part.number).read_text("utf-8")
+    text = "\n".join(parts.lines(part.number))
     if word not in text:
         return np.zeros(0, np.int64)
     return np.array([row for row, found in enumerate(text.split()) if found == word], np.int64)
@@ -168,19 +169,8 @@ def _neighbor(parts: Parts, cosine: float, part: Part, row: int) -> Neighbor:
 
 def _search_faiss(parts: Parts, query: np.ndarray, k: int) -> list[tuple[float, Part, int]]:
     """Inner products in float16 in the cells nearest the query; the cells are made once and kept."""
-    try:
-        import faiss
-    except ImportError:
-        raise ConfigError(
-            "a corpus of this size is searched by an index: pip install 'elmo-pipeline[neighbors]', or "
-            "approximate=false for a search that reads every vector"
-        ) from None
-    path = parts.folder / _FAISS
-    if not path.exists():
-        with atomic_path(path) as aside:
-            faiss.write_index(_build_faiss(parts), str(aside))
-    index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
-    index.nprobe = _CELLS_VISITED  # type: ignore[attr-defined]
+    index = _read_faiss(parts)
+    index.nprobe = _CELLS_VISITED
     cosines, rows = index.search(query[None].astype(np.float32), k)
     begin = np.concatenate([[0], np.cumsum([part.words for part in parts.parts])])
     found = []
@@ -189,6 +179,29 @@ def _search_faiss(parts: Parts, query: np.ndarray, k: int) -> list[tuple[float, 
             number = int(np.searchsorted(begin, row, side="right")) - 1
             found.append((cosine, parts.parts[number], row - int(begin[number])))
     return found
+
+
+def _read_faiss(parts: Parts) -> Any:
+    """The index, made where there is none that can be read."""
+    try:
+        import faiss
+    except ImportError:
+        raise ConfigError(
+            "a corpus of this size is searched by an index: pip install 'elmo-pipeline[neighbors]', or "
+            "approximate=false for a search that reads every vector"
+        ) from None
+    path, total = parts.folder / FAISS, sum(part.words for part in parts.parts)
+    if path.exists():
+        try:
+            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+            if (index.ntotal, index.d) == (total, parts.width):
+                return index
+        except RuntimeError:  # what faiss raises for a damaged file
+            pass
+        log.warning("%s is damaged: it is made anew", path)
+    with atomic_path(path) as aside:
+        faiss.write_index(_build_faiss(parts), str(aside))
+    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
 
 
 def _build_faiss(parts: Parts) -> Any:

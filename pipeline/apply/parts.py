@@ -1,12 +1,10 @@
 """Vectors of a text in parts: each is written once, whole or not at all, so any of it can be killed and run again.
 
-In the folder: plan.json (what, of what, and the parts), part-N.txt (its sentences, one a line), part-N.npy (their
-vectors end to end: (layers, words, values) of the first sentence, then of the second ...).
+In the folder: plan.json (what, of what, and the parts), part-N.txt (its sentences, one a line as it was given),
+part-N.npy (their vectors end to end: (layers, words, values) of the first sentence, then of the second ...).
 """
 
 import hashlib
-import shutil
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,12 +14,24 @@ import numpy as np
 import torch
 
 from data_prep.corpus import STDIN, find_sources
-from data_prep.files import read_json, write_bytes, write_json, write_npy
+from data_prep.files import DataError, write_bytes, write_json, write_npy
 from data_prep.progress import Progress
 from data_prep.workers import Report, run_tasks
 from pipeline.apply.layer_choice import LayerChoice
+from pipeline.apply.parts_plan import (
+    PLAN,
+    Part,
+    Parts,
+    Plan,
+    check_plan,
+    clear,
+    load_plan,
+    remove_texts_from,
+    text_path,
+    vectors_path,
+)  # fmt: skip
 from pipeline.apply.text import in_blocks, read_sentences
-from pipeline.config import ConfigError, require
+from pipeline.config import require
 from pipeline.model.bilm import BiLM
 from pipeline.model.sentence_encoder import SentenceEncoder
 
@@ -45,52 +55,6 @@ class Text:
     language: str = "en"
 
 
-@dataclass
-class Part:
-    """sentences, words: how many. first: number of its first sentence, from 0."""
-
-    number: int
-    first: int
-    sentences: int
-    words: int
-
-
-class Parts:
-    """A folder of parts whose plan is made."""
-
-    def __init__(self, folder: Path, plan: dict[str, Any]) -> None:
-        self.folder, self.vectors = folder, plan["identity"]["vectors"]
-        self.parts = [Part(number, *row) for number, row in enumerate(plan["parts"])]
-        self.width, self.files = plan["width"], plan["files"]
-
-    def text_path(self, number: int) -> Path:
-        return self.folder / f"part-{number:06d}.txt"
-
-    def vectors_path(self, number: int) -> Path:
-        return self.folder / f"part-{number:06d}.npy"
-
-    def sentences(self, number: int) -> list[list[str]]:
-        return [line.split(" ") if line else [] for line in self.text_path(number).read_text("utf-8").split("\n")[:-1]]
-
-    def missing(self) -> list[Part]:
-        return [part for part in self.parts if not self.vectors_path(part.number).exists()]
-
-    def read(self, number: int) -> Iterator[tuple[list[str], np.ndarray]]:
-        """Each sentence of a part with its vectors (layers, n, values), as views of a memory map."""
-        flat = np.load(self.vectors_path(number), mmap_mode="r", allow_pickle=False)
-        layers, begin = self.vectors["choice"]["count"], 0
-        for words in self.sentences(number):
-            end = begin + layers * len(words) * self.width
-            yield words, flat[begin:end].reshape(layers, len(words), self.width)
-            begin = end
-
-    def place_of(self, part: Part, sentence: int) -> str:
-        """FILE:LINE of a part's sentence; where text was tokenised, the line counts sentences."""
-        number = part.first + sentence
-        path, first = [(path, first) for path, first in self.files if first <= number][-1]
-        return f"{path}:{number - first + 1}"
-
-
 def plan_parts(folder: Path, text: Text, vectors: Vectors, bilm: BiLM, output: Path, overwrite: bool) -> Parts:
     """The folder's plan, made now unless it is there. Raises ConfigError where it is one of something else.
 
@@ -104,27 +68,54 @@ def plan_parts(folder: Path, text: Text, vectors: Vectors, bilm: BiLM, output: P
         "vectors": {**asdict(vectors), "choice": _plain(vectors.choice)},
         "part": [_PART_SENTENCES, _PART_WORDS],
     }
-    path = folder / "plan.json"
-    if path.exists():
-        before = read_json(path)
-        differing = [name for name in identity if before["identity"].get(name) != identity[name]]
-        if not differing and STDIN not in text.input:
-            return Parts(folder, before)
-        if differing and not overwrite:
-            raise ConfigError(
-                f"{folder} holds work that was begun with another {' and '.join(differing)}; repeat that, or use "
-                "overwrite=true or another output"
-            )
-        path.unlink()
-        if differing:
-            shutil.rmtree(folder)
+    width, is_read_again = 2 * bilm.config.projection_dim, STDIN in text.input
+    before = _begun(folder, identity, width, overwrite, is_read_again)
+    if before is not None and not is_read_again:
+        return before
+    if before is None:
+        clear(folder)  # vectors without a plan might be of anything
     folder.mkdir(parents=True, exist_ok=True)
-    parts = Parts(folder, {"identity": identity, "parts": [], "files": [], "width": 2 * bilm.config.projection_dim})
-    rows, files = _write_texts(parts, text, sources)
+    rows, files = _write_texts(folder, text, sources)
     require(bool(rows), f"input={' '.join(text.input)} has no text; give files of one sentence a line")
-    plan = {"identity": identity, "width": parts.width, "files": files, "parts": rows}
-    write_json(path, plan)
-    return Parts(folder, plan)
+    sentences, words = sum(row.sentences for row in rows), sum(row.words for row in rows)
+    plan = Plan(identity, width, files, sentences, words, rows)
+    write_json(folder / PLAN, asdict(plan))
+    remove_texts_from(folder, len(rows))
+    parts = Parts(folder, plan)
+    if before is not None:
+        parts.check()
+    return parts
+
+
+def _begun(
+    folder: Path, identity: dict[str, Any], width: int, overwrite: bool, is_read_again: bool
+) -> Parts | None:  # fmt: skip
+    """The work of this identity that the folder holds, None where it holds none or that is to be overwritten.
+
+    is_read_again: the text may be another than before, so that parts need not be those of the plan.
+    """
+    path = folder / PLAN
+    if not path.exists():
+        return None
+    try:
+        plan: Plan = load_plan(folder)
+        differing = [name for name in identity if plan.identity.get(name) != identity[name]]
+        if not differing:
+            check_plan(path, plan, width)
+            parts = Parts(folder, plan)
+            if not is_read_again:
+                parts.check()
+            return parts
+    except DataError:
+        if not overwrite:
+            raise
+        return None
+    require(
+        overwrite,
+        f"{folder} holds work that was begun with another {' and '.join(differing)}; repeat that, or use "
+        "overwrite=true or another output",
+    )
+    return None
 
 
 def _plain(choice: LayerChoice) -> dict[str, Any]:
@@ -132,22 +123,23 @@ def _plain(choice: LayerChoice) -> dict[str, Any]:
     return {**asdict(choice), "weights": list(choice.weights), "count": choice.count}
 
 
-def _write_texts(parts: Parts, text: Text, sources: list[Any]) -> tuple[list[list[int]], list[list[Any]]]:
-    """([first sentence, sentences, words] of each part, [path, first sentence] of each file)."""
-    rows: list[list[int]] = []
-    files: list[list[Any]] = []
+def _write_texts(folder: Path, text: Text, sources: list[Any]) -> tuple[list[Part], list[tuple[str, int]]]:
+    """The parts, and [path, first sentence] of each file."""
+    rows: list[Part] = []
+    files: list[tuple[str, int]] = []
     total = 0
     sentences = read_sentences(sources, text.tokenize, text.language)
     for number, block in enumerate(in_blocks(sentences, _PART_SENTENCES, _PART_WORDS)):
         for offset, sentence in enumerate(block):
             if not files or files[-1][0] != sentence.path:
-                files.append([sentence.path, total + offset])
-        content = "".join(" ".join(sentence.words) + "\n" for sentence in block).encode()
-        path = parts.text_path(number)
-        if not path.exists() or path.read_bytes() != content:  # by another plan, or a killed one of standard input
-            parts.vectors_path(number).unlink(missing_ok=True)
+                files.append((sentence.path, total + offset))
+        content = "".join(f"{sentence.text}\n" for sentence in block).encode()
+        path = text_path(folder, number)
+        if not path.exists() or path.read_bytes() != content:  # of a call that was killed, or other standard input
+            vectors_path(folder, number).unlink(missing_ok=True)
             write_bytes(path, content)
-        rows.append([total, len(block), sum(len(sentence.words) for sentence in block)])
+        words = sum(len(sentence.words) for sentence in block)
+        rows.append(Part(number, total, len(block), words, hashlib.sha256(content).hexdigest()))
         total += len(block)
     return rows, files
 

@@ -2,11 +2,13 @@
 
 import html
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from data_prep.files import write_bytes
+from data_prep.locations import local_path
 from pipeline.apply.curves import RunCurves, read_curves
 from pipeline.config import ConfigError
 from pipeline.watch_config import PlotConfig
@@ -46,7 +48,7 @@ Hours are of training: pauses, validation and saving are left out.</p>
 
 def main(config: PlotConfig) -> str:
     """Draw the runs into the file of output=; returns what to tell the user."""
-    output = Path(config.output).expanduser()
+    output = local_path(config.output, "output")
     runs = [
         read_curves(Path(run).expanduser(), name) for run, name in zip(config.runs, names(config.runs), strict=True)
     ]
@@ -58,7 +60,7 @@ def main(config: PlotConfig) -> str:
 
 def names(folders: list[str]) -> list[str]:
     """What tells runs apart: the folders' names, or the paths where two have the same name."""
-    short = [Path(folder).expanduser().resolve().name for folder in folders]
+    short = [os.path.basename(os.path.realpath(Path(folder).expanduser())) for folder in folders]
     return short if len(set(short)) == len(short) else folders
 
 
@@ -85,7 +87,7 @@ def draw(runs: list[RunCurves]) -> Any:
 def plot_perplexity(run_dir: Path, png: Path) -> None:
     """Write the curves of a run against its steps. Raises ConfigError where the run has logged nothing."""
     figure = _figure(figsize=(7, 4.2))
-    axes = figure.add_subplot(xlabel="step", ylabel="perplexity", yscale="log", title=f"{run_dir}: perplexity")
+    axes = figure.add_subplot(xlabel="step", ylabel="perplexity", yscale="log", title=_plain(f"{run_dir}: perplexity"))
     _draw_perplexity(axes, read_curves(run_dir), "step", "C3")
     _finish(axes, "step")
     axes.legend(frameon=False)
@@ -161,13 +163,20 @@ def _add_legends(figure: Any, runs: list[RunCurves]) -> None:
     """Colours are runs, lines are kinds of perplexity."""
     from matplotlib.lines import Line2D
 
-    colours = [Line2D([], [], color=f"C{number}", linewidth=3, label=run.name) for number, run in enumerate(runs)]
+    colours = [
+        Line2D([], [], color=f"C{number}", linewidth=3, label=_plain(run.name)) for number, run in enumerate(runs)
+    ]
     drawn = [style for style in _STYLES if any(run.of(style[0]) for run in runs)]
     lines = []
     for _, label, line, weight in drawn:
         style: Any = {"linestyle": line.replace("o", ""), "marker": "o" if "o" in line else None, "alpha": weight}
         lines.append(Line2D([], [], color="0.3", markersize=3, label=label, **style))
     figure.legend(handles=[*colours, *lines], loc="outside upper left", ncols=2, frameon=False)
+
+
+def _plain(text: str) -> str:
+    """Return the text as matplotlib shows it unchanged; between two dollar signs it would read TeX."""
+    return text.replace("$", r"\$")
 
 
 def _png(figure: Any) -> bytes:

@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -18,11 +17,13 @@ import torch
 from data_prep.corpus import find_sources
 from data_prep.files import DataError, atomic_file, describe_os_error
 from data_prep.lexicon import BOS_ID, EOS_ID, UNK_ID
-from pipeline.apply.load import choose_device, load_trained
+from data_prep.locations import local_path
+from pipeline.apply.load import load_trained
 from pipeline.apply.text import Sentence, in_blocks, read_sentences
 from pipeline.command_config import ScoreConfig
 from pipeline.config import require
 from pipeline.model.bilm import BiLM
+from pipeline.model.device import choose_device
 from pipeline.model.sentence_encoder import Reading, SentenceEncoder
 
 _BLOCK_SENTENCES, _BLOCK_WORDS = 1024, 1 << 13  # scored together: bounds the memory
@@ -123,7 +124,7 @@ def score(config: ScoreConfig) -> Scores:
     """Score a text's sentences, empty lines apart, and write them as they come; returns the totals."""
     require(bool(config.checkpoint), "checkpoint= is missing: give a checkpoint, a run's folder or an exported model")
     require(bool(config.input), "input= is missing: give files, folders or globs, or - for standard input")
-    form = Path(config.output).suffix
+    form = local_path(config.output, "output").suffix
     require(form in ("", ".jsonl", ".tsv"), f"output={config.output} must end in .jsonl or .tsv")
     device = choose_device(config.accelerator)
     if config.threads:
@@ -156,7 +157,7 @@ def _output(name: str) -> Iterator[BinaryIO | None]:
         print(f"{'line':>6}{'forward':>11}{'backward':>11}   natural logarithms; {_UNKNOWN_MARK} is scored as <UNK>")
         yield None
         return
-    with atomic_file(Path(name).expanduser()) as file:
+    with atomic_file(local_path(name, "output")) as file:
         if name.endswith(".tsv"):
             file.write(b"file\tline\tposition\tword\tis_unknown\tforward_bits\tbackward_bits\n")
         yield file
@@ -187,7 +188,7 @@ def _as_dict(score: SentenceScore) -> dict[str, Any]:
 def _as_rows(score: SentenceScore) -> Iterator[tuple[Any, ...]]:
     """A row a word, and of the sentence's bounds what is predicted of them."""
     end, start = score.bounds
-    path, line, words = score.sentence
+    path, line, words, _ = score.sentence
     unknown = set(score.unknown)
     yield path, line, 0, "<S>", 0, "", start
     for n, (word, forward, backward) in enumerate(zip(words, *score.surprisals.tolist(), strict=True)):

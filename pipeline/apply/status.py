@@ -1,7 +1,7 @@
 """`elmo status`: how a run stands, for a person at a login node. Reads small files only, and holds nothing up."""
 
-import getpass
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.apply.status_text import render
 from pipeline.config import ConfigError
 from pipeline.train.checkpoint import CheckpointFolder, Record
-from pipeline.train.facts import read_facts, read_restarts
+from pipeline.train.facts import End, Restart, Start, read_end, read_restarts, read_start
 from pipeline.train.run_folder import is_claimed
 from pipeline.train.tracking import read_metrics
 from pipeline.watch_config import StatusConfig
@@ -49,7 +49,7 @@ class Status:
     checkpoint: dict[str, Any] = field(default_factory=dict)
     checkpoints: int = 0
     damaged: list[str] = field(default_factory=list)
-    restarts: list[dict[str, Any]] = field(default_factory=list)
+    restarts: list[Restart] = field(default_factory=list)
     jobs: list[dict[str, str]] = field(default_factory=list)
     other_jobs: int = 0
     next: str = ""
@@ -72,10 +72,17 @@ def main(config: StatusConfig) -> int:
 
 
 def look(run_dir: Path) -> Status:
-    """How the run stands now. Raises ConfigError for a folder that never was a run's."""
-    start = read_facts(run_dir / "start.json")
-    if not (start or (run_dir / "run.json").exists() or (run_dir / "metrics.jsonl").exists()):
-        raise ConfigError(f"{run_dir} is not the folder of a run; give the run.dir= of an `elmo pretrain`")
+    """Return how the run stands now. Raises ConfigError for a folder that never was a run's, or cannot be read."""
+    try:
+        if not any((run_dir / name).exists() for name in ("start.json", "run.json", "metrics.jsonl")):
+            raise ConfigError(f"{run_dir} is not the folder of a run; give the run.dir= of an `elmo pretrain`")
+        return _look(run_dir)
+    except OSError as error:
+        raise ConfigError(f"{run_dir} cannot be read ({error}); give a run's folder that you may read") from None
+
+
+def _look(run_dir: Path) -> Status:
+    start, end = read_start(run_dir), read_end(run_dir)
     now = time.time()
     status = Status(str(run_dir), "new", start.get("host"), start.get("pid"), total_steps=start.get("total_steps"))
     if "unix_time" in start:
@@ -86,7 +93,6 @@ def look(run_dir: Path) -> Status:
     _fill_checkpoints(status, run_dir, now)
     status.restarts = read_restarts(run_dir)
     _fill_queue(status, {start.get("slurm", {}).get("job_id"), *(r.get("job") for r in status.restarts)})
-    end = read_facts(run_dir / "end.json")
     status.state, status.ended = _state(status, run_dir, end), end.get("text")
     status.ended_by = end.get("why")
     if status.state != "running":
@@ -127,7 +133,7 @@ def _fill_checkpoints(status: Status, run_dir: Path, now: float) -> None:
 
 def _fill_queue(status: Status, known: set[Any]) -> None:
     """Jobs of this run that wait or run; what squeue does not answer in time is left out."""
-    query = ["squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%i|%j|%T|%M|%l|%N|%r"]
+    query = ["squeue", "--noheader", f"--user={os.getuid()}", "--format=%i|%j|%T|%M|%l|%N|%r"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
@@ -138,11 +144,11 @@ def _fill_queue(status: Status, known: set[Any]) -> None:
     status.other_jobs = len(jobs) - len(status.jobs)
 
 
-def _state(status: Status, run_dir: Path, end: dict[str, Any]) -> str:
+def _state(status: Status, run_dir: Path, end: End) -> str:
     if is_claimed(run_dir):
         return "running"
-    if end.get("how") in ("finished", "stopped", "diverged", "refused", "hung"):
-        return str(end["how"])
+    if "how" in end:
+        return end["how"]
     if status.total_steps is not None and status.checkpoint.get("step", 0) >= status.total_steps:
         return "finished"
     elsewhere = status.host is not None and status.host != socket.gethostname()
@@ -152,7 +158,7 @@ def _state(status: Status, run_dir: Path, end: dict[str, Any]) -> str:
     return "killed" if status.started_seconds_ago is not None or status.step else "new"
 
 
-def _next(status: Status, start: dict[str, Any], is_job: bool) -> str:
+def _next(status: Status, start: Start, is_job: bool) -> str:
     """What a person would do now. start: the facts of start.json."""
     run, data = status.run_dir, start.get("data", "DATASET")
     again = f"elmo {start.get('command', 'pretrain')} {run}/config.yaml"

@@ -2,12 +2,14 @@
 
 import datetime
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.apply.status import Status
+    from pipeline.train.facts import Restart
 
 _SHOWN_RESTARTS = 3
+_DATED_SECONDS = 1e10  # 300 years: later dates may have no name
 
 
 def render(status: "Status") -> str:
@@ -62,10 +64,11 @@ def _progress(status: "Status") -> str:
 def _perplexity(status: "Status") -> str:
     parts, held_out = [], status.held_out
     if held_out:
-        parts.append(
-            f"held out {held_out['perplexity']:.2f} (forward {held_out['perplexity_forward']:.2f}, backward "
-            f"{held_out['perplexity_backward']:.2f}) at step {int(held_out['step']):,}"
-        )
+        ways = [
+            f"{way} {held_out[key]:.2f}" for way in ("forward", "backward") if (key := f"perplexity_{way}") in held_out
+        ]
+        both = f" ({', '.join(ways)})" if ways else ""
+        parts.append(f"held out {held_out['perplexity']:.2f}{both} at step {int(held_out['step']):,}")
         if status.best["step"] != held_out["step"]:
             parts.append(f"best {status.best['perplexity']:.2f} at step {int(status.best['step']):,}")
     for name, label in (("train/sampled_perplexity", "sampled"), ("train/perplexity", "training")):
@@ -91,8 +94,9 @@ def _speed(status: "Status") -> str:
 def _ends(status: "Status") -> str:
     if status.eta_hours is None:
         return ""
-    at = datetime.datetime.fromtimestamp(time.time() + status.eta_hours * 3600)
-    return f"in {duration(status.eta_hours * 3600)}, {at:%Y-%m-%d %H:%M}, at this speed"
+    seconds = status.eta_hours * 3600
+    at = datetime.datetime.fromtimestamp(time.time() + seconds) if seconds < _DATED_SECONDS else None
+    return f"in {duration(seconds)}, {f'{at:%Y-%m-%d %H:%M}, ' if at else ''}at this speed"
 
 
 def _checkpoint(status: "Status") -> str:
@@ -103,14 +107,14 @@ def _checkpoint(status: "Status") -> str:
     return f"step {newest['step']:,}, {duration(newest['age_seconds'])} ago, {size:,.1f} MB; {status.checkpoints} kept"
 
 
-def _restarts(restarts: list[dict[str, Any]]) -> str:
+def _restarts(restarts: "list[Restart]") -> str:
     if not restarts:
         return ""
     shown = []
     for restart in restarts[-_SHOWN_RESTARTS:]:
         when = restart.get("unix_time")
-        ago = f" {duration(time.time() - when)} ago" if isinstance(when, int | float) else ""
-        job = f", job {restart['job']}" if restart.get("job") is not None else ""
+        ago = f" {duration(time.time() - when)} ago" if when is not None else ""
+        job = f", job {restart['job']}" if "job" in restart else ""
         shown.append(f"{restart.get('reason', 'reason not known')} at step {restart.get('step', '?')}{ago}{job}")
     return f"{len(restarts)}; last: " + "; ".join(reversed(shown))
 

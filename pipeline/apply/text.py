@@ -8,35 +8,49 @@ import numpy as np
 
 from data_prep.clean import clean
 from data_prep.corpus import Block, Source, read_blocks
-from data_prep.files import DataError
+from data_prep.faults import Fault, are_enough, error_of
 from data_prep.tokenizer import Tokenizer
 
 MAX_SENTENCE_WORDS = 100_000
 
 
 class Sentence(NamedTuple):
-    """path: the file as named; line: its number there, from 1. words: none for an empty line."""
+    """path: the file as named; line: its number there, from 1. words: none for an empty line.
+
+    text: the words with the white space between them that the line has.
+    """
 
     path: str
     line: int
     words: list[str]
+    text: str
 
 
 def read_sentences(sources: Sequence[Source], tokenize: bool = False, language: str = "en") -> Iterator[Sentence]:
     """Every line as a sentence, empty ones too; with tokenize every sentence of running text.
 
-    Raises DataError naming file and line for text that is not as it should be.
+    Raises DataError for text that is not as it should be: after the first fault no sentence is given, but the file is
+    read on, so that the error lists more than one.
     """
     tokenizer = Tokenizer(language) if tokenize else None
     for source in sources:
+        faults: list[Fault] = []
+        words = 0
         for block, _ in read_blocks(source.path):
-            yield from _sentences_of(source.path, block, tokenizer)
+            for sentence in _sentences_of(source.path, block, tokenizer, faults):
+                if not faults:
+                    yield sentence
+                words += len(sentence.words) if faults else 0
+            if are_enough(len(faults), words):
+                break
+        if faults:
+            raise error_of(faults, "leave such lines out")
 
 
-def _sentences_of(path: str, block: Block, tokenizer: Tokenizer | None) -> Iterator[Sentence]:
-    text, faults = clean(block)
-    for line, fault in faults.items():
-        raise DataError(f"{path}, line {block.first_line + line + 1:,} {fault}")
+def _sentences_of(path: str, block: Block, tokenizer: Tokenizer | None, faults: list[Fault]) -> Iterator[Sentence]:
+    """Yield the block's sentences; what is wrong with them is appended to `faults`."""
+    text, found, _ = clean(block, is_raw=tokenizer is not None)
+    faults += [Fault(path, block.first_line + line + 1, fault) for line, fault in found.items()]
     lines = np.arange(block.first_line + 1, block.first_line + 1 + text.count("\n"))
     if tokenizer is not None:
         text, sentences_a_line = tokenizer.split(text)
@@ -44,11 +58,9 @@ def _sentences_of(path: str, block: Block, tokenizer: Tokenizer | None) -> Itera
     for line, sentence in zip(lines.tolist(), text.split("\n")[:-1], strict=True):
         words = sentence.split()
         if len(words) > MAX_SENTENCE_WORDS:
-            raise DataError(
-                f"{path}, line {line:,} has {len(words):,} words, more than {MAX_SENTENCE_WORDS:,}; "
-                "break it into sentences"
-            )
-        yield Sentence(path, line, words)
+            what = f"has {len(words):,} words, more than {MAX_SENTENCE_WORDS:,}; break it into sentences"
+            faults.append(Fault(path, line, what))
+        yield Sentence(path, line, words, sentence.strip())
 
 
 def in_blocks(sentences: Iterator[Sentence], max_sentences: int, max_words: int) -> Iterator[list[Sentence]]:

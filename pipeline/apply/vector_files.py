@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_prep.files import atomic_path
-from pipeline.apply.parts import Parts
+from pipeline.apply.parts_plan import Parts
 from pipeline.config import ConfigError, require
 
 _SAFETENSORS_TYPES = {"float32": "F32", "float16": "F16"}
@@ -21,10 +21,10 @@ _EARLIEST = (1980, 1, 1, 0, 0, 0)  # the first date a zip file can hold
 
 
 class Row(NamedTuple):
-    """A sentence. vectors (layers, n, values), without the first dimension if one layer was chosen."""
+    """A sentence, its text as the line was given. vectors (layers, n, values), without layers if one was chosen."""
 
     number: int
-    words: list[str]
+    text: str
     vectors: np.ndarray
 
 
@@ -56,8 +56,8 @@ def write_vectors(path: Path, parts: Parts, keep_sentences: bool = True) -> None
 
 def _rows(parts: Parts) -> Iterator[Row]:
     for part in parts.parts:
-        for offset, (words, vectors) in enumerate(parts.read(part.number)):
-            yield Row(part.first + offset, words, vectors[0] if len(vectors) == 1 else vectors)
+        for offset, (text, vectors) in enumerate(parts.read(part.number)):
+            yield Row(part.first + offset, text, vectors[0] if len(vectors) == 1 else vectors)
 
 
 def _write_hdf5(path: Path, parts: Parts, keep_sentences: bool) -> None:
@@ -68,7 +68,7 @@ def _write_hdf5(path: Path, parts: Parts, keep_sentences: bool) -> None:
         for row in _rows(parts):
             file.create_dataset(str(row.number), data=row.vectors)
             if keep_sentences:
-                sentence_to_index[" ".join(row.words)] = str(row.number)
+                sentence_to_index[row.text] = str(row.number)
         if keep_sentences:
             index = file.create_dataset("sentence_to_index", (1,), dtype=h5py.string_dtype())
             index[0] = json.dumps(sentence_to_index)
@@ -85,7 +85,7 @@ def _write_npz(path: Path, parts: Parts, keep_sentences: bool) -> None:
         for row in _rows(parts):
             add(str(row.number), row.vectors)
             if keep_sentences:
-                sentence_to_index[" ".join(row.words)] = str(row.number)
+                sentence_to_index[row.text] = str(row.number)
         if keep_sentences:
             add("sentence_to_index", np.array([json.dumps(sentence_to_index)]))
 
@@ -106,7 +106,7 @@ def _write_safetensors(path: Path, parts: Parts, keep_sentences: bool) -> None:
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for part in parts.parts:
-            flat = np.load(parts.vectors_path(part.number), mmap_mode="r", allow_pickle=False)
+            flat = parts.flat(part.number)
             file.write(np.ascontiguousarray(flat).data if flat.size else b"")
 
 
@@ -121,7 +121,7 @@ def _write_parquet(path: Path, parts: Parts, keep_sentences: bool) -> None:
     columns = [("sentence", pa.int64()), ("position", pa.int32()), ("word", pa.string())]
     with pq.ParquetWriter(path, pa.schema([*columns, *((name, vector) for name in names)])) as writer:
         for part in parts.parts:
-            rows = [(n, words, v) for n, (words, v) in enumerate(parts.read(part.number), part.first) if words]
+            rows = [(n, text.split(), v) for n, (text, v) in enumerate(parts.read(part.number), part.first) if text]
             if not rows:
                 continue
             lengths = [len(words) for _, words, _ in rows]

@@ -21,7 +21,8 @@ _BYTES = 256
 class Spelling:
     """Of a split under a vocabulary. characters: of all words, with the space or line end after each.
 
-    unknown: words (not types) outside the vocabulary. nats: what spelling all of those costs.
+    unknown: words (not types) outside the vocabulary, without the text's own <UNK>. nats: what it costs to spell all
+    of those and each <UNK>: the letters tell these two apart.
     """
 
     characters: int
@@ -50,7 +51,8 @@ def spelling_of(split: Split, lexicon: Lexicon, vocabulary: Vocabulary) -> Spell
         characters += int(counts[word]) * (len(spelled) + 1)
         if is_unknown:
             nats += int(counts[word]) * (sum(letters[byte] for byte in spelled.encode()) + letters[_BYTES])
-    return Spelling(characters, int(counts.sum()), int(counts[used[unknown]].sum()), float(nats))
+    outside = used[unknown & (used != UNK_ID)]
+    return Spelling(characters, int(counts.sum()), int(counts[outside].sum()), float(nats))
 
 
 def letter_nats(lexicon: Lexicon) -> np.ndarray:

@@ -5,21 +5,51 @@ How to move from them: docs/use.md.
 """
 
 import copy
+import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
+from annotated_types import Ge, Le, Predicate
 from torch import Tensor, nn
+from typing_extensions import NotRequired, TypedDict
 
-from pipeline.config import require
+from data_prep.typed_json import parse_json
+from pipeline.config import ConfigError, require
 from pipeline.model.bilm import BiLM
-from pipeline.model.pretrained import load_pretrained, save_pretrained
+from pipeline.model.pretrained import Pretrained, load_pretrained, save_pretrained
 from pipeline.model.scalar_mix import ScalarMix
 from pipeline.model.sentence_encoder import SentenceEncoder, Sentences, pad
 from pipeline.model.sentences import character_ids
 
 _OPTIONS = "elmo"  # under which a folder's facts keep a module's own options and mixes
+_MAX_OUTPUTS = 1000
+_Finite = Annotated[float, Predicate(math.isfinite)]
+
+
+class _SavedMix(TypedDict):
+    """State of a ScalarMix: of a learned one s and gamma, of "top" gamma, of one with given weights these alone."""
+
+    gamma: NotRequired[_Finite]
+    scalars: NotRequired[list[_Finite]]
+    fixed: NotRequired[list[_Finite]]
+
+
+class _Saved(TypedDict):
+    """What `Elmo.save_pretrained` keeps; a key that is unknown might change the vectors, so it is refused."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
+
+    num_outputs: NotRequired[Annotated[int, Ge(0), Le(_MAX_OUTPUTS)]]
+    layers: NotRequired[str | list[_Finite]]
+    dropout: NotRequired[Annotated[float, Ge(0), Le(1)]]
+    layer_norm: NotRequired[bool | Literal["allennlp"]]
+    l2: NotRequired[_Finite]
+    trainable: NotRequired[bool]
+    stateful: NotRequired[bool]
+    mixes: NotRequired[list[_SavedMix]]
 
 
 class ElmoOutput(NamedTuple):
@@ -113,11 +143,13 @@ class Elmo(nn.Module):
         options: as for Elmo(...); what is not given is as it was saved, learned mixes included.
         """
         pretrained = load_pretrained(location, softmax=False, device=device)
-        saved = dict(pretrained.facts.get(_OPTIONS, {}))
-        mixes = saved.pop("mixes", [])
+        saved = _read_options(pretrained)
+        mixes = saved.pop("mixes", None)
         elmo = cls(pretrained.bilm, **{**saved, **options})
-        if all(elmo.options[name] == value for name, value in saved.items() if name in ("num_outputs", "layers")):
-            elmo._set_mixes(mixes)
+        if mixes is not None and all(
+            elmo.options[name] == value for name, value in saved.items() if name in ("num_outputs", "layers")
+        ):
+            elmo._set_mixes(mixes, pretrained.path)
         facts = {name: value for name, value in pretrained.facts.items() if name != _OPTIONS}
         elmo._saved_with = {"words": pretrained.words, "counts": pretrained.counts, "facts": facts}
         return elmo.to(device)
@@ -128,9 +160,22 @@ class Elmo(nn.Module):
         facts = {**self._saved_with.get("facts", {}), _OPTIONS: {**self.options, "mixes": mixes}}
         return save_pretrained(folder, self.bilm, **{**self._saved_with, "facts": facts}, overwrite=overwrite)
 
-    def _set_mixes(self, mixes: list[dict[str, Any]]) -> None:
-        for mix, values in zip(self.mixes, mixes, strict=False):
-            mix.load_state_dict({name: torch.tensor(value) for name, value in values.items()})
+    def _set_mixes(self, mixes: list[dict[str, Any]], path: Path) -> None:
+        wanted = [{name: tuple(value.shape) for name, value in mix.state_dict().items()} for mix in self.mixes]
+        states = [{name: torch.tensor(value) for name, value in mix.items()} for mix in mixes]
+        found = [{name: tuple(value.shape) for name, value in state.items()} for state in states]
+        require(
+            found == wanted,
+            f"{path}: the mixes under facts.elmo do not fit its options; save the model again",
+        )
+        for mix, state in zip(self.mixes, states, strict=True):
+            mix.load_state_dict(state)
+
+
+def _read_options(pretrained: Pretrained) -> dict[str, Any]:
+    saved = pretrained.facts.get(_OPTIONS, {})
+    name, remedy = f"{pretrained.path}: facts.{_OPTIONS}", "save the model again"
+    return dict(parse_json(json.dumps(saved).encode(), _Saved, name, remedy, ConfigError))
 
 
 def representations(layers: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 """Models on the Hugging Face hub (extra `hub`): fetch a folder, push one, and the card that tells what it is."""
 
 import re
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline import __version__
 from pipeline.config import ConfigError, ModelConfig
 
 _INSTALL = "pip install 'elmo-pipeline[hub]'"
@@ -44,35 +46,35 @@ def fetch(hub_id: HubId, files: list[str]) -> Path:
         raise ConfigError(f"{at} is no folder here, and cannot be fetched from the hub ({reason})") from None
 
 
-def push_to_hub(folder: str | Path, repository: str, *, revision: str | None = None, private: bool = True) -> str:
-    """A folder that `save_pretrained` made is on the hub, as one commit; returns its address.
-
-    private: whether a repository that is not there yet is made so.
-    """
+def upload(folder: Path, names: list[str], repository: str, revision: str | None, private: bool) -> str:
+    """Just the files `names` of a folder are on the hub, as one commit; returns its address."""
     try:
         from huggingface_hub import HfApi, errors
     except ImportError:
         raise ConfigError(f"to push to the hub: {_INSTALL}") from None
-    folder = Path(folder).expanduser()
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"{folder} holds no whole model; make one with `elmo export`, then push it")
     api = HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repository, branch=revision, exist_ok=True)
-        commit = api.upload_folder(repo_id=repository, folder_path=folder, revision=revision, ignore_patterns=".*")
+        commit = api.upload_folder(repo_id=repository, folder_path=folder, revision=revision, allow_patterns=names)
     except (errors.HFValidationError, errors.HfHubHTTPError, OSError) as error:
         reason = str(error).strip().split("\n")[0][:200]
         raise ConfigError(f"{folder} cannot be pushed to {repository} ({reason}); try `hf auth login`") from None
     return str(commit)
 
 
-def model_card(model: ModelConfig, parameters: dict[str, int], vocabulary: int | None, facts: dict[str, Any]) -> str:
-    """README.md of a model: corpus, tokens, perplexity, settings, use. A fact that is not known is said to be so."""
+def model_card(
+    model: ModelConfig, parameters: dict[str, int], vocabulary: int | None, facts: dict[str, Any], hub: str = ""
+) -> str:
+    """README.md of a model: corpus, tokens, perplexity, settings, use. A fact that is not known is said to be so.
+
+    hub: the model's name on the hub, if it is known.
+    """
     widths = ", ".join(f"{number} of width {width}" for width, number in model.filters)
     rows = [
-        ("Corpus", facts.get("corpus")),
+        *([("Pretrained on", _pretraining(facts["pretrained_on"]))] if facts.get("pretrained_on") else []),
+        ("Fine-tuned on" if facts.get("pretrained_on") else "Corpus", facts.get("corpus")),
         ("Corpus fingerprint", facts.get("corpus_fingerprint")),
         ("Training tokens, each way", _number(facts.get("tokens"))),
         ("Held-out perplexity", _perplexity(facts.get("perplexity"))),
@@ -87,8 +89,37 @@ def model_card(model: ModelConfig, parameters: dict[str, int], vocabulary: int |
         ("Trained with", facts.get("trained_with")),
         ("Exported with", facts.get("exported_with")),
     ]  # fmt: skip
-    table = "\n".join(f"| {name} | {value or 'unknown'} |" for name, value in rows)
-    return _CARD.format(table=table, dim=2 * model.projection_dim)
+    table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows)
+    address = _address()
+    return _CARD.format(
+        table=table, dim=2 * model.projection_dim, name=hub or "ORG/NAME", version=__version__,
+        address=address or "URL", whence="" if address else " URL stands for where you have its repository from.",
+        cells=model.lstm_dim, max_characters=model.max_characters,
+    )  # fmt: skip
+
+
+def _cell(value: str | None) -> str:
+    """On one line of the table, whatever a fact holds."""
+    return " ".join(value.replace("|", "/").split()) if value else "unknown"
+
+
+def _address() -> str:
+    """Where to clone the project from, if its installed metadata say so (`project.urls` of pyproject.toml)."""
+    try:
+        urls = metadata.metadata("elmo-pipeline").get_all("Project-URL") or []
+    except metadata.PackageNotFoundError:
+        urls = []
+    return next((url.partition(",")[2].strip() for url in urls), "")
+
+
+def _pretraining(earlier: list[dict[str, Any]]) -> str:
+    """Corpus and tokens of each training before the last, oldest first."""
+    told = []
+    for one in earlier:
+        tokens = _number(one.get("tokens"))
+        size = f"{tokens} tokens each way" if tokens else "tokens unknown"
+        told.append(f"{one.get('corpus') or one.get('source') or 'unknown'} ({size})")
+    return ", then ".join(told)
 
 
 def _number(value: Any) -> str | None:
@@ -121,16 +152,36 @@ A bidirectional language model over characters (Peters et al., 2018), for contex
 |---|---|
 {table}
 
+## Install
+The program is elmo-pipeline; this card was written by version {version}.{whence}
+```console
+$ git clone {address} elmo && cd elmo
+$ sh install.sh .venv hub,text,weights
+$ . .venv/bin/activate
+```
+
 ## Use
 ```python
 from pipeline.model.elmo import Elmo
-elmo = Elmo.from_pretrained("ORG/NAME")     # or the path of this folder
+elmo = Elmo.from_pretrained("{name}")     # or the path of this folder
 output = elmo([["A", "sentence", "of", "words", "."]])
 ```
 ```console
-$ elmo embed checkpoint=ORG/NAME input=sentences.txt output=vectors.h5
-$ elmo export checkpoint=ORG/NAME output=allennlp format=allennlp
+$ elmo embed checkpoint={name} input=sentences.txt output=vectors.h5
+$ elmo embed checkpoint={name} input=raw.txt output=raw.h5 tokenize=true
+$ elmo export checkpoint={name} output=allennlp format=allennlp
 ```
+
+## Input
+Tokenised text: a sentence is a list of words, in a file a line of words with spaces between. Punctuation marks are
+words of their own, and the case of letters is kept. `tokenize=true` splits raw text into such sentences and words.
+
+## Weights
+`model.safetensors` in float32, direction 0 forward and 1 backward, x @ W. The gates of a cell stand in the order
+i, j, f, o (input, candidate, forget, output), {cells} values each. At run time 1.0 is added to the forget gate's bias,
+which is not in the file. A word is {max_characters} character ids: 258, its UTF-8 bytes (0 to 255), 259, and 260 up to
+the end. The sentence bounds are 258, 256, 259 (`<S>`) and 258, 257, 259 (`</S>`). All names: docs/formats.md of the
+program.
 
 ## Licence
 To be chosen by whoever publishes this model: the licence of the weights, and what the corpus allows.

@@ -8,6 +8,7 @@ from typing import Any
 from data_prep.files import write_bytes, write_json
 from data_prep.lexicon import SPECIALS
 from pipeline.config import ConfigError, ModelConfig, require, to_dict
+from pipeline.model.weight_checks import LARGEST_SIZE
 
 # The one table of keys, read in both directions.
 KEYS = {
@@ -28,6 +29,8 @@ _ABSENT = {"num_highway": 0, "num_layers": 1, "cell_clip": None, "proj_clip": No
 _CHARACTERS = "char_cnn.n_characters"
 INFERENCE_CHARACTERS, TRAINING_CHARACTERS = 262, 261  # with the mask's id and without; weights hold 261 rows always
 _ALLENNLP_WORD_CHARACTERS = 50
+_BILM_TF_LAYERS = 8  # model.py, _pretrained_initializer: the names of so many layers are known there
+_SHOWN_CHARACTERS = 80
 _NOT_A_WORD = "!!!MAXTERMID"  # bilm-tf passes over it (data.py:37)
 
 
@@ -42,7 +45,7 @@ def read_options(path: Path) -> ModelConfig:
     characters = _get(options, _CHARACTERS, path)
     require(
         characters in (None, TRAINING_CHARACTERS, INFERENCE_CHARACTERS),
-        f"options={path}: {_CHARACTERS} is {characters!r}, and must be {INFERENCE_CHARACTERS} or "
+        f"options={path}: {_CHARACTERS} is {_shown(characters)}, and must be {INFERENCE_CHARACTERS} or "
         f"{TRAINING_CHARACTERS}: only models over UTF-8 bytes can be imported",
     )
     values: dict[str, Any] = {}
@@ -89,6 +92,10 @@ def refusals(config: ModelConfig) -> list[str]:
             f"bilm-tf leaves the LSTM's projection out where projection_dim={config.projection_dim} is not below "
             f"lstm_dim={config.lstm_dim}: its numbers would be others"
         )
+    if config.num_layers > _BILM_TF_LAYERS:
+        found.append(
+            f"bilm-tf and simple_elmo read at most {_BILM_TF_LAYERS} layers, this model has {config.num_layers}"
+        )
     return found
 
 
@@ -98,9 +105,11 @@ def read_vocabulary(path: Path) -> list[str]:
     Their order is free here, as the weights do not hold the softmax. Raises ConfigError.
     """
     try:
-        lines = path.read_bytes().decode().split("\n")
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except FileNotFoundError:
         raise ConfigError(f"vocabulary={path}: no such file; it lies beside the weights, or leave it out") from None
+    except IsADirectoryError:
+        raise ConfigError(f"vocabulary={path} is a folder; give the file vocab.txt in it") from None
     except (UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"vocabulary={path} is not UTF-8 text ({error}); give one word a line") from None
     words, seen = dict.fromkeys(SPECIALS), set()
@@ -145,17 +154,24 @@ def _checked(name: str, value: Any, where: str) -> Any:
     """The value as ModelConfig has it. Raises ConfigError for another kind of value."""
     if name == "filters":
         good = isinstance(value, list) and all(isinstance(f, list) and list(map(type, f)) == [int, int] for f in value)
-        require(good, f"{where} is {value!r}, and must be [[width, number], ...]")
+        good = good and all(max(f) < LARGEST_SIZE for f in value)
+        require(good, f"{where} is {_shown(value)}, and must be [[width, number], ...]")
     elif name == "skip_connections":
-        require(type(value) is bool, f"{where} is {value!r}, and must be true or false")
+        require(type(value) is bool, f"{where} is {_shown(value)}, and must be true or false")
     elif name == "activation":
-        require(value in ("relu", "tanh"), f"{where} is {value!r}, and must be relu or tanh")
+        require(value in ("relu", "tanh"), f"{where} is {_shown(value)}, and must be relu or tanh")
     else:
-        require(type(value) in (int, float) and math.isfinite(value), f"{where} is {value!r}, and must be a number")
+        good = type(value) is int or (type(value) is float and math.isfinite(value))
+        require(good and abs(value) < LARGEST_SIZE, f"{where} is {_shown(value)}, and must be a number")
         if name in ("cell_clip", "proj_clip"):
             require(value != 0, f"{where} is 0, `all zero` to bilm-tf, `no clip` to AllenNLP; write null for no clip")
         if name in ("cell_clip", "proj_clip", "dropout"):
             return float(value)
-        require(value == int(value), f"{where} is {value!r}, and must be a whole number")
+        require(value == int(value), f"{where} is {_shown(value)}, and must be a whole number")
         return int(value)
     return value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."

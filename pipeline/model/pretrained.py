@@ -4,7 +4,6 @@ A folder counts once config.json, which is written last, holds the size and sha2
 What each file holds: docs/formats.md.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.files import atomic_path, sha256_of, sync_folder, write_bytes, write_json, write_npy
+from data_prep.files import atomic_path, map_npy, sha256_of, sync_folder, write_bytes, write_json, write_npy
+from data_prep.lexicon import SPECIALS
+from data_prep.locations import local_path
 from pipeline import __version__
 from pipeline.config import ConfigError, ModelConfig, require, to_dict
 from pipeline.model.bilm import BiLM, num_parameters
-from pipeline.model.hub import HubId, fetch, model_card
-from pipeline.read_config import from_dict
+from pipeline.model.folder_config import (
+    CARD,
+    CONFIG,
+    COUNTS,
+    FORMAT,
+    FORMAT_VERSION,
+    MODEL,
+    SOFTMAX,
+    VOCABULARY,
+    FileRecord,
+    FolderConfig,
+    known_facts,
+    model_config,
+    model_sha256,
+    read_folder_config,
+)  # fmt: skip
+from pipeline.model.hub import HubId, fetch, model_card, upload
+from pipeline.model.weight_checks import as_float32, check_finite, check_shapes, parameter_shapes
 
-FORMAT, FORMAT_VERSION = "elmo-pipeline/pretrained", 1
-CONFIG, CARD = "config.json", "README.md"
-MODEL, SOFTMAX, VOCABULARY, COUNTS = "model.safetensors", "softmax.safetensors", "vocabulary.txt", "counts.npy"
-_KEYS = ("model", "vocabulary_size", "facts", "training", "files")
 _SOFTMAX_PREFIX = "softmax."
+_FLOATS = ("F32", "F16", "BF16", "F64")  # as safetensors names them
 
 
 @dataclass
@@ -48,18 +62,21 @@ class Pretrained:
 
 def save_pretrained(
     folder: str | Path, bilm: BiLM, *, words: list[str] | None = None, counts: np.ndarray | None = None,
-    facts: dict[str, Any] | None = None, training: dict[str, Any] | None = None, overwrite: bool = False,
+    facts: dict[str, Any] | None = None, training: dict[str, Any] | None = None, overwrite: bool = False, hub: str = "",
 ) -> list[Path]:  # fmt: skip
     """`folder` holds the model, in float32; returns its files. A crash leaves a folder that does not load.
 
-    Raises ConfigError where the folder holds something else, or another model and not overwrite.
+    hub: the name on the hub that the model card's example shall have. Raises ConfigError where the folder holds
+    something else, or another model and not overwrite, and for weights that are not finite.
     """
-    folder = Path(folder).expanduser()
+    folder = local_path(folder)
     _check_vocabulary(bilm, words, counts)
+    state = {name: tensor.detach().float().cpu().contiguous() for name, tensor in bilm.state_dict().items()}
+    check_finite(state, "this model")
     claim_folder(folder, (CONFIG, MODEL, SOFTMAX, VOCABULARY, COUNTS, CARD), marker=CONFIG, overwrite=overwrite)
-    softmax = {name: tensor for name, tensor in bilm.state_dict().items() if name.startswith(_SOFTMAX_PREFIX)}
+    softmax = {name: tensor for name, tensor in state.items() if name.startswith(_SOFTMAX_PREFIX)}
     names = [MODEL]
-    _write_tensors(folder / MODEL, {n: t for n, t in bilm.state_dict().items() if n not in softmax})
+    _write_tensors(folder / MODEL, {n: t for n, t in state.items() if n not in softmax})
     if softmax:
         names.append(SOFTMAX)
         _write_tensors(folder / SOFTMAX, softmax)
@@ -69,10 +86,12 @@ def save_pretrained(
     if counts is not None:
         names.append(COUNTS)
         write_npy(folder / COUNTS, np.asarray(counts, np.int64))
-    card = model_card(bilm.config, num_parameters(bilm), None if words is None else len(words), facts or {})
+    card = model_card(bilm.config, num_parameters(bilm), None if words is None else len(words), facts or {}, hub)
     write_bytes(folder / CARD, card.encode())
+    model = to_dict(bilm.config)
     described = {
-        "format": FORMAT, "format_version": FORMAT_VERSION, "version": __version__, "model": to_dict(bilm.config),
+        "format": FORMAT, "format_version": FORMAT_VERSION, "version": __version__,
+        "model": model, "model_sha256": model_sha256(model),
         "vocabulary_size": None if words is None else len(words), "facts": facts or {}, "training": training,
         "files": {n: {"bytes": (folder / n).stat().st_size, "sha256": sha256_of(folder / n)} for n in names},
     }  # fmt: skip
@@ -86,22 +105,37 @@ def load_pretrained(location: str | Path, *, softmax: bool = True, device: torch
     softmax: read it where there is one; without, a gigabyte may stay unread. Raises ConfigError.
     """
     folder = _locate(str(location), softmax)
-    described = _read_config(folder)
-    softmax = softmax and SOFTMAX in described["files"]
-    for name in described["files"]:
-        if name != SOFTMAX or softmax:
-            _check_file(folder / name, described["files"][name])
-    words = _read_words(folder, described) if VOCABULARY in described["files"] else None
-    counts = np.load(folder / COUNTS, allow_pickle=False) if COUNTS in described["files"] else None
+    described = read_folder_config(folder)
+    config = model_config(folder, described.model)
+    softmax = softmax and SOFTMAX in described.files
+    for file, record in described.files.items():
+        if file != SOFTMAX or softmax:
+            _check_file(folder / file, record)
+    words = _read_words(folder, described) if VOCABULARY in described.files else None
+    counts = _read_counts(folder, described) if COUNTS in described.files else None
+    vocab_size = len(words or []) if softmax else 0
+    names = [MODEL, SOFTMAX] if softmax else [MODEL]
+    for name in names:  # before the modules are made, whose sizes config.json might have from anywhere
+        wanted = parameter_shapes(config, vocab_size)
+        of_file = ((n, shape) for n, shape in wanted if n.startswith(_SOFTMAX_PREFIX) == (name == SOFTMAX))
+        check_shapes(_read_shapes(folder / name), of_file, str(folder / name), CONFIG)
     with torch.device("meta"):
-        bilm = BiLM(_read_model_config(folder, described), len(words or []) if softmax else 0)
-    files = [MODEL, SOFTMAX] if softmax else [MODEL]
-    expected = bilm.state_dict()
-    state = {k: v for name in files for k, v in _read_tensors(folder / name, expected, device).items()}
+        bilm = BiLM(config, vocab_size)
+    state = {k: tensor for name in names for k, tensor in _read_tensors(folder / name, device).items()}
     bilm.load_state_dict(state, assign=True)
-    return Pretrained(
-        folder, bilm.eval().requires_grad_(False), words, counts, described["facts"], described["training"]
-    )
+    facts = known_facts(described.facts, str(folder / CONFIG))
+    return Pretrained(folder, bilm.eval().requires_grad_(False), words, counts, facts, described.training)
+
+
+def push_to_hub(folder: str | Path, repository: str, *, revision: str | None = None, private: bool = True) -> str:
+    """A folder that `save_pretrained` made is on the hub, as one commit; returns its address.
+
+    Just the files that config.json names, the card and config.json go there, whatever else the folder holds.
+    private: whether a repository that is not there yet is made so.
+    """
+    folder = Path(folder).expanduser()
+    names = [*read_folder_config(folder).files, CARD, CONFIG]
+    return upload(folder, [str(name) for name in names], repository, revision, private)
 
 
 def claim_folder(folder: Path, names: tuple[str, ...], *, marker: str, overwrite: bool) -> None:
@@ -139,63 +173,56 @@ def _check_vocabulary(bilm: BiLM, words: list[str] | None, counts: np.ndarray | 
 
 
 def _locate(location: str, softmax: bool) -> Path:
-    path = Path(location).expanduser()
+    path = local_path(location)
     if path.is_dir():
         return path
+    require(
+        not path.is_file(),
+        f"{location} is a file, and a model is a folder; make one of a checkpoint with "
+        f"`elmo export checkpoint={location} output=DIR`, and give DIR",
+    )
     hub_id = HubId.parse(location)
     if hub_id is None:
         raise ConfigError(f"{location}: no such folder; give one that `elmo export` wrote, or ORG/NAME on the hub")
     return fetch(hub_id, [CONFIG, MODEL, VOCABULARY, COUNTS, *([SOFTMAX] if softmax else [])])
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    if not path.is_file():
-        why = "the export was cut short" if (folder / MODEL).exists() else "it is no exported model"
-        raise ConfigError(f"{folder} has no {CONFIG} ({why}); export it again with `elmo export`")
-    try:
-        described = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON ({error}); copy or export the model again") from None
-    if not isinstance(described, dict) or described.get("format") != FORMAT:
-        raise ConfigError(
-            f"{path} does not describe a model of this project (format {FORMAT}); for bilm-tf's or AllenNLP's files "
-            "use `elmo import`"
-        )
-    require(
-        described.get("format_version") == FORMAT_VERSION,
-        f"{path} is of format version {described.get('format_version')}, this is {__version__}, which reads version "
-        f"{FORMAT_VERSION}; use a version of elmo-pipeline that knows it",
-    )
-    lacking = [key for key in _KEYS if key not in described] or [n for n in [MODEL] if n not in described["files"]]
-    require(not lacking, f"{path} lacks {', '.join(lacking)}; copy or export the model again")
-    return described
-
-
-def _read_model_config(folder: Path, described: dict[str, Any]) -> ModelConfig:
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        return from_dict(ModelConfig, described["model"])
-    except OmegaConfBaseException as error:
-        reason = f"{error.full_key}: {str(error).splitlines()[0]}"
-        raise ConfigError(f"{folder / CONFIG}, model: {reason}; export the model again") from None
-
-
-def _check_file(path: Path, record: dict[str, Any]) -> None:
+def _check_file(path: Path, record: FileRecord) -> None:
     require(path.is_file(), f"{path} is missing; copy or export the model again")
     size = path.stat().st_size
     require(size == record["bytes"], f"{path} has {size} bytes, not {record['bytes']}; copy or export the model again")
     require(sha256_of(path) == record["sha256"], f"{path} is damaged (another sha256); copy or export the model again")
 
 
-def _read_words(folder: Path, described: dict[str, Any]) -> list[str]:
-    words = (folder / VOCABULARY).read_bytes().decode().split("\n")[:-1]
+def _read_words(folder: Path, described: FolderConfig) -> list[str]:
+    path = folder / VOCABULARY
+    try:
+        words = path.read_bytes().decode().split("\n")[:-1]
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text ({error}); copy or export the model again") from None
     require(
-        len(words) == described["vocabulary_size"],
-        f"{folder / VOCABULARY} has {len(words)} words, not {described['vocabulary_size']}; export the model again",
+        len(words) == described.vocabulary_size,
+        f"{path} has {len(words)} words, not {described.vocabulary_size}; export the model again",
+    )
+    require(
+        tuple(words[: len(SPECIALS)]) == tuple(SPECIALS),
+        f"{path} begins with {words[:3]}, not with {', '.join(SPECIALS)}; export the model again",
     )
     return words
+
+
+def _read_counts(folder: Path, described: FolderConfig) -> np.ndarray:
+    path = folder / COUNTS
+    try:
+        counts = np.array(map_npy(path, np.int64))
+    except Exception:  # DataError, and for a damaged header what Python's own parser raises
+        raise ConfigError(f"{path} holds no row of int64 counts; copy or export the model again") from None
+    require(
+        len(counts) == described.vocabulary_size and not (counts < 0).any(),
+        f"{path} holds {len(counts)} counts for {described.vocabulary_size} words, or negative ones; export the model "
+        "again",
+    )
+    return counts
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -204,27 +231,34 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
     with atomic_path(path) as aside:
         try:
-            save_file({n: t.detach().float().cpu().contiguous() for n, t in tensors.items()}, aside, {"format": "pt"})
+            save_file(tensors, aside, {"format": "pt"})
         except SafetensorError as error:
             raise OSError(None, str(error), str(path)) from None
 
 
-def _read_tensors(path: Path, expected: dict[str, Tensor], device: torch.device | str) -> dict[str, Tensor]:
-    """Raises ConfigError where the file does not hold just those of `expected` that belong in it."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes by the file's header alone, whose sizes safetensors has checked against the file's."""
+    from safetensors import SafetensorError, safe_open
 
+    shapes = {}
     try:
-        tensors = load_file(path, str(device))
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                part = file.get_slice(name)
+                require(
+                    part.get_dtype() in _FLOATS,
+                    f"{path}: {name} is of {part.get_dtype()}, and must be float32, float16, bfloat16 or float64; "
+                    "export the model again",
+                )
+                shapes[name] = tuple(part.get_shape())
     except SafetensorError as error:
         raise ConfigError(f"{path} is not a readable safetensors file ({error}); export the model again") from None
-    in_softmax = path.name == SOFTMAX
-    wanted = {name: tuple(t.shape) for name, t in expected.items() if name.startswith(_SOFTMAX_PREFIX) == in_softmax}
-    found = {name: tuple(t.shape) for name, t in tensors.items()}
-    for name in sorted(wanted.keys() | found.keys()):
-        require(
-            wanted.get(name) == found.get(name),
-            f"{path}: {name} is {found.get(name, 'absent')}, and {wanted.get(name, 'absent')} by {CONFIG}; "
-            "export the model again",
-        )
+    return shapes
+
+
+def _read_tensors(path: Path, device: torch.device | str) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    tensors = as_float32(load_file(path, str(device)), str(path))
+    check_finite(tensors, str(path))
     return tensors

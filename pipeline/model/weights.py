@@ -5,9 +5,11 @@ lies options.json (options.py). What stands where: docs/formats.md.
 """
 
 import io
+import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +18,14 @@ import torch
 from torch import Tensor
 
 from data_prep.files import atomic_file
+from pipeline.characters import NUM_CHARACTERS
 from pipeline.config import ConfigError, ModelConfig, require
 from pipeline.model.bilm import BiLM
+from pipeline.model.weight_checks import check_finite, has_projection, num_filters, some
 
+log = logging.getLogger(__name__)
 View = Callable[[Tensor], Tensor]
+_MAX_COMPRESSION = 1100  # deflate's is 1,032: a smaller file cannot hold the values
 _CELL = "RNN_{direction}/RNN/MultiRNNCell/Cell{layer}/LSTMCell"
 
 
@@ -31,40 +37,43 @@ class Part(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A dataset of the file: its rows are those of its parts, one under the other."""
+    """A dataset of the file and its shape there: its rows are those of its parts, one under the other."""
 
     dataset: str
+    shape: tuple[int, ...]
     parts: tuple[Part, ...]
 
 
-def name_table(config: ModelConfig) -> list[Entry]:
-    """Every dataset of a model, and where its values are in ours. The one place that knows both formats."""
-    table: list[tuple[str, list[tuple[str, View]]]] = [("char_embed", [("encoder.char_embed", _as_it_is)])]
-    for k in range(len(config.filters)):
-        table += [
-            (f"CNN/W_cnn_{k}", [(f"encoder.convolutions.{k}.weight", _convolution)]),
-            (f"CNN/b_cnn_{k}", [(f"encoder.convolutions.{k}.bias", _as_it_is)]),
-        ]
+def name_table(config: ModelConfig) -> Iterator[Entry]:
+    """Every dataset of a model, and where its values are in ours. The one place that knows both formats.
+
+    It is made as it is read, so that settings of a billion layers cost nothing.
+    """
+    filters, outputs, cells = num_filters(config), config.projection_dim, config.lstm_dim
+    yield _entry("char_embed", (NUM_CHARACTERS, config.character_dim), ("encoder.char_embed", _as_it_is))
+    for k, (width, number) in enumerate(config.filters):
+        ours = f"encoder.convolutions.{k}"
+        yield _entry(f"CNN/W_cnn_{k}", (1, width, config.character_dim, number), (f"{ours}.weight", _convolution))
+        yield _entry(f"CNN/b_cnn_{k}", (number,), (f"{ours}.bias", _as_it_is))
     for k in range(config.num_highway):
         for part in ("carry", "transform"):
-            table += [
-                (f"CNN_high_{k}/W_{part}", [(f"encoder.highways.{k}.{part}.weight", Tensor.t)]),
-                (f"CNN_high_{k}/b_{part}", [(f"encoder.highways.{k}.{part}.bias", _as_it_is)]),
-            ]
+            ours = f"encoder.highways.{k}.{part}"
+            yield _entry(f"CNN_high_{k}/W_{part}", (filters, filters), (f"{ours}.weight", Tensor.t))
+            yield _entry(f"CNN_high_{k}/b_{part}", (filters,), (f"{ours}.bias", _as_it_is))
     if has_projection(config):
-        table += [
-            ("CNN_proj/W_proj", [("encoder.projection.weight", Tensor.t)]),
-            ("CNN_proj/b_proj", [("encoder.projection.bias", _as_it_is)]),
-        ]
+        yield _entry("CNN_proj/W_proj", (filters, outputs), ("encoder.projection.weight", Tensor.t))
+        yield _entry("CNN_proj/b_proj", (outputs,), ("encoder.projection.bias", _as_it_is))
     for direction, view in enumerate((_forward, _backward)):
         for k in range(config.num_layers):
-            cell = _CELL.format(direction=direction, layer=k)
-            table += [
-                (f"{cell}/W_0", [(f"layers.{k}.weight_input", view), (f"layers.{k}.weight_recurrent", view)]),
-                (f"{cell}/B", [(f"layers.{k}.bias", view)]),  # without the 1.0 that TF adds to the forget gate
-                (f"{cell}/W_P_0", [(f"layers.{k}.weight_proj", view)]),
-            ]
-    return [Entry(dataset, tuple(Part(*part) for part in parts)) for dataset, parts in table]
+            cell, ours = _CELL.format(direction=direction, layer=k), f"layers.{k}"
+            gates = ((f"{ours}.weight_input", view), (f"{ours}.weight_recurrent", view))
+            yield _entry(f"{cell}/W_0", (2 * outputs, 4 * cells), *gates)
+            yield _entry(f"{cell}/B", (4 * cells,), (f"{ours}.bias", view))  # without the 1.0 that TF adds to f
+            yield _entry(f"{cell}/W_P_0", (cells, outputs), (f"{ours}.weight_proj", view))
+
+
+def _entry(dataset: str, shape: tuple[int, ...], *parts: tuple[str, View]) -> Entry:
+    return Entry(dataset, shape, tuple(Part(*part) for part in parts))
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:
@@ -84,38 +93,42 @@ def _backward(both: Tensor) -> Tensor:
     return both[1]
 
 
-def has_projection(config: ModelConfig) -> bool:
-    """Whether the token encoder ends in one (bilm-tf training.py:230)."""
-    return sum(number for _, number in config.filters) != config.projection_dim
-
-
 def load_bilm(path: Path, config: ModelConfig) -> BiLM:
     """The biLM, without softmax, of an HDF5 file. Raises ConfigError naming the dataset that is not right."""
-    table = name_table(config)
     with _open_hdf5(path) as file:
         found = _datasets(file)
         unprojected = _lacks_lstm_projection(found, config)
         if unprojected:
             config = replace(config, proj_clip=None)
-            table = [entry for entry in table if not entry.dataset.endswith("/W_P_0")]
-        _check_names(path, {entry.dataset for entry in table}, found.keys())
+        table = _checked_table(path, found, config, unprojected)
         with torch.device("meta"):
             bilm = BiLM(config, 0)
-        shapes = bilm.state_dict()
-        state = {name: torch.empty(tensor.shape) for name, tensor in shapes.items()}
+        state = {name: torch.empty(tensor.shape) for name, tensor in bilm.state_dict().items()}
         for k in range(config.num_layers if unprojected else 0):
             state[f"layers.{k}.weight_proj"].copy_(torch.eye(config.lstm_dim))
         for entry in table:
-            values = _read_dataset(path, found[entry.dataset], entry, shapes)
-            for part, rows in zip(entry.parts, values, strict=True):
-                part.view(state[part.parameter]).copy_(rows)
+            _read_dataset(path, found[entry.dataset], entry, state)
+        if any(found[entry.dataset].dtype.itemsize > 4 for entry in table):
+            log.warning("weights=%s: float64 is rounded to float32, in which this project computes", path)
     bilm.load_state_dict(state, assign=True)
     return bilm.eval().requires_grad_(False)
 
 
+def _checked_table(path: Path, found: dict[str, Any], config: ModelConfig, unprojected: bool) -> list[Entry]:
+    """The table, once the file holds just its datasets, in their shapes, with as many values as these need."""
+    entries = (entry for entry in name_table(config) if not (unprojected and entry.dataset.endswith("/W_P_0")))
+    table = list(islice(entries, len(found) + 1))  # one of more than the file holds is missing there
+    _check_names(path, {entry.dataset for entry in table}, found.keys())
+    for entry in table:
+        _check_dataset(path, found[entry.dataset], entry)
+    return table
+
+
 def save_weights(path: Path, bilm: BiLM) -> None:
-    """`path` is an HDF5 file of all parameters but the softmax, as bilm-tf writes it."""
+    """`path` is an HDF5 file of all parameters but the softmax, as bilm-tf writes it. Raises ConfigError for weights
+    that are not finite."""
     state, content = bilm.state_dict(), io.BytesIO()  # on a full disk h5py takes the process down with it
+    check_finite({name: tensor for name, tensor in state.items() if not name.startswith("softmax.")}, "this model")
     with _h5py().File(content, "w") as file:
         for entry in name_table(bilm.config):
             values = torch.cat([part.view(state[part.parameter]) for part in entry.parts])
@@ -138,8 +151,10 @@ def _open_hdf5(path: Path) -> Iterator[Any]:
     try:
         with _h5py().File(path, "r") as file:
             yield file
-    except (OSError, RuntimeError, KeyError) as error:  # what h5py raises for damaged files
-        reason = str(error).strip("'\"")
+    except ConfigError:
+        raise
+    except Exception as error:  # h5py raises OSError, RuntimeError, KeyError, ValueError, ... for damaged files
+        reason = " ".join(str(error).strip("'\"").split())[:200]
         raise ConfigError(f"weights={path} is not a whole HDF5 file ({reason}); copy it again") from None
 
 
@@ -157,12 +172,8 @@ def _datasets(file: Any) -> dict[str, Any]:
 def _check_names(path: Path, wanted: set[str], found: Collection[str]) -> None:
     missing, extra = sorted(wanted.difference(found)), sorted(set(found) - wanted)
     remedy = "give the options.json that it came with"
-    require(not missing, f"weights={path} lacks {_some(missing)}, which the options ask for; {remedy}")
-    require(not extra, f"weights={path} holds {_some(extra)}, for which the options have no place; {remedy}")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    require(not missing, f"weights={path} lacks {some(missing)}, which the options ask for; {remedy}")
+    require(not extra, f"weights={path} holds {some(extra)}, for which the options have no place; {remedy}")
 
 
 def _lacks_lstm_projection(found: dict[str, Any], config: ModelConfig) -> bool:
@@ -170,17 +181,30 @@ def _lacks_lstm_projection(found: dict[str, Any], config: ModelConfig) -> bool:
     return config.projection_dim == config.lstm_dim and not any(name.endswith("/W_P_0") for name in found)
 
 
-def _read_dataset(path: Path, dataset: Any, entry: Entry, shapes: dict[str, Tensor]) -> tuple[Tensor, ...]:
-    views = [part.view(shapes[part.parameter]) for part in entry.parts]
-    expected = tuple(torch.cat(views).shape)
+def _check_dataset(path: Path, dataset: Any, entry: Entry) -> None:
+    where = f"weights={path}: {entry.dataset}"
     require(
-        dataset.dtype.newbyteorder("=") == np.float32,
-        f"weights={path}: {entry.dataset} is of {dataset.dtype}, and must be of float32; write it as such",
+        dataset.dtype.kind == "f" and dataset.dtype.itemsize in (2, 4, 8),
+        f"{where} is of {dataset.dtype}, and must be of float32, float16 or float64; write it as such",
     )
     require(
-        dataset.shape == expected,
-        f"weights={path}: {entry.dataset} has shape {dataset.shape}, and {expected} by its options; give the "
-        "options.json that it came with",
+        dataset.shape == entry.shape,
+        f"{where} has shape {dataset.shape}, and {entry.shape} by its options; give the options.json that it came with",
     )
-    values = torch.from_numpy(np.asarray(dataset[...], dtype=np.float32))
-    return values.split([len(view) for view in views])
+    require(
+        not dataset.external and not dataset.is_virtual,
+        f"{where} takes its values from another file; copy them into this one",
+    )
+    require(
+        dataset.id.get_storage_size() * _MAX_COMPRESSION >= dataset.nbytes,
+        f"{where} holds none or too few of the values that its shape asks for; copy the file again",
+    )
+
+
+def _read_dataset(path: Path, dataset: Any, entry: Entry, state: dict[str, Tensor]) -> None:
+    with np.errstate(over="ignore"):  # what float32 cannot hold is found as infinite
+        values = torch.from_numpy(np.asarray(dataset[...], dtype=np.float32))
+    check_finite({entry.dataset: values}, f"weights={path}")
+    views = [part.view(state[part.parameter]) for part in entry.parts]
+    for view, rows in zip(views, values.split([len(view) for view in views]), strict=True):
+        view.copy_(rows)

@@ -137,7 +137,7 @@ class NormsLog(StepCallback):
 
 
 def _peak_memory_bytes() -> int:
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         return int(torch.cuda.max_memory_allocated())
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

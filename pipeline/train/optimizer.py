@@ -46,11 +46,16 @@ class RowOptimizer(Optimizer):
             group["lr"] = group["rate"] * factor
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Sums and moments are those that were saved; rates and the like stay as they were set here."""
+        """Sums and moments are those that were saved; rates and the like stay as they were set here.
+
+        Raises ValueError where the saved state is not one that these rules keep.
+        """
         settings = [{name: value for name, value in group.items() if name != "params"} for group in self.param_groups]
         super().load_state_dict(state_dict)
         for group, mine in zip(self.param_groups, settings, strict=True):
             group.update(mine)
+            for parameter in group["params"]:
+                _check_state(parameter, self.state.get(parameter, {}), group)
 
 
 def adagrad(params: Iterable[Tensor], rate: float, initial_accumulator: float) -> Group:
@@ -123,6 +128,15 @@ _RULES: dict[str, _Rule] = {
     "adagrad": (_start_adagrad, _update_by_adagrad),
     "adam": (_start_adam, _update_by_adam),
 }
+
+
+def _check_state(parameter: Tensor, state: State, group: Group) -> None:
+    """Raise ValueError where the state of a parameter that was updated is not what its rule keeps."""
+    kept = _RULES[group["rule"]][0](torch.empty_like(parameter, device="meta"), group)
+    want = {name: tuple(tensor.shape) for name, tensor in kept.items()}
+    found = {name: tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__ for name, v in state.items()}
+    if state and found != want:
+        raise ValueError(f"its optimizer keeps {found} of a parameter, where {group['rule']} keeps {want}")
 
 
 def _rows(grad: Tensor) -> tuple[Tensor | None, Tensor]:

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from data_prep.locations import local_path
 from data_prep.shards import Dataset, open_dataset
-from pipeline.config import ConfigError, DataConfig, PretrainConfig, expand
+from pipeline.config import ConfigError, DataConfig, PretrainConfig
 from pipeline.data.datamodule import choose_vocabulary, evaluation_windows
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.mixture import MixedWindows
@@ -95,15 +96,16 @@ def open_training_data(config: DataConfig, path: str) -> Dataset:
 
 
 def checkpoints_of(config: PretrainConfig) -> CheckpointFolder:
-    return CheckpointFolder(expand(config.run.dir) / "checkpoints", config.checkpoint.keep_last)
+    return CheckpointFolder(local_path(config.run.dir, "run.dir") / "checkpoints", config.checkpoint.keep_last)
 
 
 def plan_pretraining(config: PretrainConfig) -> Plan:
     dataset = open_training_data(config.data, config.data.path)
     size = choose_vocabulary(dataset, config.data)
     lanes = TrainLanes(dataset.splits["train"].num_tokens, config.data.lanes, config.data.window)
+    corpus = Corpus(dataset, Vocabulary(size), lanes)
     return Plan(
-        config, expand(config.run.dir), global_rank(config.train), Corpus(dataset, Vocabulary(size), lanes), size,
+        config, local_path(config.run.dir, "run.dir"), global_rank(config.train), corpus, size,
         lambda: vocabulary_tensors(dataset.lexicon, size), lanes.steps(config.train.epochs, config.train.max_steps),
         run_identity(config, dataset, size), checkpoints_of(config),
     )  # fmt: skip

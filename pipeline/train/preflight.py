@@ -13,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from data_prep.files import DataError, write_json
+from data_prep.locations import local_path
 from data_prep.shards import open_dataset
 from data_prep.staging import remove_damaged
 from pipeline import signals
-from pipeline.config import PretrainConfig, expand
+from pipeline.config import ConfigError, PretrainConfig
 from pipeline.finetune_config import FinetuneConfig
 
 MIN_FREE_BYTES = 256 << 20  # of the node's temporary folder
@@ -46,7 +47,7 @@ def preflight(config: PretrainConfig) -> Verdict:
             verdict.notes += check(config)
         except _Fault as fault:
             verdict.faults.append(str(fault))
-    folder = expand(config.run.dir) / "preflight" / _incarnation()
+    folder = local_path(config.run.dir, "run.dir") / "preflight" / _incarnation()
     folder.mkdir(parents=True, exist_ok=True)
     signum = signals.received()
     write_json(
@@ -86,10 +87,18 @@ def _disk(config: PretrainConfig) -> list[str]:
 
 def _gpus(config: PretrainConfig) -> list[str]:
     """As many GPUs as processes; each multiplies matrices, and NCCL adds up over them."""
-    if config.train.accelerator == "cpu" or (config.train.accelerator == "auto" and "SLURM_JOB_GPUS" not in os.environ):
+    if config.train.accelerator == "cpu":
         return []
     import torch
 
+    from pipeline.model.device import choose_device
+
+    try:
+        device = choose_device(config.train.accelerator)
+    except ConfigError as error:
+        raise _Fault(str(error)) from None
+    if device == "cpu" and "SLURM_JOB_GPUS" not in os.environ:  # what Slurm gave to the job must be there
+        return []
     found = torch.cuda.device_count()
     if found < config.train.devices:
         raise _Fault(f"it has {found} GPUs for train.devices={config.train.devices}")

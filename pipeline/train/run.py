@@ -15,9 +15,10 @@ from pipeline.config import ConfigError, PretrainConfig, to_dict
 from pipeline.data.datamodule import BiLMDataModule, is_killed_worker
 from pipeline.data.target_words import shares_of
 from pipeline.model.bilm import BiLM, num_parameters
+from pipeline.model.device import choose_device
 from pipeline.model.products import HAS_BF16
 from pipeline.train.callbacks import Checkpointing, HandleRequests, Heartbeat, Metrics, NormsLog, Validation
-from pipeline.train.checkpoint import Record, load_checkpoint
+from pipeline.train.checkpoint import Record
 from pipeline.train.collectives import RanksDiffer
 from pipeline.train.facts import git_revision, read_restarts, slurm_facts, write_end, write_start
 from pipeline.train.finite_check import Diverged
@@ -28,7 +29,7 @@ from pipeline.train.norms import StepNorms
 from pipeline.train.outcome import Failed, LoaderKilled, Outcome
 from pipeline.train.plan import Plan, plan_pretraining
 from pipeline.train.progress import ProgressBar
-from pipeline.train.run_folder import TakenOver, Writer, await_claim, check_identity, claim
+from pipeline.train.run_folder import TakenOver, Writer, await_claim, check_identity, claim, record_run
 from pipeline.train.snapshot import restore_snapshot
 from pipeline.train.state import TrainingState
 from pipeline.train.stop_requests import StopRequests
@@ -52,6 +53,7 @@ def run(plan: Plan) -> Outcome:
     Raises ConfigError for settings that cannot be used, Diverged naming the last good checkpoint, TakenOver where a
     later start of the same run writes its folder now, LoaderKilled, RanksDiffer.
     """
+    choose_device(plan.config.train.accelerator, plan.config.train.devices)  # refused before the folder is taken
     end_with_launcher()
     try:
         return _run(plan)
@@ -67,11 +69,12 @@ def _run(plan: Plan) -> Outcome:
         if is_batch_job() and plan.rank == 0:
             write_end(plan.run_dir, "refused", str(error))  # to start again would not help
         raise
-    with claim(plan.run_dir, plan.identity, plan.config) if plan.rank == 0 else contextlib.nullcontext() as writer:
+    with claim(plan.run_dir) if plan.rank == 0 else contextlib.nullcontext() as writer:
         if plan.rank != 0:
             await_claim(plan.run_dir)
         module, is_resumed = _build_module(plan)
         if plan.rank == 0:
+            record_run(plan.run_dir, plan.identity, plan.config)
             _announce(plan, module, is_resumed)
         step = module.state.step
         if module.state.is_over:
@@ -101,8 +104,8 @@ def _build_module(plan: Plan) -> tuple[BiLMModule, bool]:
     module = BiLMModule(config, bilm, state, plan.freeze, stop_requests, norms)
     newest = plan.checkpoints.to_resume_from()
     if newest is not None:
-        content = load_checkpoint(plan.checkpoints.path(newest))
-        restore_snapshot(module, content, plan.rank, config.train.devices * config.train.nodes)
+        path, ranks = plan.checkpoints.path(newest), config.train.devices * config.train.nodes
+        restore_snapshot(module, path, plan.identity, plan.rank, ranks)
     else:
         if config.softmax.init == "unigram":
             bilm.softmax.start_as_unigrams(torch.from_numpy(shares_of(plan.vocabulary()["counts"].numpy())))
@@ -191,7 +194,7 @@ def _how_far(module: BiLMModule) -> str:
 
 
 def _is_on_cpu(config: PretrainConfig) -> bool:
-    return config.train.accelerator == "cpu" or not torch.cuda.is_available()
+    return choose_device(config.train.accelerator) == "cpu"
 
 
 def _announce(plan: Plan, module: BiLMModule, is_resumed: bool) -> None:
@@ -241,8 +244,7 @@ def _start_tracker(plan: Plan, module: BiLMModule) -> Tracker:
 
 def open_tracker(plan: Plan, facts: dict[str, Any]) -> Tracker:
     """Return the tracker of the plan's one wandb run, open to more of it. facts: added to the run's config."""
-    name = plan.config.run.name or plan.run_dir.name
-    return Tracker(plan.run_dir, name, plan.config.wandb, facts, plan.group)
+    return Tracker(plan.run_dir, plan.config.run.name, plan.config.wandb, facts, plan.group)
 
 
 def _note_checkpoint(plan: Plan, tracker: Tracker | None, record: Record) -> None:

@@ -1,18 +1,22 @@
 """All that a run is at the end of a step, as one dict of plain values and tensors, and back again."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.config import to_dict
+from pipeline import __version__
+from pipeline.config import ConfigError, to_dict
 from pipeline.data.lanes import lane_groups, lane_share
 from pipeline.model.bilm import States
 from pipeline.model.lstmp import LSTMPState
+from pipeline.train.checkpoint import load_checkpoint
 from pipeline.train.collectives import all_gather, world_size
+from pipeline.train.content import FORMAT, writer_of
 from pipeline.train.module import BiLMModule
-
-FORMAT = 1
+from pipeline.train.optimizer import build_optimizer
+from pipeline.train.run_folder import check_same_run
 
 
 def take_snapshot(module: BiLMModule, identity: dict[str, Any], vocabulary: dict[str, Tensor]) -> dict[str, Any] | None:
@@ -28,6 +32,7 @@ def take_snapshot(module: BiLMModule, identity: dict[str, Any], vocabulary: dict
         "optimizer_states": [optimizer.state_dict()],
         "elmo": {
             "format": FORMAT,
+            "version": __version__,
             "identity": identity,
             "config": to_dict(module.config),
             "vocabulary": vocabulary,
@@ -40,10 +45,17 @@ def take_snapshot(module: BiLMModule, identity: dict[str, Any], vocabulary: dict
     }
 
 
-def restore_snapshot(module: BiLMModule, content: dict[str, Any], rank: int, ranks: int) -> None:
-    """Make the module what it was; each rank takes its own lanes' states, whatever the world size was."""
-    module.bilm.load_state_dict(content["state_dict"])
-    module.optimizer_state = content["optimizer_states"][0]
+def restore_snapshot(module: BiLMModule, path: Path, identity: dict[str, Any], rank: int, ranks: int) -> None:
+    """Make the module what it was in the checkpoint at `path`; each rank takes its own lanes' states, whatever the
+    world size was. Raises ConfigError for a checkpoint of another run, or of a version that trained otherwise."""
+    content = load_checkpoint(path)
+    check_same_run(path, content, identity)
+    fault = _state_fault(module, content["elmo"]["states"]) or _load(module, content)
+    if fault:
+        raise ConfigError(
+            f"{path} was written by {writer_of(content)}, whose training state does not fit this elmo-pipeline "
+            f"{__version__} ({fault}); resume the run with the version that wrote it, or start another run.dir"
+        )
     state = module.state
     state.step = content["global_step"]
     state.bad_steps = content["elmo"]["bad_steps"]
@@ -57,6 +69,25 @@ def restore_snapshot(module: BiLMModule, content: dict[str, Any], rank: int, ran
         ]
         for group in groups
     ]
+
+
+def _load(module: BiLMModule, content: dict[str, Any]) -> str:
+    """Load the weights and the optimizer's state into the module; return the reason where they do not fit, else ''."""
+    optimizer = build_optimizer(module.config.optimizer, module.bilm.parameters(), module.bilm.softmax.parameters())
+    module.optimizer_state = content["optimizer_states"][0]
+    try:
+        module.bilm.load_state_dict(content["state_dict"])
+        optimizer.load_state_dict(module.optimizer_state)  # as configure_optimizers will do with the one it builds
+    except (RuntimeError, ValueError) as error:  # of torch, over several lines
+        return " ".join(str(error).split())[:200]
+    return ""
+
+
+def _state_fault(module: BiLMModule, states: list[dict[str, Tensor]]) -> str:
+    """Return how the states differ in shape from those of this model's layers and lanes, '' where they do not."""
+    want = [[tuple(part.shape) for part in state] for state in module.bilm.initial_states(module.config.data.lanes)]
+    found = [[tuple(state["h"].shape), tuple(state["c"].shape)] for state in states]
+    return "" if want == found else f"states of shapes {found}, not {want}"
 
 
 def _gather_states(module: BiLMModule) -> States:

@@ -6,16 +6,28 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Predicate
+from typing_extensions import TypedDict
 
-from data_prep.files import write_json
-from pipeline.config import WandbConfig
+from data_prep.files import DataError, write_json
+from data_prep.locations import is_url
+from data_prep.typed_json import FileName, load_json
+from pipeline.config import ConfigError, WandbConfig
+from pipeline.train.facts import read_lines
 
 log = logging.getLogger(__name__)
 STEP_METRIC = "trainer/global_step"
+DEFAULT_PROJECT = "elmo"
 _INIT_TIMEOUT_SECONDS = 60
+
+
+class WandbRun(TypedDict):
+    """wandb-run.json."""
+
+    id: FileName
 
 
 class Tracker:
@@ -24,7 +36,7 @@ class Tracker:
     def __init__(
         self, run_dir: Path, name: str, config: WandbConfig, facts: dict[str, Any], group: str | None = None
     ) -> None:
-        """group: in wandb, where the user names none [default: the run's own]."""
+        """name: empty where the user gives none. group: where the user gives none [default: the run's own]."""
         self._metrics_path = run_dir / "metrics.jsonl"
         self._log_artifacts = config.log_artifacts
         self.run = None if config.mode == "disabled" else _start(run_dir, name, config, facts, group)
@@ -63,7 +75,7 @@ class Tracker:
             return
         import wandb
 
-        uri = path if "://" in path else Path(path).expanduser().resolve().as_uri()
+        uri = path if is_url(path) else Path(path).expanduser().resolve().as_uri()
         try:
             artifact = wandb.Artifact(f"{name}-{self.run.id}", type=kind, metadata=facts)
             artifact.add_reference(uri, checksum=False)
@@ -99,19 +111,24 @@ def _start(run_dir: Path, name: str, config: WandbConfig, facts: dict[str, Any],
     mode = _mode(config)
     arguments: dict[str, Any] = {
         "id": _run_id(run_dir), "resume": "allow", "dir": str(run_dir), "config": facts,
-        "project": os.environ.get("WANDB_PROJECT", config.project),
-        "entity": os.environ.get("WANDB_ENTITY", config.entity), "name": os.environ.get("WANDB_NAME", name),
-        "group": os.environ.get("WANDB_RUN_GROUP") or config.group or group or family(run_dir, name),
-        "tags": config.tags or None, "notes": config.notes,  # None: WANDB_TAGS and WANDB_NOTES, if set
+        "project": config.project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT,
+        "entity": config.entity or os.environ.get("WANDB_ENTITY") or None,
+        "name": name or os.environ.get("WANDB_NAME") or run_dir.name,
+        "group": config.group or os.environ.get("WANDB_RUN_GROUP") or group or family(run_dir, name),
+        "notes": config.notes or os.environ.get("WANDB_NOTES") or None,
+        "tags": config.tags or None,  # None: WANDB_TAGS, if set
     }  # fmt: skip
-    timeout = float(os.environ.get("WANDB_INIT_TIMEOUT", _INIT_TIMEOUT_SECONDS))
-    settings = wandb.Settings(init_timeout=timeout, silent=True)
     try:
+        timeout = float(os.environ.get("WANDB_INIT_TIMEOUT") or _INIT_TIMEOUT_SECONDS)
+        settings = wandb.Settings(init_timeout=timeout, silent=True)
         run = wandb.init(mode=mode, settings=settings, **arguments)  # type: ignore[arg-type]
     except (wandb.errors.CommError, wandb.errors.UsageError) as error:
         log.warning("wandb cannot be reached (%s): the run goes on and is tracked offline", str(error).split("\n")[0])
         wandb.teardown()  # or its service goes on holding the run's id: "run ID ... is in use"
         run = wandb.init(mode="offline", settings=settings, **arguments)
+    except ValueError as error:  # pydantic's, of a setting
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"wandb refuses a setting ({reason}); check wandb.* and the variables WANDB_*") from None
     run.define_metric(STEP_METRIC)
     run.define_metric("train/tokens", step_metric=STEP_METRIC)  # in every record: the other x axis to choose
     run.define_metric("*", step_metric=STEP_METRIC)
@@ -130,10 +147,19 @@ def _mode(config: WandbConfig) -> str:
 
 
 def _run_id(run_dir: Path) -> str:
+    """Return the run's id in wandb, the same at each start; where its file is damaged, the id in wandb's folder."""
     path = run_dir / "wandb-run.json"
-    if not path.exists():
-        write_json(path, {"id": secrets.token_hex(4)})
-    return str(json.loads(path.read_text())["id"])
+    try:
+        known: WandbRun = load_json(path, WandbRun, "the id is taken from the names in its wandb/ folder")
+        return known["id"]
+    except FileNotFoundError:
+        run_id = secrets.token_hex(4)
+    except DataError as error:
+        log.warning("%s", error)
+        pieces = sorted(run_dir.glob("wandb/*run-*-*"))  # [offline-]run-TIME-ID
+        run_id = pieces[-1].name.rpartition("-")[2] if pieces else secrets.token_hex(4)
+    write_json(path, WandbRun(id=run_id))
+    return run_id
 
 
 def family(run_dir: Path, name: str | None = None) -> str:
@@ -142,13 +168,32 @@ def family(run_dir: Path, name: str | None = None) -> str:
 
 
 def read_metrics(run_dir: Path) -> dict[int, dict[str, float]]:
-    """The metrics of a run by step; where a resumed run did a step again, the later record counts."""
+    """Return the metrics of a run by step; where a resumed run did a step again, the later record counts.
+
+    A value that is not finite or not possible is left out.
+    """
     steps: dict[int, dict[str, float]] = {}
-    path = run_dir / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            record = json.loads(line)
-        except ValueError:  # the line that a kill cut short
-            continue
-        steps.setdefault(record.pop(STEP_METRIC), {}).update(record)
+    for record in read_lines(run_dir / "metrics.jsonl", _LINE):
+        step = record.pop(STEP_METRIC)
+        steps.setdefault(step, {}).update({k: v for k, v in record.items() if _is_possible(k, v)})
     return steps
+
+
+def _is_possible(name: str, value: float) -> bool:
+    low, high = _BOUNDS.get(name, (-_LARGE, _LARGE))
+    return low <= value <= high  # which no NaN is
+
+
+def _has_step(record: dict[str, float]) -> bool:
+    step = record.get(STEP_METRIC)
+    return isinstance(step, int) and 0 <= step <= _MAX_COUNT
+
+
+_LARGE, _MAX_COUNT = 1e300, 1 << 60
+_BOUNDS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("train/tokens", "val/tokens", "train/bad_steps"), (0, _MAX_COUNT)),
+    "train/epoch": (0, 1e12),
+    "speed/tokens_per_second": (1e-9, 1e15),
+    "speed/eta_hours": (0, 1e12),
+}
+_LINE = Annotated[dict[str, int | float], Predicate(_has_step)]

@@ -16,6 +16,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 
 from data_prep.workers import end_with_parent
 from pipeline.config import PretrainConfig, TrainConfig
+from pipeline.model.device import choose_device
 
 _LAUNCHER = "ELMO_LAUNCHER_PID"  # in the environment of ranks that Lightning starts: the process of rank 0
 _UNWANTED_ADVICE = (
@@ -32,7 +33,7 @@ def build_trainer(config: PretrainConfig, wandb_run: Any, callbacks: list[pl.Cal
     quieten_lightning()
     ranks = config.train.devices * config.train.nodes
     trainer = pl.Trainer(
-        accelerator=config.train.accelerator,
+        accelerator=choose_device(config.train.accelerator),
         devices=config.train.devices,
         num_nodes=config.train.nodes,
         strategy=_strategy(config.train) if ranks > 1 else "auto",

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.apply.dashboard import SECTIONS
+from pipeline.apply.dashboard import SECTIONS, build
 from pipeline.cli import main
+from pipeline.read_config import load
 from pipeline.train.tracking import STEP_METRIC, read_metrics
+from pipeline.watch_config import DashboardConfig
 from tests.train import runs
 from tests.train.wandb_server import WandbServer
 
@@ -58,6 +60,23 @@ def test_the_view_is_saved_in_the_users_project(
     assert (view["entityName"], view["projectName"], view["displayName"]) == ("team", "poems", "Mine")
     assert len(list(panels(json.loads(view["spec"])))) == sum(len(panels) for panels in SECTIONS.values())
     assert "team/poems?nw=" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "project", "entity"),
+    [
+        (["project=option", "entity=option"], "variable", "option", "option"),
+        ([], "variable", "variable", "variable"),
+        ([], "", "elmo", ""),
+    ],
+)
+def test_an_option_beats_the_environment_which_beats_the_default(
+    arguments: list[str], variable: str, project: str, entity: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_PROJECT", variable)
+    monkeypatch.setenv("WANDB_ENTITY", variable)
+    workspace = build(load(DashboardConfig, [*arguments, "output=view.json"]))
+    assert (workspace.project, workspace.entity) == (project, entity)
 
 
 def test_without_a_server_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,7 +119,7 @@ def test_a_text_file_scores_like_a_dataset_of_it(dataset: Path, trained: Path, t
     lanes = "evaluate.lanes=5"
     of_text, of_dataset = score(trained, text, lanes), score(trained, tmp_path / "alone", lanes, "split=train")
     assert of_text.perplexity == of_dataset.perplexity
-    assert (of_text.unknown_share, of_text.unigram) == (of_dataset.unknown_share, of_dataset.unigram)
+    assert (of_text.outside_share, of_text.unigram) == (of_dataset.outside_share, of_dataset.unigram)
     assert of_text.perplexity.tokens == sum(len(s) + 1 for s in text_of(dataset, "heldout"))
 
 
@@ -135,9 +135,19 @@ def test_unknown_words_and_the_unigram_baseline_are_those_of_plain_counting(data
     nats = -sum(math.log(((counts[w] if w in known else outside) + 1) / (total + 300)) for w in heldout)
     spoken = [word for word in heldout if word != "</S>"]
     for result in (score(trained, dataset), score(trained, dataset.parent / "heldout.txt")):
-        assert result.unknown_share == pytest.approx(sum(w not in known for w in spoken) / len(spoken))
+        assert result.outside_share == pytest.approx(sum(w not in known for w in spoken) / len(spoken))
         assert result.unigram == pytest.approx(math.exp(nats / len(heldout)))
-    assert 0.1 < result.unknown_share < 0.9
+    assert 0.1 < result.outside_share < 0.9 and result.unk_share == 0
+
+
+def test_the_unk_words_of_a_text_are_counted_apart(trained: Path, tmp_path: Path) -> None:
+    known = load_trained(str(trained)).words[3]
+    text = runs.write_text(tmp_path / "text.txt", [f"{known} <UNK> {known} neverseen", f"{known} <UNK> <UNK> {known}"])
+    result = score(trained, text)
+    assert (result.outside_share, result.unk_share) == (1 / 8, 3 / 8)
+    assert "12.50% outside the vocabulary of 300, 37.50% <UNK> in the text itself" in str(result)
+    written = result.as_dict()
+    assert (written["outside_vocabulary_share"], written["unk_share"]) == (1 / 8, 3 / 8)
 
 
 def test_validation_in_training_gives_the_number_of_evaluate(dataset: Path, trained: Path) -> None:

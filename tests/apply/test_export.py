@@ -231,12 +231,46 @@ def test_over_the_hub_a_model_comes_as_it_went(exported: Path, tmp_path: Path) -
     with hub_stand_in.running() as hub:
         pushed = elmo("export", f"checkpoint={exported}", f"output={tmp_path}/copy", "hub=org/name")
         assert "pushed   http://127.0.0.1" in pushed
-        assert contents(hub.repositories["org/name"]) == contents_of(exported)
+        assert contents(hub.repositories["org/name"]) == contents_of(tmp_path / "copy")
         elmo("export", "checkpoint=org/name@main", f"output={tmp_path}/fetched")
         unknown = elmo("export", "checkpoint=org/other", f"output={tmp_path}/other", code=2)
         assert "org/other at its newest revision is neither a folder here nor on the hub" in unknown
         hub.repositories["org/name"]["model.safetensors"] = b"damaged"
     offline = elmo("export", "checkpoint=org/name", f"output={tmp_path}/again", HF_HUB_OFFLINE="1")
     assert "written" in offline
-    for folder in ("copy", "fetched", "again"):
+    for folder in ("fetched", "again"):
         assert contents_of(tmp_path / folder) == contents_of(exported)
+    named = {"README.md": (exported / "README.md").read_bytes().replace(b"ORG/NAME", b"org/name")}
+    assert contents_of(tmp_path / "copy") == contents_of(exported) | named
+
+
+def test_over_the_hub_goes_what_was_written_and_nothing_else_that_lies_there(exported: Path, tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub", reason="the extra `hub` is not installed")
+    out = tmp_path / "out"
+    (out / "sub").mkdir(parents=True)
+    for name in ("id_rsa", "sub/config.json", "sub/model.safetensors", ".env", "vectors.h5"):
+        (out / name).write_text("secret")
+    with hub_stand_in.running() as hub:
+        pairs = [f"checkpoint={exported}", f"output={out}", "hub=org/name"]
+        refused = runs.Process("export", *pairs, log=tmp_path / "log", environment=hub.environment(tmp_path / "cache"))
+        assert refused.wait() == 2 and "holds other things" in refused.output() and not hub.repositories
+        environment = hub.environment(tmp_path / "cache")
+        pushed = runs.Process("export", *pairs, "overwrite=true", log=tmp_path / "log2", environment=environment)
+        assert pushed.wait() == 0, pushed.output()
+        assert sorted(hub.repositories["org/name"]) == sorted(path.name for path in exported.iterdir())
+        assert not any(b"secret" in content for content in hub.repositories["org/name"].values())
+        card = hub.repositories["org/name"]["README.md"].decode()
+    assert 'Elmo.from_pretrained("org/name")' in card and "checkpoint=org/name input=" in card
+    assert (
+        "note     .env, id_rsa, sub and vectors.h5 were there before: they stay, and are not pushed" in pushed.output()
+    )
+    assert (out / "id_rsa").read_text() == "secret"
+
+
+@pytest.mark.parametrize("form", ["elmo", "allennlp"])
+def test_what_else_lies_in_a_folder_that_is_overwritten_is_named(form: str, exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    config = ExportConfig(checkpoint=str(exported), output=str(tmp_path), format=form, overwrite=True)
+    assert "note     notes.txt was there before: it stays" in export(config)
+    (tmp_path / "notes.txt").unlink()
+    assert "there before" not in export(config)

@@ -204,7 +204,7 @@ def test_the_pretraining_and_its_fine_tunings_are_one_group_in_wandb(
 def test_other_words_lanes_or_sources_are_another_run(trained: Path, domain: Path, tmp_path: Path) -> None:
     finetune_here(trained, domain, tmp_path / "run", "train.max_steps=1")
     for pair in ("finetune.vocabulary=new", f"from={trained}/", "data.lanes=4"):
-        with pytest.raises(ConfigError, match=r"holds a run that cannot be gone on with"):
+        with pytest.raises(ConfigError, match=r"holds a run that cannot be resumed with these settings"):
             finetune_here(trained, domain, tmp_path / "run", "train.max_steps=2", pair)
 
 

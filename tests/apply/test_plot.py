@@ -1,5 +1,6 @@
 """`elmo plot`: right curves in a PNG and in one HTML page that a browser shows without a network."""
 
+import html
 import math
 import re
 import shutil
@@ -148,6 +149,15 @@ def test_a_real_browser_shows_the_curves_of_both_runs(html_page: Path, tmp_path:
         near = np.abs(pixels - np.array(to_rgb(colour))).max(axis=-1) < 0.02
         rows, columns = np.nonzero(near)
         assert len(rows) > 500 and np.ptp(rows) > 400 and np.ptp(columns) > 700, f"{colour} is not all over the page"
+
+
+@pytest.mark.parametrize("name", ["<script>alert(1)<", "a$\\frac$ & {0}", "$a_b$ %s"])
+def test_a_run_s_name_is_text_on_the_page_and_no_script(name: str, tmp_path: Path) -> None:
+    log_run(tmp_path / name)
+    assert main(["plot", str(tmp_path / name), f"output={tmp_path / 'plot.html'}"]) == 0
+    shown = (tmp_path / "plot.html").read_text("utf-8")
+    assert "<script" not in shown and f"<td>{html.escape(name)}</td>" in shown
+    assert html.escape(name, quote=False) in html.escape(html.unescape(re.sub(r"<[^>]*>", "", shown)), quote=False)
 
 
 def test_runs_of_the_same_name_are_told_apart_by_their_paths() -> None:

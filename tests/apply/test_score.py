@@ -45,7 +45,7 @@ def by_numpy(bilm: BiLM, sentence: list[str]) -> np.ndarray:
 
 
 def scored(bilm: BiLM, sentences: list[str]) -> list:
-    return Scorer(bilm, WORDS).score([Sentence("x", n, s.split()) for n, s in enumerate(sentences, 1)])
+    return Scorer(bilm, WORDS).score([Sentence("x", n, s.split(), s) for n, s in enumerate(sentences, 1)])
 
 
 def test_every_probability_is_the_slow_models(bilm: BiLM) -> None:

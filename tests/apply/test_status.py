@@ -161,6 +161,24 @@ def test_jobs_of_the_run_in_the_queue_are_shown(how: str, tmp_path: Path, monkey
     assert status.next == "wait: job 123 is in the queue (Resources) and goes on by itself"
 
 
+def test_the_queue_is_asked_for_a_user_who_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose user has no line in /etc/passwd. squeue and Slurm know users by number too."""
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.parent.mkdir()
+    squeue.write_text(f'#!/bin/sh\necho "$@" > {tmp_path / "asked"}\n')
+    squeue.chmod(0o755)
+    run_dir = a_run(tmp_path / "run", slurm={"job_id": "123"})
+    (tmp_path / "passwd").write_text("")
+    code = (
+        "import pwd, sys; from pathlib import Path; from pipeline.apply.status import look; "
+        "pwd.getpwuid = {}.__getitem__; look(Path(sys.argv[1]))"
+    )
+    environment = {"PATH": f"{squeue.parent}:{os.environ['PATH']}"}
+    done = subprocess.run([sys.executable, "-c", code, str(run_dir)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert f"--user={os.getuid()} " in (tmp_path / "asked").read_text()
+
+
 def test_of_a_run_that_hung_the_log_is_named_and_how_to_go_on(tmp_path: Path) -> None:
     run_dir = a_run(tmp_path / "run")
     (run_dir / "end.json").write_text('{"how": "hung"}')

@@ -96,9 +96,10 @@ def test_products_are_measured_and_the_table_says_which_the_model_takes(tmp_path
 def test_the_loader_is_measured(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "result.json"
     data = [f"data.path={dataset}", "softmax.num_samples=64"]
-    loader.main([*data, "--lanes=4", "--seconds=0.01", "--processes=1", f"--output={output}"])
+    loader.main([*data, "--lanes=4", "--seconds=0.01", "--processes=1", "--rounds=2", f"--output={output}"])
     result = json.loads(output.read_text())
     assert result["opening"]["open_seconds"] > 0 and result["speed"][0]["received_tokens_per_second"] > 0
+    assert result["checks"][0]["ratio"] > 0 and len(result["checks"][0]["ratios"]) == 2
     assert "of mapped files" in capsys.readouterr().out
 
 

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from data_prep.files import write_json
-from data_prep.lexicon import EOS_ID, FILES, SPECIALS, Lexicon
-from data_prep.shards import FORMAT, INDEX, VERSION, Dataset, fingerprint_of, open_dataset, write_shard
+from data_prep.index import FORMAT, INDEX, VERSION, fingerprint_of
+from data_prep.lexicon import EOS_ID, SPECIALS, Lexicon
+from data_prep.merge import lexicon_entry
+from data_prep.shards import Dataset, open_dataset, write_shard
 from pipeline.data.windows import Batch, BatchMaker, Vocabulary
 
 MAX_CHARACTERS = 12
@@ -72,10 +74,10 @@ class Corpus:
         ]
         counts = {key: sum(shard[key] for shard in shards) for key in ("tokens", "sentences")}
         splits = {"train": {"shards": shards, **counts}}
-        files = {name: {"bytes": (folder / name).stat().st_size, "sha256": ""} for name in FILES}
+        entry = lexicon_entry(folder, self.lexicon())
         index = {
-            "format": FORMAT, "version": VERSION, "lexicon": {"files": files}, "splits": splits,
-            "fingerprint": fingerprint_of({"files": files}, splits),
+            "format": FORMAT, "version": VERSION, "lexicon": entry, "splits": splits,
+            "fingerprint": fingerprint_of(entry, splits),
         }  # fmt: skip
         write_json(folder / INDEX, index)
         return open_dataset(folder)

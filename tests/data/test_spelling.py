@@ -2,11 +2,13 @@
 
 import math
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data_prep.shards import Dataset
+from data_prep.prepare import prepare
+from data_prep.shards import Dataset, open_dataset
 from pipeline.data.spelling import letter_nats, spelling_of
 from pipeline.data.windows import Vocabulary
 from tests.data import plain
@@ -34,3 +36,13 @@ def test_letters_are_those_of_the_training_types_and_every_word_has_a_probabilit
     counts = Counter(byte for word in seen for byte in [*word.encode(), 256])
     expected = [math.log(sum(counts.values()) + 257) - math.log(counts[byte] + 1) for byte in range(257)]
     assert letters == pytest.approx(expected)
+
+
+def test_the_unk_words_of_a_text_are_spelled_but_not_counted_as_unknown(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a <UNK> a b\n<UNK> a\n")
+    prepare([str(tmp_path / "a.txt")], tmp_path / "out", workers=1, show_progress=False)
+    dataset = open_dataset(tmp_path / "out")
+    found, letters = spelling_of(dataset.splits["train"], dataset.lexicon, Vocabulary(4)), letter_nats(dataset.lexicon)
+    assert (found.words, found.unknown) == (6, 1)  # b; the vocabulary ends with a
+    spelled = [*b"b", 256, *[*b"<UNK>", 256] * 2]
+    assert found.nats == pytest.approx(sum(letters[byte] for byte in spelled))

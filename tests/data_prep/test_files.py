@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.files import atomic_file, atomic_path, write_bytes
+from data_prep.files import DataError, atomic_file, atomic_path, write_bytes
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
@@ -55,3 +55,16 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
         file.write(b"new")
         raise RuntimeError
     assert os.listdir(tmp_path) == ["a"] and (tmp_path / "a").read_bytes() == b"old"
+
+
+def test_a_device_or_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    """As root, output=/dev/null would otherwise leave a machine without it."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(DataError, match="is no regular file"):
+            write_bytes(tmp_path / name, b"1")
+        with pytest.raises(DataError, match="is no regular file"), atomic_path(tmp_path / name):
+            pass
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "link").is_symlink()
+    assert len(list(tmp_path.iterdir())) == 2

@@ -13,6 +13,7 @@ import pytest
 from data_prep.files import DataError
 from data_prep.shards import open_dataset
 from tests.data_prep.corpora import bytes_of, sentences_of
+from tests.data_prep.damage import change_index, flip_a_bit
 
 
 @pytest.fixture
@@ -117,8 +118,40 @@ def test_what_cannot_be_fetched_is_one_clear_error(folder, server, tmp_path):
         open_dataset(url_of(server).replace("dataset", "nothing"), tmp_path / "cache")
     with pytest.raises(DataError, match="cannot be fetched"):
         open_dataset(f"file:{tmp_path}/nothing", tmp_path / "cache")
-    with pytest.raises(DataError, match="cannot be fetched"):
-        open_dataset("nonsense://a/b", tmp_path / "cache")
     shutil.copy(folder / "lexicon.tsv", folder / "index.json")
-    with pytest.raises(DataError, match="is no index"):
+    with pytest.raises(DataError, match=r"index\.json is damaged \(invalid JSON.*copy or prepare the dataset again"):
         open_dataset(url_of(server), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("name", ["?x=-o/path", "../../victim", "/etc/passwd", "a/b", ".hidden"])
+def test_a_remote_index_cannot_name_anything_but_its_own_files(name, folder, server, tmp_path):
+    change_index(folder, lambda index: index["splits"]["train"]["shards"][0].update(file=name))
+    with pytest.raises(DataError, match=r"index\.json is damaged .*file is"):
+        open_dataset(url_of(server), tmp_path / "cache")
+    assert server.requests == ["/dataset/index.json"] and not (tmp_path / "cache").exists()
+
+
+def test_a_shard_larger_than_its_index_says_is_not_read_on(folder, server, tmp_path):
+    dataset = open_dataset(url_of(server), tmp_path / "cache")
+    with open(folder / "train-000000.tar", "ab") as file:
+        file.truncate(1 << 33)  # sparse
+    with pytest.raises(DataError, match=r"train-000000\.tar holds more than the [\d,]+ bytes that it should"):
+        dataset.splits["train"].chunk(0)
+    assert not list((tmp_path / "cache").glob("**/*.tar"))
+
+
+def test_a_cached_copy_that_went_bad_is_named_and_can_be_deleted(folder, server, tmp_path):
+    open_dataset(url_of(server), tmp_path / "cache").splits["train"].chunk(0)
+    (copy,) = (tmp_path / "cache").glob("*/train-000000.tar")
+    flip_a_bit(copy, 1000)
+    with pytest.raises(DataError, match=f"{copy}, chunk 0 of train has changed.*delete this file if it is a copy"):
+        open_dataset(url_of(server), tmp_path / "cache").splits["train"].chunk(0)
+    copy.unlink()
+    assert sentences_of(open_dataset(url_of(server), tmp_path / "cache")) == sentences_of(folder)
+
+
+def test_a_cache_folder_below_the_home_folder_is_made_there(folder, server, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    open_dataset(url_of(server), "~/cache")
+    assert (tmp_path / "home/cache").is_dir() and not (tmp_path / "~").exists()

@@ -1,6 +1,5 @@
 """A model as a folder: all of it comes back, and what is not whole does not load."""
 
-import json
 import os
 import shutil
 import signal
@@ -17,6 +16,7 @@ from pipeline.model.bilm import BiLM
 from pipeline.model.hub import HubId
 from pipeline.model.pretrained import load_pretrained, save_pretrained
 from tests.model import tiny
+from tests.model.folders import edit
 
 WORDS = ["<S>", "</S>", "<UNK>", "the", "Zürich", "a\u2028b", "\x85", "漢字", "😀", "\ufeff"]
 COUNTS = np.arange(10, 0, -1)
@@ -96,15 +96,15 @@ def test_a_file_that_is_not_the_one_that_was_saved_is_named(name: str, tmp_path:
     ("change", "message"),
     [
         (lambda c: c.update(format="other"), "does not describe a model of this project"),
-        (lambda c: c.update(format_version=2), "is of format version 2, this is .*, which reads version 1"),
+        (lambda c: c.update(format_version=3), "is of format version 3, this is .*, which reads versions 1 and 2"),
         (lambda c: c["model"].update(num_heads=8), "num_heads"),
         (lambda c: c["model"].update(lstm_dim="wide"), "lstm_dim"),
         (lambda c: c["model"].update(lstm_dim=-6), r"model\.lstm_dim=-6 must be at least 1"),
         (lambda c: c["model"].update(lstm_dim=7), r"layers\.0\.bias is \(2, 24\), and \(2, 28\) by config\.json"),
         (lambda c: c["model"].update(num_layers=3), r"layers\.2\.bias is absent, and"),
         (lambda c: c["model"].update(num_layers=1), r"layers\.1\.bias is \(2, 24\), and absent by config\.json"),
-        (lambda c: c.pop("files"), r"config\.json lacks files"),
-        (lambda c: c["files"].pop("model.safetensors"), r"config\.json lacks model\.safetensors"),
+        (lambda c: c.pop("files"), r"files: field required"),
+        (lambda c: c["files"].pop("model.safetensors"), r"names no model\.safetensors"),
         (lambda c: c.update(vocabulary_size=4), "has 10 words, not 4"),
     ],
 )
@@ -112,10 +112,7 @@ def test_a_config_that_does_not_fit_is_an_error_of_one_line(
     change: Callable[[dict[str, Any]], None], message: str, tmp_path: Path
 ) -> None:
     save(tmp_path)
-    path = tmp_path / "config.json"
-    described = json.loads(path.read_text())
-    change(described)
-    path.write_text(json.dumps(described))
+    edit(tmp_path, change)
     with pytest.raises(ConfigError, match=message) as caught:
         load_pretrained(tmp_path)
     assert "\n" not in str(caught.value)
@@ -124,7 +121,7 @@ def test_a_config_that_does_not_fit_is_an_error_of_one_line(
 def test_a_config_that_is_not_json_or_not_there_is_an_error(tmp_path: Path) -> None:
     save(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"config\.json is not JSON"):
+    with pytest.raises(ConfigError, match=r"config\.json is damaged"):
         load_pretrained(tmp_path)
     (tmp_path / "config.json").unlink()
     with pytest.raises(ConfigError, match=r"has no config\.json \(the export was cut short\)"):
@@ -212,6 +209,28 @@ def test_the_card_tells_corpus_tokens_perplexity_and_settings(tmp_path: Path) ->
         assert told in card, told
 
 
+def test_the_card_tells_how_to_install_what_goes_in_and_how_the_weights_stand(tmp_path: Path) -> None:
+    save(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    for told in (
+        "$ git clone URL elmo && cd elmo", "URL stands for where you have its repository from.",
+        "$ sh install.sh .venv hub,text,weights", "Tokenised text: a sentence is a list of words", "tokenize=true",
+        "i, j, f, o (input, candidate, forget, output), 6 values each", "1.0 is added to the forget gate's bias",
+        "A word is 50 character ids: 258, its UTF-8 bytes (0 to 255), 259, and 260", "258, 256, 259 (`<S>`)",
+        "docs/formats.md",
+    ):  # fmt: skip
+        assert told in card, told
+    bilm = tiny.bilm(tiny.config(), vocab_size=len(WORDS))
+    save_pretrained(tmp_path, bilm, words=WORDS, counts=COUNTS, overwrite=True, hub="org/name")
+    card = (tmp_path / "README.md").read_text()
+    assert 'from_pretrained("org/name")' in card and "ORG/NAME" not in card
+    earlier = [{"source": "weights.hdf5", "corpus": None, "corpus_fingerprint": None, "tokens": None}]
+    facts = {"corpus": "a | b\nc", "tokens": 5, "pretrained_on": earlier}
+    save_pretrained(tmp_path, bilm, words=WORDS, counts=COUNTS, overwrite=True, facts=facts)
+    card = (tmp_path / "README.md").read_text()
+    assert "| Pretrained on | weights.hdf5 (tokens unknown) |\n| Fine-tuned on | a / b c |" in card
+
+
 def test_a_hub_id_is_what_cannot_be_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
@@ -224,8 +243,5 @@ def test_a_hub_id_is_what_cannot_be_a_path(tmp_path: Path, monkeypatch: pytest.M
 def test_the_defaults_are_the_papers_and_its_folder_would_load_as_such(tmp_path: Path) -> None:
     """A config without a key, as a coming version may write it, has the default."""
     save(tmp_path)
-    path = tmp_path / "config.json"
-    described = json.loads(path.read_text())
-    del described["model"]["dropout"]
-    path.write_text(json.dumps(described))
+    edit(tmp_path, lambda c: c["model"].pop("dropout"))
     assert load_pretrained(tmp_path).config.dropout == ModelConfig.dropout

@@ -8,7 +8,7 @@ import h5py
 import pytest
 
 from tests.slurm.cluster import Cluster, Job, wait_until
-from tests.slurm.training import ELMO, ROOT
+from tests.slurm.training import ELMO, ROOT, Training
 from tests.train import runs
 
 pytestmark = [pytest.mark.xdist_group("slurm")]
@@ -57,9 +57,23 @@ def test_the_code_of_a_job_is_that_of_its_submission(cluster: Cluster, tmp_path:
     job = Job(cluster, int(said.split()[-1]))
     (code,) = (tmp_path / "r" / "code").iterdir()
     assert job.facts()["Command"] == str(code / "slurm" / "pretrain.sbatch")
-    assert (code / "ARGUMENTS").read_text() == f"{code}/submitted/mine.yaml\ndata.path=d\nrun.dir=r\n"
+    assert (code / "ARGUMENTS").read_text() == f"{code}/submitted/mine.yaml\0data.path=d\0run.dir=r\0"
     assert (code / "submitted" / "mine.yaml").exists() and (code / "pipeline" / "cli.py").exists()
     job.cancel()
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_leaves_no_loader_process_on_its_node(cluster: Cluster, tmp_path: Path) -> None:
+    training = Training(cluster, runs.make_dataset(tmp_path / "text"), tmp_path)
+    training.submit("--nodes=1", settings=("data.workers=2",))
+    training.wait_for_step(5)
+    node, rank = training.rank(0)
+    before = set(training.processes(node))
+    assert len(before) == 3  # the rank and its loader processes
+    cluster.run(node, "kill", "-KILL", str(rank))
+    wait_until(lambda: not before & set(training.processes(node)), "all have ended", training.log)
+    assert training.job is not None
+    training.job.cancel()
 
 
 @pytest.mark.slow

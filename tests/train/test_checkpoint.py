@@ -12,11 +12,20 @@ import torch
 
 from pipeline.config import ConfigError
 from pipeline.train.checkpoint import CheckpointFolder, load_checkpoint, resolve_checkpoint
+from pipeline.train.content import FORMAT
 from tests.train import runs
 
 
 def content(step: int) -> dict[str, Any]:
-    return {"global_step": step, "state_dict": {"weight": torch.full((1000,), float(step))}, "elmo": {}}
+    elmo = {
+        "format": FORMAT, "identity": {"dataset": "0" * 64}, "config": {}, "states": [], "tokens": 80 * step,
+        "vocabulary": {"words": torch.tensor(list(b"a\nb"), dtype=torch.uint8), "counts": torch.tensor([2, 1])},
+        "bad_steps": 0, "bad_steps_in_a_row": 0,
+    }  # fmt: skip
+    return {
+        "global_step": step, "state_dict": {"weight": torch.full((1000,), float(step))},
+        "optimizer_states": [{"state": {}, "param_groups": [{"params": [0]}]}], "elmo": elmo,
+    }  # fmt: skip
 
 
 def folder_of(path: Path, perplexities: list[float | None], keep_last: int = 2) -> CheckpointFolder:
@@ -88,16 +97,52 @@ def test_a_damaged_newest_checkpoint_is_told_of_and_the_one_before_is_used(
 
 
 @pytest.mark.parametrize(("ending", "harm"), [case[1:] for case in DAMAGE], ids=[case[0] for case in DAMAGE])
-def test_the_next_save_leaves_two_good_checkpoints_and_nothing_of_the_damaged_one(
-    tmp_path: Path, ending: str, harm: Callable[[Path], None]
-) -> None:
+def test_the_next_save_sets_the_damaged_one_aside(tmp_path: Path, ending: str, harm: Callable[[Path], None]) -> None:
     folder = folder_of(tmp_path, [None, None])
     harm(tmp_path / f"step-00000020{ending}")
+    was = {path.suffix: path.read_bytes() for path in tmp_path.glob("step-00000020.*")}
     folder.save(content(15), None, unix_time=0.0)  # the run went on from step 10
     assert steps(folder) == [10, 15]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        f"step-000000{step}.{ending}" for step in (10, 15) for ending in ("ckpt", "json")
-    ]
+    prefix = "" if ".json" not in was else "damaged-"  # without a record it may have been left by a kill
+    assert {path.suffix: path.read_bytes() for path in tmp_path.glob(f"{prefix}step-00000020.*")} == was
+    assert len(list(tmp_path.iterdir())) == 4 + len(was)
+    folder.save(content(20), None, unix_time=0.0)
+    folder.save(content(25), None, unix_time=0.0)
+    assert steps(folder) == [20, 25] and folder.glance() == (folder.records(), [])
+    assert len(list(tmp_path.iterdir())) == 4 + (len(was) if prefix else 0)
+
+
+def test_one_generation_of_checkpoints_set_aside_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = folder_of(tmp_path, [None, None])
+    for step in (15, 12, 11):  # each time the run goes on from step 10
+        newest = folder.records()[-1]
+        flip_a_bit(folder.path(newest))
+        assert folder.newest_good() == folder.records()[0]
+        folder.save(content(step), None, unix_time=0.0)
+        assert [path.name for path in sorted(tmp_path.glob("damaged-*.ckpt"))] == [f"damaged-{newest.file}"]
+    assert steps(folder) == [10, 11] and "set aside as damaged" in caplog.text
+    (tmp_path / "damaged-step-00000012.ckpt").rename(tmp_path / "step-00000012.ckpt")  # put back, and mended
+    (tmp_path / "damaged-step-00000012.json").rename(tmp_path / "step-00000012.json")
+    flip_a_bit(tmp_path / "step-00000012.ckpt")
+    assert folder.newest_good() == folder.records()[-1] and folder.records()[-1].step == 12
+
+
+def test_a_truncated_checkpoint_is_not_counted_among_those_kept(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, [None, None])
+    os.truncate(tmp_path / "step-00000020.ckpt", 100)
+    folder.save(content(30), None, unix_time=0.0)
+    assert [record.step for record in folder.glance()[0]] == [10, 30]
+    assert (tmp_path / "damaged-step-00000020.ckpt").exists()
+
+
+def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, [None, None])
+    for name in ("step-notes.txt", "step-1.ckpt", "best.ckpt", ".hidden.tmp", "step-00000010.ckpt.orig"):
+        (tmp_path / name).write_text("mine")
+    folder.save(content(30), None, unix_time=0.0)
+    assert {path.name for path in tmp_path.iterdir() if path.read_bytes() == b"mine"} == {
+        "step-notes.txt", "step-1.ckpt", "best.ckpt", ".hidden.tmp", "step-00000010.ckpt.orig",
+    }  # fmt: skip
 
 
 def test_when_all_checkpoints_are_damaged_the_run_refuses_to_start_over(tmp_path: Path) -> None:
@@ -124,7 +169,9 @@ def test_a_run_killed_in_its_first_checkpoint_starts_anew(tmp_path: Path, caplog
     assert folder.to_resume_from() is None
     assert "step-00000010.ckpt has no record" in caplog.text
     folder.save(content(4), None, unix_time=0.0)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000004.ckpt", "step-00000004.json"]
+    assert steps(folder) == [4] and not list(tmp_path.glob(".*.tmp"))
+    folder.save(content(12), None, unix_time=0.0)
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["step-00000004.ckpt", "step-00000012.ckpt"]
 
 
 def test_a_folder_that_is_not_there_is_a_new_run(tmp_path: Path) -> None:

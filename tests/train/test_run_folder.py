@@ -20,23 +20,22 @@ def slurm(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_a_second_process_is_refused(dataset: Path, tmp_path: Path) -> None:
-    config = runs.config_of(dataset, tmp_path)
-    with claim(tmp_path, {}, config):
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    with claim(tmp_path):
         assert is_claimed(tmp_path)
         with pytest.raises(ConfigError, match="is being trained by another process"):
-            claim(tmp_path, {}, config)
+            claim(tmp_path)
     assert not is_claimed(tmp_path)
 
 
 def test_a_later_start_of_the_same_job_takes_the_folder_and_the_earlier_one_writes_no_more(
-    dataset: Path, tmp_path: Path, slurm: pytest.MonkeyPatch
+    tmp_path: Path, slurm: pytest.MonkeyPatch
 ) -> None:
-    config, folder = runs.config_of(dataset, tmp_path), CheckpointFolder(tmp_path / "checkpoints")
-    with claim(tmp_path, {}, config) as before:
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    with claim(tmp_path) as before:
         folder.save({"global_step": 1}, None, 0.0, before.check)
         slurm.setenv("SLURM_RESTART_COUNT", "1")
-        with claim(tmp_path, {}, config) as after:
+        with claim(tmp_path) as after:
             assert after.is_current() and not before.is_current()
             with pytest.raises(TakenOver):
                 folder.save({"global_step": 2}, None, 0.0, before.check)
@@ -46,18 +45,17 @@ def test_a_later_start_of_the_same_job_takes_the_folder_and_the_earlier_one_writ
 
 @pytest.mark.parametrize(("job", "restart"), [("8", "1"), ("7", "0")])
 def test_another_job_or_the_same_start_is_refused(
-    dataset: Path, tmp_path: Path, slurm: pytest.MonkeyPatch, job: str, restart: str
+    tmp_path: Path, slurm: pytest.MonkeyPatch, job: str, restart: str
 ) -> None:
-    config = runs.config_of(dataset, tmp_path)
-    with claim(tmp_path, {}, config):
+    with claim(tmp_path):
         slurm.setenv("SLURM_JOB_ID", job)
         slurm.setenv("SLURM_RESTART_COUNT", restart)
         with pytest.raises(ConfigError):
-            claim(tmp_path, {}, config)
+            claim(tmp_path)
 
 
-def test_a_folder_that_cannot_be_read_for_a_moment_is_not_lost(dataset: Path, tmp_path: Path) -> None:
-    with claim(tmp_path, {}, runs.config_of(dataset, tmp_path)) as writer:
+def test_a_folder_that_cannot_be_read_for_a_moment_is_not_lost(tmp_path: Path) -> None:
+    with claim(tmp_path) as writer:
         (tmp_path / "writer.json").unlink()
         assert writer.is_current()
         (tmp_path / "writer.json").write_text(json.dumps({"token": "of another"}))

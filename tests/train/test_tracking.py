@@ -2,12 +2,14 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pipeline.config import WandbConfig
-from pipeline.train.tracking import Tracker, read_metrics
+from pipeline.train.tracking import Tracker, family, read_metrics
 from tests.train import runs, wandb_files
 
 
@@ -68,6 +70,63 @@ def test_a_resumed_run_is_the_same_run_in_wandb(dataset: Path, tmp_path: Path) -
     assert len(pieces) == 2 and ids[0] == ids[1]
     assert [list(history(piece)) for piece in pieces] == [[1, 2, 3], [4, 5]]
     assert wandb_files.exit_codes(tmp_path / "run") == [0, 0]
+
+
+TRACK = """
+import sys
+from pathlib import Path
+from pipeline.config import WandbConfig
+from pipeline.train.tracking import Tracker
+given = sys.argv[2] or None
+options = dict.fromkeys(("project", "entity", "group", "notes"), given)
+config = WandbConfig(mode="offline", tags=[given] if given else [], **options)
+Tracker(Path(sys.argv[1]), given or "", config, {}).finish()
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "expected"),
+    [("option", "variable", "option"), ("option", "", "option"), (None, "variable", "variable"), (None, "", None)],
+)
+def test_an_option_beats_the_environment_which_beats_the_default(
+    given: str | None, environment: str, expected: str | None, tmp_path: Path
+) -> None:
+    """In a process of its own, as wandb reads the environment once."""
+    run_dir = tmp_path / "folder"
+    run_dir.mkdir()
+    names = ("PROJECT", "ENTITY", "RUN_GROUP", "NOTES", "NAME") + ("TAGS",) * bool(environment)
+    variables = {f"WANDB_{name}": environment for name in names}
+    command = [sys.executable, "-c", TRACK, str(run_dir), given or ""]
+    subprocess.run(command, check=True, env=runs.clean_environment() | variables, cwd=runs.ROOT)
+    (piece,) = wandb_files.pieces(run_dir)
+    (run,) = of_type(piece, "run")
+    defaults = {"project": "elmo", "group": family(run_dir), "name": "folder"}
+    found = {"name": run["display_name"], "group": run["run_group"]} | {
+        key: run.get(key) for key in ("project", "entity", "notes")
+    }
+    assert found == {key: expected or defaults.get(key) for key in found}
+    assert run.get("tags", []) == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("TAGS", ""), ("MODE", "sometimes"), ("INIT_TIMEOUT", "soon"), ("TAGS", "x" * 65)]
+)
+def test_a_variable_that_wandb_refuses_is_told_in_one_sentence(
+    name: str, value: str, dataset: Path, tmp_path: Path
+) -> None:
+    settings = runs.arguments(dataset, tmp_path / "run", "train.max_steps=1", "wandb.mode=auto")
+    process = runs.Process("pretrain", *settings, log=tmp_path / "log", environment={f"WANDB_{name}": value})
+    assert process.wait() == 2
+    (said,) = [line for line in process.output().splitlines() if line.startswith("elmo pretrain: ")]
+    assert "wandb refuses a setting" in said and "Traceback" not in process.output()
+
+
+def test_wandb_s_mode_is_the_option_s_then_the_environment_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    for number, mode in enumerate(("auto", "offline")):
+        (tmp_path / mode).mkdir()
+        Tracker(tmp_path / mode, "", WandbConfig(mode=mode), {}).finish()
+        assert len(wandb_files.pieces(tmp_path / mode)) == number
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40])

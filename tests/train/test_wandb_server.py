@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
-from pipeline.config import PretrainConfig
 from pipeline.train.run_folder import claim
 from pipeline.train.sync import is_synced, offline_pieces
 from pipeline.train.tracking import family, read_metrics
@@ -80,6 +79,7 @@ def test_offline_pieces_of_a_run_go_up_as_one_run_once(
     in_pieces: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")  # of the trainings; it does not hold for the upload
+    monkeypatch.setenv("WANDB_PROJECT", "elsewhere")  # nor does this: the runs have their project from an option
     assert main(["sync", str(in_pieces), "dry_run=true"]) == 0
     assert "3 would be uploaded" in capfd.readouterr().out
     with WandbServer() as server:
@@ -89,6 +89,7 @@ def test_offline_pieces_of_a_run_go_up_as_one_run_once(
         said = capfd.readouterr()
         assert f"3 uploaded: {server.url}" in said.out and said.err.count("a kill cut it short") == 1
         run = only_run(server)
+        assert run.project == "elmo-test"
         check_history(run, in_pieces, list(range(1, 9)))
         steps = [line["trainer/global_step"] for line in run.history]
         assert steps[-1] == 8 and steps.count(5) > 1, "steps 5 to 7 were done twice"
@@ -103,7 +104,7 @@ def test_offline_pieces_of_a_run_go_up_as_one_run_once(
 
 
 def test_a_piece_that_is_being_written_waits(in_pieces: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with claim(in_pieces, {}, PretrainConfig()):
+    with claim(in_pieces):
         assert main(["sync", str(in_pieces), "dry_run=true"]) == 0
     assert "is being written: sync again when the run has stopped" in capsys.readouterr().out
 

