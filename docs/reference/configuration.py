@@ -13,14 +13,14 @@ HEAD = """# Configuration reference
 
 <!-- Generated: python docs/reference/configuration.py > docs/reference/configuration.md -->
 
-Every command has the form `elmo COMMAND [CONFIG.yaml ...] [key=value ...]`. YAML files and `key=value` pairs are merged
-over the defaults; a later one wins. `elmo COMMAND -h` prints the same list. [command-line.md](command-line.md) describes
-arguments, exit codes, signals and environment variables.
+Every command has the form `elmo COMMAND [CONFIG.yaml ...] [key=value ...]`. YAML files and `key=value` pairs are
+merged over the defaults; a later one wins. `elmo COMMAND -h` prints the same list. Arguments, exit codes, signals and
+environment variables: [command line](command-line.md).
 """
 # Commands whose options are those of another one, with what they add or leave out.
 SAME = {
-    "finetune": "All keys of [`elmo pretrain`](#elmo-pretrain), and the keys below. `from=`, `data=`, `mix=DIR:SHARE` and "
-    "`general=` are short for `finetune.source=`, `data.path=`, `finetune.mix=` with `finetune.mix_share=`, and "
+    "finetune": "All keys of [`elmo pretrain`](#elmo-pretrain), and the keys below. `from=`, `data=`, `mix=DIR:SHARE` "
+    "and `general=` are short for `finetune.source=`, `data.path=`, `finetune.mix=` with `finetune.mix_share=`, and "
     "`finetune.general=`.",
     "preflight": "The keys of [`elmo pretrain`](#elmo-pretrain) or [`elmo finetune`](#elmo-finetune).",
     "demo": "One folder, and `key=value` pairs for [`elmo pretrain`](#elmo-pretrain).",
