@@ -1,4 +1,4 @@
-"""What the documents say is so: links lead somewhere, commands set what there is to set, messages are printed."""
+"""Check the documents: links resolve, keys of commands exist, quoted messages are in the code."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""The README keeps its word: every command in it runs and prints what is shown, every path is there.
+"""Run every command of the README, compare what it prints with what is shown, and look up every path.
 
 Commands stand in ```console blocks behind `$ `, with what they print below. Those of elmo run here, in their order, in
 one folder, with the overrides below and nothing else; those of make are what .ci/run runs.
