@@ -70,21 +70,44 @@ def overview(commands: Mapping[str, Command]) -> str:
 def describe(name: str, command: Command) -> str:
     lines = [f"elmo {name}: {command.meaning}", "", f"  {command.example}", ""]
     if is_dataclass(command.schema):
-        lines += [_KEYS, "", *_keys(command.schema, "")]
+        lines += [_KEYS, "", *_help_lines(command.schema)]
     return "\n".join(lines)
 
 
-def _keys(schema: type[Any], prefix: str) -> list[str]:
-    lines: list[str] = []
+class Key(NamedTuple):
+    """An option as a user types it: `name` is dotted, `type` and `default` are written as in YAML."""
+
+    name: str
+    type: str
+    default: str
+    meaning: str
+
+
+def keys(schema: type[Any], prefix: str = "") -> list[Key]:
+    """Return every option of a schema, sections included, in the order of the code."""
+    found: list[Key] = []
     hints = get_type_hints(schema)
     for field in fields(schema):
+        name = f"{prefix}{field.name}"
         if is_dataclass(hints[field.name]):
-            lines += ["", *_keys(hints[field.name], f"{prefix}{field.name}.")]
+            found += keys(hints[field.name], f"{name}.")
         else:
             factory = field.default_factory
             default = field.default if field.default is not MISSING else factory() if factory is not MISSING else None
-            shown = f"{prefix}{field.name}={_yaml(default)}"
-            lines.append(f"  {shown:44} {_type(hints[field.name]):13} {field.metadata['meaning']}")
+            found.append(Key(name, _type(hints[field.name]), _yaml(default), field.metadata["meaning"]))
+    return found
+
+
+def _help_lines(schema: type[Any]) -> list[str]:
+    """One line for each option; an empty line before each section."""
+    lines: list[str] = []
+    section = ""
+    for key in keys(schema):
+        of_key = key.name.rpartition(".")[0]
+        if of_key != section:
+            lines.append("")
+            section = of_key
+        lines.append(f"  {f'{key.name}={key.default}':44} {key.type:13} {key.meaning}")
     return lines
 
 

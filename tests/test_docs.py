@@ -1,50 +1,165 @@
-"""Commands on pages that are too large to be run: every key is one, and every value of its type."""
+"""Check the documents: links resolve, keys of commands exist, quoted messages are in the code."""
 
+import ast
 import re
 import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
 from pipeline.cli import COMMANDS
+from pipeline.command import keys
 from pipeline.config import PretrainConfig
+from pipeline.finetune_config import in_full
 from pipeline.read_config import load
+from tests import pages
+from tests.pages import ROOT
 
-ROOT = Path(__file__).parents[1]
-PAGES = ("one-billion-words.md", "slurm.md")
+REFERENCE = ROOT / "docs" / "reference" / "configuration.py"
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+CODE = re.compile(r"`([^`\n]+)`")
 
 
-def commands(page: str) -> list[list[str]]:
-    """Words of each command line on the page; lines that end in a backslash go on."""
-    blocks = re.findall(r"```(?:console)?\n(.*?)```", (ROOT / "docs" / page).read_text("utf-8"), re.DOTALL)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [shlex.split(line.removeprefix("$ ")) for line in lines if line.strip()]
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def prose(path: Path) -> str:
+    """The page without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", prose(path), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", pages.DOCUMENTS, ids=name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    lost = []
+    for link in LINK.findall(prose(page)):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = unquote(link).partition("#")
+        target = (page.parent / path).resolve() if path else page
+        is_there = target.exists() and (not anchor or anchor in anchors(target))
+        lost += [] if is_there and target.is_relative_to(ROOT) else [link]
+    assert not lost
+
+
+def test_every_document_that_the_tree_names_is_there() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    lost = []
+    for file in tracked:
+        if (ROOT / file).suffix in (".py", ".yaml", ".sh", ".sbatch", ".toml", ".md") and not file.startswith("lab/"):
+            named = re.findall(r"\b(?:docs|lab)/[\w/.-]+\.(?:md|svg|png)", (ROOT / file).read_text(encoding="utf-8"))
+            lost += [f"{file}: {path}" for path in named if not (ROOT / path).exists()]
+    assert not lost
 
 
 def settings(words: list[str]) -> tuple[type[Any], list[str]] | None:
-    """What a command line sets, and in which schema."""
+    """What a command line sets, and in which schema; None where it sets nothing."""
     arguments = [word for word in words if not word.startswith("-")]
     if words[0] in ("slurm/prep.sh", "slurm/submit.sh"):
-        return COMMANDS["prep"].schema if words[0].endswith("prep.sh") else PretrainConfig, arguments[1:]
+        schema = COMMANDS["prep"].schema if words[0].endswith("prep.sh") else PretrainConfig
+        return schema, [word for word in arguments[1:] if word != "..."]
+    if "slurm/embed.sbatch" in words:
+        return COMMANDS["embed"].schema, arguments[arguments.index("slurm/embed.sbatch") + 1 :]
     if "elmo" not in arguments or words[0] == "git":
         return None
-    name, *rest = arguments[arguments.index("elmo") + 1 :]
-    if rest[0] in ("verify", "info"):
+    command, *rest = arguments[arguments.index("elmo") + 1 :]
+    if not rest or rest[0] in ("verify", "info") or command == "demo":
         return None
-    return COMMANDS[name].schema, [word if "=" in word or word.endswith(".yaml") else f"runs={word}" for word in rest]
+    rest = in_full(rest) if command == "finetune" else rest
+    full = [word if "=" in word or word.endswith(".yaml") else f"runs={word}" for word in rest]
+    return COMMANDS[command].schema, full
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_the_commands_of_a_page_set_what_there_is_to_set(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def command_lines(page: Path) -> Iterator[list[str]]:
+    """The words of each command in the page's blocks that are not of another language."""
+    for block in pages.blocks(page):
+        if block.language == "console":
+            yield from (command.words for command in pages.commands(block.body))
+        elif block.language == "":
+            for line in block.body.replace("\\\n", " ").splitlines():
+                if re.match(r"(elmo [a-z]+ [^.]|slurm/|sbatch |id=)", line):
+                    yield shlex.split(line)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))], ids=name)
+def test_the_commands_of_a_page_set_what_there_is_to_set(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Datasets and runs need not be there: only keys, types and config files of the clone are looked at."""
     monkeypatch.chdir(ROOT)
-    found = [wanted for words in commands(page) if (wanted := settings(words)) is not None]
-    assert found
-    for schema, arguments in found:
-        load(schema, arguments)
+    for words in command_lines(page):
+        found = settings(words)
+        if found is not None:
+            schema, arguments = found
+            load(schema, [word for word in arguments if not word.startswith("runs/")])
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_the_scripts_of_a_page_are_there(page: str) -> None:
-    for script in re.findall(r"(?<!tests/)slurm/[a-z_]+\.(?:sh|sbatch|py)", (ROOT / "docs" / page).read_text("utf-8")):
-        assert (ROOT / script).exists(), script
+def test_the_pages_that_no_test_runs_have_commands() -> None:
+    for page in ("one-billion-words.md", "slurm.md"):
+        found = [settings(words) for words in command_lines(ROOT / "docs" / "guide" / page)]
+        assert len([each for each in found if each is not None]) > 1
+
+
+@pytest.mark.parametrize("page", pages.DOCUMENTS, ids=name)
+def test_commands_and_scripts_in_the_text_are_there(page: Path) -> None:
+    if page.parent.name == "lab":
+        return
+    for span in CODE.findall(prose(page)):
+        words = span.replace("'", "").split()
+        if words[0] == "elmo" and len(words) > 1 and re.fullmatch("[a-z]+", words[1]):
+            assert words[1] in COMMANDS, span
+            check_keys(words[1], [word for word in words[2:] if "=" in word])
+        for script in re.findall(r"(?<!tests/)slurm/[a-z_]+\.(?:sh|sbatch|py)", span):
+            assert (ROOT / script).exists(), script
+
+
+def check_keys(command: str, pairs: list[str]) -> None:
+    """Fail for a key that is none of the command."""
+    if is_dataclass(COMMANDS[command].schema):
+        full = in_full(pairs) if command == "finetune" else pairs
+        known = {key.name for key in keys(COMMANDS[command].schema)}
+        assert {pair.partition("=")[0] for pair in full} <= known, pairs
+
+
+def test_the_map_of_the_code_is_true() -> None:
+    (tree,) = pages.code(ROOT / "docs" / "design.md", "")
+    named = [line.split()[0] for line in tree.splitlines()]
+    assert len(named) > 5 and not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_the_configuration_reference_is_current() -> None:
+    made = subprocess.run([sys.executable, str(REFERENCE)], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    page = REFERENCE.with_suffix(".md")
+    how = f"python {name(REFERENCE)} > {name(page)}"
+    assert made == page.read_text(encoding="utf-8"), f"an option changed; write the page again: {how}"
+
+
+def printed_strings() -> str:
+    """Every string of the code and its scripts; of f-strings the parts between the values."""
+    found = [(ROOT / path).read_text() for path in ("install.sh", *map(name, ROOT.glob("slurm/*.s*")))]
+    for folder in ("pipeline", "data_prep", "slurm"):
+        for path in (ROOT / folder).rglob("*.py"):
+            nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            found += [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return "\n".join(found)
+
+
+def test_the_messages_of_troubleshooting_are_printed() -> None:
+    """A part of a message between two values has to stand in one string of the code."""
+    text = (ROOT / "docs" / "guide" / "troubleshooting.md").read_text(encoding="utf-8")
+    symptoms = [row.split(" | ")[0] for row in re.findall(r"^\| (.*) \|$", text, re.MULTILINE)]
+    messages = [span for symptom in symptoms for span in CODE.findall(symptom) if not span.startswith("elmo ")]
+    assert len(messages) > 40
+    code = printed_strings()
+    lost = [m for m in messages if not all(part.strip("();: ") in code for part in m.split("…"))]
+    assert not lost, "no string of the code holds these any more"

@@ -1,4 +1,4 @@
-"""Sentences of text files for the commands that use a model, by the rules of `elmo prep` (data_prep/README.md)."""
+"""Read sentences of text files for the commands that use a model, as `elmo prep` does (docs/reference/dataset.md)."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby

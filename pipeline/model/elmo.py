@@ -1,7 +1,7 @@
 """ELMo as a layer of a task model: sentences in, learned mixes of the biLM's layers out.
 
 Differs from AllenNLP's `Elmo` and bilm-tf's in what is usual: each sentence starts cold (stateful=True is theirs).
-How to move from them: docs/use.md.
+How to move from them: docs/guide/moving.md.
 """
 
 import copy

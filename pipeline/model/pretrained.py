@@ -1,7 +1,7 @@
 """A trained biLM as a folder to keep and to share: weights, softmax and vocabulary where known, and their story.
 
 A folder counts once config.json, which is written last, holds the size and sha256 of every other file.
-What each file holds: docs/formats.md.
+What each file holds: docs/reference/formats.md.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Each kind of bad input does what data_prep/README.md says."""
+"""Each kind of bad input does what docs/reference/dataset.md says."""
 
 import bz2
 import gzip

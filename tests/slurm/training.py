@@ -148,7 +148,7 @@ def node_list(*nodes: str) -> str:
 
 
 def report(trainings: list[Training]) -> None:
-    """Times for the table in docs/slurm.md, where ELMO_SLURM_TIMES names a file."""
+    """Times for the table in docs/guide/slurm.md, where ELMO_SLURM_TIMES names a file."""
     path = os.environ.get("ELMO_SLURM_TIMES")
     if path:
         Path(path).write_text(json.dumps({k: v for t in trainings for k, v in t.took.items()}, indent=1))
