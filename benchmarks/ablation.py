@@ -21,16 +21,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.command import split_options, write_result, yaml_files
-from benchmarks.steps import PARTS, Clock, Ours, Steps, Text
-from pipeline.config import PretrainConfig
+from benchmarks.timed_step import PARTS, Clock, Ours, Steps, Text
+from pipeline.config.load import load
+from pipeline.config.schema import PretrainConfig
 from pipeline.data.windows import Batch
-from pipeline.model import products, token_encoder
+from pipeline.model import token_encoder
+from pipeline.model.backend import matmul as products
+from pipeline.model.backend.char_cnn import Groups, widest
 from pipeline.model.bilm import BiLM
 from pipeline.model.lstmp import LSTMP, LSTMPState
 from pipeline.model.softmax import Candidates, Places, Rows, find_places
-from pipeline.model.word_peaks import Groups, widest
-from pipeline.read_config import load
-from pipeline.train.optimizer import clip_global_norm_
+from pipeline.train.step.optimizer import clip_global_norm_
 
 _CONFIGS = ("benchmarks/tiny.yaml", "configs/small.yaml")
 

@@ -19,12 +19,13 @@ import numpy as np
 import torch
 
 from benchmarks.command import split_options, write_result
-from data_prep.lexicon import EOS_ID
+from data_prep.dataset.lexicon import EOS_ID
+from data_prep.dataset.open import open_dataset
+from data_prep.dataset.shards import Split
 from data_prep.prepare import prepare
-from data_prep.shards import Split, open_dataset
 from pipeline.apply.evaluate import vocabulary_of
 from pipeline.apply.load import Trained, load_trained
-from pipeline.config import EvaluateConfig
+from pipeline.config.schema import EvaluateConfig
 from pipeline.data.datamodule import evaluation_windows
 from pipeline.data.windows import BatchMaker, EvaluationWindows
 from pipeline.model.bilm import BiLM, Window

@@ -14,15 +14,16 @@ import numpy as np
 import torch
 
 from benchmarks.command import split_options, write_result, yaml_files
-from data_prep.shards import Dataset, open_dataset
-from pipeline.config import PretrainConfig
+from data_prep.dataset.open import open_dataset
+from data_prep.dataset.shards import Dataset
+from pipeline.config.load import load
+from pipeline.config.schema import PretrainConfig
 from pipeline.data.datamodule import choose_vocabulary
 from pipeline.data.lanes import TrainLanes, epoch_order
 from pipeline.data.stream import Stream
 from pipeline.data.windows import Vocabulary
 from pipeline.model.bilm import BiLM, num_parameters
 from pipeline.model.sampler import LogUniformSampler
-from pipeline.read_config import load
 
 WORLD_SIZES = (8, 64, 256)
 

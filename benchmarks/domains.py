@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from benchmarks.command import split_options
-from data_prep.shards import open_dataset
-from pipeline.apply.before_after import score
+from data_prep.dataset.open import open_dataset
 from pipeline.apply.load import load_trained
-from pipeline.config import EvaluateConfig
+from pipeline.config.schema import EvaluateConfig
+from pipeline.finetune.report import score
 
 GENERAL = "lm/general-2m.train.tok.txt.xz"
 DOMAINS = {

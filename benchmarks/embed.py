@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.plain import PlainCell, plain_encode
-from pipeline.config import PretrainConfig
+from pipeline.config.load import load
+from pipeline.config.schema import PretrainConfig
 from pipeline.model.bilm import BiLM
-from pipeline.model.sentence_encoder import SentenceEncoder
-from pipeline.model.sentences import BOS, EOS, spell_sentences
-from pipeline.read_config import load
+from pipeline.model.elmo.sentence_batch import BOS, EOS, spell_sentences
+from pipeline.model.elmo.sentence_encoder import SentenceEncoder
 
 _BATCH = 64  # AllenNLP's ElmoEmbedder
 

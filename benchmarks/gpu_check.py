@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_steps import Draw, OursAt
-from pipeline.config import PretrainConfig
-from pipeline.model import gpu
+from pipeline.config.schema import PretrainConfig
+from pipeline.model.backend import device as gpu
 from pipeline.model.bilm import BiLM
-from pipeline.train.step_inputs import step_inputs
+from pipeline.train.step.inputs import step_inputs
 
 TOLERANCE = {  # norm of the error over the norm of what is right
     "float32": {"result": 1e-4, "gradient": 1e-3, "update": 2e-2},  # updates are small beside the weights they round to

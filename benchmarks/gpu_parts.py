@@ -18,15 +18,15 @@ from torch.utils.data import DataLoader
 from benchmarks.gpu_check import check
 from benchmarks.gpu_steps import Draw, OursAt, inputs_of, train_step, way_of
 from benchmarks.rates import needed_flops
-from benchmarks.steps import Text, Way
+from benchmarks.timed_step import Text, Way
 from pipeline.characters import PAD
-from pipeline.config import PretrainConfig
+from pipeline.config.load import load
+from pipeline.config.schema import PretrainConfig
 from pipeline.data.datamodule import StepBatches
-from pipeline.model import gpu
+from pipeline.model.backend import device as gpu
 from pipeline.model.bilm import BiLM
 from pipeline.model.softmax import Softmax
-from pipeline.read_config import load
-from pipeline.train.step_inputs import Preparation, StepInputs
+from pipeline.train.step.inputs import Preparation, StepInputs
 
 Result = dict[str, Any]
 

@@ -3,16 +3,16 @@
 import torch
 
 from benchmarks.plain import PlainBiLM
-from benchmarks.steps import Ours, Plain, Way
-from pipeline.config import PretrainConfig
+from benchmarks.timed_step import Ours, Plain, Way
+from pipeline.config.schema import PretrainConfig
 from pipeline.data.windows import Batch
-from pipeline.model import gpu
+from pipeline.model.backend import device as gpu
 from pipeline.model.bilm import BiLM
 from pipeline.model.softmax import Candidates
-from pipeline.train.finite_check import FiniteCheck
-from pipeline.train.optimizer import clip_global_norm_
-from pipeline.train.state import TrainingState
-from pipeline.train.step_inputs import GroupInputs, StepInputs, step_inputs
+from pipeline.train.step.finite_check import FiniteCheck
+from pipeline.train.step.inputs import GroupInputs, StepInputs, step_inputs
+from pipeline.train.step.optimizer import clip_global_norm_
+from pipeline.train.step.state import TrainingState
 
 Draw = tuple[Batch, Candidates]
 

@@ -23,16 +23,16 @@ import torch
 
 from benchmarks.bilm_tf_scoring import perplexity_as_bilm_tf_scores
 from benchmarks.command import split_options, write_result
-from data_prep.corpus import read_blocks
-from data_prep.index import INDEX
+from data_prep.dataset.index import INDEX
+from data_prep.dataset.open import open_dataset
 from data_prep.prepare import prepare
-from data_prep.shards import open_dataset
-from pipeline.apply.before_after import score
-from pipeline.apply.curves import RunCurves, read_curves
+from data_prep.text.corpus import read_blocks
 from pipeline.apply.load import load_trained
-from pipeline.config import EvaluateConfig, PretrainConfig
-from pipeline.read_config import load
-from pipeline.train.checkpoint import CheckpointFolder
+from pipeline.apply.watch.curves import RunCurves, read_curves
+from pipeline.config.load import load
+from pipeline.config.schema import EvaluateConfig, PretrainConfig
+from pipeline.finetune.report import score
+from pipeline.train.run_dir.checkpoint import CheckpointFolder
 
 CONFIG, TARGET = "benchmarks/tiny.yaml", 183.4  # what `original` came to
 BASE = ["data.lanes=32", "data.vocab_min_count=1", "data.cold_start_share=0"]  # as the paper, where no recipe says

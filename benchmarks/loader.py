@@ -29,11 +29,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks.command import split_options, write_result, yaml_files
-from benchmarks.steps import Text
-from pipeline.config import PretrainConfig
+from benchmarks.timed_step import Text
+from pipeline.config.load import load
+from pipeline.config.schema import PretrainConfig
 from pipeline.data.datamodule import StepBatches
-from pipeline.read_config import load
-from pipeline.train.step_inputs import Preparation
+from pipeline.train.step.inputs import Preparation
 
 _MIB = 2.0**20
 _PROFILED = 8

@@ -19,13 +19,13 @@ import torch
 
 from benchmarks.command import split_options, write_result, yaml_files
 from benchmarks.process_tree import run_watched
-from benchmarks.steps import Text
 from benchmarks.synthetic import Corpus, write_corpus
+from benchmarks.timed_step import Text
 from data_prep.prepare import prepare
 from pipeline.characters import PAD
-from pipeline.config import PretrainConfig
+from pipeline.config.load import load
+from pipeline.config.schema import PretrainConfig
 from pipeline.model.bilm import BiLM, num_parameters
-from pipeline.read_config import load
 
 _NEVER = 1 << 30
 _EMPTY = "import pipeline.train.run; print(open('/proc/self/status').read())"

@@ -26,9 +26,9 @@ import numpy as np
 
 from benchmarks.process_tree import disk_bytes, run_watched
 from benchmarks.synthetic import add_corpus_options, corpus_of, write_corpus
-from data_prep.corpus import find_sources, read_blocks
+from data_prep.dataset.verify import verify
 from data_prep.prepare import prepare
-from data_prep.verify import verify
+from data_prep.text.corpus import find_sources, read_blocks
 
 Result = dict[str, float]
 

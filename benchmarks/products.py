@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.command import split_options, write_result
-from pipeline.model import products
+from pipeline.model.backend import matmul as products
 
 SHAPES = (
     (32, 64, 1024), (32, 256, 64), (32, 128, 4096), (32, 1024, 128), (32, 512, 16384), (32, 4096, 512),

@@ -4,8 +4,8 @@ import time
 
 import torch
 
-from pipeline.config import ModelConfig
-from pipeline.model.products import product
+from pipeline.config.schema import ModelConfig
+from pipeline.model.backend.matmul import product
 
 
 def product_rates(size: int = 1536, seconds: float = 0.5) -> dict[str, float]:
@@ -38,7 +38,7 @@ def needed_flops(
     """Floating-point operations that training needs a token: forward x 3, words encoded once each.
 
     mean_characters: convolved of a word, pads not at all; None: all that a word may have. by_tables: as on a CPU
-    (pipeline/model/word_peaks.py), where a window is a sum and only maxima have gradients.
+    (pipeline/model/backend/char_cnn.py), where a window is a sum and only maxima have gradients.
     """
     convolution = 2 * model.character_dim * sum(
         width * number * (model.max_characters - width + 1 if mean_characters is None else mean_characters)

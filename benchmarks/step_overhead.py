@@ -20,8 +20,8 @@ import pytorch_lightning as pl
 
 from benchmarks.command import split_options, write_result, yaml_files
 from benchmarks.train_step import build_steps
-from pipeline.config import PretrainConfig
-from pipeline.read_config import load
+from pipeline.config.load import load
+from pipeline.config.schema import PretrainConfig
 from pipeline.train import run as train_run
 
 Times = tuple[float, float]  # wall, CPU

@@ -17,10 +17,10 @@ import torch
 from benchmarks.command import split_options, write_result, yaml_files
 from benchmarks.communication import Traffic, traffic
 from benchmarks.rates import needed_flops
-from data_prep.shards import open_dataset
-from pipeline.config import PretrainConfig
+from data_prep.dataset.open import open_dataset
+from pipeline.config.load import load
+from pipeline.config.schema import PretrainConfig
 from pipeline.model.bilm import BiLM, num_parameters
-from pipeline.read_config import load
 
 GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 GPUS_PER_NODE = 8

@@ -28,10 +28,10 @@ from benchmarks.command import split_options, write_result, yaml_files
 from benchmarks.freed_memory import settle_freed_memory
 from benchmarks.plain import PlainBiLM
 from benchmarks.rates import best_rate, needed_flops, product_rates
-from benchmarks.steps import PARTS, Ours, Plain, Steps, Text
-from pipeline.config import PretrainConfig
+from benchmarks.timed_step import PARTS, Ours, Plain, Steps, Text
+from pipeline.config.load import load
+from pipeline.config.schema import PretrainConfig
 from pipeline.model.bilm import BiLM
-from pipeline.read_config import load
 
 WAYS = ("ours", "plain", "nn.LSTM")
 _FLAGS = ("bf16", "kept", "freed")

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
-from data_prep.compressed import compression_of
-from data_prep.corpus import STDIN, InputIdentity, Source
-from data_prep.files import DataError, write_json
-from data_prep.typed_json import Count, load_json
+from data_prep.dataset.files import DataError, write_json
+from data_prep.dataset.typed_json import Count, load_json
+from data_prep.text.compressed import compression_of
+from data_prep.text.corpus import STDIN, InputIdentity, Source
 from data_prep.workspace import WORK_REMEDY
 
 UNIT_BYTES = 64 << 20  # of a large plain file: some 12 M words, ten seconds of work

@@ -10,17 +10,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from data_prep.assemble import assemble_shard
-from data_prep.corpus import STDIN, find_sources
-from data_prep.encode import FaultWatch, encode_unit, read_record
-from data_prep.files import DataError, describe_os_error, write_json
-from data_prep.index import FORMAT, SPLITS, VERSION, Index, ShardEntry, SplitEntry, fingerprint_of, read_index
-from data_prep.locations import local_path
-from data_prep.merge import merge, read_merge_record
+from data_prep.dataset.files import DataError, describe_os_error, write_json
+from data_prep.dataset.index import FORMAT, SPLITS, VERSION, Index, ShardEntry, SplitEntry, fingerprint_of, read_index
+from data_prep.dataset.locations import local_path
+from data_prep.dataset.summary import Made, Summary
+from data_prep.dataset.typed_json import load_json
+from data_prep.passes.assemble import assemble_shard
+from data_prep.passes.encode import FaultWatch, encode_unit, read_record
+from data_prep.passes.merge import merge, read_merge_record
 from data_prep.plan import Identity, Options, Plan, differences, load_identity, make_plan
 from data_prep.progress import Progress
-from data_prep.summary import Made, Summary
-from data_prep.typed_json import load_json
+from data_prep.text.corpus import STDIN, find_sources
 from data_prep.workers import num_workers, run_tasks
 from data_prep.workspace import WORK_REMEDY, Workspace
 

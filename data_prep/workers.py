@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
-from data_prep.files import DataError, describe_os_error
+from data_prep.dataset.files import DataError, describe_os_error
 from data_prep.progress import Progress
 
 Report = Callable[[int, int], None]

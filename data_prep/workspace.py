@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.files import DataError
-from data_prep.index import INDEX, SPLITS
-from data_prep.lexicon import FILES as LEXICON_FILES
+from data_prep.dataset.files import DataError
+from data_prep.dataset.index import INDEX, SPLITS
+from data_prep.dataset.lexicon import FILES as LEXICON_FILES
 
 SKIPPED = "skipped.tsv"
 WORK_REMEDY = "start the preparation anew (overwrite=true, or remove the folder)"

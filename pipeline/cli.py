@@ -5,9 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from pipeline import __version__, signals
-from pipeline.command import EXIT_USER_ERROR, Command, describe, overview, run, show
-from pipeline.command_config import (
+from pipeline.config.commands import (
     EmbedConfig,
     EvaluateCommandConfig,
     ExportConfig,
@@ -16,12 +14,15 @@ from pipeline.command_config import (
     PrepConfig,
     ScoreConfig,
 )
-from pipeline.config import PretrainConfig, require
-from pipeline.finetune_config import FinetuneConfig, in_full
+from pipeline.config.finetune import FinetuneConfig, in_full
+from pipeline.config.help import EXIT_USER_ERROR, Command, describe, overview, run, show
+from pipeline.config.load import load
+from pipeline.config.schema import PretrainConfig, require
+from pipeline.config.watch import CompareConfig, DashboardConfig, PlotConfig, StatusConfig, SyncConfig
 from pipeline.process import set_defaults_of_libraries
-from pipeline.read_config import load
-from pipeline.train.job import job_shape
-from pipeline.watch_config import CompareConfig, DashboardConfig, PlotConfig, StatusConfig, SyncConfig
+from pipeline.train.cluster import signals
+from pipeline.train.cluster.slurm_env import job_shape
+from pipeline.version import __version__
 
 if TYPE_CHECKING:
     from pipeline.train.outcome import Outcome
@@ -56,7 +57,7 @@ def prep(arguments: list[str]) -> int:
 def _inspect(arguments: list[str]) -> int:
     """`elmo prep verify DIR` and `elmo prep info DIR`."""
     require(len(arguments) == 2, f"elmo prep {arguments[0]} takes one dataset folder: elmo prep {arguments[0]} DIR")
-    from data_prep.verify import describe, verify
+    from data_prep.dataset.verify import describe, verify
 
     if arguments[0] == "info":
         print(describe(arguments[1]))
@@ -76,17 +77,17 @@ def pretrain(arguments: list[str]) -> int:
 
 def finetune(arguments: list[str]) -> int:
     signals.install()
-    from pipeline.apply.finetune import finetune as train
-    from pipeline.apply.finetune import plan_finetuning, read_config
+    from pipeline.finetune.plan import finetune as train
+    from pipeline.finetune.plan import plan_finetuning, read_config
 
     plan, report = plan_finetuning(*read_config([*job_shape(), *arguments]))
     return _train("finetune", lambda: train(plan, report), arguments, plan.config)
 
 
 def _train(command: str, train: Callable[[], "Outcome"], arguments: list[str], config: PretrainConfig) -> int:
-    from pipeline.train.collectives import leave
     from pipeline.train.outcome import Failed
-    from pipeline.train.run_folder import TakenOver
+    from pipeline.train.run_dir.lock import TakenOver
+    from pipeline.train.step.collectives import leave
     from pipeline.train.trainer import global_rank
 
     try:
@@ -105,7 +106,7 @@ def _train(command: str, train: Callable[[], "Outcome"], arguments: list[str], c
 def preflight(arguments: list[str]) -> int:
     signals.install()  # one that comes now is for the training: it is noted in the verdict
     config = _training_config(FinetuneConfig, in_full(arguments))  # a fine-tuning's has all that a pretraining's has
-    from pipeline.train.preflight import preflight as look
+    from pipeline.train.cluster.preflight import preflight as look
 
     verdict = look(config)
     print(verdict)
@@ -146,7 +147,7 @@ def import_weights(arguments: list[str]) -> int:
 
 def embed(arguments: list[str]) -> int:
     config = load(EmbedConfig, arguments)
-    from pipeline.apply.embed import embed as write
+    from pipeline.apply.embed.embed import embed as write
 
     result = write(config)
     print(result)
@@ -166,7 +167,7 @@ def score(arguments: list[str]) -> int:
 
 def neighbors(arguments: list[str]) -> int:
     config = load(NeighborsConfig, arguments)
-    from pipeline.apply.neighbors import neighbors as find
+    from pipeline.apply.embed.neighbors import neighbors as find
 
     print(find(config))
     return 0
@@ -175,14 +176,14 @@ def neighbors(arguments: list[str]) -> int:
 def status(arguments: list[str]) -> int:
     flags = {"--watch": "watch=true", "--json": "json=true"}
     config = _load_with_runs(StatusConfig, [flags.get(argument, argument) for argument in arguments])
-    from pipeline.apply.status import main as show
+    from pipeline.apply.watch.status import main as show
 
     return show(config)
 
 
 def plot(arguments: list[str]) -> int:
     config = _load_with_runs(PlotConfig, arguments)
-    from pipeline.apply.plot import main as draw
+    from pipeline.apply.watch.plot import main as draw
 
     print(draw(config))
     return 0
@@ -190,7 +191,7 @@ def plot(arguments: list[str]) -> int:
 
 def compare(arguments: list[str]) -> int:
     config = _load_with_runs(CompareConfig, arguments)
-    from pipeline.apply.compare import main as put_side_by_side
+    from pipeline.apply.watch.compare import main as put_side_by_side
 
     print(put_side_by_side(config))
     return 0
@@ -198,7 +199,7 @@ def compare(arguments: list[str]) -> int:
 
 def sync(arguments: list[str]) -> int:
     config = _load_with_runs(SyncConfig, arguments)
-    from pipeline.train.sync import sync as upload
+    from pipeline.apply.watch.wandb_sync import sync as upload
 
     print(upload(config))
     return 0
@@ -206,7 +207,7 @@ def sync(arguments: list[str]) -> int:
 
 def dashboard(arguments: list[str]) -> int:
     config = load(DashboardConfig, arguments)
-    from pipeline.apply.dashboard import main as make
+    from pipeline.apply.watch.dashboard import main as make
 
     print(make(config))
     return 0

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import __version__
 from pipeline.cli import COMMANDS, main
-from pipeline.config import PretrainConfig
+from pipeline.config.schema import PretrainConfig
+from pipeline.version import __version__
 
 HEAVY = {"torch", "numpy", "omegaconf", "pytorch_lightning", "wandb", "webdataset", "yaml", "spacy", "matplotlib"}
 
@@ -53,14 +53,20 @@ def environment_after(code: str) -> dict[str, str]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+def test_importing_the_library_is_instant_and_gives_elmo_when_it_is_asked_for() -> None:
+    code = "import sys, pipeline; assert 'torch' not in sys.modules; from pipeline import Elmo; print(Elmo.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "Elmo\n", done.stderr
+
+
 def test_importing_the_library_writes_no_environment_variable() -> None:
-    modules = "pipeline, pipeline.cli, pipeline.config, pipeline.read_config, pipeline.train.facts"
+    modules = "pipeline, pipeline.cli, pipeline.config.schema, pipeline.config.load, pipeline.train.run_dir.records"
     assert environment_after(f"import {modules}") == {}
 
 
 def test_a_command_sets_what_torch_reads_before_torch_is_loaded() -> None:
     code = (
-        "import sys; from pipeline import cli, command; seen = []; "
+        "import sys; from pipeline import cli; from pipeline.config import help as command; seen = []; "
         "cli.COMMANDS['demo'] = cli.COMMANDS['demo']._replace("
         "run=lambda _: seen.append('torch' in sys.modules) or 0); cli.main(['demo']); assert seen == [False]"
     )

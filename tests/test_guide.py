@@ -13,7 +13,7 @@ import pytest
 
 from data_prep.prepare import prepare
 from pipeline import cli
-from pipeline.model.pretrained import save_pretrained
+from pipeline.model.formats.pretrained import save_pretrained
 from tests import pages
 from tests.model import tiny
 

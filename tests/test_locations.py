@@ -6,7 +6,7 @@ import pytest
 
 from data_prep.prepare import prepare
 from pipeline.cli import main
-from pipeline.model.elmo import Elmo
+from pipeline.model.elmo.elmo import Elmo
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from pipeline.cli import COMMANDS, main
-from pipeline.command_config import EmbedConfig, NeighborsConfig, PrepConfig
-from pipeline.config import PretrainConfig, to_dict
-from pipeline.read_config import from_dict, load, to_yaml
+from pipeline.config.commands import EmbedConfig, NeighborsConfig, PrepConfig
+from pipeline.config.load import from_dict, load, to_yaml
+from pipeline.config.schema import PretrainConfig, to_dict
 
 VALUE_OF = {
     "prep": "workers", "pretrain": "train.devices", "finetune": "data.lanes", "preflight": "train.max_steps",

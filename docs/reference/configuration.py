@@ -7,7 +7,7 @@ from dataclasses import is_dataclass
 from itertools import groupby
 
 from pipeline.cli import COMMANDS
-from pipeline.command import Command, Key, keys
+from pipeline.config.help import Command, Key, keys
 
 HEAD = """# Configuration reference
 

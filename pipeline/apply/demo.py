@@ -12,10 +12,10 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-from data_prep.files import write_bytes
-from data_prep.locations import local_path
-from pipeline.config import ConfigError
-from pipeline.signals import EXIT_PREEMPTED
+from data_prep.dataset.files import write_bytes
+from data_prep.dataset.locations import local_path
+from pipeline.config.schema import ConfigError
+from pipeline.train.cluster.signals import EXIT_PREEMPTED
 
 LAST_YEAR = 1945
 _REPEATS = "1945-Roosevelt-2"  # the radio version of the message before it: held-out sentences would be known
@@ -46,8 +46,8 @@ def main(folder: str, overrides: list[str]) -> int:
     )
     if code != 0:
         return code
-    from pipeline.apply.plot import plot_perplexity
     from pipeline.apply.senses import compare_senses
+    from pipeline.apply.watch.plot import plot_perplexity
 
     png = home / "perplexity.png"
     plot_perplexity(run, png)

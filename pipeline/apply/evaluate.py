@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 from lightning_fabric import Fabric
 
-from data_prep.files import write_json
-from data_prep.index import INDEX
-from data_prep.lexicon import EOS_ID, UNK_ID
-from data_prep.locations import is_url, local_path
+from data_prep.dataset.files import write_json
+from data_prep.dataset.index import INDEX
+from data_prep.dataset.lexicon import EOS_ID, UNK_ID
+from data_prep.dataset.locations import is_url, local_path
+from data_prep.dataset.open import open_dataset
+from data_prep.dataset.shards import Dataset, Split
 from data_prep.prepare import prepare
-from data_prep.shards import Dataset, Split, open_dataset
 from pipeline.apply.load import Trained, load_trained
-from pipeline.command_config import EvaluateCommandConfig
-from pipeline.config import ConfigError, require
+from pipeline.config.commands import EvaluateCommandConfig
+from pipeline.config.schema import ConfigError, require
 from pipeline.data.datamodule import evaluation_windows, held_out_split
 from pipeline.data.windows import BatchMaker, Vocabulary, vocabulary_map
-from pipeline.model.device import choose_device
+from pipeline.model.backend.choose_device import choose_device
 from pipeline.train.trainer import quieten_lightning
 from pipeline.train.validate import Perplexity, held_out_perplexity
 

@@ -3,16 +3,22 @@
 from pathlib import Path
 from typing import Any
 
-from data_prep.locations import local_path
-from pipeline import __version__
+from data_prep.dataset.locations import local_path
 from pipeline.apply.load import Trained, load_trained
-from pipeline.command_config import ExportConfig, ImportConfig
-from pipeline.config import ConfigError, require
+from pipeline.config.commands import ExportConfig, ImportConfig
+from pipeline.config.schema import ConfigError, require
 from pipeline.model.bilm import BiLM, num_parameters
-from pipeline.model.options import read_options, read_vocabulary, refusals, write_options, write_vocabulary
-from pipeline.model.pretrained import claim_folder, push_to_hub, save_pretrained
-from pipeline.model.weights import load_bilm, save_weights
-from pipeline.train.facts import git_revision
+from pipeline.model.formats.bilm_tf_options import (
+    read_options,
+    read_vocabulary,
+    refusals,
+    write_options,
+    write_vocabulary,
+)
+from pipeline.model.formats.bilm_tf_weights import load_bilm, save_weights
+from pipeline.model.formats.pretrained import claim_folder, push_to_hub, save_pretrained
+from pipeline.train.run_dir.records import git_revision
+from pipeline.version import __version__
 
 OPTIONS, WEIGHTS, VOCABULARY = "options.json", "weights.hdf5", "vocab.txt"
 _SHOWN_OTHERS = 10

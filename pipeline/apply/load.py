@@ -10,20 +10,20 @@ import numpy as np
 import torch
 from typing_extensions import NotRequired, TypedDict
 
-from data_prep.files import DataError
-from data_prep.locations import local_path
-from data_prep.typed_json import load_json
-from pipeline.config import ConfigError, PretrainConfig, require
-from pipeline.finetune_config import FinetuneConfig
+from data_prep.dataset.files import DataError
+from data_prep.dataset.locations import local_path
+from data_prep.dataset.typed_json import load_json
+from pipeline.config.finetune import FinetuneConfig
+from pipeline.config.load import from_dict
+from pipeline.config.schema import ConfigError, PretrainConfig, require
 from pipeline.model.bilm import BiLM
-from pipeline.model.folder_config import Pretraining
-from pipeline.model.hub import HubId
-from pipeline.model.pretrained import is_pretrained, load_pretrained
-from pipeline.model.weight_checks import check_finite, check_shapes, parameter_shapes
-from pipeline.read_config import from_dict
-from pipeline.train.checkpoint import load_checkpoint, resolve_checkpoint
-from pipeline.train.run_folder import version_of
-from pipeline.train.tracking import read_metrics
+from pipeline.model.formats.folder_config import Pretraining
+from pipeline.model.formats.hub import HubId
+from pipeline.model.formats.pretrained import is_pretrained, load_pretrained
+from pipeline.model.formats.weight_checks import check_finite, check_shapes, parameter_shapes
+from pipeline.train.run_dir.checkpoint import load_checkpoint, resolve_checkpoint
+from pipeline.train.run_dir.lock import version_of
+from pipeline.train.run_dir.tracking import read_metrics
 
 log = logging.getLogger(__name__)
 _SOFTMAX = "softmax."

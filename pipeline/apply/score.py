@@ -14,17 +14,17 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from data_prep.corpus import find_sources
-from data_prep.files import DataError, atomic_file, describe_os_error
-from data_prep.lexicon import BOS_ID, EOS_ID, UNK_ID
-from data_prep.locations import local_path
+from data_prep.dataset.files import DataError, atomic_file, describe_os_error
+from data_prep.dataset.lexicon import BOS_ID, EOS_ID, UNK_ID
+from data_prep.dataset.locations import local_path
+from data_prep.text.corpus import find_sources
+from pipeline.apply.embed.text import Sentence, in_blocks, read_sentences
 from pipeline.apply.load import load_trained
-from pipeline.apply.text import Sentence, in_blocks, read_sentences
-from pipeline.command_config import ScoreConfig
-from pipeline.config import require
+from pipeline.config.commands import ScoreConfig
+from pipeline.config.schema import require
+from pipeline.model.backend.choose_device import choose_device
 from pipeline.model.bilm import BiLM
-from pipeline.model.device import choose_device
-from pipeline.model.sentence_encoder import Reading, SentenceEncoder
+from pipeline.model.elmo.sentence_encoder import Reading, SentenceEncoder
 
 _BLOCK_SENTENCES, _BLOCK_WORDS = 1024, 1 << 13  # scored together: bounds the memory
 _UNKNOWN_MARK = "*"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from pipeline.apply.embed import embed_sentences
+from pipeline.apply.embed.embed import embed_sentences
 from pipeline.apply.load import load_trained
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from data_prep.files import DataError
-from data_prep.shards import Dataset as TokenDataset
-from data_prep.shards import Split
+from data_prep.dataset.files import DataError
+from data_prep.dataset.shards import Dataset as TokenDataset
+from data_prep.dataset.shards import Split
 from data_prep.workers import end_with_parent
-from pipeline.config import ConfigError, DataConfig, EvaluateConfig
+from pipeline.config.schema import ConfigError, DataConfig, EvaluateConfig
 from pipeline.data.lanes import EvaluationLanes, lane_groups, lane_share
 from pipeline.data.windows import Batch, BatchMaker, EvaluationWindows, Windows
 

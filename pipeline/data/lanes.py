@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.config import ConfigError
+from pipeline.config.schema import ConfigError
 
 _COLD = 2  # keeps these random numbers apart from those of the order and of the candidates
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from pipeline.config import require
+from pipeline.config.schema import require
 from pipeline.data.windows import Batch, Windows
 
 

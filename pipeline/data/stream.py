@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.files import DataError
-from data_prep.lexicon import BOS_ID, EOS_ID
-from data_prep.shards import Split
+from data_prep.dataset.files import DataError
+from data_prep.dataset.lexicon import BOS_ID, EOS_ID
+from data_prep.dataset.shards import Split
 
 _SCAN_TOKENS = 128  # around a stretch, in which the sentences that it cuts most likely begin and end
 

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.lexicon import UNK_ID, Lexicon
-from data_prep.shards import Split
+from data_prep.dataset.lexicon import UNK_ID, Lexicon
+from data_prep.dataset.shards import Split
 from pipeline.data.lanes import EvaluationLanes, TrainLanes, epoch_order
 from pipeline.data.stream import Stream, Stretch, shifted
-from pipeline.data.word_rows import WordRows
+from pipeline.data.word_spellings import WordRows
 
 _VISIT_TOKENS = 16384  # of a lane, read together, so that a lane is visited once for many windows
 _BLOCK_TOKENS = 3 << 20  # of all lanes, which are kept meanwhile: 24 MiB

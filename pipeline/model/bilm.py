@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.config import ModelConfig
+from pipeline.config.schema import ModelConfig
 from pipeline.model.dropout import lane_dropout, mix32
 from pipeline.model.lstmp import LSTMP, LSTMPState
 from pipeline.model.softmax import Softmax

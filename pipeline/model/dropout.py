@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pipeline.model.gpu import uses_kernels
+from pipeline.model.backend.device import uses_kernels
 
 _MASK32 = 0xFFFFFFFF
 
@@ -54,7 +54,7 @@ class _Fused(torch.autograd.Function):
 
 
 def _fused(x: Tensor, rate: float, key: int, first_lane: int) -> Tensor:
-    from pipeline.model import kernels
+    from pipeline.model.backend import triton_kernels as kernels
 
     return kernels.dropout(x.contiguous(), _threshold(rate), 1.0 / (1.0 - rate), key, first_lane)
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from pipeline.model import gpu, recurrence
-from pipeline.model.products import (
+from pipeline.model.backend import device as gpu
+from pipeline.model.backend import lstmp_cuda as recurrence
+from pipeline.model.backend.matmul import (
     add_products,
     biased_products,
     compute_dtype,

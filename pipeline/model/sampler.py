@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from pipeline.config import ConfigError
+from pipeline.config.schema import ConfigError
 
 _DIGIT_BITS, _DIGITS = 14, 3  # a draw is a fraction u of three digits of 14 bits
 _BLOCK = 8192  # draws made together: buffers that malloc keeps, and does not fetch from the system each time

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from pipeline.model.gpu import uses_kernels
-from pipeline.model.products import product
+from pipeline.model.backend.device import uses_kernels
+from pipeline.model.backend.matmul import product
 
 # Logits held at once by the full softmax: 8 MiB in float32, which a cache may hold; on a GPU 256 MiB, to fill it.
 _BLOCK_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 26}
@@ -166,7 +166,7 @@ def _sampled_probabilities_fused(
     y: Tensor, weight: Tensor, bias: Tensor, true_logits: Tensor, hits: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The same, probabilities in the dtype of the products: two passes over what the product wrote."""
-    from pipeline.model import kernels
+    from pipeline.model.backend import triton_kernels as kernels
 
     logits = product(y, weight.t())
     top, total = true_logits.clone(), torch.ones_like(true_logits)
@@ -219,7 +219,7 @@ def _normaliser(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _normaliser_fused(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The same, in one pass over what each block's product wrote."""
-    from pipeline.model import kernels
+    from pipeline.model.backend import triton_kernels as kernels
 
     none = torch.full((len(y),), -1, device=y.device)
     top, total = bias.new_full((len(y),), -math.inf), bias.new_zeros(len(y))

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.characters import NUM_CHARACTERS, PAD
-from pipeline.model.gpu import upload
-from pipeline.model.products import compute_dtype, linear
-from pipeline.model.word_peaks import peaks_by_products, peaks_by_tables, widest
+from pipeline.model.backend.char_cnn import peaks_by_products, peaks_by_tables, widest
+from pipeline.model.backend.device import upload
+from pipeline.model.backend.matmul import compute_dtype, linear
 
 BUCKET_LENGTHS = (6, 9, 13)  # characters with both word bounds; splits English unique words about evenly
 _WORD_MULTIPLE, _LENGTH_MULTIPLE = 16, 4

@@ -19,20 +19,20 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline import signals
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.windows import EvaluationWindows
-from pipeline.train.checkpoint import CheckpointFolder, Record
-from pipeline.train.collectives import all_gather, require_same
-from pipeline.train.finite_check import StepResult
-from pipeline.train.module import BiLMModule, StepEnd
-from pipeline.train.norms import StepNorms
-from pipeline.train.run_folder import Writer
-from pipeline.train.snapshot import take_snapshot
-from pipeline.train.stop_requests import Request, StopRequests
-from pipeline.train.tracking import Tracker
+from pipeline.train.cluster import signals
+from pipeline.train.cluster.stop_requests import Request, StopRequests
+from pipeline.train.cluster.watchdog import Watchdog
+from pipeline.train.run_dir.checkpoint import CheckpointFolder, Record
+from pipeline.train.run_dir.lock import Writer
+from pipeline.train.run_dir.snapshot import take_snapshot
+from pipeline.train.run_dir.tracking import Tracker
+from pipeline.train.step.collectives import all_gather, require_same
+from pipeline.train.step.finite_check import StepResult
+from pipeline.train.step.module import BiLMModule, StepEnd
+from pipeline.train.step.norms import StepNorms
 from pipeline.train.validate import Perplexity, held_out_perplexity
-from pipeline.train.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import signals
-from pipeline.train.job import is_batch_job
+from pipeline.train.cluster import signals
+from pipeline.train.cluster.slurm_env import is_batch_job
 
 
 class Failed(RuntimeError):

@@ -7,20 +7,21 @@ from typing import Any
 
 from torch import Tensor
 
-from data_prep.locations import local_path
-from data_prep.shards import Dataset, open_dataset
-from pipeline.config import ConfigError, DataConfig, PretrainConfig
+from data_prep.dataset.locations import local_path
+from data_prep.dataset.open import open_dataset
+from data_prep.dataset.shards import Dataset
+from pipeline.config.schema import ConfigError, DataConfig, PretrainConfig
 from pipeline.data.datamodule import choose_vocabulary, evaluation_windows
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.mixture import MixedWindows
-from pipeline.data.target_words import vocabulary_tensors
-from pipeline.data.two_orders import BACKWARD_SEED, SeparateWindows
+from pipeline.data.per_direction import BACKWARD_SEED, SeparateWindows
+from pipeline.data.vocabulary import vocabulary_tensors
 from pipeline.data.windows import BatchMaker, EvaluationWindows, TrainWindows, Vocabulary, Windows
 from pipeline.model.bilm import BiLM
-from pipeline.train.checkpoint import CheckpointFolder
-from pipeline.train.freeze import Freeze
-from pipeline.train.run_folder import run_identity
-from pipeline.train.step_inputs import Preparation
+from pipeline.train.run_dir.checkpoint import CheckpointFolder
+from pipeline.train.run_dir.lock import run_identity
+from pipeline.train.step.freeze import Freeze
+from pipeline.train.step.inputs import Preparation
 from pipeline.train.trainer import global_rank
 
 

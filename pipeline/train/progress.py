@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from tqdm import tqdm
 
 from pipeline.train.callbacks import Metrics, StepCallback, Validation
-from pipeline.train.module import BiLMModule, StepEnd
+from pipeline.train.step.module import BiLMModule, StepEnd
 
 LINE_EVERY_LOGS = 10  # without a terminal: a line for so many logged metrics, so that a job's log stays short
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"

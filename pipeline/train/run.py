@@ -9,33 +9,34 @@ from typing import Any, NoReturn
 import pytorch_lightning as pl
 import torch
 
-from data_prep.files import DataError
-from pipeline import __version__, signals
-from pipeline.config import ConfigError, PretrainConfig, to_dict
+from data_prep.dataset.files import DataError
+from pipeline.config.schema import ConfigError, PretrainConfig, to_dict
 from pipeline.data.datamodule import BiLMDataModule, is_killed_worker
-from pipeline.data.target_words import shares_of
+from pipeline.data.vocabulary import shares_of
+from pipeline.model.backend.choose_device import choose_device
+from pipeline.model.backend.matmul import HAS_BF16
 from pipeline.model.bilm import BiLM, num_parameters
-from pipeline.model.device import choose_device
-from pipeline.model.products import HAS_BF16
 from pipeline.train.callbacks import Checkpointing, HandleRequests, Heartbeat, Metrics, NormsLog, Validation
-from pipeline.train.checkpoint import Record
-from pipeline.train.collectives import RanksDiffer
-from pipeline.train.facts import git_revision, read_restarts, slurm_facts, write_end, write_start
-from pipeline.train.finite_check import Diverged
+from pipeline.train.cluster import signals
+from pipeline.train.cluster.slurm_env import is_batch_job
+from pipeline.train.cluster.stop_requests import StopRequests
+from pipeline.train.cluster.watchdog import Watchdog
 from pipeline.train.heap import keep_freed_memory
-from pipeline.train.job import is_batch_job
-from pipeline.train.module import BiLMModule
-from pipeline.train.norms import StepNorms
 from pipeline.train.outcome import Failed, LoaderKilled, Outcome
 from pipeline.train.plan import Plan, plan_pretraining
 from pipeline.train.progress import ProgressBar
-from pipeline.train.run_folder import TakenOver, Writer, await_claim, check_identity, claim, record_run
-from pipeline.train.snapshot import restore_snapshot
-from pipeline.train.state import TrainingState
-from pipeline.train.stop_requests import StopRequests
-from pipeline.train.tracking import Tracker
+from pipeline.train.run_dir.checkpoint import Record
+from pipeline.train.run_dir.lock import TakenOver, Writer, await_claim, check_identity, claim, record_run
+from pipeline.train.run_dir.records import git_revision, read_restarts, slurm_facts, write_end, write_start
+from pipeline.train.run_dir.snapshot import restore_snapshot
+from pipeline.train.run_dir.tracking import Tracker
+from pipeline.train.step.collectives import RanksDiffer
+from pipeline.train.step.finite_check import Diverged
+from pipeline.train.step.module import BiLMModule
+from pipeline.train.step.norms import StepNorms
+from pipeline.train.step.state import TrainingState
 from pipeline.train.trainer import build_trainer, end_with_launcher, launching_ranks, set_threads
-from pipeline.train.watchdog import Watchdog
+from pipeline.version import __version__
 
 log = logging.getLogger(__name__)
 

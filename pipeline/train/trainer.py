@@ -15,8 +15,8 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
 from data_prep.workers import end_with_parent
-from pipeline.config import PretrainConfig, TrainConfig
-from pipeline.model.device import choose_device
+from pipeline.config.schema import PretrainConfig, TrainConfig
+from pipeline.model.backend.choose_device import choose_device
 
 _LAUNCHER = "ELMO_LAUNCHER_PID"  # in the environment of ranks that Lightning starts: the process of rank 0
 _UNWANTED_ADVICE = (

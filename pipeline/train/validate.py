@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import torch
 import torch.distributed as dist
 
-from pipeline.config import EvaluateConfig
+from pipeline.config.schema import EvaluateConfig
 from pipeline.data.lanes import lane_share
 from pipeline.data.windows import EvaluationWindows
 from pipeline.model.bilm import BiLM, Window

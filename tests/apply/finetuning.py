@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.prepare import prepare
-from pipeline.apply.finetune import plan_finetuning, read_config
+from pipeline.finetune.plan import plan_finetuning, read_config
 from pipeline.train.outcome import Outcome
 from pipeline.train.plan import Plan
 from pipeline.train.run import run

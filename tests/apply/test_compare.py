@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.apply.compare import differences, final_figures, read_settings
+from pipeline.apply.watch.compare import differences, final_figures, read_settings
 from pipeline.cli import main
-from pipeline.train.tracking import read_metrics
+from pipeline.train.run_dir.tracking import read_metrics
 from tests.train import runs
 
 

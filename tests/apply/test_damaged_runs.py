@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.apply.before_after import _SCHEMA, _summary, table
 from pipeline.cli import main
-from pipeline.train.facts import read_facts, read_restarts
-from pipeline.train.tracking import STEP_METRIC, read_metrics
+from pipeline.finetune.report import _SCHEMA, _summary, table
+from pipeline.train.run_dir.records import read_facts, read_restarts
+from pipeline.train.run_dir.tracking import STEP_METRIC, read_metrics
 from tests.apply.damage import mutations
 from tests.apply.finetuning import finetune_here
 from tests.train import runs

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.apply.dashboard import SECTIONS, build
+from pipeline.apply.watch.dashboard import SECTIONS, build
 from pipeline.cli import main
-from pipeline.read_config import load
-from pipeline.train.tracking import STEP_METRIC, read_metrics
-from pipeline.watch_config import DashboardConfig
+from pipeline.config.load import load
+from pipeline.config.watch import DashboardConfig
+from pipeline.train.run_dir.tracking import STEP_METRIC, read_metrics
 from tests.train import runs
 from tests.train.wandb_server import WandbServer
 

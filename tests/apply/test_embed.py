@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.apply.embed import embed_sentences
+from pipeline.apply.embed.embed import embed_sentences
 from pipeline.apply.load import load_trained
 from pipeline.characters import BEGIN_SENTENCE, END_SENTENCE, spell
 from pipeline.model.bilm import BiLM, Window

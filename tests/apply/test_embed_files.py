@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from pipeline import cli
-from pipeline.apply import parts
-from pipeline.apply.embed import embed, embed_sentences
-from pipeline.command_config import EmbedConfig
-from pipeline.model.pretrained import save_pretrained
+from pipeline.apply.embed import vector_parts as parts
+from pipeline.apply.embed.embed import embed, embed_sentences
+from pipeline.config.commands import EmbedConfig
+from pipeline.model.formats.pretrained import save_pretrained
 from tests.model import tiny
 from tests.model.test_pretrained import killed_at
 

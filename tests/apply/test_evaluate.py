@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_prep.shards import open_dataset
+from data_prep.dataset.open import open_dataset
 from pipeline.apply.evaluate import Evaluation, evaluate
 from pipeline.apply.load import load_trained
 from pipeline.characters import BEGIN_SENTENCE, END_SENTENCE, spell
-from pipeline.command_config import EvaluateCommandConfig
-from pipeline.config import ConfigError
+from pipeline.config.commands import EvaluateCommandConfig
+from pipeline.config.load import load
+from pipeline.config.schema import ConfigError
 from pipeline.model.bilm import States, Window
-from pipeline.read_config import load
-from pipeline.train.tracking import read_metrics
+from pipeline.train.run_dir.tracking import read_metrics
 from tests.train import runs
 
 

@@ -16,9 +16,9 @@ from pipeline import cli
 from pipeline.apply.evaluate import evaluate
 from pipeline.apply.export import export, import_weights
 from pipeline.apply.load import Trained, load_trained
-from pipeline.command_config import EvaluateCommandConfig, ExportConfig, ImportConfig
-from pipeline.config import ConfigError, EvaluateConfig, to_dict
-from pipeline.model.pretrained import load_pretrained
+from pipeline.config.commands import EvaluateCommandConfig, ExportConfig, ImportConfig
+from pipeline.config.schema import ConfigError, EvaluateConfig, to_dict
+from pipeline.model.formats.pretrained import load_pretrained
 from tests.apply import hub_stand_in
 from tests.model.test_conformance import FIXTURES, embed
 from tests.model.test_pretrained import killed_at

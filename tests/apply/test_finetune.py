@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.shards import open_dataset
+from data_prep.dataset.open import open_dataset
 from pipeline import cli
 from pipeline.apply.evaluate import evaluate
 from pipeline.apply.export import export
 from pipeline.apply.load import load_trained
-from pipeline.apply.status import look
-from pipeline.command_config import EvaluateCommandConfig, ExportConfig
-from pipeline.config import ConfigError, EvaluateConfig
-from pipeline.train.checkpoint import CheckpointFolder
+from pipeline.apply.watch.status import look
+from pipeline.config.commands import EvaluateCommandConfig, ExportConfig
+from pipeline.config.schema import ConfigError, EvaluateConfig
+from pipeline.train.run_dir.checkpoint import CheckpointFolder
 from tests.apply.finetuning import at_step, finetune_here, plan_of
 from tests.train import runs, wandb_files
 

@@ -8,9 +8,9 @@ import torch
 
 from pipeline.apply.evaluate import evaluate
 from pipeline.apply.export import export, import_weights
-from pipeline.command_config import EvaluateCommandConfig, ExportConfig, ImportConfig
-from pipeline.config import EvaluateConfig
-from pipeline.train.freeze import part_of
+from pipeline.config.commands import EvaluateCommandConfig, ExportConfig, ImportConfig
+from pipeline.config.schema import EvaluateConfig
+from pipeline.train.step.freeze import part_of
 from tests.apply.finetuning import at_step, finetune_here, start
 from tests.model.test_conformance import FIXTURES
 from tests.train import runs

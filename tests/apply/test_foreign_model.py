@@ -10,10 +10,10 @@ import torch
 from pipeline import cli
 from pipeline.apply.export import export
 from pipeline.apply.load import load_trained
-from pipeline.command_config import ExportConfig
-from pipeline.config import ConfigError
-from pipeline.model.elmo import Elmo
-from pipeline.model.pretrained import load_pretrained
+from pipeline.config.commands import ExportConfig
+from pipeline.config.schema import ConfigError
+from pipeline.model.elmo.elmo import Elmo
+from pipeline.model.formats.pretrained import load_pretrained
 from tests.apply import finetuning
 from tests.model.folders import edit
 from tests.train import runs

@@ -10,12 +10,12 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from pipeline import cli
-from pipeline.apply import neighbors as module
-from pipeline.apply import parts
-from pipeline.apply.embed import embed_sentences
-from pipeline.apply.neighbors import neighbors
-from pipeline.command_config import NeighborsConfig
-from pipeline.model.pretrained import save_pretrained
+from pipeline.apply.embed import neighbors as module
+from pipeline.apply.embed import vector_parts as parts
+from pipeline.apply.embed.embed import embed_sentences
+from pipeline.apply.embed.neighbors import neighbors
+from pipeline.config.commands import NeighborsConfig
+from pipeline.model.formats.pretrained import save_pretrained
 from tests.model import tiny
 from tests.model.test_pretrained import killed_at
 

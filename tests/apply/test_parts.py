@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline import cli
-from pipeline.apply import parts
-from pipeline.model.pretrained import save_pretrained
+from pipeline.apply.embed import vector_parts as parts
+from pipeline.model.formats.pretrained import save_pretrained
 from tests.model import tiny
 
 TEXT = "the cat  sat\n\n  a \u00a0b\t c \r\nthe\x85dog\u2028ran \nlast"

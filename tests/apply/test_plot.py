@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.apply.curves import read_curves, thin
-from pipeline.apply.plot import draw, names, plot_perplexity
+from pipeline.apply.watch.curves import read_curves, thin
+from pipeline.apply.watch.plot import draw, names, plot_perplexity
 from pipeline.cli import main
-from pipeline.config import ConfigError, WandbConfig
-from pipeline.train.tracking import Tracker
+from pipeline.config.schema import ConfigError, WandbConfig
+from pipeline.train.run_dir.tracking import Tracker
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from pipeline import cli
+from pipeline.apply.embed.text import Sentence
 from pipeline.apply.evaluate import evaluate
 from pipeline.apply.score import Scorer, Scores, score
-from pipeline.apply.text import Sentence
-from pipeline.command_config import EvaluateCommandConfig, ScoreConfig
-from pipeline.config import EvaluateConfig
+from pipeline.config.commands import EvaluateCommandConfig, ScoreConfig
+from pipeline.config.schema import EvaluateConfig
 from pipeline.model.bilm import BiLM
-from pipeline.model.pretrained import save_pretrained
+from pipeline.model.formats.pretrained import save_pretrained
 from tests.model import tiny
 from tests.model.numpy_bilm import NumpyBiLM
 

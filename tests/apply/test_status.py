@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.files import write_json
-from pipeline.apply.status import Status, look
-from pipeline.apply.status_text import duration, render
+from data_prep.dataset.files import write_json
+from pipeline.apply.watch.status import Status, look
+from pipeline.apply.watch.status_text import duration, render
 from pipeline.cli import main
-from pipeline.train.facts import read_restarts
-from pipeline.train.run_folder import is_claimed
+from pipeline.train.run_dir.lock import is_claimed
+from pipeline.train.run_dir.records import read_restarts
 from tests.train import runs
 
 
@@ -170,7 +170,7 @@ def test_the_queue_is_asked_for_a_user_who_has_no_name(tmp_path: Path, monkeypat
     run_dir = a_run(tmp_path / "run", slurm={"job_id": "123"})
     (tmp_path / "passwd").write_text("")
     code = (
-        "import pwd, sys; from pathlib import Path; from pipeline.apply.status import look; "
+        "import pwd, sys; from pathlib import Path; from pipeline.apply.watch.status import look; "
         "pwd.getpwuid = {}.__getitem__; look(Path(sys.argv[1]))"
     )
     environment = {"PATH": f"{squeue.parent}:{os.environ['PATH']}"}

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.corpus import find_sources
-from data_prep.files import DataError
-from pipeline.apply import text
-from pipeline.apply.text import read_sentences
+from data_prep.dataset.files import DataError
+from data_prep.text.corpus import find_sources
+from pipeline.apply.embed import text
+from pipeline.apply.embed.text import read_sentences
 from pipeline.cli import main
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import cli
-from pipeline.train.tracking import read_metrics
+from pipeline.train.run_dir.tracking import read_metrics
 from tests import pages
 from tests.train import runs
 from tests.train.wandb_server import WandbServer

@@ -8,7 +8,7 @@ import pytest
 from benchmarks import bilm_tf_scoring
 from benchmarks.bilm_tf_scoring import scored_tokens
 from pipeline.apply.evaluate import evaluate
-from pipeline.command_config import EvaluateCommandConfig
+from pipeline.config.commands import EvaluateCommandConfig
 from tests.train import runs
 
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import communication, step_time
 from benchmarks.communication import Traffic
 from benchmarks.rates import needed_flops
-from pipeline.config import PretrainConfig
+from pipeline.config.schema import PretrainConfig
 
 ORIGINAL = PretrainConfig()
 AN_H200 = step_time.Assumptions()

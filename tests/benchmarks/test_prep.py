@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from data_prep.shards import open_dataset
+from data_prep.dataset.open import open_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import ablation, full_softmax, loader, memory, products, step_overhead, train_step
-from pipeline.config import PretrainConfig
-from pipeline.read_config import load
+from pipeline.config.load import load
+from pipeline.config.schema import PretrainConfig
 
 SIZES = ["model.filters=[[1,8],[2,8]]", "model.lstm_dim=12", "model.projection_dim=6", "softmax.num_samples=64"]
 SIZES += ["data.window=5"]

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.dataset.open import open_dataset
+from data_prep.dataset.shards import Dataset
 from data_prep.prepare import prepare
-from data_prep.shards import Dataset, open_dataset
 from tests.data_prep.corpora import write_corpus
 
 

@@ -8,11 +8,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from data_prep.files import write_json
-from data_prep.index import FORMAT, INDEX, VERSION, fingerprint_of
-from data_prep.lexicon import EOS_ID, SPECIALS, Lexicon
-from data_prep.merge import lexicon_entry
-from data_prep.shards import Dataset, open_dataset, write_shard
+from data_prep.dataset.files import write_json
+from data_prep.dataset.index import FORMAT, INDEX, VERSION, fingerprint_of
+from data_prep.dataset.lexicon import EOS_ID, SPECIALS, Lexicon
+from data_prep.dataset.open import open_dataset
+from data_prep.dataset.shards import Dataset, write_shard
+from data_prep.passes.merge import lexicon_entry
 from pipeline.data.windows import Batch, BatchMaker, Vocabulary
 
 MAX_CHARACTERS = 12
@@ -25,7 +26,7 @@ few = settings(deadline=None, max_examples=6)
 class Corpus:
     """lengths: words of each sentence, by shard and chunk. Word ids run on from 3 and start over after `types` words.
 
-    A split in memory: it has what Stream, TrainWindows and EvaluationWindows read of a data_prep.shards.Split.
+    A split in memory: it has what Stream, TrainWindows and EvaluationWindows read of a data_prep.dataset.shards.Split.
     """
 
     lengths: list[list[list[int]]]

@@ -7,7 +7,7 @@ from itertools import chain
 
 import numpy as np
 
-from data_prep.shards import Split
+from data_prep.dataset.shards import Split
 
 BOS, EOS, UNK = 0, 1, 2
 Sentence = list[int]

@@ -7,8 +7,8 @@ import torch.multiprocessing  # noqa: F401 - teaches the pickler to share tensor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.lexicon import SPECIALS, UNK_ID, Lexicon
-from data_prep.shards import Dataset
+from data_prep.dataset.lexicon import SPECIALS, UNK_ID, Lexicon
+from data_prep.dataset.shards import Dataset
 from pipeline.data.windows import BatchMaker, Vocabulary, vocabulary_map
 from tests.data.corpora import many, same
 

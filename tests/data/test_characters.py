@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.lexicon import SPECIALS, Lexicon
+from data_prep.dataset.lexicon import SPECIALS, Lexicon
 from pipeline.characters import character_rows, spell
 from tests.data import plain
 from tests.data.corpora import many

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.shards import Dataset
-from pipeline.config import ConfigError, EvaluateConfig
+from data_prep.dataset.shards import Dataset
+from pipeline.config.schema import ConfigError, EvaluateConfig
 from pipeline.data.datamodule import evaluation_windows, held_out_split
 from pipeline.data.lanes import EvaluationLanes, lane_share
 from pipeline.data.windows import BatchMaker, EvaluationWindows, Vocabulary

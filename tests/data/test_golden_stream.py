@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_prep.dataset.open import open_dataset
+from data_prep.dataset.shards import Dataset
 from data_prep.prepare import prepare
-from data_prep.shards import Dataset, open_dataset
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.stream import Stream
 from pipeline.data.windows import Batch, BatchMaker, TrainWindows, Vocabulary, vocabulary_map

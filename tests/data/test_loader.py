@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 import data_prep.workers
-from data_prep.files import DataError
-from data_prep.lexicon import SPECIALS
-from data_prep.shards import Dataset
-from pipeline.config import DataConfig
+from data_prep.dataset.files import DataError
+from data_prep.dataset.lexicon import SPECIALS
+from data_prep.dataset.shards import Dataset
+from pipeline.config.schema import DataConfig
 from pipeline.data.datamodule import BiLMDataModule, choose_vocabulary
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.windows import BatchMaker, TrainWindows, Vocabulary

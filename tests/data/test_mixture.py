@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from data_prep.dataset.open import open_dataset
+from data_prep.dataset.shards import Dataset
 from data_prep.prepare import prepare
-from data_prep.shards import Dataset, open_dataset
-from pipeline.config import ConfigError
+from pipeline.config.schema import ConfigError
 from pipeline.data.lanes import TrainLanes, lane_groups, lane_share
 from pipeline.data.mixture import MixedWindows, general_lanes
 from pipeline.data.windows import Batch, BatchMaker, TrainWindows, Vocabulary, vocabulary_map

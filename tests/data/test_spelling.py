@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_prep.dataset.open import open_dataset
+from data_prep.dataset.shards import Dataset
 from data_prep.prepare import prepare
-from data_prep.shards import Dataset, open_dataset
-from pipeline.data.spelling import letter_nats, spelling_of
+from pipeline.data.bits_per_character import letter_nats, spelling_of
 from pipeline.data.windows import Vocabulary
 from tests.data import plain
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.shards import Dataset
+from data_prep.dataset.shards import Dataset
 from pipeline.data.stream import Stream
 from tests.data import plain
 from tests.data.corpora import Corpus, corpora, many

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.shards import Dataset
+from data_prep.dataset.shards import Dataset
 from pipeline.data.lanes import TrainLanes
-from pipeline.data.two_orders import BACKWARD_SEED, SeparateWindows
+from pipeline.data.per_direction import BACKWARD_SEED, SeparateWindows
 from pipeline.data.windows import BatchMaker, TrainWindows, Vocabulary
 from tests.data.corpora import read_spelled, same
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.shards import Dataset
+from data_prep.dataset.shards import Dataset
 from pipeline.data.lanes import TrainLanes, epoch_order, lane_groups, lane_share
 from pipeline.data.stream import Stream
 from pipeline.data.windows import BatchMaker, TrainWindows, Vocabulary

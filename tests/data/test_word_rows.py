@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.lexicon import SPECIALS, Lexicon
+from data_prep.dataset.lexicon import SPECIALS, Lexicon
 from pipeline.characters import character_rows
-from pipeline.data.word_rows import WordRows
+from pipeline.data.word_spellings import WordRows
 from tests.data.corpora import many
 
 WORDS = [*SPECIALS, *(f"w{number}" for number in range(40))]
@@ -21,8 +21,8 @@ def test_words_are_spelled_right_whatever_is_kept(
     frequent: int, room: int, asked: list[tuple[list[int], list[int]]]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.data.word_rows._FREQUENT_WORDS", frequent)
-        patch.setattr("pipeline.data.word_rows._RARE_WORDS", room)
+        patch.setattr("pipeline.data.word_spellings._FREQUENT_WORDS", frequent)
+        patch.setattr("pipeline.data.word_spellings._RARE_WORDS", room)
         rows = WordRows(LEXICON, 20)
         for expected, words in asked:
             rows.expect(np.array([expected], dtype=np.int32))
@@ -31,8 +31,8 @@ def test_words_are_spelled_right_whatever_is_kept(
 
 
 def test_rare_words_are_forgotten_when_there_is_no_room_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.data.word_rows._FREQUENT_WORDS", 5)
-    monkeypatch.setattr("pipeline.data.word_rows._RARE_WORDS", 4)
+    monkeypatch.setattr("pipeline.data.word_spellings._FREQUENT_WORDS", 5)
+    monkeypatch.setattr("pipeline.data.word_spellings._RARE_WORDS", 4)
     rows = WordRows(LEXICON, 20)
     for word in range(len(WORDS)):
         rows.of(np.array([word]))

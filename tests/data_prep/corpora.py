@@ -5,8 +5,9 @@ import random
 from collections import Counter
 from pathlib import Path
 
-from data_prep.lexicon import EOS_ID
-from data_prep.shards import Dataset, open_dataset
+from data_prep.dataset.lexicon import EOS_ID
+from data_prep.dataset.open import open_dataset
+from data_prep.dataset.shards import Dataset
 
 
 def sentences_of(dataset: Dataset | Path, split: str = "train") -> list[str]:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from data_prep.files import sha256_of, xxh3_64_of
-from data_prep.index import fingerprint_of
-from data_prep.shards import open_dataset
+from data_prep.dataset.files import sha256_of, xxh3_64_of
+from data_prep.dataset.index import fingerprint_of
+from data_prep.dataset.open import open_dataset
 
 
 def flip_a_bit(path: Path, position: int) -> None:

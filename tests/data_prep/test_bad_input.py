@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from data_prep.files import DataError
-from data_prep.shards import open_dataset
+from data_prep.dataset.files import DataError
+from data_prep.dataset.open import open_dataset
 from tests.data_prep.corpora import lines_of, sentences_of
 
 BAD_LINES = {
@@ -83,7 +83,7 @@ def test_a_skipped_line_does_not_end_a_document(prepare, tmp_path):
 
 
 def test_a_line_without_end_does_not_fill_the_memory(prepare, tmp_path, monkeypatch):
-    monkeypatch.setattr("data_prep.corpus.MAX_LINE_BYTES", 300_000)
+    monkeypatch.setattr("data_prep.text.corpus.MAX_LINE_BYTES", 300_000)
     for name, after in (("a.txt", b"\nlast"), ("b.txt", b"")):
         path = write(tmp_path / name, b"first\n" + b"x" * 2_000_000 + after)
         with pytest.raises(DataError, match="line 2 is longer than"):

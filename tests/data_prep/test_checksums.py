@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.files import DataError, map_npy
-from data_prep.lexicon import COUNTS, OFFSETS, UTF8
-from data_prep.shards import Split, open_dataset
+from data_prep.dataset.files import DataError, map_npy
+from data_prep.dataset.lexicon import COUNTS, OFFSETS, UTF8
+from data_prep.dataset.open import open_dataset
+from data_prep.dataset.shards import Split
 from pipeline.data.stream import Stream
 from tests.data_prep.damage import flip_a_bit, record_anew, write_id
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.corpus import read_blocks
-from data_prep.files import DataError
+from data_prep.dataset.files import DataError
+from data_prep.text.corpus import read_blocks
 
 COMPRESS = {"bz2": bz2.compress, "xz": lzma.compress, "gz": gzip.compress}
 FIRST, SECOND = b"one two\n" * 5000, b"three\n"

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from data_prep import download as module
-from data_prep.download import download
-from data_prep.files import DataError
+from data_prep.dataset import download as module
+from data_prep.dataset.download import download
+from data_prep.dataset.files import DataError
 
 CONTENT = b"0123456789" * 300_000
 

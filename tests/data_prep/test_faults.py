@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.clean import clean
-from data_prep.corpus import Block
-from data_prep.files import DataError
+from data_prep.dataset.files import DataError
 from data_prep.prepare import prepare as prepare_with_workers
+from data_prep.text.clean import clean
+from data_prep.text.corpus import Block
 from pipeline.cli import main
 from tests.data_prep.corpora import bytes_of, sentences_of
 
@@ -72,7 +72,7 @@ def test_faults_of_many_files_are_one_error_in_their_order(tmp_path, workers):
 
 
 def test_reading_ends_some_words_after_the_first_fault(prepare, tmp_path, monkeypatch):
-    monkeypatch.setattr("data_prep.faults._MOST_WORDS", 1000)
+    monkeypatch.setattr("data_prep.text.faults._MOST_WORDS", 1000)
     path = with_faults(tmp_path / "a.txt", 60_000, [50, 52, 59_000])
     with pytest.raises(DataError, match=r"2 lines so far cannot be used.*1,000 words after the first fault"):
         prepare([path], tmp_path / "out")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.files import DataError, atomic_file, atomic_path, write_bytes
+from data_prep.dataset.files import DataError, atomic_file, atomic_path, write_bytes
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])

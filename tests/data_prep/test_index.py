@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep.files import DataError
-from data_prep.index import INDEX, check_index, fingerprint_of
-from data_prep.shards import open_dataset
-from data_prep.staging import remove_damaged
-from data_prep.summary import Summary
-from data_prep.verify import describe, verify
+from data_prep.dataset.files import DataError
+from data_prep.dataset.index import INDEX, check_index, fingerprint_of
+from data_prep.dataset.open import open_dataset
+from data_prep.dataset.staging import remove_damaged
+from data_prep.dataset.summary import Summary
+from data_prep.dataset.verify import describe, verify
 from tests.data_prep.corpora import sentences_of
 from tests.data_prep.damage import change_index
 

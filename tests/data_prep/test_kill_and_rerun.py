@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.files import DataError
+from data_prep.dataset.files import DataError
 from data_prep.prepare import prepare as prepare_with_workers
 from tests.data_prep.corpora import bytes_of, write_corpus
 
@@ -131,7 +131,12 @@ def test_a_killed_worker_is_one_clear_error_and_no_hang(prepare, corpus, tmp_pat
     os.kill(workers[-1], signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert errors.decode().strip().splitlines()[-1].startswith("data_prep.files.DataError: a worker process was killed")
+    assert (
+        errors.decode()
+        .strip()
+        .splitlines()[-1]
+        .startswith("data_prep.dataset.files.DataError: a worker process was killed")
+    )
     prepare(corpus, tmp_path / "out", **OPTIONS)
     assert bytes_of(tmp_path / "out") == undisturbed
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.files import DataError
-from data_prep.locations import SCHEMES, file_of, is_url, local_path
-from data_prep.shards import open_dataset
+from data_prep.dataset.files import DataError
+from data_prep.dataset.locations import SCHEMES, file_of, is_url, local_path
+from data_prep.dataset.open import open_dataset
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_prep.files import DataError
-from data_prep.lexicon import Lexicon
-from data_prep.shards import open_dataset
-from data_prep.verify import verify
+from data_prep.dataset.files import DataError
+from data_prep.dataset.lexicon import Lexicon
+from data_prep.dataset.open import open_dataset
+from data_prep.dataset.verify import verify
 from tests.data_prep.corpora import bytes_of, lines_of, random_sentences, sentences_of, word_counts, write_corpus
 
 WORDS = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zs", "Zl", "Zp")), min_size=1, max_size=6).filter(
@@ -137,8 +137,8 @@ def test_chunks_are_whole_sentences_of_about_the_size_asked(prepare, corpus, tmp
 
 def test_large_files_are_read_in_parts_without_losing_a_line(prepare, tmp_path, monkeypatch):
     monkeypatch.setattr("data_prep.plan.UNIT_BYTES", 3000)
-    monkeypatch.setattr("data_prep.runs.RUN_TOKENS", 400)
-    monkeypatch.setattr("data_prep.encode.RUN_TOKENS", 400)
+    monkeypatch.setattr("data_prep.passes.sorted_spills.RUN_TOKENS", 400)
+    monkeypatch.setattr("data_prep.passes.encode.RUN_TOKENS", 400)
     paths = write_corpus(tmp_path / "corpus", files=2)
     prepare(paths, tmp_path / "out", shuffle="none")
     assert sentences_of(tmp_path / "out") == lines_of(paths)
@@ -182,7 +182,7 @@ def test_the_summary_tells_what_was_prepared(prepare, tmp_path):
 
 
 def test_out_of_vocabulary_shares_are_those_of_a_prefix_of_the_lexicon(prepare, tmp_path, monkeypatch):
-    monkeypatch.setattr("data_prep.merge.VOCABULARY_SIZES", (5, 100))
+    monkeypatch.setattr("data_prep.passes.merge.VOCABULARY_SIZES", (5, 100))
     (tmp_path / "a.txt").write_text("a a a a b b b c c d\n", encoding="utf-8")
     summary = prepare([str(tmp_path / "a.txt")], tmp_path / "out")
     assert summary.oov_share == {"train": {5: pytest.approx(0.3)}}  # <S> </S> <UNK> a b

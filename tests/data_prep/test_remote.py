@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.files import DataError
-from data_prep.shards import open_dataset
+from data_prep.dataset.files import DataError
+from data_prep.dataset.open import open_dataset
 from tests.data_prep.corpora import bytes_of, sentences_of
 from tests.data_prep.damage import change_index, flip_a_bit
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.files import DataError
-from data_prep.shards import Dataset, Split, open_dataset
+from data_prep.dataset.files import DataError
+from data_prep.dataset.open import open_dataset
+from data_prep.dataset.shards import Dataset, Split
 from tests.data_prep.corpora import sentences_of
 
 
@@ -35,7 +36,7 @@ def test_shards_open_with_plain_webdataset(folder):
 
 
 def test_chunks_are_read_only_views_that_outlive_their_map(folder, monkeypatch):
-    monkeypatch.setattr("data_prep.shards._MAX_OPEN_MAPS", 1)
+    monkeypatch.setattr("data_prep.dataset.shards._MAX_OPEN_MAPS", 1)
     split = open_dataset(folder).splits["train"]
     chunks = [split.chunk(number) for number in range(split.num_chunks)]
     assert len(split._maps) == 1

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.files import DataError
+from data_prep.dataset.files import DataError
+from data_prep.dataset.open import open_dataset
+from data_prep.dataset.shards import Split
+from data_prep.dataset.staging import remove_damaged
 from data_prep.prepare import prepare
-from data_prep.shards import Split, open_dataset
-from data_prep.staging import remove_damaged
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_prep.tokenizer import Tokenizer
+from data_prep.text.tokenizer import Tokenizer
 from tests.data_prep.corpora import sentences_of
 
 ENGLISH = {

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from data_prep.files import DataError
-from data_prep.typed_json import Count, FileName, Sha256, is_file_name, load_json, parse_json
+from data_prep.dataset.files import DataError
+from data_prep.dataset.typed_json import Count, FileName, Sha256, is_file_name, load_json, parse_json
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.files import DataError
-from data_prep.lexicon import COUNTS, TSV
-from data_prep.shards import open_dataset
-from data_prep.verify import describe, verify
+from data_prep.dataset.files import DataError
+from data_prep.dataset.lexicon import COUNTS, TSV
+from data_prep.dataset.open import open_dataset
+from data_prep.dataset.verify import describe, verify
 from tests.data_prep.damage import flip_a_bit, record_anew, write_id
 
 

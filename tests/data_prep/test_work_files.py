@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from data_prep.files import DataError
+from data_prep.dataset.files import DataError
 from data_prep.plan import Plan
 from tests.data_prep.corpora import bytes_of
 

@@ -9,9 +9,9 @@ import yaml
 from omegaconf import OmegaConf
 
 from pipeline.cli import COMMANDS
-from pipeline.config import to_dict
-from pipeline.finetune_config import in_full
-from pipeline.read_config import load
+from pipeline.config.finetune import in_full
+from pipeline.config.load import load
+from pipeline.config.schema import to_dict
 from tests.fuzz.cage import Fault, call, elmo, note
 from tests.fuzz.mutators import TEXTS, VALUES, bytes_damaged
 from tests.fuzz.world import TRAINING, World

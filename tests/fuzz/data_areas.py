@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.lexicon import EOS_ID
-from data_prep.shards import fingerprint_of, open_dataset, write_shard
-from data_prep.verify import verify as verify_dataset
+from data_prep.dataset.index import fingerprint_of
+from data_prep.dataset.lexicon import EOS_ID
+from data_prep.dataset.open import open_dataset
+from data_prep.dataset.shards import write_shard
+from data_prep.dataset.verify import verify as verify_dataset
 from tests.fuzz.cage import Fault, Refused, call, elmo, note
 from tests.fuzz.mutators import damage_file
 from tests.fuzz.world import TRAINING, Use, World, damaged_copy, digest, read_result

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from data_prep.files import sha256_of
-from pipeline.model.pretrained import load_pretrained
+from data_prep.dataset.files import sha256_of
+from pipeline.model.formats.pretrained import load_pretrained
 from tests.fuzz.cage import Fault, call, elmo, note
 from tests.fuzz.mutators import FORGED, HARMLESS, damage_folder, forged, set_in_json
 from tests.fuzz.world import Use, World, damaged_copy, digest

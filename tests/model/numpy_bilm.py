@@ -8,7 +8,7 @@ import math
 import numpy as np
 from torch import Tensor
 
-from pipeline.config import ModelConfig
+from pipeline.config.schema import ModelConfig
 
 Array = np.ndarray
 State = tuple[Array, Array]  # h (2, B, P), c (2, B, H)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.config import ModelConfig
+from pipeline.config.schema import ModelConfig
 from pipeline.model.bilm import BiLM, DropoutKey, States, detach
 from pipeline.model.dropout import lane_dropout, mix32
 from pipeline.model.lstmp import LSTMPState

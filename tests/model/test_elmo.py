@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.config import ConfigError, ModelConfig
+from pipeline.config.schema import ConfigError, ModelConfig
 from pipeline.model.bilm import BiLM
-from pipeline.model.elmo import Elmo, representations
-from pipeline.model.scalar_mix import ScalarMix
-from pipeline.model.sentence_encoder import SentenceEncoder
-from pipeline.model.sentences import group_by_length
+from pipeline.model.elmo.elmo import Elmo, representations
+from pipeline.model.elmo.scalar_mix import ScalarMix
+from pipeline.model.elmo.sentence_batch import group_by_length
+from pipeline.model.elmo.sentence_encoder import SentenceEncoder
 from tests.model import tiny
 from tests.model.numpy_bilm import NumpyBiLM
 from tests.model.test_conformance import FIXTURES, lists, reference  # noqa: F401 (a fixture)

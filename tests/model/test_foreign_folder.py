@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import ConfigError
+from pipeline.config.schema import ConfigError
 from pipeline.model.bilm import BiLM
-from pipeline.model.elmo import Elmo
-from pipeline.model.pretrained import load_pretrained, save_pretrained
-from pipeline.model.weight_checks import parameter_shapes
+from pipeline.model.elmo.elmo import Elmo
+from pipeline.model.formats.pretrained import load_pretrained, save_pretrained
+from pipeline.model.formats.weight_checks import parameter_shapes
 from tests.model import tiny
 from tests.model.folders import edit, replace, replace_tensors
 
@@ -186,7 +186,7 @@ def test_sizes_are_checked_against_the_weights_before_anything_is_built(
 ) -> None:
     save(tmp_path)
     edit(tmp_path, lambda c: c["model"].update(sizes))
-    monkeypatch.setattr("pipeline.model.pretrained.BiLM", None)  # nothing may be built of them
+    monkeypatch.setattr("pipeline.model.formats.pretrained.BiLM", None)  # nothing may be built of them
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     refused(tmp_path, r"by config\.json|must be from 4 to|cell_clip|too large to be a size")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + (300 << 10)  # KiB

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import ConfigError
+from pipeline.config.schema import ConfigError
 from pipeline.model.bilm import BiLM
-from pipeline.model.options import read_options, read_vocabulary, refusals
-from pipeline.model.weights import load_bilm, save_weights
+from pipeline.model.formats.bilm_tf_options import read_options, read_vocabulary, refusals
+from pipeline.model.formats.bilm_tf_weights import load_bilm, save_weights
 from tests.model import tf_bilm, tiny
 from tests.model.tf_bilm import Arrays, Options
 
@@ -99,7 +99,7 @@ def test_sizes_are_checked_against_the_weights_before_anything_is_built(
         group = group[name]
     group[last] = value
     paths = write(tmp_path, tf_bilm.random_arrays(small(), 0), options)
-    monkeypatch.setattr("pipeline.model.weights.BiLM", None)  # nothing may be built of them
+    monkeypatch.setattr("pipeline.model.formats.bilm_tf_weights.BiLM", None)  # nothing may be built of them
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wrong = "which the options ask for|for which the options have no place|by its options"
     refused(paths, f"{wrong}|must be from 4 to|must be a number|must be \\[\\[width")

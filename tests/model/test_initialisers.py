@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import ModelConfig, PretrainConfig
+from pipeline.config.load import load
+from pipeline.config.schema import ModelConfig, PretrainConfig
 from pipeline.model.bilm import BiLM, num_parameters
 from pipeline.model.lstmp import LSTMP
 from pipeline.model.softmax import Softmax
 from pipeline.model.token_encoder import TokenEncoder
-from pipeline.read_config import load
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.config import ConfigError
-from pipeline.model import gpu
+from pipeline.config.schema import ConfigError
+from pipeline.model.backend import device as gpu
+from pipeline.model.backend.lstmp_cuda import KeptBuffers
 from pipeline.model.bilm import BiLM, DropoutKey
 from pipeline.model.dropout import lane_dropout, mix32
 from pipeline.model.lstmp import LSTMP, LSTMPState
-from pipeline.model.recurrence import KeptBuffers
 from pipeline.model.softmax import Candidates, Softmax, find_places
-from pipeline.train.optimizer import RowOptimizer, adagrad, adam
+from pipeline.train.step.optimizer import RowOptimizer, adagrad, adam
 from tests.model import tiny
 from tests.model.test_lstmp import inputs_of, layer_of, results_and_gradients
 from tests.model.test_softmax import candidates_of, gradients_of

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import ConfigError, ModelConfig
+from pipeline.config.schema import ConfigError, ModelConfig
 from pipeline.model.bilm import BiLM
-from pipeline.model.hub import HubId
-from pipeline.model.pretrained import load_pretrained, save_pretrained
+from pipeline.model.formats.hub import HubId
+from pipeline.model.formats.pretrained import load_pretrained, save_pretrained
 from tests.model import tiny
 from tests.model.folders import edit
 

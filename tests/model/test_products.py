@@ -5,8 +5,16 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from pipeline.model import products
-from pipeline.model.products import add_products, biased_products, linear, packed, product, products_into, transposed
+from pipeline.model.backend import matmul as products
+from pipeline.model.backend.matmul import (
+    add_products,
+    biased_products,
+    linear,
+    packed,
+    product,
+    products_into,
+    transposed,
+)
 
 SHAPES = [(1, 1, 1), (3, 16, 64), (18, 256, 7), (5, 512, 2048), (640, 64, 48)]
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pipeline.characters import PAD, character_rows
 from pipeline.model import token_encoder
+from pipeline.model.backend.char_cnn import peaks_by_products, peaks_by_tables
 from pipeline.model.token_encoder import TokenEncoder
-from pipeline.model.word_peaks import peaks_by_products, peaks_by_tables
 from tests.model import plain_torch
 from tests.model.numpy_bilm import spelling
 

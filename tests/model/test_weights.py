@@ -12,10 +12,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import ConfigError, ModelConfig
+from pipeline.config.schema import ConfigError, ModelConfig
 from pipeline.model.bilm import BiLM
-from pipeline.model.options import read_options, read_vocabulary, refusals, write_options, write_vocabulary
-from pipeline.model.weights import load_bilm, name_table, save_weights
+from pipeline.model.formats.bilm_tf_options import (
+    read_options,
+    read_vocabulary,
+    refusals,
+    write_options,
+    write_vocabulary,
+)
+from pipeline.model.formats.bilm_tf_weights import load_bilm, name_table, save_weights
 from tests.model import tf_bilm, tiny
 from tests.model.test_conformance import FIXTURES, embed, lists
 from tests.model.tf_bilm import Options, TFBiLM

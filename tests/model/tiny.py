@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pipeline.characters import character_rows
-from pipeline.config import ModelConfig
+from pipeline.config.schema import ModelConfig
 from pipeline.model.bilm import BiLM, Window
 
 Words = list[list[list[str]]]  # [direction][time step][lane]

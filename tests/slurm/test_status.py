@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from data_prep.files import write_json
+from data_prep.dataset.files import write_json
 from tests.slurm.cluster import Cluster, wait_until
 from tests.train import runs
 

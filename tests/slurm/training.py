@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.train.checkpoint import load_checkpoint
+from pipeline.train.run_dir.checkpoint import load_checkpoint
 from tests.slurm.cluster import Cluster, Job, wait_until
 from tests.train import runs
 

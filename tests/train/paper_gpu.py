@@ -24,14 +24,15 @@ from torch.utils import backend_registration
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.config import PretrainConfig
-from pipeline.model import gpu, kernels
+from pipeline.config.load import load
+from pipeline.config.schema import PretrainConfig
+from pipeline.model.backend import device as gpu
+from pipeline.model.backend import triton_kernels as kernels
 from pipeline.model.bilm import BiLM
-from pipeline.read_config import load
-from pipeline.train.finite_check import StepResult, _Pending
-from pipeline.train.module import BiLMModule
-from pipeline.train.state import TrainingState
-from pipeline.train.step_inputs import Preparation, StepInputs
+from pipeline.train.step.finite_check import StepResult, _Pending
+from pipeline.train.step.inputs import Preparation, StepInputs
+from pipeline.train.step.module import BiLMModule
+from pipeline.train.step.state import TrainingState
 from tests.train.test_step import STEPS, batches
 
 ASKS = ("_local_scalar_dense", "nonzero", "_unique2", "unique_consecutive", "masked_select", "equal", "tolist")

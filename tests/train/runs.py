@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from data_prep.prepare import prepare
-from pipeline.config import PretrainConfig
-from pipeline.read_config import load
-from pipeline.train.checkpoint import CheckpointFolder, load_checkpoint
+from pipeline.config.load import load
+from pipeline.config.schema import PretrainConfig
 from pipeline.train.outcome import Outcome
 from pipeline.train.run import pretrain
-from pipeline.train.tracking import read_metrics
+from pipeline.train.run_dir.checkpoint import CheckpointFolder, load_checkpoint
+from pipeline.train.run_dir.tracking import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_SECONDS = 240  # never reached on a sound run, however busy the machine

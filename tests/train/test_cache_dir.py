@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.shards import open_dataset
-from pipeline.config import PretrainConfig
-from pipeline.read_config import load
+from data_prep.dataset.open import open_dataset
+from pipeline.config.load import load
+from pipeline.config.schema import PretrainConfig
 from pipeline.train.plan import open_training_data
 
 

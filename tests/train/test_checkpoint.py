@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.config import ConfigError
-from pipeline.train.checkpoint import CheckpointFolder, load_checkpoint, resolve_checkpoint
-from pipeline.train.content import FORMAT
+from pipeline.config.schema import ConfigError
+from pipeline.train.run_dir.checkpoint import CheckpointFolder, load_checkpoint, resolve_checkpoint
+from pipeline.train.run_dir.checkpoint_content import FORMAT
 from tests.train import runs
 
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from pipeline.cli import main
-from pipeline.config import ConfigError
-from pipeline.train.checkpoint import CheckpointFolder, load_checkpoint, resolve_checkpoint
-from pipeline.train.content import check_content
-from pipeline.train.run_folder import claim, record_run
-from pipeline.train.tracking import family
+from pipeline.config.schema import ConfigError
+from pipeline.train.run_dir.checkpoint import CheckpointFolder, load_checkpoint, resolve_checkpoint
+from pipeline.train.run_dir.checkpoint_content import check_content
+from pipeline.train.run_dir.lock import claim, record_run
+from pipeline.train.run_dir.tracking import family
 from tests.apply.damage import mutations
 from tests.train import runs
 
@@ -113,7 +113,7 @@ def test_a_damaged_run_file_without_a_checkpoint_is_refused_and_never_a_new_run(
 
 def test_a_run_file_mutated_anywhere_never_ends_in_a_traceback(dataset: Path, begun: Path, tmp_path: Path) -> None:
     """It is the run's, it differs, or it is damaged and a checkpoint tells."""
-    from pipeline.train.run_folder import check_identity
+    from pipeline.train.run_dir.lock import check_identity
 
     shutil.copytree(begun, tmp_path / "run")
     identity = json.loads((begun / "run.json").read_text())["identity"]

@@ -9,11 +9,11 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from pipeline.characters import BEGIN_WORD
-from pipeline.train import module as module_module
-from pipeline.train import optimizer as optimizer_module
 from pipeline.train import run as run_module
-from pipeline.train.finite_check import Diverged
-from pipeline.train.module import BiLMModule
+from pipeline.train.step import module as module_module
+from pipeline.train.step import optimizer as optimizer_module
+from pipeline.train.step.finite_check import Diverged
+from pipeline.train.step.module import BiLMModule
 from tests.train import runs
 from tests.train.wandb_files import exit_codes
 

@@ -5,14 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.train.facts import git_revision
+from pipeline.train.run_dir.records import git_revision
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def revision_in(folder: Path) -> str:
     """Return what git_revision says where the package lies in `folder`."""
-    code = "from pipeline.train.facts import git_revision; print(git_revision())"
+    code = "from pipeline.train.run_dir.records import git_revision; print(git_revision())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder)
     return done.stdout.strip()
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from pipeline.model.lstmp import LSTMP
-from pipeline.train.checkpoint import load_checkpoint
-from pipeline.train.norms import gate_values
-from pipeline.train.tracking import read_metrics
+from pipeline.train.run_dir.checkpoint import load_checkpoint
+from pipeline.train.run_dir.tracking import read_metrics
+from pipeline.train.step.norms import gate_values
 from tests.train import runs, wandb_files
 
 SETTINGS = ["train.max_steps=6", "checkpoint.every_steps=1", "checkpoint.keep_last=6", "optimizer.clip_norm=3"]

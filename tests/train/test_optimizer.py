@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import OptimizerConfig
-from pipeline.train.optimizer import RowOptimizer, adagrad, adam, build_optimizer, clip_global_norm_, lr_factor
+from pipeline.config.schema import OptimizerConfig
+from pipeline.train.step.optimizer import RowOptimizer, adagrad, adam, build_optimizer, clip_global_norm_, lr_factor
 
 ROWS, WIDTH, STEPS = 12, 5, 20
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.lexicon import BOS_ID, EOS_ID, UNK_ID
-from data_prep.shards import open_dataset
+from data_prep.dataset.lexicon import BOS_ID, EOS_ID, UNK_ID
+from data_prep.dataset.open import open_dataset
 from tests.train import runs
 
 STEPS = 220  # four epochs

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.apply.status import look
-from pipeline.train.checkpoint import CheckpointFolder
-from pipeline.train.facts import read_facts
+from pipeline.apply.watch.status import look
+from pipeline.train.run_dir.checkpoint import CheckpointFolder
+from pipeline.train.run_dir.records import read_facts
 from tests.train import runs
 
 # At this rate it learns at first, and then jumps about.

@@ -8,10 +8,9 @@ import numpy as np
 import psutil
 import pytest
 
-from pipeline import signals
-from pipeline.train import stop_requests
-from pipeline.train.run_folder import Writer
-from pipeline.train.stop_requests import Request, StopRequests
+from pipeline.train.cluster import signals, stop_requests
+from pipeline.train.cluster.stop_requests import Request, StopRequests
+from pipeline.train.run_dir.lock import Writer
 from tests.train import runs
 
 ENDLESS = ["train.max_steps=100000", "train.epochs=100000", "train.validate_every_steps=100000"]

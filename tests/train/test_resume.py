@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import ConfigError
+from pipeline.config.schema import ConfigError
 from tests.train import runs
 
 SHORT = ["train.validate_every_steps=4", "checkpoint.every_steps=4"]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import ConfigError
-from pipeline.train.checkpoint import CheckpointFolder
-from pipeline.train.run_folder import TakenOver, claim, is_claimed
-from pipeline.train.watchdog import EXIT_HUNG, EXIT_TAKEN_OVER
+from pipeline.config.schema import ConfigError
+from pipeline.train.cluster.watchdog import EXIT_HUNG, EXIT_TAKEN_OVER
+from pipeline.train.run_dir.checkpoint import CheckpointFolder
+from pipeline.train.run_dir.lock import TakenOver, claim, is_claimed
 from tests.train import runs
 
 
@@ -63,9 +63,8 @@ def test_a_folder_that_cannot_be_read_for_a_moment_is_not_lost(tmp_path: Path) -
 
 
 def run_watchdog(arguments: str, body: str) -> "subprocess.CompletedProcess[str]":
-    code = (
-        f"import time\nfrom pipeline.train.watchdog import Watchdog\nwith Watchdog({arguments}) as dog:\n    {body}\n"
-    )
+    imports = "import time\nfrom pipeline.train.cluster.watchdog import Watchdog\n"
+    code = f"{imports}with Watchdog({arguments}) as dog:\n    {body}\n"
     return subprocess.run([sys.executable, "-c", code], cwd=runs.ROOT, capture_output=True, text=True, timeout=120)
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.lexicon import EOS_ID
-from pipeline.config import EvaluateConfig, ModelConfig
+from data_prep.dataset.lexicon import EOS_ID
+from pipeline.config.schema import EvaluateConfig, ModelConfig
 from pipeline.data.datamodule import evaluation_windows
 from pipeline.model.bilm import BiLM
 from pipeline.train.validate import Perplexity, held_out_perplexity

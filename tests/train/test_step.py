@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_prep.shards import open_dataset
-from pipeline.config import PretrainConfig
+from data_prep.dataset.open import open_dataset
+from pipeline.config.schema import PretrainConfig
 from pipeline.data.datamodule import choose_vocabulary
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.windows import Batch, BatchMaker, TrainWindows, Vocabulary

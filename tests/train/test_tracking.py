@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import WandbConfig
-from pipeline.train.tracking import Tracker, family, read_metrics
+from pipeline.config.schema import WandbConfig
+from pipeline.train.run_dir.tracking import Tracker, family, read_metrics
 from tests.train import runs, wandb_files
 
 
@@ -75,8 +75,8 @@ def test_a_resumed_run_is_the_same_run_in_wandb(dataset: Path, tmp_path: Path) -
 TRACK = """
 import sys
 from pathlib import Path
-from pipeline.config import WandbConfig
-from pipeline.train.tracking import Tracker
+from pipeline.config.schema import WandbConfig
+from pipeline.train.run_dir.tracking import Tracker
 given = sys.argv[2] or None
 options = dict.fromkeys(("project", "entity", "group", "notes"), given)
 config = WandbConfig(mode="offline", tags=[given] if given else [], **options)

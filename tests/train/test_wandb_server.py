@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.apply.watch.wandb_sync import is_synced, offline_pieces
 from pipeline.cli import main
-from pipeline.train.run_folder import claim
-from pipeline.train.sync import is_synced, offline_pieces
-from pipeline.train.tracking import family, read_metrics
+from pipeline.train.run_dir.lock import claim
+from pipeline.train.run_dir.tracking import family, read_metrics
 from tests.train import runs
 from tests.train.wandb_server import Run, WandbServer
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_prep.shards import open_dataset
+from data_prep.dataset.open import open_dataset
 from pipeline.data.datamodule import StepBatches
 from pipeline.data.lanes import TrainLanes, lane_groups, lane_share
 from pipeline.data.windows import BatchMaker, TrainWindows, Vocabulary
-from pipeline.train.tracking import read_metrics
+from pipeline.train.run_dir.tracking import read_metrics
 from tests.train import runs
 
 STEPS = 12

@@ -17,15 +17,15 @@ from torch.distributed import all_reduce  # before it is made to count
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from data_prep.shards import open_dataset
-from pipeline.config import PretrainConfig
+from data_prep.dataset.open import open_dataset
+from pipeline.config.schema import PretrainConfig
 from pipeline.data.datamodule import BiLMDataModule
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.windows import BatchMaker, TrainWindows, Vocabulary
 from pipeline.model.bilm import BiLM
-from pipeline.train.module import BiLMModule
-from pipeline.train.state import TrainingState
-from pipeline.train.step_inputs import Preparation
+from pipeline.train.step.inputs import Preparation
+from pipeline.train.step.module import BiLMModule
+from pipeline.train.step.state import TrainingState
 from pipeline.train.trainer import build_trainer
 from tests.train import runs
 

@@ -1,0 +1,213 @@
+"""One training step, whole or in timed parts: this project's way, and the plain ways it is compared with.
+
+For the parts the graph is cut between them and the gradients are handed on, so that forward and backward of a part
+are timed together and the result is that of the whole step.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from benchmarks.plain import PlainBiLM, State
+from data_prep.dataset.open import open_dataset
+from pipeline.characters import PAD
+from pipeline.config.schema import PretrainConfig
+from pipeline.data.datamodule import choose_vocabulary
+from pipeline.data.lanes import TrainLanes
+from pipeline.data.windows import Batch, BatchMaker, TrainWindows, Vocabulary
+from pipeline.model.bilm import BiLM, DropoutKey, States, detach
+from pipeline.model.sampler import LogUniformSampler
+from pipeline.model.softmax import Candidates, Places, find_places
+from pipeline.train.heap import keep_freed_memory
+from pipeline.train.step.optimizer import build_optimizer, clip_global_norm_
+from pipeline.train.step.softmax_gradient import SoftmaxGradient
+
+PARTS = ("data", "encoder", "recurrence", "softmax", "optimizer")
+
+
+@dataclass
+class Clock:
+    """Wall and CPU seconds by part."""
+
+    wall: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+    cpu: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+    steps: int = 0
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self.wall[name] += time.perf_counter() - wall
+        self.cpu[name] += time.process_time() - cpu
+
+
+class Way(Protocol):
+    """How a step is computed. lengths, places: as GroupInputs has them, where the CPU has said them beforehand."""
+
+    def encode(self, batch: Batch, lengths: Tensor | None = None) -> Tensor: ...
+    def read(self, x: Tensor, step: int, dropout: float) -> Tensor: ...
+    def loss(self, y: Tensor, batch: Batch, candidates: Candidates, places: Places | None = None) -> Tensor: ...
+    def update(self) -> None: ...
+
+
+class Ours:
+    """As pipeline.train.step.module does it, without Lightning."""
+
+    def __init__(self, config: PretrainConfig, bilm: BiLM) -> None:
+        keep_freed_memory()
+        self.config, self.bilm = config, bilm
+        self.optimizer = build_optimizer(config.optimizer, bilm.parameters(), bilm.softmax.parameters())
+        self.softmax_gradient = SoftmaxGradient(bilm.softmax)
+        self.states: States = bilm.initial_states(config.data.lanes)
+        self._report = torch.zeros(2)  # loss and request, as the module's
+        self._check = torch.zeros(1, dtype=torch.int32, device=bilm.device)
+
+    def encode(self, batch: Batch, lengths: Tensor | None = None) -> Tensor:
+        words = self.bilm.encoder(batch.characters, lengths).to(self.states[0].h.dtype)
+        return torch.nn.functional.embedding(batch.index, words)
+
+    def read(self, x: Tensor, step: int, dropout: float) -> Tensor:
+        outputs, states = self.bilm.read(x, self.states, DropoutKey(0, step, 0) if dropout else None)
+        self.states = detach(states)
+        return outputs[-1]
+
+    def loss(self, y: Tensor, batch: Batch, candidates: Candidates, places: Places | None = None) -> Tensor:
+        targets = batch.targets.flatten(1)
+        rows = self.bilm.softmax.touched_rows(places or find_places(candidates.ids, targets))
+        self.softmax_gradient.collect(rows, targets, self._check)
+        loss = self.bilm.softmax.sampled_loss(y.flatten(1, 2), targets, candidates, rows).mean()
+        self._report = torch.stack([loss.detach(), torch.zeros_like(loss.detach())])
+        self.softmax_gradient.send_during_backward(self._report)
+        return loss
+
+    def update(self) -> None:
+        self.softmax_gradient.receive(self._report)
+        clip_global_norm_(list(self.bilm.parameters()), self.config.optimizer.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+class Plain:
+    """Plain PyTorch with torch's own clipping and Adagrad: AllenNLP's cells (clipped), or nn.LSTM."""
+
+    def __init__(self, config: PretrainConfig, bilm: PlainBiLM, clipped: bool) -> None:
+        self.config, self.bilm, self.clipped = config, bilm, clipped
+        recurrence, other = (bilm.cells, bilm.lstms) if clipped else (bilm.lstms, bilm.cells)
+        self.parameters = [p for p in bilm.parameters() if not any(p is q for q in other.parameters())]
+        assert all(any(p is q for q in self.parameters) for p in recurrence.parameters())
+        self.optimizer = torch.optim.Adagrad(
+            self.parameters, config.optimizer.lr, initial_accumulator_value=config.optimizer.initial_accumulator
+        )
+        self.states: list[State | None] = [None] * len(bilm.cells)
+
+    def encode(self, batch: Batch, lengths: Tensor | None = None) -> Tensor:
+        return self.bilm.encode(batch.characters[batch.index])
+
+    def read(self, x: Tensor, step: int, dropout: float) -> Tensor:
+        y, states = self.bilm.read(x, self.states, self.clipped, dropout)
+        self.states = [state and (state[0].detach(), state[1].detach()) for state in states]
+        return y
+
+    def loss(self, y: Tensor, batch: Batch, candidates: Candidates, places: Places | None = None) -> Tensor:
+        targets = batch.targets.transpose(1, 2).flatten(1)  # lane by lane, as the cell gives its outputs
+        return self.bilm.loss(y.flatten(1, 2), targets, candidates)
+
+    def update(self) -> None:
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.clip_norm or float("inf"))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+class Text:
+    """The windows of a config's dataset, and the candidates of each. vocabulary: its words, 0 for what is usual."""
+
+    def __init__(self, config: PretrainConfig, vocabulary: int = 0) -> None:
+        dataset = open_dataset(config.data.path)
+        split = dataset.splits["train"]
+        self.vocabulary = vocabulary or choose_vocabulary(dataset, config.data)
+        maker = BatchMaker(dataset.lexicon, Vocabulary(self.vocabulary), config.model.max_characters)
+        lanes = TrainLanes(split.num_tokens, config.data.lanes, config.data.window)
+        self.windows = TrainWindows(split, maker, lanes, config.run.seed)
+        self._candidates = config.softmax.num_samples
+
+    @cached_property
+    def _sampler(self) -> LogUniformSampler:
+        return LogUniformSampler(self.vocabulary, self._candidates)
+
+    def draw(self, step: int) -> tuple[Batch, Candidates]:
+        """The window and the candidates of a step."""
+        batch = self.windows.batch(step, range(self.windows.lanes.num_lanes))
+        ids, tries = self._sampler.draw(0, step)
+        return batch, Candidates(torch.from_numpy(ids).unsqueeze(0), torch.tensor([tries]))
+
+
+class Steps:
+    """Runs steps of a way over a text."""
+
+    def __init__(self, config: PretrainConfig, text: Text, way: Way, in_bf16: bool = False) -> None:
+        self.config, self.text, self.way, self._in_bf16 = config, text, way, in_bf16
+        self.clock, self.step = Clock(), 0
+        self.steps = self.words = self.characters = 0
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, enabled=self._in_bf16)
+
+    def first_loss(self) -> float:
+        """The loss of the first window without dropout. States stay where they were; only the softmax learns."""
+        batch, candidates = self.text.draw(0)
+        states = self.way.states  # type: ignore[attr-defined]
+        with torch.no_grad():
+            y = self.way.read(self.way.encode(batch), 0, 0.0)
+        self.way.states = states  # type: ignore[attr-defined]
+        loss = self.way.loss(y.requires_grad_(), batch, candidates)
+        loss.backward()
+        self.way.update()
+        return loss.item()
+
+    def __call__(self) -> float:
+        """One step is done; returns its loss."""
+        batch, candidates = self.text.draw(self.step)
+        with self._autocast():
+            y = self.way.read(self.way.encode(batch), self.step, self.config.model.dropout)
+            loss = self.way.loss(y, batch, candidates)
+        (loss * self.config.data.window).backward()
+        self.way.update()
+        self._count(batch)
+        return loss.item()
+
+    def in_parts(self) -> float:
+        """As a call, with each part timed. A little slower: memory of one part is not reused by the next."""
+        clock = self.clock
+        with clock.part("data"):
+            batch, candidates = self.text.draw(self.step)
+        with clock.part("encoder"), self._autocast():
+            encoded = self.way.encode(batch)
+        x = encoded.detach().requires_grad_()
+        with clock.part("recurrence"), self._autocast():
+            read = self.way.read(x, self.step, self.config.model.dropout)
+        y = read.detach().requires_grad_()
+        with clock.part("softmax"):
+            with self._autocast():
+                loss = self.way.loss(y, batch, candidates)
+            (loss * self.config.data.window).backward()
+        with clock.part("recurrence"):
+            read.backward(y.grad)
+        with clock.part("encoder"):
+            encoded.backward(x.grad)
+        with clock.part("optimizer"):
+            self.way.update()
+        clock.steps += 1
+        self._count(batch)
+        return loss.item()
+
+    def _count(self, batch: Batch) -> None:
+        self.step += 1
+        self.steps += 1
+        self.words += len(batch.characters)
+        self.characters += int((batch.characters != PAD).sum())

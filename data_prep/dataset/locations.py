@@ -1,0 +1,69 @@
+"""What a location is: a local path, or a URL of one of few schemes. Nothing else is opened, and no shell is reached.
+
+A word with a colon behind it, as in `pipe:` or `ssh:`, is a scheme unless a file or folder of that name exists here;
+`./NAME` always is a local path.
+"""
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+SCHEMES = ("file", "http", "https", "s3", "gs", "hf")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
+_KNOWN_URL = re.compile(rf"({'|'.join(SCHEMES)})://", re.IGNORECASE)
+
+
+def is_url(location: str) -> bool:
+    """Return whether a location is a URL that this project opens, or else a local path. Raises DataError if neither."""
+    found = _SCHEME.match(location)
+    if found is None or (_KNOWN_URL.match(location) is None and os.path.lexists(location)):
+        return False
+    scheme = found[1].lower()
+    if scheme not in SCHEMES:
+        raise _refusal(
+            f"{location!r} does not exist here, and {scheme}: is no scheme that elmo opens; use one of "
+            f"{', '.join(SCHEMES)}, or write ./{location} for a local file"
+        )
+    _check_url(location, scheme)
+    return True
+
+
+def local_path(location: str | Path, name: str = "") -> Path:
+    """Return the path of a location that must be local, `~` expanded. name: the option it is given with.
+
+    Raises DataError for a URL, which would otherwise become a folder called "s3:".
+    """
+    location = os.fspath(location)
+    found = _SCHEME.match(location)
+    if found is not None and (_KNOWN_URL.match(location) is not None or not os.path.lexists(location)):
+        where = f"{name}={location}" if name else location
+        raise _refusal(
+            f"{where} looks like a URL and must be a local path; copy the files here or mount the storage, or write "
+            f"./{location} if it is one"
+        )
+    return Path(os.path.expanduser(location))
+
+
+def file_of(url: str) -> Path | None:
+    """Return the path that a file: URL names, None for another URL."""
+    return Path(unquote(urlsplit(url).path)) if urlsplit(url).scheme == "file" else None
+
+
+def _check_url(url: str, scheme: str) -> None:
+    if any(character.isspace() or not character.isprintable() for character in url) or "?" in url or "#" in url:
+        raise _refusal(
+            f"{url!r} holds white space, a control character, ? or #, but names of files are to be appended to it; "
+            "use the plain address of the dataset's folder"
+        )
+    if scheme == "file":
+        if re.fullmatch(r"file:(//)?/[^/].*", url, re.IGNORECASE) is None:
+            raise _refusal(f"{url} names no file; write file:///absolute/path, or the path alone")
+    elif _KNOWN_URL.match(url) is None or not urlsplit(url).netloc:
+        raise _refusal(f"{url} is no whole address; write {scheme}://{re.sub(r'^[^:]*:/*', '', url) or 'HOST/PATH'}")
+
+
+def _refusal(message: str) -> ValueError:
+    from data_prep.dataset.files import DataError  # NumPy comes with it, for which `elmo -h` does not wait
+
+    return DataError(message)

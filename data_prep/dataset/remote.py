@@ -1,0 +1,102 @@
+"""A dataset behind a URL: its files are fetched whole, once for each node, checked, and then read as local ones."""
+
+import fcntl
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.dataset.download import download
+from data_prep.dataset.files import DataError, atomic_file, describe_os_error, write_bytes
+from data_prep.dataset.index import INDEX, MAX_INDEX_BYTES, Index, check_index, files_in
+from data_prep.dataset.lexicon import COUNTS, OFFSETS, UTF8
+from data_prep.dataset.locations import file_of, local_path
+from data_prep.dataset.shards import Dataset
+
+
+def default_cache_dir() -> Path:
+    """$ELMO_CACHE, or elmo-pipeline in $XDG_CACHE_HOME or ~/.cache."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("ELMO_CACHE") or base / "elmo-pipeline")
+
+
+def open_remote(url: str, cache_dir: str | Path | None = None) -> Dataset:
+    """Return the dataset behind a URL: index and lexicon are fetched now, each shard when it is first used.
+
+    Files live in cache_dir/FINGERPRINT, so a dataset that changed behind its URL never mixes with the one before.
+    """
+    url = url.rstrip("/")
+    origin, data = file_of(url) or url, io.BytesIO()
+    download(_in(origin, INDEX), data, MAX_INDEX_BYTES)
+    index = check_index(data.getvalue(), url)
+    folder = local_path(cache_dir or default_cache_dir(), "data.cache_dir") / index["fingerprint"]
+    fetch = Fetched(origin, folder, hashes_in(index))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (UTF8, OFFSETS, COUNTS):
+            fetch(name)
+        write_bytes(folder / INDEX, data.getvalue())
+    except OSError as error:
+        raise DataError(describe_os_error(error)) from error
+    return Dataset.from_index(url, index, folder, fetch)
+
+
+def hashes_in(index: Index) -> dict[str, tuple[int, str]]:
+    """Return the size in bytes and the SHA-256 of every file that the index names."""
+    return {name: (entry["bytes"], entry["sha256"]) for name, entry in files_in(index).items()}
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Gives the local path of a dataset's file, fetching it first if this node has not. hashes: (bytes, sha256).
+
+    origin: the URL, or the folder, that the file is copied from.
+    """
+
+    origin: str | Path
+    folder: Path
+    hashes: dict[str, tuple[int, str]]
+
+    def __call__(self, name: str) -> Path:
+        try:
+            return self.fetched(name)
+        except OSError as error:
+            raise DataError(describe_os_error(error)) from error
+
+    def fetched(self, name: str) -> Path:
+        """Return the local path. Raises OSError where it cannot be written."""
+        path = self.folder / name
+        if not self._is_there(path):
+            with _locked(self.folder / f".{name}.lock"):
+                if not self._is_there(path):  # nor did another process meanwhile
+                    self._fetch(name, path)
+        return path
+
+    def _is_there(self, path: Path) -> bool:
+        try:
+            return path.stat().st_size == self.hashes[path.name][0]
+        except FileNotFoundError:
+            return False
+
+    def _fetch(self, name: str, path: Path) -> None:
+        source, (num_bytes, sha256) = _in(self.origin, name), self.hashes[name]
+        with atomic_file(path) as file:
+            found_bytes, found = download(source, file, num_bytes)
+            if (found_bytes, found) != (num_bytes, sha256):
+                raise DataError(
+                    f"{source} arrived damaged ({found_bytes:,} bytes, sha256 {found[:12]}; the index says "
+                    f"{num_bytes:,} and {sha256[:12]}); try again, then upload the file again"
+                )
+
+
+def _in(origin: str | Path, name: str) -> str | Path:
+    return origin / name if isinstance(origin, Path) else f"{origin}/{name}"
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with open(path, "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,220 @@
+"""Pass 2: the runs' lexicons become one, and the shards are dealt. One process; it reads types, not text."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.dataset.files import DataError, atomic_file, map_npy, sha256_of, write_json, write_npy, xxh3_64_of
+from data_prep.dataset.index import FileEntry, LexiconEntry
+from data_prep.dataset.lexicon import EOS_ID, SPECIALS, UNK_ID, Lexicon
+from data_prep.dataset.lexicon import FILES as LEXICON_FILES
+from data_prep.dataset.summary import Figures
+from data_prep.dataset.typed_json import Count, load_json
+from data_prep.passes.encode import UnitRecord, read_record
+from data_prep.passes.shard_bounds import Bounds, deal
+from data_prep.passes.sorted_spills import Run
+from data_prep.plan import Plan
+from data_prep.workers import Report
+from data_prep.workspace import SKIPPED, WORK_REMEDY, Workspace
+
+VOCABULARY_SIZES = (10_000, 50_000, 100_000, 200_000, 500_000, 793_471)
+CUT_BYTES = 48  # of a word's UTF-8: what the 50 character ids of ELMo hold besides begin and end of word
+_UNK = SPECIALS[UNK_ID].encode()
+_LISTED_FAULTS = 20
+
+
+@dataclass(frozen=True)
+class MergeRecord:
+    """What pass 2 found out: the lexicon's entry in the index, figures for the summary, shards of each split."""
+
+    lexicon: LexiconEntry
+    figures: Figures
+    shards: dict[str, Count]
+
+
+class _Ids(dict[bytes, int]):
+    def __missing__(self, word: bytes) -> int:
+        self[word] = number = len(self)
+        return number
+
+
+def finished_runs(work: Workspace, plan: Plan) -> tuple[list[Run], list[str], list[UnitRecord]]:
+    """All runs in order, the split each one's input was given for, and the records of all units."""
+    runs, splits, records = [], [], []
+    for unit in plan.units:
+        record = read_record(work, unit.number)
+        records.append(record)
+        runs += [Run(work.unit_folder(unit.number) / f"run-{i:04d}") for i in range(len(record.run_tokens))]
+        splits += [plan.source_of(unit).split] * len(record.run_tokens)
+    return runs, splits, records
+
+
+def merge(output: Path, report: Report) -> None:
+    """Lexicon, map of each run, bounds of the shards and the list of skipped lines are written and recorded."""
+    work = Workspace(output)
+    plan = Plan.load(work.plan)
+    runs, splits, records = finished_runs(work, plan)
+    if not work.merge_record.exists():
+        _merge(work, plan, runs, splits, records, report)
+    for run in runs:  # not before the record: until then a rerun needs them
+        run.drop_lexicon()
+
+
+def _merge(
+    work: Workspace, plan: Plan, runs: list[Run], splits: list[str], records: list[UnitRecord], report: Report
+) -> None:
+    _check_splits(plan, splits)
+    bounds = deal(runs, splits, plan.options)
+    lexicon, heldout_counts = _merge_lexicons(runs, bounds, report)
+    lexicon.write(work.output)
+    for split, bound in bounds.items():
+        write_bounds(work, split, bound)
+    figures = _figures(plan, records, bounds) | _lexicon_figures(lexicon, heldout_counts)
+    _write_skipped(work, plan, records)
+    shards = {split: bound.num_shards for split, bound in bounds.items()}
+    write_json(work.merge_record, asdict(MergeRecord(lexicon_entry(work.output, lexicon), figures, shards)))
+
+
+def read_merge_record(work: Workspace) -> MergeRecord:
+    """Return the record that merge() wrote."""
+    record: MergeRecord = load_json(work.merge_record, MergeRecord, WORK_REMEDY)
+    return record
+
+
+def write_bounds(work: Workspace, split: str, bounds: Bounds) -> None:
+    """read_bounds() gives these."""
+    work.bounds.mkdir(exist_ok=True)
+    write_npy(work.bounds / f"{split}.npy", np.stack([bounds.sentences, bounds.tokens]))
+
+
+def read_bounds(work: Workspace, split: str) -> Bounds:
+    """Return the bounds of a split's shards."""
+    sentences, tokens = map_npy(work.bounds / f"{split}.npy", np.int64, ndim=3)
+    return Bounds(sentences, tokens)
+
+
+def _check_splits(plan: Plan, splits: Sequence[str]) -> None:
+    for split in {source.split for source in plan.sources} | {"train"}:
+        if split not in splits:
+            names = ", ".join(source.path for source in plan.sources if source.split == split)
+            raise DataError(f"there is no {split} text: {names or 'no input'} holds no sentence; name files with text")
+
+
+def _merge_lexicons(runs: Sequence[Run], bounds: dict[str, Bounds], report: Report) -> tuple[Lexicon, np.ndarray]:
+    """The lexicon, and (types,) int64 counts in the held-out split; each run's map to lexicon ids is written."""
+    ids = _Ids()
+    for number, run in enumerate(runs):
+        words = run.words()
+        run.write_map(np.fromiter(map(ids.__getitem__, words), np.int32, len(words)))
+        report(number + 1, 0)
+    train, heldout = (np.zeros(len(ids), np.int64) for _ in range(2))
+    for number, run in enumerate(runs):
+        in_heldout = _counts_in(run, number, bounds.get("heldout"))
+        merged = run.read_map()  # distinct within a run, so += is safe
+        heldout[merged] += in_heldout[1:]
+        train[merged] += run.counts[1:] - in_heldout[1:]
+    words = list(ids)
+    ids.clear()
+    order = _order(words, train, heldout)
+    global_ids = np.full(len(words), -1, np.int32)
+    global_ids[order] = np.arange(len(SPECIALS), len(SPECIALS) + len(order))
+    unknown = words.index(_UNK) if _UNK in words else None
+    if unknown is not None:
+        global_ids[unknown] = UNK_ID
+    for run in runs:
+        run.write_map(np.concatenate([[np.int32(EOS_ID)], global_ids[run.read_map()]]))
+    lines = bounds["train"].num_sentences, bounds["heldout"].num_sentences if "heldout" in bounds else 0
+    specials = [[0, lines[i], 0 if unknown is None else counts[unknown]] for i, counts in enumerate((train, heldout))]
+    spellings = [*(word.encode() for word in SPECIALS), *(words[i] for i in order.tolist())]
+    lexicon = Lexicon.from_words(spellings, np.concatenate([specials[0], train[order]]))
+    return lexicon, np.concatenate([specials[1], heldout[order]])
+
+
+def _counts_in(run: Run, number: int, bounds: Bounds | None) -> np.ndarray:
+    """(local types,) int64: how often each occurs in the part of the run that is held out."""
+    counts = run.counts
+    if bounds is None:
+        return 0 * counts
+    start, stop = int(bounds.tokens[number, 0]), int(bounds.tokens[number, -1])
+    if stop - start == counts.sum():
+        return counts
+    return np.bincount(run.tokens(start, stop), minlength=len(counts))
+
+
+def _order(words: list[bytes], train: np.ndarray, heldout: np.ndarray) -> np.ndarray:
+    """Indices of the words that occur, <UNK> left out, by falling count in train, then bytes."""
+    by_bytes = np.array(sorted(range(len(words)), key=words.__getitem__), np.int64)
+    occurs = (train + heldout)[by_bytes] > 0  # words of skipped lines only do not
+    by_bytes = by_bytes[occurs]
+    order = by_bytes[np.argsort(-train[by_bytes], kind="stable")]
+    return order[[words[i] != _UNK for i in order.tolist()]] if _UNK in words else order
+
+
+def lexicon_entry(output: Path, lexicon: Lexicon) -> LexiconEntry:
+    """Return the entry in index.json of a lexicon that was written into `output`."""
+    files: dict[str, FileEntry] = {
+        name: {
+            "bytes": (output / name).stat().st_size,
+            "sha256": sha256_of(output / name),
+            "xxh3_64": xxh3_64_of(output / name),
+        }
+        for name in LEXICON_FILES
+    }
+    return {"types": len(lexicon), "files": files}
+
+
+def _figures(plan: Plan, records: Sequence[UnitRecord], bounds: dict[str, Bounds]) -> Figures:
+    skipped = _skipped_lines(plan, records)
+    read_by_source = {source.label: 0 for source in plan.sources}
+    for unit, record in zip(plan.units, records, strict=True):
+        read_by_source[plan.source_of(unit).label] += record.sentences
+    return {
+        "lines": sum(record.lines for record in records),
+        "empty_lines": sum(record.empty_lines for record in records),
+        "sentences": {split: bound.num_sentences for split, bound in bounds.items()},
+        "words": {split: bound.num_tokens - bound.num_sentences for split, bound in bounds.items()},
+        "repaired_characters": sum(record.repaired for record in records),
+        "skipped_lines": len(skipped),
+        "first_skipped": [f"{label}:{line}: {fault}" for label, line, fault in skipped[:_LISTED_FAULTS]],
+        "inputs_without_text": sorted(label for label, number in read_by_source.items() if not number),
+    }
+
+
+def _lexicon_figures(lexicon: Lexicon, heldout: np.ndarray) -> Figures:
+    counts = {"train": np.array(lexicon.counts), "heldout": heldout}
+    is_cut = lexicon.byte_lengths() > CUT_BYTES
+    words = {split: int(count[UNK_ID:].sum()) for split, count in counts.items()}
+    total = sum(words.values())
+    return {
+        "types": len(lexicon) - len(SPECIALS),
+        "unk_words": int(sum(count[UNK_ID] for count in counts.values())),
+        "cut_words_share": float(sum(count[is_cut].sum() for count in counts.values()) / total),
+        "cut_types": int(is_cut.sum()),
+        "oov_share": {
+            split: {
+                str(size): float((count[size:].sum() + count[UNK_ID]) / words[split])
+                for size in VOCABULARY_SIZES
+                if size < len(lexicon)
+            }
+            for split, count in counts.items()
+            if words[split]
+        },
+    }
+
+
+def _skipped_lines(plan: Plan, records: Sequence[UnitRecord]) -> list[tuple[str, int, str]]:
+    """(label, line from 1, fault) of every skipped line."""
+    found, first_line = [], 0
+    for unit, record in zip(plan.units, records, strict=True):
+        first_line = 0 if unit.start == 0 else first_line
+        found += [(plan.source_of(unit).label, first_line + line + 1, fault) for line, fault in record.skipped]
+        first_line += record.lines
+    return found
+
+
+def _write_skipped(work: Workspace, plan: Plan, records: Sequence[UnitRecord]) -> None:
+    if skipped := _skipped_lines(plan, records):
+        with atomic_file(work.output / SKIPPED) as file:
+            file.writelines(f"{label}\t{line}\t{fault}\n".encode() for label, line, fault in skipped)

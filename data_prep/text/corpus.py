@@ -1,0 +1,222 @@
+"""The inputs: which files, in which order, and their text as blocks of whole lines."""
+
+import glob
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from typing_extensions import TypedDict
+
+from data_prep.dataset.files import DataError
+from data_prep.dataset.locations import local_path
+from data_prep.dataset.typed_json import Count
+from data_prep.text.compressed import CUT_SHORT, compression_of, open_text
+
+STDIN = "-"
+MAX_LINE_BYTES = 16 << 20  # a file without line ends must not fill the memory
+_BLOCK_BYTES = 1 << 18  # blocks whose words fit the processor's cache are split twice as fast as large ones
+_BOM = b"\xef\xbb\xbf"
+
+
+class InputIdentity(TypedDict):
+    """A Source without its path."""
+
+    label: str
+    split: str
+    num_bytes: Count
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """One input file. path: as the user named it; label: its name whatever folder the corpus lies in."""
+
+    path: str
+    label: str
+    split: str
+    num_bytes: Count
+    mtime_ns: int
+
+    def identity(self) -> "InputIdentity":
+        """Return what tells whether the same input is given again, wherever it lies."""
+        return {"label": self.label, "split": self.split, "num_bytes": self.num_bytes, "mtime_ns": self.mtime_ns}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole lines as bytes, each with its line end. first_line: 0-based number of the first one in its unit.
+
+    too_long: the block stands for one line of more than MAX_LINE_BYTES, of which `data` holds the beginning.
+    """
+
+    first_line: int
+    data: bytes
+    too_long: bool = False
+
+
+def find_sources(inputs: Sequence[str], heldout_inputs: Sequence[str], output: str) -> list[Source]:
+    """The files that `inputs` (train) and `heldout_inputs` (heldout) name, in a fixed order.
+
+    Files, globs, folders (all files below, but hidden ones, by name) and "-" for standard input. Raises DataError
+    for what does not exist, cannot be read, is named twice, or lies in `output`.
+    """
+    named = [
+        (path, split)
+        for split, names in (("train", inputs), ("heldout", heldout_inputs))
+        for name in names
+        for path in _expand(name)
+    ]
+    if not named:
+        raise DataError("no input: name at least one file, glob, folder or - (standard input)")
+    _refuse_duplicates([path for path, _ in named])
+    for path, _ in named:
+        _refuse_undecodable(path)
+    root = _common_folder([path for path, _ in named if path != STDIN])
+    sources = [_source(path, split, root) for path, split in named]
+    inside = os.path.realpath(output) + os.sep
+    for path, _ in named:
+        if os.path.realpath(path).startswith(inside):
+            raise DataError(f"input {path} lies in the output folder {output}; use another output folder")
+    return sources
+
+
+def _expand(name: str) -> list[str]:
+    if name == STDIN:
+        return [name]
+    local_path(name)
+    if os.path.isdir(name):
+        below = [os.path.join(folder, file) for folder, _, files in os.walk(name, onerror=_refuse) for file in files]
+        visible = [path for path in below if not _is_hidden(os.path.relpath(path, name))]
+        return sorted(visible, key=os.fsencode) or _nothing(f"folder {name} holds no files")
+    if os.path.exists(name):
+        return [name]
+    if glob.has_magic(name):
+        files = [path for path in glob.glob(name, recursive=True) if os.path.isfile(path)]
+        return sorted(files, key=os.fsencode) or _nothing(f"no file matches {name}")
+    return _nothing(f"input {name} does not exist")
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"input folder {error.filename} cannot be read ({error.strerror}); change its permissions")
+
+
+def _is_hidden(relative_path: str) -> bool:
+    return any(part.startswith(".") for part in relative_path.split(os.sep))
+
+
+def _nothing(what: str) -> list[str]:
+    raise DataError(f"{what}; check the spelling and the working folder ({os.getcwd()})")
+
+
+def _refuse_undecodable(path: str) -> None:
+    """A plan and an index name their inputs, in UTF-8."""
+    full = os.path.abspath(path)
+    try:
+        full.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(full).decode("utf-8", "backslashreplace")
+        raise DataError(f"input {shown} has a name that is not UTF-8; rename it") from None
+
+
+def _refuse_duplicates(paths: list[str]) -> None:
+    seen: dict[object, str] = {}
+    for path in paths:
+        status = None if path == STDIN else os.stat(path)
+        file = (status.st_dev, status.st_ino) if status else STDIN
+        if file in seen:
+            raise DataError(
+                f"input {path} is the same file as {seen[file]}; name it once, in inputs or in heldout_inputs"
+            )
+        seen[file] = path
+
+
+def _common_folder(paths: list[str]) -> str:
+    folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
+    return os.path.commonpath(folders) if folders else ""
+
+
+def _source(path: str, split: str, root: str) -> Source:
+    if path == STDIN:
+        return Source(path, "(standard input)", split, 0, 0)
+    status = os.stat(path)
+    if not os.path.isfile(path):
+        raise DataError(f"input {path} is neither a file nor a folder; pipe it in and name - (standard input)")
+    try:
+        compression_of(path)
+    except OSError as error:
+        raise DataError(f"input {path} cannot be read ({error.strerror}); change its permissions") from error
+    return Source(path, os.path.relpath(os.path.abspath(path), root), split, status.st_size, status.st_mtime_ns)
+
+
+def read_blocks(
+    path: str, start: int = 0, stop: int | None = None, block_bytes: int = _BLOCK_BYTES
+) -> Iterator[tuple[Block, int]]:
+    """The text of a file as blocks of whole lines; with each, how many bytes of the file have been read.
+
+    start, stop: byte range of a plain file (stop must follow a line end); a compressed one is read whole.
+    A byte order mark at the beginning of the file is dropped; a last line without line end gets one.
+    """
+    with nullcontext(sys.stdin.buffer) if path == STDIN else open(path, "rb") as file:
+        try:
+            stream = open_text(path, file)
+            if start:
+                file.seek(start)
+            limited = stream if stop is None else _Range(file, stop - start)
+            for block in _whole_lines(limited, block_bytes, at_file_start=start == 0):
+                yield block, _position(file) - start
+        except CUT_SHORT as error:
+            raise DataError(f"input {path} is cut short or damaged ({error}); fetch it again") from error
+        except OSError as error:
+            if error.errno is not None:
+                raise DataError(
+                    f"input {path} cannot be read ({error.strerror}); check the disk or the permissions"
+                ) from error
+            raise DataError(f"input {path} is cut short or damaged ({error}); fetch it again") from error
+
+
+def _position(file: BinaryIO) -> int:
+    return file.tell() if file.seekable() else 0
+
+
+class _Range:
+    """The next num_bytes of a file."""
+
+    def __init__(self, file: BinaryIO, num_bytes: int) -> None:
+        self.file, self.left = file, num_bytes
+
+    def read(self, size: int) -> bytes:
+        data = self.file.read(min(size, self.left))
+        self.left -= len(data)
+        return data
+
+
+def _whole_lines(stream: Any, block_bytes: int, at_file_start: bool) -> Iterator[Block]:
+    number, rest = 0, b""
+    while True:
+        data = stream.read(block_bytes)
+        if at_file_start and data:
+            data, at_file_start = data.removeprefix(_BOM), False
+        cut = data.rfind(b"\n") + 1
+        if cut or (not data and rest):
+            block = rest + data[:cut] if cut or rest.endswith(b"\n") else rest + b"\n"
+            rest = data[cut:]
+            yield Block(number, block)
+            number += block.count(b"\n")
+        else:
+            rest += data
+        if not data:
+            return
+        if len(rest) > MAX_LINE_BYTES:
+            yield Block(number, rest[:100] + b"\n", too_long=True)
+            number += 1
+            rest = _skip_line(stream, block_bytes)
+
+
+def _skip_line(stream: Any, block_bytes: int) -> bytes:
+    while data := stream.read(block_bytes):
+        if (cut := data.find(b"\n")) >= 0:
+            return bytes(data[cut + 1 :])
+    return b""

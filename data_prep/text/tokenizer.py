@@ -1,0 +1,111 @@
+"""Raw text to sentences and words: spaCy's rule-based tokeniser (no model, no download) and a rule for sentences.
+
+spaCy's own sentencizer is not used: it gives every straight quote that opens a sentence to the one before.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data_prep.dataset.files import DataError
+
+_TERMINAL = frozenset(".!?…؟।。！？")
+_NEEDS_NO_SPACE = frozenset("。！？")
+_OPENING = frozenset("「『“‘（(《")
+_CLOSING = frozenset("»”’)]）」』》")  # alone after white space, as French quotes are, they end what came before
+_ENGLISH = "al Capt cf Col Cpl Esq ff Hon Lieut Lt Ltd Maj Messrs Mlle Mme Prof Pvt Sen Sgt vols"
+_ABBREVIATIONS = {"en": frozenset(_ENGLISH.split())}  # spaCy parts these from their full stop
+_BEFORE_NUMBERS = frozenset(("No.", "Nos.", "Fig.", "Op.", "Vol.", "p.", "pp."))  # "No. 5", but "No. He did."
+_ALWAYS_APART = frozenset(",;")  # a word with one of them behind is the word, known already, and the mark
+_CACHED_CHUNKS = 1 << 19
+
+
+class _Chunk(NamedTuple):
+    """What stood between white space. text: its words parted by spaces (by a line end where a sentence ends)."""
+
+    text: str
+    may_begin: bool
+    may_end: bool
+
+
+class Tokenizer:
+    """A line of running text becomes one sentence or several, their words parted by single spaces.
+
+    Words: the language's rules in spaCy (punctuation, quotes and contractions split off; Mr. and U.S. kept whole).
+    Sentences: one ends after . ! ? … and the quotes and brackets that follow without a space, if white space comes
+    next and no small letter after it. A line end is a sentence end. Not split, as both readings occur: after an
+    abbreviation that ends a sentence ("in the U.S. They ...").
+    """
+
+    def __init__(self, language: str = "en") -> None:
+        self._nlp = _spacy_pipeline(language)
+        self._abbreviations = _ABBREVIATIONS.get(language, frozenset())
+        self._chunks: dict[str, _Chunk] = {}
+
+    def split(self, text: str) -> tuple[str, np.ndarray]:
+        """Whole lines of sentences, one a line, and (lines,) int64: how many came of each line of `text`.
+
+        An empty line gives one empty line, so that documents stay apart.
+        """
+        if len(self._chunks) > _CACHED_CHUNKS:
+            self._chunks.clear()
+        with self._nlp.memory_zone():  # without it spaCy keeps every word it ever saw
+            lines = ["\n".join(self._sentences(line)) + "\n" for line in text.split("\n")[:-1]]
+        return "".join(lines), np.array([line.count("\n") for line in lines], np.int64)
+
+    def _sentences(self, line: str) -> Iterator[str]:
+        """The sentences of a line."""
+        words: list[str] = []
+        may_end, before = False, ""
+        for spelling in line.split():
+            chunk = self._chunks.get(spelling) or self._chunk(spelling)
+            if may_end and chunk.may_begin and not (before in _BEFORE_NUMBERS and spelling[0].isdigit()):
+                yield " ".join(words)
+                words = []
+            words.append(chunk.text)
+            may_end = chunk.may_end or (may_end and _CLOSING.issuperset(spelling))
+            before = spelling
+        if words:
+            yield " ".join(words)
+
+    def _chunk(self, spelling: str) -> _Chunk:
+        if len(spelling) > 1 and spelling[-1] in _ALWAYS_APART:
+            stem = self._chunks.get(spelling[:-1]) or self._chunk(spelling[:-1])
+            self._chunks[spelling] = chunk = stem._replace(text=f"{stem.text} {spelling[-1]}")
+            return chunk
+        words = self._words(spelling)
+        text, ended = "", False
+        for word in words:
+            starts_next = ended and (word[0].isalnum() or word[0] in _OPENING)
+            text += ("\n" if starts_next else " " if text else "") + word
+            ended = word[-1] in _NEEDS_NO_SPACE or (ended and not starts_next)
+        last = max((i for i, word in enumerate(words) if word[0].isalnum()), default=-1)
+        may_end = any(_TERMINAL.issuperset(word) for word in words[last + 1 :])
+        may_begin = not spelling[0].islower() and not _CLOSING.issuperset(spelling)
+        self._chunks[spelling] = chunk = _Chunk(text, may_begin, may_end)
+        return chunk
+
+    def _words(self, spelling: str) -> list[str]:
+        """The words of a chunk; the full stop of an abbreviation goes with its word."""
+        words: list[str] = []
+        for token in self._nlp.tokenizer(spelling):
+            if token.text == "." and words and words[-1] in self._abbreviations:
+                words[-1] += "."
+            else:
+                words += token.text.split()
+        return words
+
+
+def _spacy_pipeline(language: str) -> Any:
+    try:
+        import spacy
+    except ImportError:
+        raise DataError("tokenize=true needs spaCy; pip install 'elmo-pipeline[text]' or give tokenised text") from None
+    try:
+        return spacy.blank(language)
+    except ImportError as error:
+        raise DataError(
+            f"language={language} is not usable ({error}); use a spaCy language code such as en, de or fr, and "
+            "install what it names"
+        ) from None

@@ -1,0 +1,77 @@
+"""Read sentences of text files for the commands that use a model, as `elmo prep` does (docs/reference/dataset.md)."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+
+from data_prep.text.clean import clean
+from data_prep.text.corpus import Block, Source, read_blocks
+from data_prep.text.faults import Fault, are_enough, error_of
+from data_prep.text.tokenizer import Tokenizer
+
+MAX_SENTENCE_WORDS = 100_000
+
+
+class Sentence(NamedTuple):
+    """path: the file as named; line: its number there, from 1. words: none for an empty line.
+
+    text: the words with the white space between them that the line has.
+    """
+
+    path: str
+    line: int
+    words: list[str]
+    text: str
+
+
+def read_sentences(sources: Sequence[Source], tokenize: bool = False, language: str = "en") -> Iterator[Sentence]:
+    """Every line as a sentence, empty ones too; with tokenize every sentence of running text.
+
+    Raises DataError for text that is not as it should be: after the first fault no sentence is given, but the file is
+    read on, so that the error lists more than one.
+    """
+    tokenizer = Tokenizer(language) if tokenize else None
+    for source in sources:
+        faults: list[Fault] = []
+        words = 0
+        for block, _ in read_blocks(source.path):
+            for sentence in _sentences_of(source.path, block, tokenizer, faults):
+                if not faults:
+                    yield sentence
+                words += len(sentence.words) if faults else 0
+            if are_enough(len(faults), words):
+                break
+        if faults:
+            raise error_of(faults, "leave such lines out")
+
+
+def _sentences_of(path: str, block: Block, tokenizer: Tokenizer | None, faults: list[Fault]) -> Iterator[Sentence]:
+    """Yield the block's sentences; what is wrong with them is appended to `faults`."""
+    text, found, _ = clean(block, is_raw=tokenizer is not None)
+    faults += [Fault(path, block.first_line + line + 1, fault) for line, fault in found.items()]
+    lines = np.arange(block.first_line + 1, block.first_line + 1 + text.count("\n"))
+    if tokenizer is not None:
+        text, sentences_a_line = tokenizer.split(text)
+        lines = np.repeat(lines, sentences_a_line)
+    for line, sentence in zip(lines.tolist(), text.split("\n")[:-1], strict=True):
+        words = sentence.split()
+        if len(words) > MAX_SENTENCE_WORDS:
+            what = f"has {len(words):,} words, more than {MAX_SENTENCE_WORDS:,}; break it into sentences"
+            faults.append(Fault(path, line, what))
+        yield Sentence(path, line, words, sentence.strip())
+
+
+def in_blocks(sentences: Iterator[Sentence], max_sentences: int, max_words: int) -> Iterator[list[Sentence]]:
+    """Consecutive sentences in lists, each full when one more sentence would go over a bound."""
+    size = [0, 0, 0]  # number of the block, its sentences, its words
+
+    def block_of(sentence: Sentence) -> int:
+        if size[1] == max_sentences or (size[1] and size[2] + len(sentence.words) > max_words):
+            size[:] = size[0] + 1, 0, 0
+        size[1:] = size[1] + 1, size[2] + len(sentence.words)
+        return size[0]
+
+    for _, block in groupby(sentences, block_of):
+        yield list(block)

@@ -1,0 +1,162 @@
+"""Vectors in parts, read back: plan.json is typed and consistent, and what stands beside it is what it names."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.dataset.files import DataError
+from data_prep.dataset.typed_json import Count, Sha256, load_json
+
+PLAN, FAISS = "plan.json", "words.faiss"
+_REMEDY = "begin anew with overwrite=true, or give another output"
+_TEXT = re.compile(r"part-(\d{6,})\.txt")
+_MADE = re.compile(r"plan\.json|words\.faiss|part-\d{6,}\.npy|\.(plan|part|words)[-.].*\.tmp")
+
+
+@dataclass(frozen=True)
+class Part:
+    """sentences, words: how many. first: number of its first sentence, from 0. sha256: of its text."""
+
+    number: Count
+    first: Count
+    sentences: Count
+    words: Count
+    sha256: Sha256
+
+
+@dataclass(frozen=True)
+class Plan:
+    """identity: what makes the work this one. width: values of a vector. files: [path, its first sentence].
+
+    sentences, words: of the whole text.
+    """
+
+    identity: dict[str, Any]
+    width: Count
+    files: list[tuple[str, Count]]
+    sentences: Count
+    words: Count
+    parts: list[Part]
+
+
+def load_plan(folder: Path) -> Plan:
+    """Raises DataError for one that is damaged."""
+    plan: Plan = load_json(folder / PLAN, Plan, _REMEDY)
+    return plan
+
+
+def text_path(folder: Path, number: int) -> Path:
+    return folder / f"part-{number:06d}.txt"
+
+
+def vectors_path(folder: Path, number: int) -> Path:
+    return folder / f"part-{number:06d}.npy"
+
+
+def check_plan(path: Path, plan: Plan, width: int) -> None:
+    """Raise DataError where its parts and files do not follow one another. width: values of a vector."""
+    first = 0
+    for number, part in enumerate(plan.parts):
+        if (part.number, part.first) != (number, first) or not part.sentences:
+            raise damaged(path, f"part {number} does not follow the one before")
+        first += part.sentences
+    if not first or (first, sum(part.words for part in plan.parts)) != (plan.sentences, plan.words):
+        raise damaged(path, "its parts are not the whole text")
+    begins = [begin for _, begin in plan.files]
+    if begins[:1] != [0] or begins != sorted(set(begins)) or begins[-1] >= first:
+        raise damaged(path, "its files do not follow one another")
+    if plan.width != width:
+        raise damaged(path, f"vectors of {plan.width} values instead of {width}")
+
+
+def damaged(path: Path, fault: str) -> DataError:
+    return DataError(f"{path} is damaged ({fault}); {_REMEDY}")
+
+
+def clear(folder: Path) -> None:
+    """Remove the plan and what was made by it, and nothing else; texts stay, as they may be of use again."""
+    for path in folder.iterdir() if folder.is_dir() else []:
+        if _MADE.fullmatch(path.name):
+            path.unlink()
+
+
+def remove_texts_from(folder: Path, number: int) -> None:
+    """Remove the texts of parts that a plan of `number` parts has not."""
+    for path in folder.iterdir():
+        match = _TEXT.fullmatch(path.name)
+        if match is not None and int(match[1]) >= number:
+            path.unlink()
+
+
+class Parts:
+    """A folder of parts whose plan is made. Raises DataError where a file beside the plan is not the one it names."""
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.folder, self.vectors = folder, plan.identity["vectors"]
+        self.parts, self.width, self.files = plan.parts, plan.width, plan.files
+
+    def text_path(self, number: int) -> Path:
+        return text_path(self.folder, number)
+
+    def vectors_path(self, number: int) -> Path:
+        return vectors_path(self.folder, number)
+
+    def lines(self, number: int) -> list[str]:
+        """A part's sentences, each as its line was given, white space at its ends apart."""
+        path = self.text_path(number)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise damaged(path, "it is missing") from None
+        if hashlib.sha256(data).hexdigest() != self.parts[number].sha256:
+            raise damaged(path, "its sha256 is not the one in plan.json")
+        return data.decode().split("\n")[:-1]
+
+    def sentences(self, number: int) -> list[list[str]]:
+        return [line.split() for line in self.lines(number)]
+
+    def missing(self) -> list[Part]:
+        return [part for part in self.parts if not self.vectors_path(part.number).exists()]
+
+    def flat(self, number: int) -> np.ndarray:
+        """A part's vectors end to end, memory-mapped."""
+        path, part = self.vectors_path(number), self.parts[number]
+        try:
+            values = np.load(path, mmap_mode="r", allow_pickle=False)
+        except OSError:
+            raise
+        except Exception as error:  # NumPy's reader of the header raises what Python's parser raises
+            raise damaged(path, str(error).split("\n")[0][:100]) from None
+        wanted = (self.vectors["choice"]["count"] * part.words * self.width,)
+        if values.dtype != self.vectors["dtype"] or values.shape != wanted:
+            raise damaged(path, f"{values.dtype} of shape {values.shape} instead of {self.vectors['dtype']}, {wanted}")
+        return values
+
+    def read(self, number: int) -> Iterator[tuple[str, np.ndarray]]:
+        """Each sentence of a part, as `lines`, with its vectors (layers, n, values), as views of a memory map."""
+        flat = self.flat(number)
+        layers, begin = self.vectors["choice"]["count"], 0
+        for line in self.lines(number):
+            words = len(line.split())
+            end = begin + layers * words * self.width
+            yield line, flat[begin:end].reshape(layers, words, self.width)
+            begin = end
+
+    def check(self) -> None:
+        """Raise DataError where a part's text, or its vectors as far as their header tells, are damaged."""
+        for part in self.parts:
+            if len(self.lines(part.number)) != part.sentences:
+                raise damaged(self.text_path(part.number), f"it does not have {part.sentences} sentences")
+            if self.vectors_path(part.number).exists():
+                self.flat(part.number)
+
+    def place_of(self, part: Part, sentence: int) -> str:
+        """FILE:LINE of a part's sentence; where text was tokenised, the line counts sentences."""
+        number = part.first + sentence
+        path, first = [(path, first) for path, first in self.files if first <= number][-1]
+        return f"{path}:{number - first + 1}"

@@ -1,0 +1,128 @@
+"""`elmo compare`: what was set differently in runs, and how they came out, side by side."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.apply.watch.plot import names
+from pipeline.apply.watch.status_text import duration
+from pipeline.config.schema import ConfigError
+from pipeline.config.watch import CompareConfig
+from pipeline.train.run_dir.checkpoint import CheckpointFolder
+from pipeline.train.run_dir.records import read_end, read_start
+from pipeline.train.run_dir.tracking import read_metrics
+
+_FACTS = ("dataset_fingerprint", "git_revision", "parameters", "softmax_parameters", "total_steps", "tokens_an_epoch")
+_PLACES = ("run.dir", "run.name")  # differ by nature
+_MAX_CELL = 44
+
+
+def main(config: CompareConfig) -> str:
+    """The comparison as text, or with json=true as JSON."""
+    columns = names(config.runs)
+    folders = [Path(run).expanduser() for run in config.runs]
+    try:
+        settings = dict(zip(columns, map(read_settings, folders), strict=True))
+        figures = dict(zip(columns, map(final_figures, folders), strict=True))
+    except OSError as error:
+        raise ConfigError(f"a run cannot be read ({error}); compare folders that you may read") from None
+    different = differences(settings)
+    if config.json:
+        return json.dumps({"differences": different, "final": figures}, indent=1)
+    title = "Set differently" if different else "Nothing was set differently"
+    parts = [f"{title}\n{_table(columns, different)}" if different else title]
+    rows = {row: {column: figures[column].get(row) for column in columns} for row in _row_names(figures)}
+    return "\n\n".join([*parts, f"How they came out\n{_table(columns, rows)}"])
+
+
+def read_settings(run_dir: Path) -> dict[str, Any]:
+    """All settings of a run by dotted name, and the facts that a comparison must know."""
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"{run_dir} is not the folder of a run: it holds no config.yaml; give a run.dir=")
+    facts = {name: value for name, value in read_start(run_dir).items() if name in _FACTS}
+    return dict(_flat(_read_yaml(path), "")) | facts
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """Return the settings in a run's config.yaml, which uses no anchors."""
+    import yaml
+
+    try:
+        text = path.read_bytes().decode()
+        plain = all(getattr(event, "anchor", None) is None for event in yaml.parse(text))
+        settings = yaml.safe_load(text) if plain else None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        settings, fault = None, " ".join(str(error).split())[:200]
+    else:
+        fault = "no settings by name"
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} is damaged ({fault}); each start of that run writes it again") from None
+    return settings
+
+
+def differences(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By setting, its value in each run, where they are not all the same."""
+    keys = dict.fromkeys(key for values in settings.values() for key in values if key not in _PLACES)
+    rows = {key: {run: values.get(key) for run, values in settings.items()} for key in keys}
+    return {key: row for key, row in rows.items() if any(value != next(iter(row.values())) for value in row.values())}
+
+
+def final_figures(run_dir: Path) -> dict[str, float | int | str]:
+    """How far a run came, and its last and best numbers."""
+    metrics = read_metrics(run_dir)
+    if not metrics:
+        raise ConfigError(f"{run_dir} has logged no metrics yet; compare runs that have trained")
+    figures: dict[str, float | int | str] = {"step": max(metrics)}
+    for name in ("train/tokens", "train/epoch", "train/sampled_perplexity", "train/perplexity", "val/perplexity",
+                 "val/perplexity_forward", "val/perplexity_backward"):  # fmt: skip
+        found = [values[name] for _, values in sorted(metrics.items()) if name in values]
+        if found:
+            figures[name] = int(found[-1]) if name == "train/tokens" else found[-1]
+    rated = {values["val/perplexity"]: step for step, values in sorted(metrics.items()) if "val/perplexity" in values}
+    if rated:
+        figures |= {"best val/perplexity": min(rated), "at step": rated[min(rated)]}
+    seconds, tokens = _training_time(metrics)
+    if seconds:
+        figures |= {"mean tokens/s": tokens / seconds, "training time": duration(seconds)}
+    bad = [values["train/bad_steps"] for values in metrics.values() if "train/bad_steps" in values]
+    figures |= {"bad steps": int(max(bad, default=0)), "state": read_end(run_dir).get("how", "-")}
+    records, _ = CheckpointFolder(run_dir / "checkpoints").glance()
+    return figures | ({"last checkpoint": records[-1].step} if records else {})
+
+
+def _training_time(metrics: dict[int, dict[str, float]]) -> tuple[float, float]:
+    """Seconds of training and the tokens of that time."""
+    seconds = before = 0.0
+    for _, values in sorted(metrics.items()):
+        if "speed/tokens_per_second" in values and "train/tokens" in values:
+            seconds += (values["train/tokens"] - before) / values["speed/tokens_per_second"]
+            before = values["train/tokens"]
+    return seconds, before
+
+
+def _flat(value: Any, prefix: str) -> list[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        return [(prefix, value)]
+    return [pair for key, inner in value.items() for pair in _flat(inner, f"{prefix}.{key}" if prefix else str(key))]
+
+
+def _row_names(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for values in figures.values() for name in values))
+
+
+def _table(columns: list[str], rows: Mapping[str, Mapping[str, Any]]) -> str:
+    cells = [["", *columns], *([name, *(_cell(row[column]) for column in columns)] for name, row in rows.items())]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns) + 1)]
+    return "\n".join(
+        "  " + "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
+        for line in cells
+    )
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+    text = f"{value:,}" if type(value) is int else "-" if value is None else str(value)
+    return text if len(text) <= _MAX_CELL else f"{text[: _MAX_CELL // 2 - 1]}…{text[-_MAX_CELL // 2 :]}"

@@ -1,0 +1,130 @@
+"""`elmo dashboard`: a saved view of a wandb project as code, made through wandb's own workspace library.
+
+Metrics are those of pipeline/train/callbacks.py; wandb calls the machine's own system/... .
+"""
+
+import json
+import os
+from typing import Any, NamedTuple
+
+from data_prep.dataset.files import write_bytes
+from data_prep.dataset.locations import local_path
+from pipeline.config.schema import ConfigError
+from pipeline.config.watch import DashboardConfig
+from pipeline.train.run_dir.tracking import DEFAULT_PROJECT, STEP_METRIC
+
+TOKENS = "train/tokens"
+
+
+class Panel(NamedTuple):
+    """A line plot of metrics, or of all that match a regular expression."""
+
+    title: str
+    metrics: tuple[str, ...] = ()
+    regex: str | None = None
+    against: str = STEP_METRIC
+    log: bool = False
+
+
+SECTIONS: dict[str, tuple[Panel, ...]] = {
+    "Perplexity": (
+        Panel("held-out perplexity, by step", ("val/perplexity",), log=True),
+        Panel("held-out perplexity, by tokens", ("val/perplexity",), against=TOKENS, log=True),
+        Panel(
+            "held out, by direction", ("val/perplexity_forward", "val/perplexity_backward"), against=TOKENS, log=True
+        ),
+        Panel("sampled perplexity (not comparable with held-out)", ("train/sampled_perplexity",), log=True),
+    ),
+    "Speed": (
+        Panel("tokens a second", ("speed/tokens_per_second",)),
+        Panel("share of time waiting for data", ("speed/data_wait_share",)),
+        Panel("hours left", ("speed/eta_hours",)),
+        Panel("peak memory, GiB", ("memory/peak_gib",)),
+    ),
+    "Optimisation": (
+        Panel("gradient norm before clipping", ("train/gradient_norm",), log=True),
+        Panel("learning rate", ("train/learning_rate",)),
+        Panel("steps dropped, not finite", ("train/bad_steps",)),
+        Panel("epoch", ("train/epoch",)),
+    ),
+    "Norms by parameter group (train.norms_every_steps)": (
+        Panel("gradients before clipping", regex="norm_pre_clip/.*", log=True),
+        Panel("gradients after clipping", regex="norm_post_clip/.*", log=True),
+        Panel("weights", regex="weight_norm/.*"),
+        Panel("update over weight", regex="update_ratio/.*", log=True),
+    ),
+    "System": (
+        Panel("GPU use, %", regex=r"system/gpu\.\d+\.gpu$", against="Relative Time (Wall)"),
+        Panel("GPU memory, %", regex=r"system/gpu\.\d+\.memoryAllocated$", against="Relative Time (Wall)"),
+        Panel("CPU, %", ("system/cpu",), against="Relative Time (Wall)"),
+        Panel("network, bytes sent", ("system/network.sent",), against="Relative Time (Wall)"),
+    ),
+}
+
+
+def main(config: DashboardConfig) -> str:
+    """Save the view in the project, or write its specification to output=; returns what to tell the user."""
+    workspace = build(config)
+    if config.output:
+        write_bytes(
+            local_path(config.output, "output"), (json.dumps(specification(workspace), indent=1) + "\n").encode()
+        )
+        return f"{config.output}: the view as wandb would store it; nothing was sent"
+    import wandb
+
+    try:
+        return f"view: {workspace.save().url}"
+    except (wandb.errors.Error, OSError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise ConfigError(f"wandb did not take the view ({reason}); see `wandb login`, entity= and project=") from None
+
+
+def build(config: DashboardConfig) -> Any:
+    """The workspace, not saved. Raises ConfigError without the library or an entity."""
+    try:
+        import wandb_workspaces.reports.v2 as reports
+        import wandb_workspaces.workspaces as workspaces
+    except ImportError:
+        raise ConfigError(
+            "dashboards need wandb-workspaces, which is not installed; pip install 'elmo-pipeline[dashboard]'"
+        ) from None
+    sections = [
+        workspaces.Section(
+            name=name,
+            panels=[
+                reports.LinePlot(
+                    title=panel.title, x=panel.against, y=list(panel.metrics), metric_regex=panel.regex,
+                    log_y=panel.log or None,
+                )
+                for panel in panels
+            ],
+            is_open=not name.startswith("Norms"),
+            layout_settings=workspaces.SectionLayoutSettings(columns=2, rows=2),
+        )
+        for name, panels in SECTIONS.items()
+    ]  # fmt: skip
+    return workspaces.Workspace(
+        entity=config.entity or os.environ.get("WANDB_ENTITY") or _default_entity(bool(config.output)),
+        project=config.project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT, name=config.name,
+        sections=sections,
+        settings=workspaces.WorkspaceSettings(x_axis=STEP_METRIC),
+        runset_settings=workspaces.RunsetSettings(groupby=[workspaces.Metric("Group")] if config.group_runs else []),
+    )  # fmt: skip
+
+
+def specification(workspace: Any) -> dict[str, Any]:
+    """What wandb stores of a view."""
+    return dict(workspace._to_model().spec.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+def _default_entity(may_be_unknown: bool) -> str:
+    """The user's own, which only the server knows."""
+    if may_be_unknown:
+        return ""
+    import wandb
+
+    try:
+        return str(wandb.Api().default_entity)
+    except (wandb.errors.Error, OSError) as error:
+        reason = str(error).split("\n")[0]
+        raise ConfigError(f"wandb does not say who you are ({reason}); `wandb login` first, or give entity=") from None

@@ -1,0 +1,62 @@
+"""Every option of a fine-tuning: those of a pretraining, and what it starts from. As typed: from=, data=, mix=."""
+
+from dataclasses import dataclass, field
+
+from pipeline.config.schema import ConfigError, PretrainConfig, option, require
+
+_SHORT = {"from": "finetune.source", "data": "data.path", "general": "finetune.general"}
+
+
+@dataclass
+class FinetuneSection:
+    source: str = option("", "from=: checkpoint, run folder, exported or imported model, or ORG/NAME on the hub")
+    vocabulary: str = option(
+        "auto", "words of the softmax: keep the source's; extend them by the domain's; new: the domain's alone; auto: "
+        "keep where the source has a softmax, else new"
+    )  # fmt: skip
+    new_rows: str = option("encoder", "rows of new words start as the mean row, or as the encoder says of the spelling")
+    warmup_steps: int | None = option(
+        None, "steps in which only the softmax learns [null: a tenth of all if the source has no softmax, else none]"
+    )
+    freeze: list[str] = option([], "parts that do not learn: encoder, layer1, layer2, ..., softmax")
+    mix: str = option("", "mix=DIR:SHARE: dataset of general text, against forgetting")
+    mix_share: float = option(0.1, "share of the lanes that read finetune.mix")
+    general: str = option("", "general=: dataset whose held-out text shows what is forgotten [mix, or the source's]")
+
+    def __post_init__(self) -> None:
+        kinds = ("auto", "keep", "extend", "new")
+        require(self.vocabulary in kinds, f"finetune.vocabulary={self.vocabulary!r} must be one of {kinds}")
+        require(
+            self.new_rows in ("mean", "encoder"), f"finetune.new_rows={self.new_rows!r} must be 'mean' or 'encoder'"
+        )
+        steps = self.warmup_steps
+        require(steps is None or steps >= 0, f"finetune.warmup_steps={steps} must not be negative; 0 is none")
+        share = self.mix_share
+        require(0 < share < 1, f"finetune.mix_share={share} must be between 0 and 1, as in mix=DIR:0.1")
+
+
+@dataclass
+class FinetuneConfig(PretrainConfig):
+    finetune: FinetuneSection = field(default_factory=FinetuneSection)
+
+
+def in_full(arguments: list[str]) -> list[str]:
+    """from=X, data=X, general=X and mix=X:SHARE as the options that they stand for."""
+    full = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and key in _SHORT:
+            full.append(f"{_SHORT[key]}={value}")
+        elif equals and key == "mix":
+            full += _mix(value)
+        else:
+            full.append(argument)
+    return full
+
+
+def _mix(value: str) -> list[str]:
+    path, _, share = value.rpartition(":")
+    try:
+        return [f"finetune.mix={path}", f"finetune.mix_share={float(share)}"] if path else [f"finetune.mix={share}"]
+    except ValueError:
+        raise ConfigError(f"mix={value} must be a dataset and a share of the lanes: mix=data/corpus:0.1") from None

@@ -1,0 +1,122 @@
+"""A command of `elmo`: its help, which lists every key with type, default and meaning, and how it ends."""
+
+import errno
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, NamedTuple, get_args, get_type_hints
+
+from pipeline.config.load import require_text
+
+EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
+_PATH_FAULTS = {
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTEMPTY,
+    errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, errno.ENODEV,
+}  # fmt: skip
+"""Faults of a path that the user gave. A failing disk or network is none of them: Slurm starts such a job again."""
+_KEYS = "Keys, with type and default; later files and pairs win. Values are data: `${...}` is not replaced."
+_LONG_WORD = re.compile(r"(\S{300})\S+")  # a path of thousands of characters is not shown whole
+
+
+class Command(NamedTuple):
+    run: Callable[[list[str]], int]
+    schema: type[Any]
+    meaning: str
+    example: str
+
+
+def run(name: str, command: Command, arguments: list[str]) -> int:
+    """Run a command and return its exit code; print one sentence about a mistake of the user."""
+    try:
+        for argument in arguments:
+            require_text(argument)
+        return command.run(arguments)
+    except (ValueError, OSError) as error:
+        sentence = _sentence(error)
+        if sentence is None:  # a mistake of ours
+            raise
+        print(f"elmo {name}: {_LONG_WORD.sub(lambda word: word[1] + '…', sentence)}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print(f"elmo {name}: interrupted; run the same command again to go on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _sentence(error: Exception) -> str | None:
+    """Return what to print of an error that the user can fix, None for any other."""
+    if type(error).__module__.split(".")[0] in ("pipeline", "data_prep"):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in _PATH_FAULTS and isinstance(error.filename, str | bytes):
+        return f"{os.fsdecode(error.filename)}: {error.strerror}; give a path that can be used, or change what is there"
+    return None
+
+
+def show(text: str) -> None:
+    """Print help; a reader that leaves early (`| head`) ends the command without a traceback."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    print(text)
+
+
+def overview(commands: Mapping[str, Command]) -> str:
+    lines = ["Pretrain, evaluate and use ELMo's bidirectional language model.", "",
+             "elmo COMMAND [CONFIG.yaml ...] [key=value ...]      elmo COMMAND -h lists every key", ""]  # fmt: skip
+    lines += [f"  {name:10}{command.meaning}" for name, command in commands.items()]
+    return "\n".join(lines)
+
+
+def describe(name: str, command: Command) -> str:
+    lines = [f"elmo {name}: {command.meaning}", "", f"  {command.example}", ""]
+    if is_dataclass(command.schema):
+        lines += [_KEYS, "", *_help_lines(command.schema)]
+    return "\n".join(lines)
+
+
+class Key(NamedTuple):
+    """An option as a user types it: `name` is dotted, `type` and `default` are written as in YAML."""
+
+    name: str
+    type: str
+    default: str
+    meaning: str
+
+
+def keys(schema: type[Any], prefix: str = "") -> list[Key]:
+    """Return every option of a schema, sections included, in the order of the code."""
+    found: list[Key] = []
+    hints = get_type_hints(schema)
+    for field in fields(schema):
+        name = f"{prefix}{field.name}"
+        if is_dataclass(hints[field.name]):
+            found += keys(hints[field.name], f"{name}.")
+        else:
+            factory = field.default_factory
+            default = field.default if field.default is not MISSING else factory() if factory is not MISSING else None
+            found.append(Key(name, _type(hints[field.name]), _yaml(default), field.metadata["meaning"]))
+    return found
+
+
+def _help_lines(schema: type[Any]) -> list[str]:
+    """One line for each option; an empty line before each section."""
+    lines: list[str] = []
+    section = ""
+    for key in keys(schema):
+        of_key = key.name.rpartition(".")[0]
+        if of_key != section:
+            lines.append("")
+            section = of_key
+        lines.append(f"  {f'{key.name}={key.default}':44} {key.type:13} {key.meaning}")
+    return lines
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value)
+
+
+def _type(hint: Any) -> str:
+    options = [a for a in get_args(hint) if a is not type(None)] if type(None) in get_args(hint) else []
+    return f"{_type(options[0])}|null" if options else getattr(hint, "__name__", str(hint)).replace("builtins.", "")

@@ -1,0 +1,194 @@
+"""A config object out of defaults, YAML files and key=value arguments.
+
+structured defaults -> YAML files -> arguments -> validated once; the rest of the code sees plain dataclasses. All
+values are data: `${...}` is text, and never stands for another option or a variable of the environment.
+"""
+
+import contextlib
+import math
+import os
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from types import NoneType
+from typing import Any, TypeVar, cast, get_args, get_type_hints
+
+from pipeline.config.schema import ConfigError, to_dict
+
+T = TypeVar("T")
+_SHOWN_CHARACTERS = 300
+_MAX_INTEGER = (1 << 63) - 1
+
+
+def load(schema: type[T], arguments: list[str], under: dict[str, Any] | None = None) -> T:
+    """Merge defaults, YAML files and key=value arguments, in this order, into a validated `schema` object.
+
+    under: values that stand in for defaults.
+    Raises ConfigError for unknown keys, wrong types, missing files and values out of range.
+    """
+    files, pairs = _split_arguments(arguments)
+    return _build(schema, [under or {}, *map(_read_yaml, files), *_read_pairs(schema, pairs)])
+
+
+def from_dict(schema: type[T], values: dict[str, Any]) -> T:
+    """Return the `schema` object that `to_dict` made `values` of. Raises ConfigError as `load` does."""
+    return _build(schema, [values])
+
+
+def to_yaml(config: Any) -> str:
+    """Return the YAML file that `load` reads as `config`."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(_escaped(to_dict(config))), resolve=True)
+
+
+def require_text(text: str) -> str:
+    """Return `text`. Raises ConfigError if it is no Unicode text or holds NUL, which no file name may."""
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise ConfigError(f"{_short(ascii(text))} is not UTF-8 text without NUL; write it in UTF-8, or rename the file")
+    return text
+
+
+def _build(schema: type[T], parts: list[dict[str, Any]]) -> T:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        config = OmegaConf.merge(OmegaConf.structured(schema), *(OmegaConf.create(_escaped(part)) for part in parts))
+        for key, number in _numbers(OmegaConf.to_container(config, resolve=True)):
+            if not math.isfinite(number) or abs(number) > _MAX_INTEGER:
+                raise ConfigError(f"{key}={_short(str(number))} must be a finite number of at most 64 bits")
+        return cast(T, OmegaConf.to_object(config))
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_sentence(error)) from None
+    except RecursionError:
+        raise ConfigError("the config is nested too deeply; its sections hold keys, and these hold values") from None
+
+
+def _split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
+    files = [a for a in arguments if a.endswith((".yaml", ".yml")) and "=" not in a]
+    pairs = [a for a in arguments if a not in files]
+    for pair in pairs:
+        key, equals, _ = pair.partition("=")
+        if not equals or not key.replace(".", "").replace("_", "").isalnum():
+            raise ConfigError(f"{pair!r} is neither a .yaml file nor key=value; write for example data.lanes=32")
+    return files, pairs
+
+
+def _read_pairs(schema: type[Any], pairs: list[str]) -> list[dict[str, Any]]:
+    """Return the pairs as nested dicts, each value read by the type of its key.
+
+    Lists of strings may be given plainly and more than once: input=a.txt input=b.txt is input=[a.txt,b.txt].
+    """
+    parts: list[dict[str, Any]] = []
+    lists: dict[str, list[str]] = {}
+    for pair in pairs:
+        key, _, text = pair.partition("=")
+        hint = _type_of(schema, key)
+        value: Any
+        if hint == list[str]:
+            listed = _listed(text)
+            value = lists[key] = [*lists.get(key, []), text] if listed is None else listed
+        elif hint is str or str in get_args(hint):
+            value = None if NoneType in get_args(hint) and text in ("null", "~", "") else _unquoted(text)
+        else:
+            value = _parse(key, text)
+            if is_dataclass(hint) and not isinstance(value, dict):
+                raise ConfigError(f"{key}={_short(text)}: {key} is a section; give its keys, as {key}.NAME=VALUE")
+        for name in reversed(key.split(".")):
+            value = {name: value}
+        parts.append(value)
+    return parts
+
+
+def _type_of(schema: Any, key: str) -> Any:
+    for name in key.split("."):
+        schema = get_type_hints(schema).get(name) if is_dataclass(schema) else None
+    if schema is None:
+        raise ConfigError(f"there is no key {_short(key)}; `elmo COMMAND -h` lists those of a command")
+    return schema
+
+
+def _unquoted(text: str) -> str:
+    """Return what YAML reads from text in quotes, and other text as it stands.
+
+    A sentence between quotes that are words of it, as `" Yes . "`, keeps them.
+    """
+    import yaml
+
+    if re.fullmatch(r"""(["'])(\S(.*\S)?)?\1""", text, re.DOTALL):
+        with contextlib.suppress(yaml.YAMLError):
+            value = yaml.load(text, yaml.BaseLoader)
+            return value if isinstance(value, str) else text
+    return text
+
+
+def _listed(text: str) -> list[str] | None:
+    """Return the items of `[a, b]` as they are written, None if the text is no such list of strings."""
+    import yaml
+
+    if not text.startswith("["):
+        return None
+    try:
+        items = yaml.load(text, yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError):
+        return None
+    return items if isinstance(items, list) and all(isinstance(item, str) for item in items) else None
+
+
+def _parse(key: str, text: str) -> Any:
+    from omegaconf import OmegaConf
+
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)["value"]  # type: ignore
+    except Exception as error:  # PyYAML lets through whatever its constructors raise: KeyError, RecursionError, ...
+        raise ConfigError(f"{key}={_short(text)} cannot be read as YAML ({_one_sentence(error)})") from None
+
+
+def _read_yaml(file: str) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    if not os.path.isfile(file):
+        raise ConfigError(f"{file}: no such config file; see configs/ for those that come with the project")
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    except Exception as error:  # as in `_parse`
+        raise ConfigError(f"{file} is not YAML: {_one_sentence(error)}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file} holds a list, not keys with values; write for example data: {{lanes: 32}}")
+    return cast(dict[str, Any], values)
+
+
+def _escaped(value: Any) -> Any:
+    """Return a copy of plain values in which OmegaConf finds nothing to replace."""
+    if isinstance(value, dict):
+        return {_escaped(key): _escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    if isinstance(value, str):
+        text = re.sub(r"(\\*)\$\{", r"\1\1\\${", require_text(value))
+        return f"\\{text}" if re.fullmatch(r"\\*\?\?\?", text) else text  # ??? is a value that is missing
+    return value
+
+
+def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int | float]]:
+    """Yield the numbers in nested dicts and lists, each with its dotted key."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _numbers(item, f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _numbers(item, key)
+    elif isinstance(value, int | float):
+        yield key, value
+
+
+def _one_sentence(error: Exception) -> str:
+    key = getattr(error, "full_key", None)
+    text = _short(str(error).split("\n    full_key")[0] or type(error).__name__)
+    return f"{key}: {text}" if key else text
+
+
+def _short(text: str) -> str:
+    return textwrap.shorten(" ".join(text.split())[: 2 * _SHOWN_CHARACTERS], _SHOWN_CHARACTERS, placeholder=" …")

@@ -1,0 +1,297 @@
+"""Every option of a training run, with its default, unit and meaning. Defaults are the paper's.
+
+YAML files hold differences from these only; pipeline/config/load.py reads them.
+"""
+
+import os
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.dataset.locations import local_path
+
+ACCELERATORS = ("auto", "cpu", "gpu")
+ACCELERATOR_RULE = "must be auto, cpu or gpu (by CUDA: MPS has no float64, which perplexity and statistics need)"
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used: value, rule and remedy in one sentence."""
+
+
+def option(default: Any, meaning: str) -> Any:
+    """A field with the help text that `elmo COMMAND -h` prints."""
+    metadata = {"meaning": meaning}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass
+class RunConfig:
+    dir: str = option("runs/elmo", "folder of the run: checkpoints, logs, wandb files; an existing one is resumed")
+    name: str = option("", "name shown in wandb [default: WANDB_NAME, else the folder's name]")
+    seed: int = option(1, "seeds weights, order, candidates and dropout")
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**31, f"run.seed={self.seed} must be from 0 to 2147483647")
+
+
+@dataclass
+class DataConfig:
+    path: str = option("", "dataset made by `elmo prep`: a folder, or a URL of file, http, https, s3, gs or hf")
+    cache_dir: str | None = option(None, "where a node keeps what it fetches [null: ELMO_CACHE, else in ~/.cache]")
+    stage_dir: str = option("", "where each node copies the shards its lanes read, as $SLURM_TMPDIR [default: nowhere]")
+    lanes: int = option(384, "rows of the global batch, shared out over all ranks [the paper: 128 on each of 3 GPUs]")
+    window: int = option(20, "tokens of a lane in one step: truncated back-propagation through time")
+    order: str = option(
+        "shared", "one order of the text for both directions: shared; else per_direction [bilm-tf], slower a step"
+    )
+    cold_start_share: float = option(
+        0.01, "share of lanes that start each step from the zero state, as sentences do in use [the paper: 0]"
+    )
+    vocab_size: int = option(793_471, "words of the softmax, <S> </S> <UNK> included: the lexicon's most frequent")
+    vocab_min_count: int = option(3, "a word of the softmax was seen at least so often in training")
+    workers: int = option(1, "loader processes of each rank; 0 makes batches in the training process")
+
+    def __post_init__(self) -> None:
+        require(self.lanes <= 1 << 20, f"data.lanes={self.lanes} must be at most {1 << 20}")
+        for name in ("lanes", "window", "vocab_min_count"):
+            require(getattr(self, name) >= 1, f"data.{name}={getattr(self, name)} must be at least 1")
+        require(self.order in ("shared", "per_direction"), f"data.order={self.order!r} must be shared or per_direction")
+        share = self.cold_start_share
+        require(0 <= share <= 1, f"data.cold_start_share={share} must be from 0 to 1; 0.01 is one lane in a hundred")
+        require(self.vocab_size >= 4, f"data.vocab_size={self.vocab_size} must be at least 4: <S>, </S>, <UNK>, a word")
+        require(self.workers >= 0, f"data.workers={self.workers} must not be negative; use 0 for none")
+
+    @property
+    def staged_at(self) -> Path | None:
+        """stage_dir on this node; variables of the environment are the node's."""
+        return local_path(os.path.expandvars(self.stage_dir), "data.stage_dir") if self.stage_dir else None
+
+
+@dataclass
+class ModelConfig:
+    character_dim: int = option(16, "values of a character's embedding")
+    filters: list[list[int]] = option(
+        [[1, 32], [2, 32], [3, 64], [4, 128], [5, 256], [6, 512], [7, 1024]],
+        "convolutions over characters: [width in characters, number of filters] each",
+    )
+    activation: str = option("relu", "after the maximum over positions: relu or tanh")
+    max_characters: int = option(50, "ids a word is spelled in, both word bounds included; the rest is cut")
+    num_highway: int = option(2, "highway layers after the convolutions")
+    lstm_dim: int = option(4096, "cell values of an LSTM layer, in each direction")
+    projection_dim: int = option(512, "output values of a layer, in each direction")
+    num_layers: int = option(2, "LSTM layers")
+    cell_clip: float | None = option(3.0, "bound of the cell's values; null is off")
+    proj_clip: float | None = option(3.0, "bound of a layer's output; null is off")
+    skip_connections: bool = option(True, "add a layer's input to its output, from the second layer on")
+    dropout: float = option(0.1, "share of values dropped before each layer and before the softmax")
+
+    def __post_init__(self) -> None:
+        require(self.activation in ("relu", "tanh"), f"model.activation={self.activation!r} must be relu or tanh")
+        require(0 <= self.dropout < 1, f"model.dropout={self.dropout} must be in [0, 1)")
+        for name in ("character_dim", "lstm_dim", "projection_dim", "num_layers"):
+            require(getattr(self, name) >= 1, f"model.{name}={getattr(self, name)} must be at least 1")
+        require(self.num_highway >= 0, f"model.num_highway={self.num_highway} must not be negative")
+        for name in ("cell_clip", "proj_clip"):
+            clip = getattr(self, name)
+            require(clip is None or clip > 0, f"model.{name}={clip} must be positive; use null for no clip")
+        good = all(len(f) == 2 and 1 <= f[0] <= self.max_characters and f[1] >= 1 for f in self.filters)
+        require(
+            bool(self.filters) and good,
+            f"model.filters={self.filters} must be [width, number] pairs, each width from 1 to "
+            f"model.max_characters={self.max_characters}",
+        )
+        require(4 <= self.max_characters <= 4096, f"model.max_characters={self.max_characters} must be from 4 to 4096")
+
+
+@dataclass
+class SoftmaxConfig:
+    kind: str = option("sampled", "training loss: sampled, or full (exact, and as slow as the vocabulary is large)")
+    num_samples: int = option(8192, "candidate words drawn for a step")
+    candidates: str = option("shared", "one set of candidates for both directions: shared; else per_direction")
+    init: str = option(
+        "normal", "first values: normal (bilm-tf's), or unigram (words' frequencies in the biases, rows zero)"
+    )
+
+    def __post_init__(self) -> None:
+        require(self.init in ("normal", "unigram"), f"softmax.init={self.init!r} must be normal or unigram")
+        require(self.kind in ("sampled", "full"), f"softmax.kind={self.kind!r} must be sampled or full")
+        require(self.num_samples >= 1, f"softmax.num_samples={self.num_samples} must be at least 1")
+        require(
+            self.candidates in ("shared", "per_direction"),
+            f"softmax.candidates={self.candidates!r} must be shared or per_direction",
+        )
+
+
+@dataclass
+class OptimizerConfig:
+    name: str = option(
+        "adagrad",
+        "adagrad (the paper), adam (of the softmax touched rows only) or adam-adagrad (the softmax by adagrad)",
+    )
+    lr: float = option(0.2, "learning rate; adam wants about 0.001")
+    softmax_lr: float = option(0.2, "adam-adagrad: learning rate of the softmax, under the same schedule")
+    initial_accumulator: float = option(1.0, "adagrad: where the sum of squared gradients starts")
+    beta1: float = option(0.9, "adam: decay of the mean")
+    beta2: float = option(0.999, "adam: decay of the square")
+    eps: float = option(1e-8, "adam: added to the root")
+    clip_norm: float | None = option(10.0, "bound of the one norm over all gradients of loss x window; null is off")
+    schedule: str = option("constant", "learning rate over the run: constant, linear (to 0) or cosine (to 0)")
+    warmup_steps: int = option(0, "steps in which the learning rate rises from 0")
+
+    def __post_init__(self) -> None:
+        names = ("adagrad", "adam", "adam-adagrad")
+        require(self.name in names, f"optimizer.name={self.name!r} must be one of {names}")
+        for name in ("lr", "softmax_lr"):
+            require(getattr(self, name) > 0, f"optimizer.{name}={getattr(self, name)} must be positive")
+        schedules = ("constant", "linear", "cosine")
+        require(self.schedule in schedules, f"optimizer.schedule={self.schedule!r} must be one of {schedules}")
+        require(
+            self.clip_norm is None or self.clip_norm > 0,
+            f"optimizer.clip_norm={self.clip_norm} must be positive; use null for no clip",
+        )
+        require(self.warmup_steps >= 0, f"optimizer.warmup_steps={self.warmup_steps} must not be negative")
+        require(self.initial_accumulator > 0, "optimizer.initial_accumulator must be positive: it is divided by")
+
+
+@dataclass
+class TrainConfig:
+    epochs: float = option(10.0, "passes over the training split; may be a fraction")
+    max_steps: int | None = option(None, "end after so many steps, if that is sooner")
+    lanes_at_once: int | None = option(
+        None, "lanes a rank computes at once, to save memory: it accumulates gradients over the rest [null: all]"
+    )
+    precision: str = option(
+        "32-true", "32-true, or bf16-mixed (float32 weights, cell state and statistics), for processors that have it"
+    )
+    exchange: str = option("auto", "ranks exchange gradients in float32 or bfloat16; auto: bfloat16 under bf16-mixed")
+    accelerator: str = option("auto", "auto, cpu or gpu")
+    devices: int = option(1, "processes on each node: one for each GPU")
+    nodes: int = option(1, "nodes")
+    threads: int | None = option(None, "CPU threads of each process [null: cores shared out]")
+    log_every_steps: int = option(50, "steps between logged metrics")
+    norms_every_steps: int | None = option(
+        None, "steps between norms of gradients, weights and updates by group, and histograms of gates [null: never]"
+    )
+    validate_every_steps: int = option(5000, "steps between validations by full softmax on the held-out split")
+    validate_tokens: int | None = option(None, "score about so many held-out tokens each way [null: all]")
+    patience: int | None = option(
+        None, "end after so many validations in a row without a better one, each best one saved [null: never]"
+    )
+    hang_seconds: float | None = option(1800.0, "a process ends, its stacks dumped, if no step does [null: never]")
+    start_seconds: float | None = option(3600.0, "as train.hang_seconds, until the first step has ended")
+    max_bad_steps: int = option(20, "stop after so many steps in a row with a loss or gradient that is not finite")
+
+    def __post_init__(self) -> None:
+        require(self.epochs > 0, f"train.epochs={self.epochs} must be positive")
+        require(
+            self.precision in ("32-true", "bf16-mixed"),
+            f"train.precision={self.precision!r} must be 32-true or bf16-mixed",
+        )
+        names = ("devices", "nodes", "log_every_steps", "validate_every_steps", "max_bad_steps")
+        optional = ("max_steps", "lanes_at_once", "threads", "norms_every_steps", "validate_tokens", "patience")
+        for name in names + tuple(n for n in optional if getattr(self, n) is not None):
+            require(getattr(self, name) >= 1, f"train.{name}={getattr(self, name)} must be at least 1")
+        exchanges = ("auto", "float32", "bfloat16")
+        require(self.exchange in exchanges, f"train.exchange={self.exchange!r} must be one of {exchanges}")
+        require(self.accelerator in ACCELERATORS, f"train.accelerator={self.accelerator!r} {ACCELERATOR_RULE}")
+
+    @property
+    def exchanges_bfloat16(self) -> bool:
+        return self.exchange == "bfloat16" or (self.exchange == "auto" and self.precision == "bf16-mixed")
+
+
+@dataclass
+class CheckpointConfig:
+    every_steps: int = option(1000, "steps between checkpoints; the last step of a run is always saved")
+    keep_last: int = option(2, "newest checkpoints kept, besides the best by held-out perplexity; at least 2")
+
+    def __post_init__(self) -> None:
+        require(self.every_steps >= 1, f"checkpoint.every_steps={self.every_steps} must be at least 1")
+        require(
+            self.keep_last >= 2,
+            f"checkpoint.keep_last={self.keep_last} must be at least 2, so that one is left if the newest is damaged",
+        )
+
+
+@dataclass
+class EvaluateConfig:
+    lanes: int = option(32, "held-out text is cut into so many lanes, each started cold; 1 = strict reading order")
+    lanes_at_once: int = option(32, "lanes computed together: memory and speed, never the result")
+    window: int = option(64, "tokens of a lane computed together: memory and speed, never the result")
+
+    def __post_init__(self) -> None:
+        for name in ("lanes", "lanes_at_once", "window"):
+            require(getattr(self, name) >= 1, f"evaluate.{name}={getattr(self, name)} must be at least 1")
+
+
+@dataclass
+class WandbConfig:
+    mode: str = option("auto", "online, offline or disabled; auto: WANDB_MODE, else online with a key, else offline")
+    project: str | None = option(None, "wandb project [null: WANDB_PROJECT, else elmo]")
+    entity: str | None = option(None, "wandb user or team [null: WANDB_ENTITY, else your own]")
+    group: str | None = option(None, "wandb group [null: WANDB_RUN_GROUP, else name and id of the run]")
+    tags: list[str] = option([], "wandb tags [empty: WANDB_TAGS]")
+    notes: str | None = option(None, "wandb notes [null: WANDB_NOTES]")
+    log_artifacts: bool = option(False, "note dataset and checkpoints as artifacts: where they lie, not their bytes")
+
+    def __post_init__(self) -> None:
+        modes = ("auto", "online", "offline", "disabled")
+        require(self.mode in modes, f"wandb.mode={self.mode!r} must be one of {modes}")
+
+
+def _sizes(lanes: int, devices: int) -> str:
+    """Numbers of nodes, or else of ranks, over which the lanes divide; the largest few."""
+    nodes = [str(n) for n in range(1, lanes // devices + 1) if lanes % (n * devices) == 0][-8:]
+    ranks = [str(n) for n in range(1, lanes + 1) if lanes % n == 0][-8:]
+    return f"{' or '.join(nodes)} nodes of {devices}" if nodes and devices > 1 else f"{' or '.join(ranks)} ranks"
+
+
+@dataclass
+class PretrainConfig:
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    softmax: SoftmaxConfig = field(default_factory=SoftmaxConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    def __post_init__(self) -> None:
+        ranks = self.train.devices * self.train.nodes
+        require(
+            self.data.lanes % ranks == 0,
+            f"data.lanes={self.data.lanes} does not divide over {ranks} ranks ({self.train.nodes} nodes x "
+            f"{self.train.devices}); use {_sizes(self.data.lanes, self.train.devices)}, or use a multiple of "
+            f"{ranks} lanes, which is another run",
+        )
+        share, at_once = self.data.lanes // ranks, self.train.lanes_at_once
+        require(
+            at_once is None or share % at_once == 0,
+            f"train.lanes_at_once={at_once} does not divide the {share} lanes of a rank; use a divisor of {share}",
+        )
+
+    @property
+    def lane_groups(self) -> int:
+        """Groups of lanes that a rank computes one after the other in a step (gradient accumulation)."""
+        share = self.data.lanes // (self.train.devices * self.train.nodes)
+        return share // (self.train.lanes_at_once or share)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain dicts, lists and scalars: what a checkpoint and wandb hold."""
+    return {f.name: _plain(getattr(config, f.name)) for f in fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return to_dict(value)
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

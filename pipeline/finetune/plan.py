@@ -1,0 +1,190 @@
+"""`elmo finetune`: a trained biLM goes on learning, on the text of a domain (Peters et al. 2018, section 3.4).
+
+It is a run like a pretraining (pipeline/train/run.py) with another plan: which words it predicts, where its weights
+begin, which lanes read what. Its first checkpoint is of step 0, so that from then on it needs its source no more.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_prep.dataset.locations import local_path
+from data_prep.dataset.shards import Dataset
+from pipeline.apply.load import Trained, load_trained
+from pipeline.config.finetune import FinetuneConfig, FinetuneSection, in_full
+from pipeline.config.load import load
+from pipeline.config.schema import ConfigError, DataConfig, SoftmaxConfig, require, to_dict
+from pipeline.data.datamodule import choose_vocabulary
+from pipeline.data.lanes import TrainLanes
+from pipeline.data.mixture import general_lanes
+from pipeline.data.vocabulary import Text, counts_of, extended, rows_in, shares_of, tensors_of
+from pipeline.data.windows import Vocabulary, vocabulary_map
+from pipeline.finetune.report import BeforeAfter
+from pipeline.finetune.softmax_transfer import carry_rows, estimate_rows
+from pipeline.model.bilm import BiLM
+from pipeline.train.outcome import Outcome
+from pipeline.train.plan import Corpus, Plan, checkpoints_of, open_training_data
+from pipeline.train.run import open_tracker, run
+from pipeline.train.run_dir.lock import run_identity
+from pipeline.train.step.freeze import Freeze
+from pipeline.train.trainer import global_rank
+
+_Read = tuple[Dataset, TrainLanes]
+_WARMUP_SHARE = 0.1  # of all steps, for a softmax that begins anew
+
+
+def read_config(arguments: list[str]) -> tuple[FinetuneConfig, Trained, bool]:
+    """The options, what the run goes on from, and whether that is a checkpoint of its own.
+
+    The model is the source's; so are the options of the softmax and the share of cold starts, unless they are given.
+    Raises ConfigError.
+    """
+    arguments = in_full(arguments)
+    given = load(FinetuneConfig, arguments)
+    require(bool(given.finetune.source), "from= is missing: give a checkpoint, a run's folder or a model to start from")
+    require(bool(given.data.path), "data= is missing: give the domain's dataset, made by `elmo prep`")
+    own = _newest(given)
+    trained = own or load_trained(given.finetune.source)
+    under: dict[str, Any] = {"model": to_dict(trained.bilm.config)}
+    if trained.has_config:
+        under["softmax"] = to_dict(trained.section("softmax", SoftmaxConfig))
+        under["data"] = {"cold_start_share": trained.section("data", DataConfig).cold_start_share}
+    if own is not None and "finetune" in (own.settings or {}):
+        under["finetune"] = {"warmup_steps": own.section("finetune", FinetuneSection).warmup_steps}
+    config = load(FinetuneConfig, arguments, under)
+    here, there = to_dict(config.model), under["model"]
+    changed = [f"model.{key}={here[key]}" for key in here if key != "dropout" and here[key] != there[key]]
+    require(
+        not changed,
+        f"{', '.join(changed)} cannot be: the model is that of from={given.finetune.source}, of which only "
+        "model.dropout may change; leave it out",
+    )
+    return config, trained, own is not None
+
+
+def _newest(config: FinetuneConfig) -> Trained | None:
+    """The run's own newest checkpoint that can be read, if it has begun."""
+    checkpoints = checkpoints_of(config)
+    for record in reversed(checkpoints.glance()[0]):
+        try:
+            return load_trained(str(checkpoints.path(record)))
+        except ConfigError:  # `run` will tell of it
+            continue
+    return None
+
+
+def finetune(plan: Plan, report: BeforeAfter) -> Outcome:
+    """Run the fine-tuning; once it is over, print what it brought and add the figures to its run in wandb."""
+    outcome = run(plan)
+    if outcome.is_rank_zero and not outcome.stopped:
+        if figures := report.score_result():
+            tracker = open_tracker(plan, {})
+            tracker.summary(figures)
+            tracker.finish()
+        print(f"\n{report}\n", flush=True)
+    return outcome
+
+
+def plan_finetuning(config: FinetuneConfig, trained: Trained, is_begun: bool) -> tuple[Plan, BeforeAfter]:
+    """Return the plan and its report. trained: the source; or, where the run has begun, a checkpoint of its own."""
+    domain, general, texts = _text(config)
+    require(
+        config.train.patience is None or "heldout" in domain[0].splits,
+        f"train.patience={config.train.patience} needs held-out text, which {config.data.path} has not; prepare it "
+        "with heldout=, or set train.patience=null",
+    )
+    total_steps = domain[1].steps(config.train.epochs, config.train.max_steps)
+    if config.finetune.warmup_steps is None:  # decided once: a checkpoint keeps it
+        config.finetune.warmup_steps = 0 if trained.bilm.has_softmax else round(_WARMUP_SHARE * total_steps)
+    words = trained.words if is_begun else choose_words(config, trained, domain[0], texts)
+    counts = counts_of(words, texts)
+    corpora = [Corpus(d, Vocabulary(len(words), vocabulary_map(d.lexicon, words)), n) for d, n in (domain, *general)]
+    checkpoints, rank = checkpoints_of(config), global_rank(config.train)
+    run_dir = local_path(config.run.dir, "run.dir")
+    source = [] if is_begun else [trained]  # let go once it was used: it may be as large as the model
+    report = BeforeAfter(config, run_dir, checkpoints, domain[0], None if is_begun or rank else trained)
+
+    def start(bilm: BiLM) -> None:
+        if rank == 0:
+            report.score_source(source[0])
+        begin(bilm, source.pop(), words, counts, config)
+
+    plan = Plan(
+        config, run_dir, rank, corpora[0], len(words),
+        lambda: tensors_of(words, np.rint(counts)), total_steps,
+        run_identity(config, domain[0], len(words)) | _identity(config, general), checkpoints, "finetune",
+        corpora[1] if general else None,
+        Freeze.checked(config.finetune.freeze, config.finetune.warmup_steps, config.model.num_layers),
+        start, report.group, _notes(config, None if is_begun else trained, words, general),
+    )  # fmt: skip
+    return plan, report
+
+
+def _text(config: FinetuneConfig) -> tuple[_Read, list[_Read], list[Text]]:
+    """The domain and its lanes; the same of general text, if any is mixed in; and both as words are counted in them."""
+    dataset, lanes, window = open_training_data(config.data, config.data.path), config.data.lanes, config.data.window
+    if not config.finetune.mix:
+        of_domain = TrainLanes(dataset.splits["train"].num_tokens, lanes, window)
+        return (dataset, of_domain), [], [Text(dataset.lexicon)]
+    general = open_training_data(config.data, config.finetune.mix)
+    mixed = general_lanes(lanes, config.finetune.mix_share)
+    of_domain = TrainLanes(dataset.splits["train"].num_tokens, lanes - mixed, window)
+    of_general = TrainLanes(general.splits["train"].num_tokens, mixed, window)
+    weight = mixed * of_domain.lane_tokens / of_general.num_tokens  # how much of it an epoch of the domain reads
+    return (dataset, of_domain), [(general, of_general)], [Text(dataset.lexicon), Text(general.lexicon, weight)]
+
+
+def choose_words(config: FinetuneConfig, trained: Trained, dataset: Dataset, texts: list[Text]) -> list[str]:
+    """The words to be predicted, in the order of the softmax's rows: where they change, by how often texts hold them.
+
+    Words of a domain are those that data.vocab_size and data.vocab_min_count choose of its lexicon.
+    """
+    kind, has_softmax = config.finetune.vocabulary, trained.bilm.has_softmax
+    require(
+        has_softmax or kind in ("auto", "new"),
+        f"finetune.vocabulary={kind} needs a softmax, which from={config.finetune.source} has not; use new",
+    )
+    if has_softmax and kind in ("auto", "keep"):
+        return trained.words
+    of_domain = dataset.lexicon.words(0, choose_vocabulary(dataset, config.data))
+    return extended(trained.words if kind == "extend" else of_domain, of_domain, texts)
+
+
+def begin(bilm: BiLM, trained: Trained, words: list[str], counts: np.ndarray, config: FinetuneConfig) -> None:
+    """The biLM has the source's weights, and a softmax over `words`."""
+    source = trained.bilm
+    state = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith("softmax.")}
+    missing, _ = bilm.load_state_dict(state, strict=False)
+    assert set(missing) == {"softmax.weight", "softmax.bias"}
+    shares = shares_of(counts)
+    if not source.has_softmax:
+        bilm.softmax.start_as_unigrams(torch.from_numpy(shares))
+        return
+    rows = rows_in(words, trained.words)
+    carry_rows(bilm.softmax, source.softmax, rows)
+    source_counts = trained.counts if len(trained.counts) else np.zeros(len(trained.words))
+    source_shares = np.where(rows >= 0, source_counts[rows] / max(1, source_counts.sum()), 0.0)
+    encoder = source.encoder if config.finetune.new_rows == "encoder" else None
+    estimate_rows(bilm.softmax, rows, words, shares, source_shares, encoder, config.model.max_characters)
+
+
+def _identity(config: FinetuneConfig, general: list[_Read]) -> dict[str, Any]:
+    """What makes a fine-tuning this one, besides what makes a run."""
+    return {
+        "finetune.source": config.finetune.source,
+        "finetune.vocabulary": config.finetune.vocabulary,
+        "finetune.new_rows": config.finetune.new_rows,
+        "finetune.mix": general[0][0].fingerprint if general else None,
+        "finetune.mix_share": config.finetune.mix_share if general else None,
+    }
+
+
+def _notes(config: FinetuneConfig, source: Trained | None, words: list[str], general: list[_Read]) -> list[str]:
+    notes = []
+    if source is not None:
+        known = len(set(words) & set(source.words)) if source.bilm.has_softmax else 0
+        notes.append(f"from     {source.path}; {known:,} words have a row there, {len(words) - known:,} have not")
+    if general:
+        notes.append(f"mixed    {general[0][1].num_lanes} of {config.data.lanes} lanes read {config.finetune.mix}")
+    return notes

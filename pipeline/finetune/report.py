@@ -1,0 +1,281 @@
+"""What a fine-tuning brought and what it cost: held-out perplexity before and after, on the domain and in general.
+
+The paper's table (Peters et al. 2018, appendix) for one's own domain, kept in RUN_DIR/finetune.json. Perplexities over
+different vocabularies do not compare, as one with more <UNK> has less to predict; bits a character do (spelling.py).
+"""
+
+import contextlib
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Predicate
+from typing_extensions import NotRequired, TypedDict
+
+from data_prep.dataset.files import write_json
+from data_prep.dataset.index import INDEX
+from data_prep.dataset.open import open_dataset
+from data_prep.dataset.shards import Dataset
+from data_prep.dataset.typed_json import Count
+from pipeline.apply.evaluate import vocabulary_of
+from pipeline.apply.load import Trained, lineage, load_trained
+from pipeline.config.finetune import FinetuneConfig, FinetuneSection
+from pipeline.config.schema import DataConfig, EvaluateConfig, RunConfig, WandbConfig
+from pipeline.data.bits_per_character import spelling_of
+from pipeline.data.datamodule import evaluation_windows
+from pipeline.data.windows import BatchMaker
+from pipeline.model.backend.choose_device import choose_device
+from pipeline.train.run_dir.checkpoint import CheckpointFolder
+from pipeline.train.run_dir.records import read_facts
+from pipeline.train.run_dir.tracking import family, read_metrics
+from pipeline.train.validate import held_out_perplexity
+
+RECORD = "finetune.json"
+DOMAIN, GENERAL = "domain", "general"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of a model on a held-out text. tokens: scored each way. unknown: of `words`, how many its vocabulary lacks."""
+
+    forward: float
+    backward: float
+    both: float
+    bits_a_character: float
+    tokens: int
+    words: int
+    unknown: int
+
+
+class Row(TypedDict):
+    """`Figures` as they are recorded; None: not finite."""
+
+    forward: float | None
+    backward: float | None
+    both: float | None
+    bits_a_character: float | None
+    tokens: Count
+    words: Count
+    unknown: Count
+
+
+class Source(TypedDict):
+    """Where the weights come from. pretrained_on: what they learned from before, oldest first."""
+
+    given: str
+    path: str
+    step: Count
+    pretrained_on: NotRequired[list[dict[str, Any]]]
+
+
+class After(TypedDict):
+    """Figures of the best checkpoint. last_step: of the newest one then."""
+
+    domain: NotRequired[Row]
+    general: NotRequired[Row]
+    step: Count
+    last_step: Count
+
+
+class Before(TypedDict, total=False):
+    domain: Row
+    general: Row
+
+
+class AtStart(TypedDict, total=False):
+    """The part of finetune.json that is written before the first step; all of it or nothing."""
+
+    source: Source
+    group: str | None
+    general: str
+    words_before: Count
+    before: Before | None
+
+
+class AtEnd(TypedDict, total=False):
+    """The part of finetune.json that is written at the end, `after` with all the others."""
+
+    words_after: Count
+    is_comparable: bool
+    start: float | None
+    after: After
+
+
+class Recorded(AtStart, AtEnd, total=False):
+    """finetune.json."""
+
+
+def _is_whole(record: Recorded) -> bool:
+    at_start, at_end = AtStart.__annotations__.keys(), AtEnd.__annotations__.keys()
+    return record.keys() & at_start in (set(), at_start) and ("after" not in record or record.keys() >= at_end)
+
+
+_SCHEMA = Annotated[Recorded, Predicate(_is_whole)]
+
+
+def score(trained: Trained, dataset: Dataset, config: EvaluateConfig, device: torch.device) -> Figures:
+    """Score the whole held-out split by full softmax."""
+    split = dataset.splits["heldout"]
+    vocabulary = vocabulary_of(trained, dataset)
+    maker = BatchMaker(dataset.lexicon, vocabulary, trained.bilm.config.max_characters)
+    windows = evaluation_windows(split, maker, config)
+    found = held_out_perplexity(trained.bilm, windows, config, device)
+    spelling = spelling_of(split, dataset.lexicon, vocabulary)
+    bits = spelling.bits_a_character(math.log(found.both) * found.tokens)
+    return Figures(
+        found.forward, found.backward, found.both, bits, found.tokens, spelling.words, spelling.unknown
+    )  # fmt: skip
+
+
+class BeforeAfter:
+    """The report of a fine-tuning, on rank 0. source: where its weights come from, None once it has begun."""
+
+    def __init__(
+        self, config: FinetuneConfig, run_dir: Path, checkpoints: CheckpointFolder, domain: Dataset,
+        source: Trained | None,
+    ) -> None:  # fmt: skip
+        self._config, self._checkpoints = config, checkpoints
+        self._path, self._run_dir = run_dir / RECORD, run_dir
+        self._record = read_facts(self._path, _SCHEMA)
+        self._is_damaged = not self._record and self._path.exists()
+        self._texts = {DOMAIN: domain} if _has_heldout(domain) else {}
+        general = self._general(source)
+        if general is not None and general.fingerprint != domain.fingerprint and _has_heldout(general):
+            self._texts[GENERAL] = general
+        self._device = torch.device(choose_device(config.train.accelerator))
+        # The pretraining's group in wandb, so that all that came of it is found together.
+        self.group: str | None = self._record.get("group") or (None if source is None else _group_of(source))
+
+    def _general(self, source: Trained | None) -> Dataset | None:
+        given = self._config.finetune.general or self._config.finetune.mix
+        if given:
+            return open_dataset(given, self._config.data.cache_dir)
+        known = self._record.get("general") or (_text_of(source) if source is not None else "")
+        return open_dataset(known) if known and (Path(known) / INDEX).is_file() else None
+
+    def score_source(self, source: Trained) -> None:
+        """Record how the source does on both texts. A run that resumes from a checkpoint has done so before."""
+        before = None
+        if source.bilm.has_softmax:
+            source.bilm.to(self._device)
+            before = {name: self._score(source, text) for name, text in self._texts.items()}
+            source.bilm.to("cpu")
+        self._write({
+            "source": {
+                "given": self._config.finetune.source, "path": str(source.path), "step": source.step,
+                "pretrained_on": lineage(source),
+            },
+            "group": self.group, "general": self._texts[GENERAL].location if GENERAL in self._texts else "",
+            "words_before": len(source.words) if source.bilm.has_softmax else 0, "before": before,
+        })  # fmt: skip
+
+    def score_result(self) -> dict[str, float]:
+        """Record how the best checkpoint does on both texts; return the new figures by name, none if they are known."""
+        whole, _ = self._checkpoints.glance()
+        if not whole or self._record.get("after", {}).get("last_step") == whole[-1].step:
+            return {}
+        best = self._checkpoints.best()
+        if best is None:
+            return {}
+        trained = load_trained(str(self._checkpoints.path(best)), self._device)
+        self._write({
+            "words_after": len(trained.words), "is_comparable": self._config.finetune.vocabulary in ("auto", "keep"),
+            "start": read_metrics(self._run_dir).get(0, {}).get("val/perplexity"),
+            "after": {name: self._score(trained, text) for name, text in self._texts.items()}
+            | {"step": best.step, "last_step": whole[-1].step},
+        })  # fmt: skip
+        return _summary(self._record)
+
+    def __str__(self) -> str:
+        return table(self._record) if "after" in self._record else "no checkpoint could be saved: no table"
+
+    def _score(self, trained: Trained, text: Dataset) -> dict[str, Any]:
+        figures = asdict(score(trained, text, self._config.evaluate, self._device))
+        return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+
+    def _write(self, values: dict[str, Any]) -> None:
+        self._record |= values
+        if self._is_damaged:
+            self._path.replace(self._path.with_name(f"damaged-{RECORD}"))
+            self._is_damaged = False
+        write_json(self._path, self._record)
+
+
+def _has_heldout(dataset: Dataset) -> bool:
+    return "heldout" in dataset.splits and dataset.splits["heldout"].num_tokens > 0
+
+
+def _text_of(source: Trained) -> str:
+    """Where the general text lies that a source was trained on, as far as its settings tell."""
+    if "finetune" in (source.settings or {}):
+        finetune = source.section("finetune", FinetuneSection)
+        return finetune.general or finetune.mix
+    return source.section("data", DataConfig).path
+
+
+def _group_of(source: Trained) -> str | None:
+    run_dir = source.path.absolute().parent.parent
+    if source.path.suffix != ".ckpt" or not (run_dir / "run.json").is_file():
+        return None
+    earlier = read_facts(run_dir / RECORD, _SCHEMA).get("group")  # of a source that was fine-tuned itself
+    with contextlib.suppress(OSError):  # the folder may be another's
+        group, name = source.section("wandb", WandbConfig).group, source.section("run", RunConfig).name
+        return earlier or group or family(run_dir, name or None)
+    return None
+
+
+def table(record: dict[str, Any]) -> str:
+    """The record for people."""
+    after, before = record["after"], record.get("before") or {}
+    source = record["source"]["path"] if "source" in record else "not known"
+    head = f"Held-out text before -> after fine-tuning ({source} -> step {after['step']:,}, the best)"
+    columns = ("perplexity forward", "backward", "both", "bits a character", "unknown words")
+    lines = [head, "", f"{'':8}" + "".join(f"{name:>22}" for name in columns)]
+    for name in (DOMAIN, GENERAL):
+        if name in after:
+            cells = [_cell(before.get(name), after[name], key) for key in ("forward", "backward", "both")]
+            cells.append(_cell(before.get(name), after[name], "bits_a_character", 3))
+            cells.append(_unknown(before.get(name), after[name]))
+            lines.append(f"{name:8}" + "".join(f"{cell:>22}" for cell in cells))
+    return "\n".join([*lines, *_remarks(record)])
+
+
+def _remarks(record: dict[str, Any]) -> list[str]:
+    remarks = [""]
+    if "before" not in record:
+        remarks.append(f"Perplexity before is not known: {RECORD} was lost or damaged when the run was resumed.")
+    elif record["before"] is None:
+        remarks.append("The source had no softmax: there is no perplexity before.")
+    elif not record["is_comparable"]:
+        remarks += [
+            f"These perplexities do NOT compare: before over {record['words_before']:,} words, after over "
+            f"{record['words_after']:,}.",
+            "Bits a character do: unknown words are spelled out in them, the same way before and after.",
+        ]
+    if record.get("start") is not None and (record.get("before") is None or not record["is_comparable"]):
+        remarks.append(f"With the new words, before the first step: domain perplexity {record['start']:.1f}.")
+    if GENERAL not in record["after"]:
+        remarks.append("No general held-out text is known: name one with general=DIR to see what is forgotten.")
+    if DOMAIN not in record["after"]:
+        remarks.append("The domain has no held-out text: prepare it with heldout= to see what is gained.")
+    return remarks if len(remarks) > 1 else []
+
+
+def _cell(before: dict[str, Any] | None, after: dict[str, Any], key: str, digits: int = 1) -> str:
+    shown = ["-" if row is None or row[key] is None else f"{row[key]:,.{digits}f}" for row in (before, after)]
+    return " -> ".join(shown)
+
+
+def _unknown(before: dict[str, Any] | None, after: dict[str, Any]) -> str:
+    return f"{'-' if before is None else format(before['unknown'], ',')} -> {after['unknown']:,}"
+
+
+def _summary(record: dict[str, Any]) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    for when in ("before", "after"):
+        for name in (DOMAIN, GENERAL):
+            row = (record.get(when) or {}).get(name, {})
+            figures |= {f"finetune/{name}/{key}_{when}": value for key, value in row.items() if value is not None}
+    return figures

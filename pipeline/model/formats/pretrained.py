@@ -1,0 +1,264 @@
+"""A trained biLM as a folder to keep and to share: weights, softmax and vocabulary where known, and their story.
+
+A folder counts once config.json, which is written last, holds the size and sha256 of every other file.
+What each file holds: docs/reference/formats.md.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_prep.dataset.files import atomic_path, map_npy, sha256_of, sync_folder, write_bytes, write_json, write_npy
+from data_prep.dataset.lexicon import SPECIALS
+from data_prep.dataset.locations import local_path
+from pipeline.config.schema import ConfigError, ModelConfig, require, to_dict
+from pipeline.model.bilm import BiLM, num_parameters
+from pipeline.model.formats.folder_config import (
+    CARD,
+    CONFIG,
+    COUNTS,
+    FORMAT,
+    FORMAT_VERSION,
+    MODEL,
+    SOFTMAX,
+    VOCABULARY,
+    FileRecord,
+    FolderConfig,
+    known_facts,
+    model_config,
+    model_sha256,
+    read_folder_config,
+)  # fmt: skip
+from pipeline.model.formats.hub import HubId, fetch, model_card, upload
+from pipeline.model.formats.weight_checks import as_float32, check_finite, check_shapes, parameter_shapes
+from pipeline.version import __version__
+
+_SOFTMAX_PREFIX = "softmax."
+_FLOATS = ("F32", "F16", "BF16", "F64")  # as safetensors names them
+
+
+@dataclass
+class Pretrained:
+    """words (V): target vocabulary, <S> </S> <UNK> first; counts (V,) int64 of it in training; None where unknown.
+
+    facts: where the weights come from. training: the settings of the run that made them, None where unknown.
+    """
+
+    path: Path
+    bilm: BiLM
+    words: list[str] | None
+    counts: np.ndarray | None
+    facts: dict[str, Any]
+    training: dict[str, Any] | None
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.bilm.config
+
+
+def save_pretrained(
+    folder: str | Path, bilm: BiLM, *, words: list[str] | None = None, counts: np.ndarray | None = None,
+    facts: dict[str, Any] | None = None, training: dict[str, Any] | None = None, overwrite: bool = False, hub: str = "",
+) -> list[Path]:  # fmt: skip
+    """`folder` holds the model, in float32; returns its files. A crash leaves a folder that does not load.
+
+    hub: the name on the hub that the model card's example shall have. Raises ConfigError where the folder holds
+    something else, or another model and not overwrite, and for weights that are not finite.
+    """
+    folder = local_path(folder)
+    _check_vocabulary(bilm, words, counts)
+    state = {name: tensor.detach().float().cpu().contiguous() for name, tensor in bilm.state_dict().items()}
+    check_finite(state, "this model")
+    claim_folder(folder, (CONFIG, MODEL, SOFTMAX, VOCABULARY, COUNTS, CARD), marker=CONFIG, overwrite=overwrite)
+    softmax = {name: tensor for name, tensor in state.items() if name.startswith(_SOFTMAX_PREFIX)}
+    names = [MODEL]
+    _write_tensors(folder / MODEL, {n: t for n, t in state.items() if n not in softmax})
+    if softmax:
+        names.append(SOFTMAX)
+        _write_tensors(folder / SOFTMAX, softmax)
+    if words is not None:
+        names.append(VOCABULARY)
+        write_bytes(folder / VOCABULARY, "".join(f"{word}\n" for word in words).encode())
+    if counts is not None:
+        names.append(COUNTS)
+        write_npy(folder / COUNTS, np.asarray(counts, np.int64))
+    card = model_card(bilm.config, num_parameters(bilm), None if words is None else len(words), facts or {}, hub)
+    write_bytes(folder / CARD, card.encode())
+    model = to_dict(bilm.config)
+    described = {
+        "format": FORMAT, "format_version": FORMAT_VERSION, "version": __version__,
+        "model": model, "model_sha256": model_sha256(model),
+        "vocabulary_size": None if words is None else len(words), "facts": facts or {}, "training": training,
+        "files": {n: {"bytes": (folder / n).stat().st_size, "sha256": sha256_of(folder / n)} for n in names},
+    }  # fmt: skip
+    write_json(folder / CONFIG, described)
+    return [folder / name for name in [*names, CARD, CONFIG]]
+
+
+def load_pretrained(location: str | Path, *, softmax: bool = True, device: torch.device | str = "cpu") -> Pretrained:
+    """The model in a folder, or on the hub as ORG/NAME or ORG/NAME@REVISION (extra `hub`); ready to use, frozen.
+
+    softmax: read it where there is one; without, a gigabyte may stay unread. Raises ConfigError.
+    """
+    folder = _locate(str(location), softmax)
+    described = read_folder_config(folder)
+    config = model_config(folder, described.model)
+    softmax = softmax and SOFTMAX in described.files
+    for file, record in described.files.items():
+        if file != SOFTMAX or softmax:
+            _check_file(folder / file, record)
+    words = _read_words(folder, described) if VOCABULARY in described.files else None
+    counts = _read_counts(folder, described) if COUNTS in described.files else None
+    vocab_size = len(words or []) if softmax else 0
+    names = [MODEL, SOFTMAX] if softmax else [MODEL]
+    for name in names:  # before the modules are made, whose sizes config.json might have from anywhere
+        wanted = parameter_shapes(config, vocab_size)
+        of_file = ((n, shape) for n, shape in wanted if n.startswith(_SOFTMAX_PREFIX) == (name == SOFTMAX))
+        check_shapes(_read_shapes(folder / name), of_file, str(folder / name), CONFIG)
+    with torch.device("meta"):
+        bilm = BiLM(config, vocab_size)
+    state = {k: tensor for name in names for k, tensor in _read_tensors(folder / name, device).items()}
+    bilm.load_state_dict(state, assign=True)
+    facts = known_facts(described.facts, str(folder / CONFIG))
+    return Pretrained(folder, bilm.eval().requires_grad_(False), words, counts, facts, described.training)
+
+
+def push_to_hub(folder: str | Path, repository: str, *, revision: str | None = None, private: bool = True) -> str:
+    """A folder that `save_pretrained` made is on the hub, as one commit; returns its address.
+
+    Just the files that config.json names, the card and config.json go there, whatever else the folder holds.
+    private: whether a repository that is not there yet is made so.
+    """
+    folder = Path(folder).expanduser()
+    names = [*read_folder_config(folder).files, CARD, CONFIG]
+    return upload(folder, [str(name) for name in names], repository, revision, private)
+
+
+def claim_folder(folder: Path, names: tuple[str, ...], *, marker: str, overwrite: bool) -> None:
+    """`folder` is there and holds no whole model, as `marker` is gone. names: the files that will stand in it."""
+    require(not folder.exists() or folder.is_dir(), f"output={folder} is a file; give a folder")
+    held = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    require(overwrite or marker not in held, f"output={folder} holds a model; give another folder, or overwrite=true")
+    others = sorted(name for name in held - set(names) if not name.startswith("."))
+    require(
+        overwrite or not others,
+        f"output={folder} holds other things ({', '.join(others[:3])}); give a new folder, or overwrite=true",
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / marker).unlink(missing_ok=True)
+    for name in names:
+        for left in [folder / name, *folder.glob(f".{name}.*.tmp")]:  # by a killed export
+            left.unlink(missing_ok=True)
+    sync_folder(folder)
+
+
+def is_pretrained(folder: Path) -> bool:
+    """Whether a folder is of this format, or was on the way to be."""
+    return (folder / CONFIG).is_file() or (folder / MODEL).is_file()
+
+
+def _check_vocabulary(bilm: BiLM, words: list[str] | None, counts: np.ndarray | None) -> None:
+    if bilm.has_softmax:
+        require(words is not None and counts is not None, "a model with a softmax is saved with its words and counts")
+        size = bilm.softmax.vocab_size
+        require(len(words or []) == size, f"{len(words or [])} words do not fit a softmax of {size}")
+    if counts is not None:
+        require(words is not None and len(words) == len(counts), "words and counts do not have the same length")
+    bad = next((w for w in words or [] if "\n" in w), None)
+    require(bad is None, f"the word {bad!r} holds a line end: a vocabulary file has one word a line")
+
+
+def _locate(location: str, softmax: bool) -> Path:
+    path = local_path(location)
+    if path.is_dir():
+        return path
+    require(
+        not path.is_file(),
+        f"{location} is a file, and a model is a folder; make one of a checkpoint with "
+        f"`elmo export checkpoint={location} output=DIR`, and give DIR",
+    )
+    hub_id = HubId.parse(location)
+    if hub_id is None:
+        raise ConfigError(f"{location}: no such folder; give one that `elmo export` wrote, or ORG/NAME on the hub")
+    return fetch(hub_id, [CONFIG, MODEL, VOCABULARY, COUNTS, *([SOFTMAX] if softmax else [])])
+
+
+def _check_file(path: Path, record: FileRecord) -> None:
+    require(path.is_file(), f"{path} is missing; copy or export the model again")
+    size = path.stat().st_size
+    require(size == record["bytes"], f"{path} has {size} bytes, not {record['bytes']}; copy or export the model again")
+    require(sha256_of(path) == record["sha256"], f"{path} is damaged (another sha256); copy or export the model again")
+
+
+def _read_words(folder: Path, described: FolderConfig) -> list[str]:
+    path = folder / VOCABULARY
+    try:
+        words = path.read_bytes().decode().split("\n")[:-1]
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text ({error}); copy or export the model again") from None
+    require(
+        len(words) == described.vocabulary_size,
+        f"{path} has {len(words)} words, not {described.vocabulary_size}; export the model again",
+    )
+    require(
+        tuple(words[: len(SPECIALS)]) == tuple(SPECIALS),
+        f"{path} begins with {words[:3]}, not with {', '.join(SPECIALS)}; export the model again",
+    )
+    return words
+
+
+def _read_counts(folder: Path, described: FolderConfig) -> np.ndarray:
+    path = folder / COUNTS
+    try:
+        counts = np.array(map_npy(path, np.int64))
+    except Exception:  # DataError, and for a damaged header what Python's own parser raises
+        raise ConfigError(f"{path} holds no row of int64 counts; copy or export the model again") from None
+    require(
+        len(counts) == described.vocabulary_size and not (counts < 0).any(),
+        f"{path} holds {len(counts)} counts for {described.vocabulary_size} words, or negative ones; export the model "
+        "again",
+    )
+    return counts
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as aside:
+        try:
+            save_file(tensors, aside, {"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(None, str(error), str(path)) from None
+
+
+def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes by the file's header alone, whose sizes safetensors has checked against the file's."""
+    from safetensors import SafetensorError, safe_open
+
+    shapes = {}
+    try:
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                part = file.get_slice(name)
+                require(
+                    part.get_dtype() in _FLOATS,
+                    f"{path}: {name} is of {part.get_dtype()}, and must be float32, float16, bfloat16 or float64; "
+                    "export the model again",
+                )
+                shapes[name] = tuple(part.get_shape())
+    except SafetensorError as error:
+        raise ConfigError(f"{path} is not a readable safetensors file ({error}); export the model again") from None
+    return shapes
+
+
+def _read_tensors(path: Path, device: torch.device | str) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    tensors = as_float32(load_file(path, str(device)), str(path))
+    check_finite(tensors, str(path))
+    return tensors

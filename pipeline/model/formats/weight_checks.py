@@ -1,0 +1,92 @@
+"""What a model's weights must be: names, shapes, floats, finite. Checked before anything is built or allocated."""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from pipeline.characters import NUM_CHARACTERS
+from pipeline.config.schema import ModelConfig, require
+
+log = logging.getLogger(__name__)
+Shape = tuple[int, ...]
+LARGEST_SIZE = 1 << 40  # of one dimension: numbers beyond are no sizes, and too long for a message
+
+
+def has_projection(config: ModelConfig) -> bool:
+    """Whether the token encoder ends in one (bilm-tf training.py:230)."""
+    return num_filters(config) != config.projection_dim
+
+
+def num_filters(config: ModelConfig) -> int:
+    return sum(number for _, number in config.filters)
+
+
+def parameter_shapes(config: ModelConfig, vocab_size: int = 0) -> Iterator[tuple[str, Shape]]:
+    """Yield name and shape of every parameter of `BiLM(config, vocab_size)`, without making any.
+
+    A caller that stops at the first wrong one never pays for sizes that the weights do not have.
+    """
+    filters, cells, outputs = num_filters(config), config.lstm_dim, config.projection_dim
+    yield "encoder.char_embed", (NUM_CHARACTERS, config.character_dim)
+    for k, (width, number) in enumerate(config.filters):
+        yield f"encoder.convolutions.{k}.weight", (number, config.character_dim, width)
+        yield f"encoder.convolutions.{k}.bias", (number,)
+    for k in range(config.num_highway):
+        for part in ("transform", "carry"):
+            yield f"encoder.highways.{k}.{part}.weight", (filters, filters)
+            yield f"encoder.highways.{k}.{part}.bias", (filters,)
+    if has_projection(config):
+        yield "encoder.projection.weight", (outputs, filters)
+        yield "encoder.projection.bias", (outputs,)
+    for k in range(config.num_layers):
+        yield f"layers.{k}.bias", (2, 4 * cells)
+        yield f"layers.{k}.weight_input", (2, outputs, 4 * cells)
+        yield f"layers.{k}.weight_recurrent", (2, outputs, 4 * cells)
+        yield f"layers.{k}.weight_proj", (2, cells, outputs)
+    if vocab_size:
+        yield "softmax.weight", (vocab_size, outputs)
+        yield "softmax.bias", (vocab_size,)
+
+
+def check_shapes(found: Mapping[str, Shape], wanted: Iterable[tuple[str, Shape]], where: str, settings: str) -> None:
+    """Raise ConfigError for the first tensor that is missing, left over or of another shape.
+
+    where: the file of the weights. settings: the file that `wanted` comes from. `wanted` is read up to the first fault.
+    """
+    left = set(found)
+    for name, shape in wanted:
+        _check_shape(name, found.get(name, "absent"), shape, where, settings)
+        left.discard(name)
+    for name in sorted(left):
+        _check_shape(name, found[name], "absent", where, settings)
+
+
+def _check_shape(name: str, found: Shape | str, wanted: Shape | str, where: str, settings: str) -> None:
+    require(
+        found == wanted,
+        f"{where}: {name} is {found}, and {wanted} by {settings}; copy both again from where they belong together",
+    )
+
+
+def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raise ConfigError naming the first tensor that holds NaN or an infinite value."""
+    for name, tensor in tensors.items():
+        require(
+            not tensor.numel() or all(bool(bound.isfinite()) for bound in torch.aminmax(tensor)),
+            f"{where}: {name} holds NaN or infinite values, as weights have after a failed training or a damaged copy; "
+            "use other weights",
+        )
+
+
+def as_float32(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Return the tensors in float32; rounding, which float64 needs, is said in a warning."""
+    rounded = [name for name, tensor in tensors.items() if tensor.dtype == torch.float64]
+    if rounded:
+        log.warning("%s: %s of float64 rounded to float32, in which this project computes", where, some(rounded))
+    return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (" and more" if len(names) > 3 else "")

@@ -1,0 +1,237 @@
+"""Whose a run's folder is: what a resumed run must share with its past, and who may write there now."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import socket
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from typing_extensions import NotRequired, TypedDict
+
+from data_prep.dataset.files import write_bytes, write_json
+from data_prep.dataset.shards import Dataset
+from data_prep.dataset.typed_json import Count, load_json
+from pipeline.config.load import to_yaml
+from pipeline.config.schema import ConfigError, PretrainConfig, to_dict
+from pipeline.train.run_dir.checkpoint import CheckpointFolder, load_checkpoint
+from pipeline.train.run_dir.records import UnixTime, read_facts
+from pipeline.version import __version__
+
+log = logging.getLogger(__name__)
+IDENTITY_VERSION = 2  # raised with each change of what a run of the same settings reads or draws
+_SHOWN_CHARACTERS = 40
+_CLAIM_SECONDS = 600.0  # a rank 0 that does not come up by then has ended, and its launcher ends the others
+_LOCK_TRIES = 3
+
+
+class RunFile(TypedDict):
+    """run.json: whose folder it is. version: of elmo-pipeline at the run's first start."""
+
+    identity: dict[str, Any]
+    version: str
+
+
+class Holder(TypedDict):
+    """writer.json: which process writes the folder."""
+
+    token: str
+    host: NotRequired[str]
+    unix_time: NotRequired[UnixTime]
+    job: NotRequired[str | None]
+    restart: NotRequired[Count]
+    step: NotRequired[str | None]
+
+
+class TakenOver(Exception):
+    """A later start of the same run has the folder: this process may not write there any more."""
+
+
+def run_identity(config: PretrainConfig, dataset: Dataset, vocab_size: int) -> dict[str, Any]:
+    """What makes a run this run; everything else may change from one start to the next."""
+    settings = to_dict(config)
+    return {
+        "version": IDENTITY_VERSION,
+        "dataset": dataset.fingerprint,
+        "data.vocab_size": vocab_size,
+        "data.lanes": config.data.lanes,
+        "data.window": config.data.window,
+        "data.order": config.data.order,
+        "run.seed": config.run.seed,
+        "optimizer.name": config.optimizer.name,
+        **{f"{part}.{key}": value for part in ("model", "softmax") for key, value in settings[part].items()},
+    }
+
+
+def check_identity(run_dir: Path, identity: dict[str, Any]) -> None:
+    """Raises ConfigError that names what differs, if the folder holds another run."""
+    before = _identity_of(run_dir)
+    if before is None:
+        return
+    version, now = before.get("version", 1), identity.get("version", 1)
+    if version != now:
+        raise ConfigError(
+            f"run.dir={run_dir} holds a run of version {version}, but this program trains runs of version {now}, which "
+            "draw other candidates; resume it with the elmo-pipeline that started it, or give another run.dir"
+        )
+    changes = _changes(before, identity)
+    if changes:
+        raise ConfigError(
+            f"run.dir={run_dir} holds a run that cannot be resumed with these settings ({changes}); "
+            "give the old values, or another run.dir for another run"
+        )
+
+
+def check_same_run(path: Path, content: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Raise ConfigError that names what differs, if the checkpoint at `path` is that of another run."""
+    changes = _changes(content["elmo"]["identity"], identity)
+    if changes:
+        raise ConfigError(
+            f"{path} is a checkpoint of another run ({changes}); move it and its .json to another folder: the run then "
+            "resumes from the checkpoint before it"
+        )
+
+
+def _identity_of(run_dir: Path) -> dict[str, Any] | None:
+    """Return the identity of the run that the folder holds, None where it holds none.
+
+    run.json holds the identity. Where run.json was lost or damaged, as by a power cut, the newest whole checkpoint
+    holds the identity too. Raises ConfigError where run.json is damaged and there is no such checkpoint.
+    """
+    path, fault = run_dir / "run.json", ""
+    try:
+        return _read_run(path)["identity"]
+    except FileNotFoundError:
+        pass
+    except ConfigError as error:
+        fault = str(error)
+    folder = CheckpointFolder(run_dir / "checkpoints")
+    newest = folder.to_resume_from()
+    if newest is not None:
+        log.warning("%s; the run's identity is read from %s instead", fault or f"{path} is missing", newest.file)
+        identity: dict[str, Any] = load_checkpoint(folder.path(newest))["elmo"]["identity"]
+        return identity
+    if fault:
+        raise ConfigError(f"{fault}, or remove it to start the run again from step 0, as there is no checkpoint")
+    return None
+
+
+def _read_run(path: Path) -> RunFile:
+    run: RunFile = load_json(path, RunFile, "put back a copy of it", ConfigError)
+    return run
+
+
+def version_of(run_dir: Path) -> str | None:
+    """Return the version of elmo-pipeline that began a run, None where run.json does not tell."""
+    try:
+        return _read_run(run_dir / "run.json")["version"]
+    except (OSError, ConfigError):
+        return None
+
+
+def record_run(run_dir: Path, identity: dict[str, Any], config: PretrainConfig) -> None:
+    """Write run.json, unless a sound one is there, and config.yaml with the settings of this start."""
+    if version_of(run_dir) is None:
+        write_json(run_dir / "run.json", RunFile(identity=identity, version=__version__))
+    write_bytes(run_dir / "config.yaml", to_yaml(config).encode())
+
+
+class Writer:
+    """The right to write a run's folder, as long as it is open and no later start of the same job took it."""
+
+    def __init__(self, run_dir: Path, lock: IO[str]) -> None:
+        self._path, self._lock, self._token = run_dir / "writer.json", lock, secrets.token_hex(8)
+        os.register_at_fork(after_in_child=lock.close)  # loader workers may outlive a kill -9 of this process
+        write_json(
+            self._path, {"token": self._token, "host": socket.gethostname(), "unix_time": time.time(), **_incarnation()}
+        )
+
+    def is_current(self) -> bool:
+        try:
+            holder: Holder = load_json(self._path, Holder, "it is left out")
+        except (OSError, ValueError):  # a file system that does not answer is no successor, nor is a damaged file
+            return True
+        return holder["token"] == self._token
+
+    def check(self) -> None:
+        """Raises TakenOver before anything is written that a successor would read."""
+        if not self.is_current():
+            raise TakenOver(f"{self._path.parent} is written by a later start of this run; nothing was written")
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+
+def claim(run_dir: Path) -> Writer:
+    """The folder is this process's until the writer is closed.
+
+    Raises ConfigError if another process holds it, unless that is an earlier start of the same Slurm job: its machine
+    may be cut off, and still train.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock = (run_dir / "lock").open("a")
+    if not _take(lock) and not _is_earlier_start(run_dir / "writer.json"):
+        lock.close()
+        raise ConfigError(f"run.dir={run_dir} is being trained by another process; wait for it or stop it")
+    return Writer(run_dir, lock)
+
+
+def _take(lock: IO[str]) -> bool:
+    for _ in range(_LOCK_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.1)  # `elmo status` may hold it for a moment
+    return False
+
+
+def is_claimed(run_dir: Path) -> bool:
+    """Whether a process of this machine trains there; on a file system that shares locks, of any."""
+    path = run_dir / "lock"
+    if not path.exists():
+        return False
+    with path.open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def await_claim(run_dir: Path) -> None:
+    """Rank 0 of this job step has the folder, so that no earlier start changes what the ranks are about to read."""
+    deadline = time.monotonic() + _CLAIM_SECONDS
+    while _incarnation()["job"] is not None and time.monotonic() < deadline:
+        holder = read_facts(run_dir / "writer.json", Holder)
+        if {name: holder.get(name) for name in _incarnation()} == _incarnation():
+            return
+        time.sleep(0.2)
+
+
+def _incarnation() -> dict[str, Any]:
+    """Which step of which start of which Slurm job this is; job is None without Slurm."""
+    environment = os.environ
+    restart = int(environment.get("SLURM_RESTART_COUNT", 0))
+    return {"job": environment.get("SLURM_JOB_ID"), "restart": restart, "step": environment.get("SLURM_STEP_ID")}
+
+
+def _is_earlier_start(path: Path) -> bool:
+    me, holder = _incarnation(), read_facts(path, Holder)
+    return me["job"] is not None and holder.get("job") == me["job"] and holder.get("restart", 0) < me["restart"]
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Return in words in what two identities differ, nothing where they are the same."""
+    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    return "; ".join(f"{n}: {_short(before.get(n))} there, {_short(now.get(n))} now" for n in names)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS // 2] + "…"

@@ -1,0 +1,199 @@
+"""Metrics of a run: to wandb, and as lines of RUN_DIR/metrics.jsonl that any tool reads. Rank 0 only."""
+
+import json
+import logging
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from annotated_types import Predicate
+from typing_extensions import TypedDict
+
+from data_prep.dataset.files import DataError, write_json
+from data_prep.dataset.locations import is_url
+from data_prep.dataset.typed_json import FileName, load_json
+from pipeline.config.schema import ConfigError, WandbConfig
+from pipeline.train.run_dir.records import read_lines
+
+log = logging.getLogger(__name__)
+STEP_METRIC = "trainer/global_step"
+DEFAULT_PROJECT = "elmo"
+_INIT_TIMEOUT_SECONDS = 60
+
+
+class WandbRun(TypedDict):
+    """wandb-run.json."""
+
+    id: FileName
+
+
+class Tracker:
+    """One wandb run for a training, however often it is resumed: its id is kept in RUN_DIR/wandb-run.json."""
+
+    def __init__(
+        self, run_dir: Path, name: str, config: WandbConfig, facts: dict[str, Any], group: str | None = None
+    ) -> None:
+        """name: empty where the user gives none. group: where the user gives none [default: the run's own]."""
+        self._metrics_path = run_dir / "metrics.jsonl"
+        self._log_artifacts = config.log_artifacts
+        self.run = None if config.mode == "disabled" else _start(run_dir, name, config, facts, group)
+
+    def log(self, metrics: Mapping[str, float | int | None], step: int) -> None:
+        """Record metrics of a step; what is None or not known is left out."""
+        record = {STEP_METRIC: step} | {k: v for k, v in metrics.items() if v is not None}
+        try:
+            _append_line(self._metrics_path, json.dumps(record))
+        except OSError as error:
+            log.error("NO METRICS of step %d in %s (%s): the run goes on", step, self._metrics_path, error)
+        if self.run is not None:
+            self.run.log(record)
+
+    def histograms(self, values: Mapping[str, tuple[np.ndarray, np.ndarray]], step: int) -> None:
+        """Counts and the edges between them, by name; to wandb only."""
+        if self.run is not None:
+            import wandb
+
+            shown = {name: wandb.Histogram(np_histogram=histogram) for name, histogram in values.items()}
+            self.run.log({STEP_METRIC: step} | shown)
+
+    def summary(self, values: Mapping[str, float | int]) -> None:
+        """What stands for the whole run in wandb's tables."""
+        if self.run is not None:
+            self.run.summary.update(dict(values))
+
+    def alert(self, title: str, text: str, level: str = "INFO") -> None:
+        """Shown in the dashboard and mailed as the user set it there; offline it waits for the sync."""
+        if self.run is not None:
+            self.run.alert(title=title, text=text, level=level)
+
+    def reference(self, kind: str, name: str, path: str, facts: dict[str, Any], aliases: list[str]) -> None:
+        """Note where a file or dataset lies as an artifact, without its bytes, if wandb.log_artifacts says so."""
+        if self.run is None or not self._log_artifacts:
+            return
+        import wandb
+
+        uri = path if is_url(path) else Path(path).expanduser().resolve().as_uri()
+        try:
+            artifact = wandb.Artifact(f"{name}-{self.run.id}", type=kind, metadata=facts)
+            artifact.add_reference(uri, checksum=False)
+            self.run.log_artifact(artifact, aliases=aliases)
+        except Exception as error:  # whatever wandb raises, a note is no reason to stop a training
+            log.error("NO ARTIFACT of %s in wandb (%s): the run goes on", path, error)
+
+    def finish(self, exit_code: int = 0) -> None:
+        """Flush: offline, wandb writes only every 15 s or so."""
+        if self.run is not None:
+            self.run.finish(exit_code=exit_code)
+
+    @property
+    def offline_dir(self) -> Path | None:
+        """The wandb folder of this piece of the run, if it has to be uploaded by hand."""
+        if self.run is None or not self.run.offline:
+            return None
+        return Path(self.run.dir).parent
+
+
+def _append_line(path: Path, line: str) -> None:
+    """A line that a kill or a full disk cut short does not swallow this one."""
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else "\n" + line
+        file.write(f"{line}\n".encode())
+
+
+def _start(run_dir: Path, name: str, config: WandbConfig, facts: dict[str, Any], group: str | None) -> Any:
+    import wandb
+
+    mode = _mode(config)
+    arguments: dict[str, Any] = {
+        "id": _run_id(run_dir), "resume": "allow", "dir": str(run_dir), "config": facts,
+        "project": config.project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT,
+        "entity": config.entity or os.environ.get("WANDB_ENTITY") or None,
+        "name": name or os.environ.get("WANDB_NAME") or run_dir.name,
+        "group": config.group or os.environ.get("WANDB_RUN_GROUP") or group or family(run_dir, name),
+        "notes": config.notes or os.environ.get("WANDB_NOTES") or None,
+        "tags": config.tags or None,  # None: WANDB_TAGS, if set
+    }  # fmt: skip
+    try:
+        timeout = float(os.environ.get("WANDB_INIT_TIMEOUT") or _INIT_TIMEOUT_SECONDS)
+        settings = wandb.Settings(init_timeout=timeout, silent=True)
+        run = wandb.init(mode=mode, settings=settings, **arguments)  # type: ignore[arg-type]
+    except (wandb.errors.CommError, wandb.errors.UsageError) as error:
+        log.warning("wandb cannot be reached (%s): the run goes on and is tracked offline", str(error).split("\n")[0])
+        wandb.teardown()  # or its service goes on holding the run's id: "run ID ... is in use"
+        run = wandb.init(mode="offline", settings=settings, **arguments)
+    except ValueError as error:  # pydantic's, of a setting
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"wandb refuses a setting ({reason}); check wandb.* and the variables WANDB_*") from None
+    run.define_metric(STEP_METRIC)
+    run.define_metric("train/tokens", step_metric=STEP_METRIC)  # in every record: the other x axis to choose
+    run.define_metric("*", step_metric=STEP_METRIC)
+    return run
+
+
+def _mode(config: WandbConfig) -> str:
+    """auto: what WANDB_MODE says; else online where a key is known, offline where none is."""
+    if config.mode != "auto":
+        return config.mode
+    if os.environ.get("WANDB_MODE"):
+        return os.environ["WANDB_MODE"]
+    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    has_key = bool(os.environ.get("WANDB_API_KEY")) or (netrc.is_file() and "wandb" in netrc.read_text())
+    return "online" if has_key else "offline"
+
+
+def _run_id(run_dir: Path) -> str:
+    """Return the run's id in wandb, the same at each start; where its file is damaged, the id in wandb's folder."""
+    path = run_dir / "wandb-run.json"
+    try:
+        known: WandbRun = load_json(path, WandbRun, "the id is taken from the names in its wandb/ folder")
+        return known["id"]
+    except FileNotFoundError:
+        run_id = secrets.token_hex(4)
+    except DataError as error:
+        log.warning("%s", error)
+        pieces = sorted(run_dir.glob("wandb/*run-*-*"))  # [offline-]run-TIME-ID
+        run_id = pieces[-1].name.rpartition("-")[2] if pieces else secrets.token_hex(4)
+    write_json(path, WandbRun(id=run_id))
+    return run_id
+
+
+def family(run_dir: Path, name: str | None = None) -> str:
+    """The wandb group of a pretraining, its restarts and its fine-tunings: found together, whatever they are named."""
+    return f"{name or run_dir.name}-{_run_id(run_dir)}"
+
+
+def read_metrics(run_dir: Path) -> dict[int, dict[str, float]]:
+    """Return the metrics of a run by step; where a resumed run did a step again, the later record counts.
+
+    A value that is not finite or not possible is left out.
+    """
+    steps: dict[int, dict[str, float]] = {}
+    for record in read_lines(run_dir / "metrics.jsonl", _LINE):
+        step = record.pop(STEP_METRIC)
+        steps.setdefault(step, {}).update({k: v for k, v in record.items() if _is_possible(k, v)})
+    return steps
+
+
+def _is_possible(name: str, value: float) -> bool:
+    low, high = _BOUNDS.get(name, (-_LARGE, _LARGE))
+    return low <= value <= high  # which no NaN is
+
+
+def _has_step(record: dict[str, float]) -> bool:
+    step = record.get(STEP_METRIC)
+    return isinstance(step, int) and 0 <= step <= _MAX_COUNT
+
+
+_LARGE, _MAX_COUNT = 1e300, 1 << 60
+_BOUNDS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("train/tokens", "val/tokens", "train/bad_steps"), (0, _MAX_COUNT)),
+    "train/epoch": (0, 1e12),
+    "speed/tokens_per_second": (1e-9, 1e15),
+    "speed/eta_hours": (0, 1e12),
+}
+_LINE = Annotated[dict[str, int | float], Predicate(_has_step)]

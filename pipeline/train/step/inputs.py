@@ -1,0 +1,136 @@
+"""What a step reads: its batches, and all that word ids alone decide, made by the loader's processes.
+
+So every size is known on the CPU before a GPU has the words: the CPU never waits for a GPU to learn one.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.config.schema import PretrainConfig
+from pipeline.data.lanes import cold_starts
+from pipeline.data.windows import Batch
+from pipeline.model.sampler import LogUniformSampler
+from pipeline.model.softmax import Candidates, Places, find_places
+from pipeline.model.token_encoder import word_lengths
+
+_CANDIDATE_SITE = 1  # keeps the candidates' random numbers apart from those of the order
+
+
+@dataclass
+class GroupInputs:
+    """One lane group's part. lengths (U,): characters of its unique words, on the CPU. places: None for the full
+    softmax."""
+
+    batch: Batch
+    lengths: Tensor
+    places: Places | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel between processes as bytes, like Batch."""
+        places = None if self.places is None else [t.numpy() for t in self.places]
+        return _group_of, (self.batch, self.lengths.numpy(), places)
+
+    def pin_memory(self) -> "GroupInputs":
+        places = None if self.places is None else Places(*(t.pin_memory() for t in self.places))
+        return GroupInputs(self.batch.pin_memory(), self.lengths, places)
+
+    def to(self, device: torch.device) -> "GroupInputs":
+        """Start the copy to the device, in its turn: with pinned memory nobody waits for it."""
+        places = None if self.places is None else Places(*(t.to(device, non_blocking=True) for t in self.places))
+        return GroupInputs(self.batch.to(device), self.lengths, places)
+
+
+def _group_of(batch: Batch, lengths: np.ndarray, places: list[np.ndarray] | None) -> GroupInputs:
+    found = None if places is None else Places(*map(torch.from_numpy, places))
+    return GroupInputs(batch, torch.from_numpy(lengths), found)
+
+
+@dataclass
+class StepInputs:
+    """A step of one rank. candidates: the same on all ranks and in all groups; None for the full softmax.
+
+    check (1,) int32: a checksum of what all ranks must have in common, the step's number and its candidates.
+    """
+
+    step: int
+    groups: list[GroupInputs]
+    check: Tensor
+    candidates: Candidates | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        candidates = None if self.candidates is None else [t.numpy() for t in self.candidates]
+        return _step_of, (self.step, self.groups, self.check.numpy(), candidates)
+
+    def pin_memory(self) -> "StepInputs":
+        candidates = None if self.candidates is None else Candidates(*(t.pin_memory() for t in self.candidates))
+        return StepInputs(self.step, [g.pin_memory() for g in self.groups], self.check.pin_memory(), candidates)
+
+    def to(self, device: torch.device) -> "StepInputs":
+        moved = (t.to(device, non_blocking=True) for t in self.candidates or ())
+        candidates = None if self.candidates is None else Candidates(*moved)
+        check = self.check.to(device, non_blocking=True)
+        return StepInputs(self.step, [group.to(device) for group in self.groups], check, candidates)
+
+
+def _step_of(
+    step: int, groups: list[GroupInputs], check: np.ndarray, candidates: list[np.ndarray] | None
+) -> StepInputs:
+    found = None if candidates is None else Candidates(*map(torch.from_numpy, candidates))
+    return StepInputs(step, groups, torch.from_numpy(check), found)
+
+
+def step_inputs(batches: Sequence[Batch], candidates: Candidates | None) -> StepInputs:
+    """Return the inputs of the step that `batches`, one for each lane group, belong to; all on the CPU."""
+    groups = []
+    for batch in batches:
+        places = None if candidates is None else find_places(candidates.ids, batch.targets.flatten(1))
+        groups.append(GroupInputs(batch, word_lengths(batch.characters), places))
+    step = batches[0].step
+    check = torch.tensor([_checksum(step, candidates)], dtype=torch.int32)
+    return StepInputs(step, groups, check, candidates)
+
+
+def _checksum(step: int, candidates: Candidates | None) -> int:
+    """Return 31 bits of the step's number and its candidates."""
+    digest = zlib.crc32(step.to_bytes(8, "little"))
+    for part in candidates or ():
+        digest = zlib.crc32(part.numpy().tobytes(), digest)
+    return digest >> 1
+
+
+class Preparation:
+    """Makes a step's inputs of its batches: a pure function of them, in whatever process.
+
+    Raises ConfigError if more candidates are wanted than there are words.
+    """
+
+    def __init__(self, config: PretrainConfig, vocab_size: int) -> None:
+        self._seed, self._cold_share = config.run.seed, config.data.cold_start_share
+        self._sets = 1 if config.softmax.candidates == "shared" else 2
+        is_sampled = config.softmax.kind == "sampled"
+        self._sampler = LogUniformSampler(vocab_size, config.softmax.num_samples) if is_sampled else None
+
+    def __call__(self, batches: Sequence[Batch]) -> StepInputs:
+        return step_inputs([self._with_cold_starts(batch) for batch in batches], self._candidates(batches[0].step))
+
+    def _with_cold_starts(self, batch: Batch) -> Batch:
+        """Add the lanes that data.cold_start_share falls on to those that the batch starts cold."""
+        if not self._cold_share:
+            return batch
+        lanes = range(batch.first_lane, batch.first_lane + batch.index.shape[2])
+        cold = torch.from_numpy(cold_starts(self._seed, batch.step, lanes, self._cold_share))
+        return replace(batch, cold=cold if batch.cold is None else batch.cold | cold)
+
+    def _candidates(self, step: int) -> Candidates | None:
+        """Draw candidates from (seed, step): the same on all ranks."""
+        if self._sampler is None:
+            return None
+        draws = [self._sampler.draw(self._seed, _CANDIDATE_SITE, step, s) for s in range(self._sets)]
+        ids = torch.stack([torch.from_numpy(ids) for ids, _ in draws])
+        return Candidates(ids, torch.tensor([tries for _, tries in draws]))

@@ -1,0 +1,176 @@
+"""The LightningModule: `training_step` is one whole step, from a batch of the loader to the updated weights."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import ParallelStrategy
+from torch import Tensor
+
+from pipeline.config.schema import PretrainConfig
+from pipeline.data.windows import Batch
+from pipeline.model.backend.device import upload, uses_kernels
+from pipeline.model.bilm import BiLM, DropoutKey, States, Window, detach
+from pipeline.model.lstmp import LSTMP, LSTMPState
+from pipeline.train.cluster.stop_requests import Request, StopRequests
+from pipeline.train.step.collectives import broadcast_, new_group
+from pipeline.train.step.finite_check import FiniteCheck, StepResult
+from pipeline.train.step.freeze import Freeze
+from pipeline.train.step.inputs import StepInputs
+from pipeline.train.step.norms import StepNorms
+from pipeline.train.step.optimizer import RowOptimizer, build_optimizer, clip_global_norm_, lr_factor
+from pipeline.train.step.softmax_gradient import SoftmaxGradient
+from pipeline.train.step.state import TrainingState
+
+
+@dataclass(frozen=True)
+class StepEnd:
+    """All that callbacks may read of a step that has ended.
+
+    step: steps done. results: of the steps that became known in this one; on a GPU mostly the step before. A step at
+    which something is logged or saved is always known at its own end. request: the highest request of any rank.
+    """
+
+    step: int
+    results: list[StepResult]
+    request: Request
+    learning_rate: float
+
+
+class BiLMModule(pl.LightningModule):
+    """Trains a BiLM on `StepInputs`: a step is one window of all lanes, computed in `config.lane_groups` groups."""
+
+    def __init__(
+        self, config: PretrainConfig, bilm: BiLM, state: TrainingState, freeze: Freeze | None = None,
+        stop_requests: StopRequests | None = None, norms: StepNorms | None = None,
+    ) -> None:  # fmt: skip
+        """norms: watches the updates of some steps, on rank 0."""
+        super().__init__()
+        self.automatic_optimization = False
+        self.config, self.bilm, self.state, self.frozen = config, bilm, state, freeze or Freeze()
+        self.stop_requests, self.norms = stop_requests or StopRequests(), norms
+        self.softmax_gradient = SoftmaxGradient(bilm.softmax)
+        self.finite_check = FiniteCheck(state, config.train.max_bad_steps)
+        self.optimizer_state: dict[str, Any] | None = None  # of a checkpoint, until the optimizer is made
+        self.ended: StepEnd | None = None
+        # DDP would all-reduce the whole table; SoftmaxGradient exchanges its touched rows instead.
+        self._ddp_params_and_buffers_to_ignore = ["bilm.softmax.weight", "bilm.softmax.bias"]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        optimizer = build_optimizer(self.config.optimizer, self.bilm.parameters(), self.bilm.softmax.parameters())
+        if self.optimizer_state is not None:
+            optimizer.load_state_dict(self.optimizer_state)
+            self.optimizer_state = None
+        return optimizer
+
+    def on_fit_start(self) -> None:
+        for parameter in self.bilm.softmax.parameters():  # DDP broadcasts the others
+            broadcast_(parameter.data)
+        # Otherwise the parts of a long sum, as over 4 * 4096 gates, would be added up in bf16.
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        for layer in self.bilm.layers:
+            cast(LSTMP, layer).one_window_at_a_time = True  # on a GPU its buffers stay, and its steps are replayed
+        exchanged = torch.bfloat16 if self.config.train.exchanges_bfloat16 else torch.float32
+        self.softmax_gradient.connect(new_group(), exchanged)
+
+    def transfer_batch_to_device(self, batch: StepInputs, device: torch.device, dataloader_idx: int) -> StepInputs:
+        return batch.to(device)
+
+    def training_step(self, inputs: StepInputs, number: int) -> None:
+        """Do one optimizer step over all lane groups of this rank."""
+        state, optimizer = self.state, cast(RowOptimizer, self.optimizers(use_pl_optimizer=False))
+        assert inputs.step == state.step, f"inputs of step {inputs.step} in step {state.step}"
+        if self.norms is not None:
+            self.norms.watch_layers(state.step + 1)
+
+        optimizer.zero_grad(set_to_none=True)
+        report = upload(torch.tensor([0.0, float(self.stop_requests.poll())]), self.bilm.device)
+        for group in range(len(inputs.groups)):
+            loss = self._loss(group, inputs)  # encode, LSTM, softmax; keeps the LSTM state
+            report[0] += loss.detach() / len(inputs.groups)
+            is_last = group == len(inputs.groups) - 1
+            if is_last:
+                self.softmax_gradient.send_during_backward(report)
+            with nullcontext() if is_last else self._without_exchange():
+                # Times the window's length as in bilm-tf (training.py:709-712).
+                self.manual_backward(loss * self.config.data.window / len(inputs.groups))
+        reports = self.softmax_gradient.receive(report)  # of all ranks, so that they come to the same results
+
+        self.frozen.drop_gradients(self.bilm, state.step)
+        norm = clip_global_norm_(list(self.bilm.parameters()), self.config.optimizer.clip_norm)
+        good = self.finite_check.judge(state.step, reports, norm, wait=self._must_know_before_update(state.step + 1))
+        if good is False:
+            optimizer.zero_grad(set_to_none=True)  # without gradients an update changes nothing
+        state.lstm = finite_states(state.lstm, good)
+
+        optimizer.schedule(lr_factor(self.config.optimizer, state.step, state.total_steps))
+        if self.norms is not None:
+            self.norms.before_update(state.step + 1, norm)
+        optimizer.step(good=good if isinstance(good, Tensor) else None)
+        if self.norms is not None:
+            self.norms.after_update()
+        state.step += 1
+        self._end_step(optimizer)
+
+    def _loss(self, group: int, inputs: StepInputs) -> Tensor:
+        """Return the mean loss () of a lane group, in nats; its LSTM states become those after this window."""
+        mine, candidates, device_type = inputs.groups[group], inputs.candidates, self.bilm.device.type
+        batch = mine.batch
+        key = DropoutKey(self.config.run.seed, batch.step, batch.first_lane)
+        window = Window(batch.characters, batch.index, mine.lengths)
+        with torch.autocast(device_type, torch.bfloat16, enabled=self.config.train.precision == "bf16-mixed"):
+            outputs, states = self.bilm(window, self._states_before(group, batch), key)
+            self.state.lstm[group] = detach(states)
+            y, softmax = outputs[-1], self.bilm.softmax
+            if candidates is None or mine.places is None:
+                return softmax.full_loss(y.flatten(0, 2).float(), batch.targets.flatten()).mean()
+            targets = batch.targets.flatten(1)
+            rows = softmax.touched_rows(mine.places)
+            self.softmax_gradient.collect(rows, targets, inputs.check)
+            return softmax.sampled_loss(y.flatten(1, 2), targets, candidates, rows).mean()
+
+    def _states_before(self, group: int, batch: Batch) -> States:
+        """Return the LSTM states that a lane group starts the window with; lanes that start cold have zeros."""
+        states = self.state.lstm[group]
+        if states is None or batch.resets_state:
+            return self.bilm.initial_states(batch.index.shape[2])
+        if batch.cold is None:
+            return states
+        mask = batch.cold.unsqueeze(1)
+        return [LSTMPState(state.h.masked_fill(mask, 0.0), state.c.masked_fill(mask, 0.0)) for state in states]
+
+    def _without_exchange(self) -> AbstractContextManager[Any]:
+        """Inside, DDP adds up gradients on this rank only: they are exchanged once a step."""
+        strategy = self.trainer.strategy
+        return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
+
+    def _must_know_before_update(self, step: int) -> bool:
+        """Whether the CPU has to know the result first: only kernels can ask on the device, and norms need it."""
+        every = self.config.train.norms_every_steps
+        return not uses_kernels(self.bilm.softmax.weight) or (every is not None and step % every == 0)
+
+    def _end_step(self, optimizer: RowOptimizer) -> None:
+        """Make the StepEnd. What is logged or saved with this step must count it."""
+        config, step = self.config, self.state.step
+        intervals = (config.train.log_every_steps, config.train.validate_every_steps, config.checkpoint.every_steps)
+        if self.state.is_over or self.finite_check.request or any(step % every == 0 for every in intervals):
+            self.finite_check.read()
+        request = self.finite_check.request
+        self.ended = StepEnd(step, self.finite_check.take_results(), request, optimizer.param_groups[0]["lr"])
+
+
+def finite_states(groups: list[States | None], good: Tensor | bool) -> list[States | None]:
+    """Return the LSTM states after a step: those of a good step as they are; of a bad one, zeros where not finite.
+
+    good: known, or () int32 on the device.
+    """
+    if good is True:
+        return groups
+
+    def finite(values: Tensor) -> Tensor:
+        cleared = torch.nan_to_num(values, 0.0, 0.0, 0.0)
+        return torch.where(good.bool(), values, cleared) if isinstance(good, Tensor) else cleared
+
+    return [states and [LSTMPState(finite(h), finite(c)) for h, c in states] for states in groups]

@@ -1,0 +1,183 @@
+"""Adagrad and Adam whose step costs the touched rows of the softmax, and one gradient norm over everything.
+
+A group of parameters goes by the rule that it names; its `rate` times the schedule is its learning rate.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from pipeline.config.schema import OptimizerConfig
+from pipeline.model.backend.device import uses_kernels
+
+Group = dict[str, Any]
+State = dict[str, Any]
+
+
+class RowOptimizer(Optimizer):
+    """Updates dense gradients whole, and of sparse (coalesced) ones only the rows they hold."""
+
+    def __init__(self, groups: list[Group]) -> None:
+        super().__init__(groups, {})
+
+    @torch.no_grad()
+    def step(self, closure: None = None, good: Tensor | None = None) -> None:  # type: ignore[override]
+        """Update the parameters. good () int32 on the device: where it is 0 at its turn, nothing changes.
+
+        None: the step is known to be good. Only kernels can ask for `good`: elsewhere the CPU has waited for it.
+        """
+        assert closure is None, "gradients are computed before a step"
+        for group in self.param_groups:
+            start, update = _RULES[group["rule"]]
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    state = self.state[parameter]
+                    if not state:
+                        state.update(start(parameter, group))
+                    update(parameter, parameter.grad, state, group, good)
+
+    def schedule(self, factor: float) -> None:
+        """The next step's learning rates are this share of each group's rate."""
+        for group in self.param_groups:
+            group["lr"] = group["rate"] * factor
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Sums and moments are those that were saved; rates and the like stay as they were set here.
+
+        Raises ValueError where the saved state is not one that these rules keep.
+        """
+        settings = [{name: value for name, value in group.items() if name != "params"} for group in self.param_groups]
+        super().load_state_dict(state_dict)
+        for group, mine in zip(self.param_groups, settings, strict=True):
+            group.update(mine)
+            for parameter in group["params"]:
+                _check_state(parameter, self.state.get(parameter, {}), group)
+
+
+def adagrad(params: Iterable[Tensor], rate: float, initial_accumulator: float) -> Group:
+    """TF's Adagrad: accumulator += g^2, w -= lr * g / sqrt(accumulator), without an epsilon (training.py:903-906)."""
+    return {"params": list(params), "rule": "adagrad", "rate": rate, "lr": rate,
+            "initial_accumulator": initial_accumulator}  # fmt: skip
+
+
+def adam(params: Iterable[Tensor], rate: float, beta1: float, beta2: float, eps: float) -> Group:
+    """Adam; in sparse gradients the moments of absent rows rest, as in torch.optim.SparseAdam."""
+    return {"params": list(params), "rule": "adam", "rate": rate, "lr": rate, "beta1": beta1, "beta2": beta2,
+            "eps": eps}  # fmt: skip
+
+
+def _start_adagrad(parameter: Tensor, group: Group) -> State:
+    return {"accumulator": torch.full_like(parameter, group["initial_accumulator"])}
+
+
+def _update_by_adagrad(parameter: Tensor, grad: Tensor, state: State, group: Group, good: Tensor | None) -> None:
+    accumulator = state["accumulator"]
+    rows, values = _rows(grad)
+    if uses_kernels(parameter):
+        from pipeline.model.backend import triton_kernels as kernels
+
+        kernels.adagrad_(parameter, accumulator, values.contiguous(), rows, good, group["lr"])
+        return
+    assert good is None
+    if rows is None:
+        accumulator.addcmul_(values, values)
+        parameter.addcdiv_(values, accumulator.sqrt(), value=-group["lr"])
+        return
+    sums = accumulator[rows].addcmul_(values, values)
+    accumulator[rows] = sums
+    # The dense formula on the rows, to the bit.
+    parameter.index_copy_(0, rows, parameter[rows].addcdiv_(values, sums.sqrt_(), value=-group["lr"]))
+
+
+def _start_adam(parameter: Tensor, group: Group) -> State:
+    moments = {"mean": torch.zeros_like(parameter), "square": torch.zeros_like(parameter)}
+    return {"steps": torch.zeros((), device=parameter.device)} | moments
+
+
+def _update_by_adam(parameter: Tensor, grad: Tensor, state: State, group: Group, good: Tensor | None) -> None:
+    steps, mean, square, betas = state["steps"], state["mean"], state["square"], (group["beta1"], group["beta2"])
+    rows, values = _rows(grad)
+    steps.add_(1 if good is None else good)
+    if uses_kernels(parameter):
+        from pipeline.model.backend import triton_kernels as kernels
+
+        moments = mean, square, values.contiguous()
+        kernels.adam_(parameter, *moments, rows, good, steps, group["lr"], betas, group["eps"])
+        return
+    assert good is None
+    scale, correction = (1 - beta ** float(steps) for beta in betas)
+    if rows is not None:
+        mean, square = mean[rows], square[rows]
+    mean.lerp_(values, 1 - betas[0])
+    square.mul_(betas[1]).addcmul_(values, values, value=1 - betas[1])
+    denominator = square.sqrt().div_(math.sqrt(correction)).add_(group["eps"])
+    if rows is None:
+        parameter.addcdiv_(mean, denominator, value=-group["lr"] / scale)
+    else:
+        state["mean"][rows], state["square"][rows] = mean, square
+        parameter.index_add_(0, rows, mean / denominator, alpha=-group["lr"] / scale)
+
+
+_Rule = tuple[Callable[[Tensor, Group], State], Callable[[Tensor, Tensor, State, Group, Tensor | None], None]]
+
+_RULES: dict[str, _Rule] = {
+    "adagrad": (_start_adagrad, _update_by_adagrad),
+    "adam": (_start_adam, _update_by_adam),
+}
+
+
+def _check_state(parameter: Tensor, state: State, group: Group) -> None:
+    """Raise ValueError where the state of a parameter that was updated is not what its rule keeps."""
+    kept = _RULES[group["rule"]][0](torch.empty_like(parameter, device="meta"), group)
+    want = {name: tuple(tensor.shape) for name, tensor in kept.items()}
+    found = {name: tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__ for name, v in state.items()}
+    if state and found != want:
+        raise ValueError(f"its optimizer keeps {found} of a parameter, where {group['rule']} keeps {want}")
+
+
+def _rows(grad: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Which rows a gradient is of, all if None, and its values."""
+    if not grad.is_sparse:
+        return None, grad
+    assert grad.is_coalesced(), "a row that stands twice would be updated from the same old accumulator twice"
+    return grad._indices()[0], grad._values()
+
+
+def build_optimizer(config: OptimizerConfig, params: Iterable[Tensor], softmax: Iterable[Tensor] = ()) -> RowOptimizer:
+    """One for all parameters; those of the softmax, among them, may go by a rule of their own."""
+    of_softmax = {id(parameter) for parameter in softmax}
+    every = list(params)
+    if config.name == "adagrad":
+        return RowOptimizer([adagrad(every, config.lr, config.initial_accumulator)])
+    moments = config.beta1, config.beta2, config.eps
+    if config.name == "adam":
+        return RowOptimizer([adam(every, config.lr, *moments)])
+    rest, table = ([p for p in every if (id(p) in of_softmax) == is_of_softmax] for is_of_softmax in (False, True))
+    groups = [adam(rest, config.lr, *moments), adagrad(table, config.softmax_lr, config.initial_accumulator)]
+    return RowOptimizer([group for group in groups if group["params"]])
+
+
+def lr_factor(config: OptimizerConfig, step: int, total_steps: int) -> float:
+    """The share of its rate that a step learns at: a pure function, so that no schedule has to be saved or restored."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
+    if config.schedule == "linear":
+        return 1 - progress
+    return 0.5 * (1 + math.cos(math.pi * progress)) if config.schedule == "cosine" else 1.0
+
+
+def clip_global_norm_(params: Sequence[Tensor], bound: float | None) -> Tensor:
+    """Scale all gradients, dense and sparse, so that their one norm is at most bound; returns the norm before.
+
+    TF's clip_by_global_norm over all variables, as in bilm-tf training.py:926-952.
+    """
+    values = [p.grad._values() if p.grad.is_sparse else p.grad for p in params if p.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values)))
+    if bound is not None:
+        torch._foreach_mul_(values, (bound / norm).clamp(max=1.0))
+    return norm
