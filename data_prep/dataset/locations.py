@@ -38,9 +38,9 @@ def local_path(location: str | Path, name: str = "") -> Path:
     found = _SCHEME.match(location)
     if found is not None and (_KNOWN_URL.match(location) is not None or not os.path.lexists(location)):
         where = f"{name}={location}" if name else location
+        otherwise = "" if _KNOWN_URL.match(location) else f", or write ./{location} if it is one"
         raise _refusal(
-            f"{where} looks like a URL and must be a local path; copy the files here or mount the storage, or write "
-            f"./{location} if it is one"
+            f"{where} looks like a URL and must be a local path; copy the files here or mount the storage{otherwise}"
         )
     return Path(os.path.expanduser(location))
 

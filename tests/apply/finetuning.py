@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.prepare import prepare
-from pipeline.finetune.plan import plan_finetuning, read_config
+from pipeline.finetune.plan import finetune, plan_finetuning, read_config
 from pipeline.train.outcome import Outcome
 from pipeline.train.plan import Plan
-from pipeline.train.run import run
 from tests.train import runs
 
 SETTINGS = [
@@ -39,12 +38,13 @@ def arguments(source: Path | str, domain: Path, run_dir: Path, *pairs: str) -> l
 
 
 def plan_of(source: Path | str, domain: Path, run_dir: Path, *pairs: str) -> Plan:
-    return plan_finetuning(*read_config(arguments(source, domain, run_dir, *pairs)))
+    plan, _ = plan_finetuning(*read_config(arguments(source, domain, run_dir, *pairs)))
+    return plan
 
 
 def finetune_here(source: Path | str, domain: Path, run_dir: Path, *pairs: str) -> Outcome:
     """`elmo finetune` in this process."""
-    return run(plan_of(source, domain, run_dir, *pairs))
+    return finetune(*plan_finetuning(*read_config(arguments(source, domain, run_dir, *pairs))))
 
 
 def start(source: Path, domain: Path, run_dir: Path, *pairs: str, **options: Any) -> runs.Process:

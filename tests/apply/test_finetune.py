@@ -194,9 +194,9 @@ def test_the_pretraining_and_its_fine_tunings_are_one_group_in_wandb(
     finetune_here(tmp_path / "one", domain, tmp_path / "two", "train.max_steps=1")
     group = f"source-{json.loads((tmp_path / 'source/wandb-run.json').read_text())['id']}"
     assert record_of(tmp_path / "one")["group"] == record_of(tmp_path / "two")["group"] == group
-    (piece,) = wandb_files.pieces(tmp_path / "one")
-    found = wandb_files.records(piece)
-    assert [record["run"]["run_group"] for record in found if record["type"] == "run"] == [group]
+    found = [record for piece in wandb_files.pieces(tmp_path / "one") for record in wandb_files.records(piece)]
+    begun = [record["run"] for record in found if record["type"] == "run"]  # by the training, and by its report
+    assert {run["run_group"] for run in begun} == {group} and len({run["run_id"] for run in begun}) == 1
     summary = json.dumps([record["summary"] for record in found if record["type"] == "summary"])
     assert "both_before" in summary and "both_after" in summary
 
