@@ -11,6 +11,7 @@ import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import is_dataclass
+from difflib import get_close_matches
 from types import NoneType
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
@@ -104,9 +105,11 @@ def _read_pairs(schema: type[Any], pairs: list[str]) -> list[dict[str, Any]]:
 
 def _type_of(schema: Any, key: str) -> Any:
     for name in key.split("."):
-        schema = get_type_hints(schema).get(name) if is_dataclass(schema) else None
-    if schema is None:
-        raise ConfigError(f"there is no key {_short(key)}; `elmo COMMAND -h` lists those of a command")
+        hints = get_type_hints(schema) if is_dataclass(schema) else {}
+        if name not in hints:
+            close = "".join(f"; did you mean {known}?" for known in get_close_matches(name, hints, n=1))
+            raise ConfigError(f"there is no key {_short(key)}{close or '; `elmo COMMAND -h` lists those of a command'}")
+        schema = hints[name]
     return schema
 
 

@@ -43,7 +43,7 @@ def test_a_dry_run_shows_what_would_be_submitted_and_makes_nothing(cluster: Clus
     said = call(cluster, tmp_path, "prep.sh", "--dry-run", "--tasks=3", "input=corpus/*.txt", "output=data/corpus")
     assert said.count("sbatch --parsable") == 3 and "--array=0-2" in said
     wrong = call(cluster, tmp_path, "submit.sh", "configs/original.yaml", "data.lane=8", "run.dir=r", check=False)
-    assert "Did you mean: 'lanes'?" in wrong and "Submitted" not in wrong
+    assert "there is no key data.lane; did you mean lanes?" in wrong and "Submitted" not in wrong
     wrong = call(cluster, tmp_path, "prep.sh", "output=data/corpus", check=False)
     assert "input= is missing" in wrong and "submitted" not in wrong
     assert list(tmp_path.iterdir()) == [tmp_path / "configs"]

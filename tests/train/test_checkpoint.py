@@ -203,7 +203,7 @@ def test_a_folder_stands_for_its_best_whole_checkpoint(tmp_path: Path) -> None:
 def test_a_cut_file_given_by_name_is_an_error_for_the_user(tmp_path: Path, size: int) -> None:
     folder_of(tmp_path, [None])
     os.truncate(tmp_path / "step-00000010.ckpt", size)
-    with pytest.raises(ConfigError, match="not a readable checkpoint"):
+    with pytest.raises(ConfigError, match="is no checkpoint, or it is cut short"):
         load_checkpoint(tmp_path / "step-00000010.ckpt")
 
 
