@@ -85,7 +85,7 @@ def test_a_run_stopped_by_a_signal_says_so(dataset: Path, tmp_path: Path) -> Non
     process.signal_group(15)
     assert process.wait() == 75
     status = look(tmp_path / "run")
-    assert status.state == "stopped" and status.ended == f"step {status.step} of 100000"
+    assert status.state == "stopped" and status.ended == f"step {status.step:,} of 100,000"
     assert "stopped by SIGTERM, step" in render(status)
     assert status.next.startswith(f"to resume from step {status.step:,}: elmo pretrain")
 
