@@ -164,7 +164,7 @@ class TrainConfig:
     epochs: float = option(10.0, "passes over the training split; fractions are allowed")
     max_steps: int | None = option(None, "end after this number of steps, if that comes first")
     lanes_at_once: int | None = option(
-        None, "lanes that a rank computes at once: fewer need less memory (gradient accumulation) [null: all]"
+        None, "lanes that a rank computes at once; fewer need less memory (gradient accumulation) [null: all]"
     )
     precision: str = option(
         "32-true", "32-true, or bf16-mixed: matrix products in bfloat16; weights, cell states, statistics in float32"
