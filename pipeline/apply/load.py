@@ -163,7 +163,7 @@ def lineage(trained: Trained) -> list[dict[str, Any]]:
 
 
 def _pretrained_on(run_dir: Path) -> list[Pretraining]:
-    """`lineage` of a fine-tuning's source, as its record keeps it (before_after.py)."""
+    """`lineage` of a fine-tuning's source, as its record keeps it (pipeline/finetune/report.py)."""
     path = run_dir / "finetune.json"
     if not path.is_file():
         return []

@@ -1,7 +1,8 @@
 """What a fine-tuning brought and what it cost: held-out perplexity before and after, on the domain and in general.
 
 The paper's table (Peters et al. 2018, appendix) for one's own domain, kept in RUN_DIR/finetune.json. Perplexities over
-different vocabularies do not compare, as one with more <UNK> has less to predict; bits a character do (spelling.py).
+different vocabularies do not compare, as one with more <UNK> has less to predict; bits a character do
+(pipeline/data/bits_per_character.py).
 """
 
 import contextlib

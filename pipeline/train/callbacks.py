@@ -182,7 +182,7 @@ class Validation(StepCallback):
             self._tracker.log({f"val/{k}": v for k, v in values.items()} | {"train/tokens": tokens}, state.step)
         if trainer.is_global_zero:
             tqdm.write(
-                f"step {state.step}: held-out perplexity {result.both:.2f} (forward {result.forward:.2f}, "
+                f"step {state.step:,}: held-out perplexity {result.both:.2f} (forward {result.forward:.2f}, "
                 f"backward {result.backward:.2f}) over {result.tokens:,} tokens each way", file=sys.stderr
             )  # fmt: skip
             if result.warning:
@@ -191,8 +191,10 @@ class Validation(StepCallback):
 
 
 class Checkpointing(StepCallback):
-    """Saves at an interval, at the end, and the best if a run may end early. A save that fails (a full disk) is said
-    aloud; the run goes on."""
+    """Save at an interval, at the end, and the best if a run may end early.
+
+    A save that fails because the disk is full is logged, and training continues.
+    """
 
     def __init__(
         self, folder: CheckpointFolder, identity: dict[str, Any], vocabulary: dict[str, Tensor],
@@ -242,7 +244,7 @@ class Checkpointing(StepCallback):
             try:
                 record = self._folder.save(content, perplexity, time.time(), self._writer.check)
             except OSError as error:  # of a full or failing disk; any other error ends the run
-                log.error("NO CHECKPOINT at step %d (%s): training continues; free some space", step, error)
+                log.error("NO CHECKPOINT at step %s (%s): training continues; free some space", f"{step:,}", error)
                 return
             self._on_saved(record)
         self.saved_step = step

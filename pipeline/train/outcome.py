@@ -22,7 +22,7 @@ class LoaderKilled(Failed):
 
 @dataclass
 class Outcome:
-    """saved_step: of its last checkpoint. stopped: on a signal, to be gone on with. Else it is over, early perhaps."""
+    """saved_step: step of the last checkpoint. stopped: by a request, can be resumed. Else the run is complete."""
 
     run_dir: Path
     step: int
@@ -41,7 +41,7 @@ class Outcome:
         return 0 if self.saved_step == self.step else 1
 
     def say(self, command: str, arguments: list[str], data: str) -> None:
-        """What a person does next. command: pretrain or finetune, as typed with `arguments`; data: its dataset."""
+        """Print what to do next. command: pretrain or finetune, as typed with `arguments`; data: its dataset."""
         if self.wandb_offline_dir is not None:
             how = f"`wandb leet` draws it here, `elmo sync {self.run_dir}` uploads it"
             print(f"wandb    {self.wandb_offline_dir}  ({how})")
@@ -49,7 +49,7 @@ class Outcome:
         if self.stopped:
             print(
                 f"stopped at step {self.step:,} of {self.total_steps:,} with a checkpoint of step "
-                f"{self.saved_step:,}; to go on: {again}"
+                f"{self.saved_step:,}; to resume: {again}"
             )
         elif self.saved_step != self.step:
             print(

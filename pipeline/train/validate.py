@@ -37,12 +37,13 @@ class Perplexity:
 
     @property
     def warning(self) -> str:
-        """What to know of the number, or nothing."""
+        """Return what a user must know about the number, or an empty string."""
         if not self.runaways:
             return ""
         return (
-            f"{self.runaways} of {2 * self.lanes} readings of a lane ran away from the zero state that they start in, "
-            "and so may sentences in use; data.cold_start_share=0.02 trains against it"
+            f"{self.runaways} of {2 * self.lanes} evaluation lanes did worse than uniform guessing after starting from "
+            "a zero state; single sentences may be affected too. Continue training with data.cold_start_share=0.02 to "
+            "fix this."
         )
 
 
@@ -72,7 +73,7 @@ def held_out_perplexity(
 
 
 def _worse_than_guesses(of_lanes: torch.Tensor, vocab_size: int) -> torch.Tensor:
-    """How many readings of lanes (nats forward, nats backward, tokens) lose more than log V a token."""
+    """Count the lanes, each direction apart, that lose more than log V a token. of_lanes: as of _score_lanes."""
     tokens = of_lanes[2]
     return ((of_lanes[:2] > tokens * math.log(vocab_size)) & (tokens >= _LEAST_TOKENS)).sum()
 

@@ -94,7 +94,7 @@ def test_a_checkpoint_that_was_not_validated_claims_no_perplexity(trained: Path,
     alone = tmp_path / "some.ckpt"
     alone.write_bytes(next((trained / "checkpoints").glob("*.ckpt")).read_bytes())
     said = export(ExportConfig(checkpoint=str(alone), output=str(tmp_path / "out"), corpus="Novels of 1890"))
-    assert "no held-out perplexity of just these weights is known" in said
+    assert "the held-out perplexity of these weights is not known" in said
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| Held-out perplexity | unknown |" in card and "| Corpus | Novels of 1890 |" in card
 

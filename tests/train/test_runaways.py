@@ -45,7 +45,7 @@ def corpus() -> Corpus:
 def test_a_lane_that_runs_away_is_counted_in_both_directions(corpus):
     found = perplexity(bilm(0, 10), corpus)
     assert found.runaways == 2
-    assert found.warning.startswith("2 of 8 readings of a lane ran away")
+    assert found.warning.startswith("2 of 8 evaluation lanes did worse than uniform guessing")
 
 
 def test_none_does_where_all_are_guessed_alike(corpus):
