@@ -58,7 +58,8 @@ def _build(schema: type[T], parts: list[dict[str, Any]]) -> T:
     try:
         config = OmegaConf.merge(OmegaConf.structured(schema), *(OmegaConf.create(_escaped(part)) for part in parts))
         for key, number in _numbers(OmegaConf.to_container(config, resolve=True)):
-            if not math.isfinite(number) or abs(number) > _MAX_INTEGER:
+            is_usable = abs(number) <= _MAX_INTEGER if isinstance(number, int) else math.isfinite(number)
+            if not is_usable:
                 raise ConfigError(f"{key}={_short(str(number))} must be a finite number of at most 64 bits")
         return cast(T, OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
