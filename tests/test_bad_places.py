@@ -54,7 +54,7 @@ def test_a_place_that_is_no_folder_is_told_in_one_sentence(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("precious")
     (tmp_path / "loop").symlink_to("loop")
-    for place in ("file", "file/below", "/dev/null", "/proc/none", "loop", "a" * 300, "a/" * 3000):
+    for place in ("file", "file/below", "/dev/null", "/proc/none", "~nobody-here/x", "loop", "a" * 300, "a/" * 3000):
         capfd.readouterr()
         code = main([command, *arguments_of(command, place, dataset, run)])
         err = capfd.readouterr().err
