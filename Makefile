@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 export PYTHON
+export NO_SYSTEM_PACKAGES
 
 .PHONY: help demo test fuzz ordeals check lint clean
 
 help:
 	@echo 'make demo    prepare real text, pretrain a small biLM on it, evaluate and use it: minutes, in $(DEMO)'
 	@echo 'make check   the fast loop: ruff, types, floors, fast tests'
-	@echo 'make test    all tests; on Slurm too where its packages are, or may be installed'
+	@echo 'make test    all tests; as root it installs Slurm and chromium for them, unless NO_SYSTEM_PACKAGES=1 is set'
 	@echo 'make fuzz    damage everything that is read, in 10,000 ways and each byte of a dataset: some fifteen minutes'
 	@echo 'make ordeals Slurm jobs that lose nodes, networks and disks, on a cluster of this machine: five minutes'
 	@echo 'make clean   remove $(VENV) and caches; runs/ and data/ stay'

@@ -69,4 +69,4 @@ def test_an_index_is_shown_and_refused_without_control(dataset: Path, tmp_path: 
     (folder / "index.json").write_text(json.dumps(index))
     folder = folder.rename(tmp_path / f"data{EVIL}")
     said = elmo("prep", "info", str(folder))
-    assert said.startswith("elmo prep: ") and f"data{SHOWN}/index.json is damaged" in said
+    assert said.startswith("elmo prep: ") and f"data{SHOWN}: index.json is damaged" in said
