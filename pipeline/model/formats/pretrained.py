@@ -117,6 +117,11 @@ def load_pretrained(location: str | Path, *, softmax: bool = True, device: torch
     folder = _locate(str(location), softmax)
     described = read_folder_config(folder)
     config = model_config(folder, described.model)
+    for name in (SOFTMAX, VOCABULARY, COUNTS):
+        require(
+            name in described.files or not (folder / name).exists(),
+            f"{folder / CONFIG} does not name {name}, which lies beside it; copy the model again, or remove {name}",
+        )
     softmax = softmax and SOFTMAX in described.files
     for file, record in described.files.items():
         if file != SOFTMAX or softmax:
