@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 export PYTHON
+export NO_SYSTEM_PACKAGES
 
 .PHONY: help demo test fuzz ordeals check lint clean
 
 help:
 	@echo 'make demo    prepare text, pretrain a small biLM, evaluate and fine-tune it: some minutes, in $(DEMO)'
 	@echo 'make check   the fast checks: ruff, types, layout, fast tests'
-	@echo 'make test    all tests, those on Slurm too if its packages are there or can be installed'
+	@echo 'make test    all tests; as root it installs Slurm and chromium for them, unless NO_SYSTEM_PACKAGES=1 is set'
 	@echo 'make fuzz    damage all inputs in 10,000 ways, and each byte of a dataset: about fifteen minutes'
 	@echo 'make ordeals Slurm jobs that lose nodes, networks and disks, on a cluster on this machine: five minutes'
 	@echo 'make clean   remove $(VENV) and caches; runs/ and data/ stay'

@@ -2,6 +2,7 @@
 # Make the virtual environment VENV and install this clone with an extra (demo, dev) into it: sh install.sh VENV EXTRA
 # PYTHON=python3.12 names another interpreter. TORCH_INDEX=URL is one more place to find torch; where it is not set and
 # there is no NVIDIA GPU, PyTorch's own index of CPU builds is used, as the default build brings 3 GB of CUDA.
+# As root, where Python's venv is missing, it is installed with apt-get; NO_SYSTEM_PACKAGES=1 prevents that.
 set -eu
 cd "$(dirname "$0")"
 venv=$1 extra=$2 python=${PYTHON:-python3}
@@ -16,10 +17,11 @@ make_venv() {
         fail "$("$python" --version) is too old; Python 3.10 or newer is needed: make PYTHON=python3.12"
     if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
         version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-        if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        if [ -n "${NO_SYSTEM_PACKAGES:-}" ] || [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
             fail "Python's venv is missing; as root: apt-get install python$version-venv"
         fi
-        say "python$version-venv is missing: installing it with apt-get"
+        say "python$version-venv is missing: changing this system as root (NO_SYSTEM_PACKAGES=1 prevents that):"
+        say "    apt-get update; apt-get install -y python$version-venv"
         apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y "python$version-venv" </dev/null
     fi
     "$python" -m venv "$venv"

@@ -102,6 +102,8 @@ def _check_call(
     if options.heldout and heldout_inputs:
         raise DataError(f"heldout={options.heldout} and held-out text of its own exclude each other; give one of them")
     if step is None:
+        if (task, tasks) != (0, 1):
+            raise DataError(f"task={task} of tasks={tasks} is a share of one pass; give step= too, or neither of them")
         return
     if step not in STEPS:
         raise DataError(f"step={step} is unknown; use one of {', '.join(STEPS)}, in this order")

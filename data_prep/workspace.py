@@ -2,18 +2,20 @@
 
 import fcntl
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.dataset.files import DataError
+from data_prep.dataset.files import DataError, temporary_of
 from data_prep.dataset.index import INDEX, SPLITS
 from data_prep.dataset.lexicon import FILES as LEXICON_FILES
 
 SKIPPED = "skipped.tsv"
+_SHARD = re.compile(rf"({'|'.join(SPLITS)})-\d{{6,}}\.tar")
 WORK_REMEDY = "start the preparation again (overwrite=true, or remove the folder)"
 
 
@@ -70,15 +72,22 @@ class Workspace:
         return Path(tempfile.mkdtemp(prefix=f"{name}.", suffix=".tmp", dir=self.folder))
 
     def clear_temporaries(self) -> None:
-        """What killed processes left half-written is gone. Nobody else may be at work here."""
-        for folder in (self.folder, self.output):
-            for path in folder.glob("*.tmp"):
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        """Remove what killed processes left half-written, and no other file. Nobody else may be at work here."""
+        for path in self.folder.glob("*.tmp"):  # all in this folder is ours
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        names = (INDEX, *LEXICON_FILES, SKIPPED, self.identity.name)
+        self._clear_torn(lambda name: name in names or _SHARD.fullmatch(name) is not None)
 
     def clear_torn_shards(self) -> None:
-        """What killed tasks left of shards that others have written since is gone."""
-        for path in self.output.glob(".*.tar.*.tmp"):
-            path.unlink(missing_ok=True)
+        """Remove what killed tasks left of shards that others have written since."""
+        self._clear_torn(lambda name: _SHARD.fullmatch(name) is not None)
+
+    def _clear_torn(self, is_ours: Callable[[str], bool]) -> None:
+        """Remove the temporaries in the output folder of files whose names are ours."""
+        for path in self.output.iterdir():
+            name = temporary_of(path.name)
+            if name is not None and is_ours(name):
+                path.unlink(missing_ok=True)
 
     def clear_work(self) -> None:
         """The work folder is gone; of the output only finished files are left."""

@@ -18,6 +18,7 @@ from pipeline.config.finetune import FinetuneConfig, in_full
 from pipeline.config.help import EXIT_USER_ERROR, Command, describe, overview, run, show
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig, require
+from pipeline.config.terminal import make_warnings_printable, say
 from pipeline.config.watch import CompareConfig, DashboardConfig, PlotConfig, StatusConfig, SyncConfig
 from pipeline.process import set_defaults_of_libraries
 from pipeline.train.cluster import signals
@@ -47,10 +48,10 @@ def prep(arguments: list[str]) -> int:
         max_sentence_words=config.max_sentence_words, shard_tokens=config.shard_tokens, overwrite=config.overwrite,
         step=config.step or None, task=config.task, tasks=config.tasks,  # type: ignore[arg-type]
     )  # fmt: skip
-    print(summary)
+    say(summary)
     if summary.pending:
         return 0
-    print(f"\nNext: elmo pretrain configs/small.yaml data.path={config.output} run.dir=runs/first")
+    say(f"\nNext: elmo pretrain configs/small.yaml data.path={config.output} run.dir=runs/first")
     return 0
 
 
@@ -60,10 +61,10 @@ def _inspect(arguments: list[str]) -> int:
     from data_prep.dataset.verify import describe, verify
 
     if arguments[0] == "info":
-        print(describe(arguments[1]))
+        say(describe(arguments[1]))
         return 0
     report = verify(arguments[1])
-    print(report)
+    say(report)
     return 1 if report.faults else 0
 
 
@@ -95,7 +96,7 @@ def _train(command: str, train: Callable[[], "Outcome"], arguments: list[str], c
     except (Failed, TakenOver) as error:
         if isinstance(error, Failed) and error.is_everywhere and global_rank(config.train) != 0:
             return 0  # rank 0 says it; Lightning would kill it, perhaps before that, because of another rank's code
-        print(f"elmo {command}: {error}", file=sys.stderr)
+        say(f"elmo {command}: {error}", file=sys.stderr)
         return 1
     leave()
     if outcome.is_rank_zero:
@@ -109,7 +110,7 @@ def preflight(arguments: list[str]) -> int:
     from pipeline.train.cluster.preflight import preflight as look
 
     verdict = look(config)
-    print(verdict)
+    say(verdict)
     return 1 if verdict.faults else 0
 
 
@@ -125,7 +126,7 @@ def evaluate(arguments: list[str]) -> int:
 
     result = score(config)
     if result is not None:
-        print(result)
+        say(result)
     return 0
 
 
@@ -133,7 +134,7 @@ def export(arguments: list[str]) -> int:
     config = load(ExportConfig, arguments)
     from pipeline.apply.export import export as write
 
-    print(write(config))
+    say(write(config))
     return 0
 
 
@@ -141,7 +142,7 @@ def import_weights(arguments: list[str]) -> int:
     config = load(ImportConfig, arguments)
     from pipeline.apply.export import import_weights as read
 
-    print(read(config))
+    say(read(config))
     return 0
 
 
@@ -150,10 +151,10 @@ def embed(arguments: list[str]) -> int:
     from pipeline.apply.embed.embed import embed as write
 
     result = write(config)
-    print(result)
+    say(result)
     if not result.is_written:
         again = [a for a in arguments if a.partition("=")[0] not in ("task", "tasks", "workers")]
-        print(f"When all tasks have ended: elmo embed {' '.join(again)}")
+        say(f"When all tasks have ended: elmo embed {' '.join(again)}")
     return 0
 
 
@@ -161,7 +162,7 @@ def score(arguments: list[str]) -> int:
     config = load(ScoreConfig, arguments)
     from pipeline.apply.score import score as compute
 
-    print(compute(config))
+    say(compute(config))
     return 0
 
 
@@ -169,7 +170,7 @@ def neighbors(arguments: list[str]) -> int:
     config = load(NeighborsConfig, arguments)
     from pipeline.apply.embed.neighbors import neighbors as find
 
-    print(find(config))
+    say(find(config))
     return 0
 
 
@@ -185,7 +186,7 @@ def plot(arguments: list[str]) -> int:
     config = _load_with_runs(PlotConfig, arguments)
     from pipeline.apply.watch.plot import main as draw
 
-    print(draw(config))
+    say(draw(config))
     return 0
 
 
@@ -193,7 +194,7 @@ def compare(arguments: list[str]) -> int:
     config = _load_with_runs(CompareConfig, arguments)
     from pipeline.apply.watch.compare import main as put_side_by_side
 
-    print(put_side_by_side(config))
+    say(put_side_by_side(config))
     return 0
 
 
@@ -201,7 +202,7 @@ def sync(arguments: list[str]) -> int:
     config = _load_with_runs(SyncConfig, arguments)
     from pipeline.apply.watch.wandb_sync import sync as upload
 
-    print(upload(config))
+    say(upload(config))
     return 0
 
 
@@ -209,7 +210,7 @@ def dashboard(arguments: list[str]) -> int:
     config = load(DashboardConfig, arguments)
     from pipeline.apply.watch.dashboard import main as make
 
-    print(make(config))
+    say(make(config))
     return 0
 
 
@@ -268,16 +269,17 @@ def main(arguments: list[str] | None = None) -> int:
         show(overview(COMMANDS))
         return 0
     if arguments[0] == "--version":
-        print(f"elmo-pipeline {__version__}")
+        say(f"elmo-pipeline {__version__}")
         return 0
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
-        print(f"elmo: no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        say(f"elmo: no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return EXIT_USER_ERROR
     if any(a in ("-h", "--help") for a in rest):
         show(describe(name, COMMANDS[name]))
         return 0
     set_defaults_of_libraries()
+    make_warnings_printable()
     return run(name, COMMANDS[name], rest)
 
 

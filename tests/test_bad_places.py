@@ -74,3 +74,21 @@ def test_a_config_that_cannot_be_read_is_told_in_one_sentence(
         assert main([command, name]) == 2
         err = capfd.readouterr().err
         assert err.startswith(f"elmo {command}: ") and err.count("\n") == 1, err
+
+
+READERS = ("pretrain", "evaluate", "export", "embed", "status", "compare", "plot", "sync")
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_the_home_of_a_user_that_does_not_exist_is_told_in_one_sentence(
+    command: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place = "~nobody-here/x"
+    arguments = {
+        "pretrain": [f"data.path={place}", "run.dir=x"], "evaluate": [f"checkpoint={place}", f"data={place}"],
+        "export": [f"checkpoint={place}", "output=x"], "embed": [f"checkpoint={place}", "input=x", "output=x.npz"],
+        "compare": [place, place], "plot": [place, "output=x.html"],
+    }.get(command, [place])  # fmt: skip
+    assert main([command, *arguments]) == 2
+    said = capfd.readouterr().err
+    assert f"elmo {command}: " in said and place in said and "Traceback" not in said

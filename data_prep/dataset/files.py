@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import xxhash
 
 NPY_HEADER_BYTES = 128  # of the arrays that save_npy writes here, which have one dimension or two
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp", re.DOTALL)  # what _name_aside makes
 
 
 class DataError(ValueError):
@@ -111,6 +113,19 @@ def map_npy(path: Path, dtype: type[np.generic], ndim: int = 1) -> np.ndarray:
             "copy or prepare the dataset again"
         )
     return array
+
+
+def temporary_of(name: str) -> str | None:
+    """Return the name of the file that a killed `atomic_file` left as `name`, None for any other file."""
+    match = _TEMPORARY.fullmatch(name)
+    return None if match is None else match[1]
+
+
+def remove_temporaries_of(path: Path) -> None:
+    """Remove what killed writers of `path` left beside it. Nobody else may be writing it."""
+    for left in path.parent.iterdir():
+        if temporary_of(left.name) == path.name:
+            left.unlink(missing_ok=True)
 
 
 def xxh3_64_of(path: Path) -> str:

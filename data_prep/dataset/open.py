@@ -1,5 +1,6 @@
 """Open a dataset where it lies: in a folder, in copies on this node, or behind a URL."""
 
+import os
 from pathlib import Path
 
 from data_prep.dataset import remote, staging
@@ -19,7 +20,7 @@ def open_dataset(
     """
     if is_url(str(location)):
         return remote.open_remote(str(location), cache_dir)
-    folder = Path(location).expanduser()
+    folder = Path(os.path.expanduser(location))
     with readable(folder):
         index = read_index(folder)
         for name, entry in files_in(index).items():

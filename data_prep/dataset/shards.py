@@ -26,7 +26,7 @@ from data_prep.dataset.index import (
     SplitEntry,
     chunk_numbers,
 )
-from data_prep.dataset.lexicon import EOS_ID, Lexicon
+from data_prep.dataset.lexicon import BOS_ID, EOS_ID, Lexicon
 
 _MAX_OPEN_MAPS = 64
 
@@ -126,7 +126,7 @@ class Split:
         """What is wrong with the ids of chunk `index`: one sentence at most, as checked from the worst on."""
         if xxhash.xxh3_64_intdigest(ids.data) != int(self._checksums[index]):
             yield "has changed: its checksum is not the one in the index"
-        elif ids.view(np.uint32).max() >= self._num_types:  # one pass, in which negative ids are large ones
+        elif ids.view(np.uint32).max() >= self._num_types or ids.min() == BOS_ID:  # unsigned, negative ids are large
             yield f"holds ids outside 1..{self._num_types - 1}"
         elif ids[-1] != EOS_ID:
             yield "does not end with a sentence's end"

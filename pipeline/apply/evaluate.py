@@ -1,6 +1,7 @@
 """Held-out perplexity of a checkpoint on a dataset or on text, beside that of a unigram model on the same tokens."""
 
 import math
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -136,12 +137,12 @@ def unigram_baseline(split: Split, vocabulary: Vocabulary, counts: np.ndarray) -
 @contextmanager
 def _open(data: list[str], split: str) -> Iterator[tuple[Dataset, Split]]:
     """A dataset's split as it is; text files prepared in their own order, in a temporary folder."""
-    if len(data) == 1 and (is_url(data[0]) or (Path(data[0]).expanduser() / INDEX).exists()):
+    if len(data) == 1 and (is_url(data[0]) or (Path(os.path.expanduser(data[0])) / INDEX).exists()):
         dataset = open_dataset(data[0])
         yield dataset, held_out_split(dataset, split)
         return
     for path in data:
-        if Path(path).expanduser().is_dir() and not any(Path(path).expanduser().iterdir()):
+        if Path(os.path.expanduser(path)).is_dir() and not any(Path(os.path.expanduser(path)).iterdir()):
             raise ConfigError(f"data={path} is an empty folder; give a dataset or text files")
     with tempfile.TemporaryDirectory(prefix="elmo-evaluate-") as folder:
         prepare(data, folder, heldout=0, shuffle="none", workers=1, show_progress=False)

@@ -22,6 +22,7 @@ from pipeline.apply.embed.text import Sentence, in_blocks, read_sentences
 from pipeline.apply.load import load_trained
 from pipeline.config.commands import ScoreConfig
 from pipeline.config.schema import require
+from pipeline.config.terminal import printable
 from pipeline.model.backend.choose_device import choose_device
 from pipeline.model.bilm import BiLM
 from pipeline.model.elmo.sentence_encoder import Reading, SentenceEncoder
@@ -167,7 +168,7 @@ def _write(file: BinaryIO | None, form: str, score: SentenceScore) -> None:
     if file is None:
         forward, backward = score.log_probabilities
         words = [w + _UNKNOWN_MARK * (n in score.unknown) for n, w in enumerate(score.sentence.words)]
-        print(f"{score.sentence.line:6}{forward:11.3f}{backward:11.3f}   {' '.join(words)}")
+        print(printable(f"{score.sentence.line:6}{forward:11.3f}{backward:11.3f}   {' '.join(words)}"))
     elif form == ".jsonl":
         file.write((json.dumps(_as_dict(score), ensure_ascii=False) + "\n").encode())
     else:

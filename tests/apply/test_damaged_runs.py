@@ -97,6 +97,23 @@ def test_curves_are_drawn_of_damaged_metrics(whole: Path, tmp_path: Path, capsys
         ends_in_words(capsys, "plot", str(run_dir), f"output={tmp_path / 'plot.png'}")
 
 
+@pytest.mark.parametrize("command", ["status", "compare", "plot"])
+@pytest.mark.parametrize("kind", ["a loop of links", "files whose first byte is an I/O error"])
+def test_a_run_s_folder_that_cannot_be_read_is_one_sentence(
+    command: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    if "loop" in kind:
+        run_dir.symlink_to("run")
+    else:
+        run_dir.mkdir()
+        for name in ("metrics.jsonl", "start.json", "config.yaml"):
+            (run_dir / name).symlink_to("/proc/self/mem")
+    more = {"plot": [f"output={tmp_path / 'plot.html'}"], "compare": [str(run_dir)], "status": []}[command]
+    ends_in_words(capsys, command, str(run_dir), *more)
+    assert not (tmp_path / "plot.html").exists()
+
+
 @pytest.mark.parametrize("name", ["metrics.jsonl", "run.json", "checkpoints/step-00000004.json"])
 def test_a_model_is_exported_out_of_a_run_with_a_damaged_file(
     whole: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]

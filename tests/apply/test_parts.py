@@ -76,6 +76,12 @@ def edited(change: Callable[[dict[str, Any]], Any]) -> Callable[[bytes], bytes]:
         ("part-000000.npy", lambda data: b""),
         ("part-000000.npy", lambda data: data[:20] + b"'''" + data[23:]),
         ("part-000001.npy", lambda data: data.replace(b"<f4", b"<i4")),
+        ("part-000000.npy", lambda data: data[:-2] + bytes([data[-2] ^ 1]) + data[-1:]),
+        ("part-000001.npy", lambda data: data + b"\0"),
+        ("part-000000.json", edited(lambda record: record.update(bytes=record["bytes"] + 4))),
+        ("part-000000.json", edited(lambda record: record.update(xxh3_64="0" * 16))),
+        ("part-000001.json", edited(lambda record: record.update(xxh3_64=None))),
+        ("part-000001.json", lambda data: b""),
     ],
 )
 def test_damage_is_one_sentence_and_overwrite_mends_it(
@@ -95,6 +101,38 @@ def test_damage_is_one_sentence_and_overwrite_mends_it(
     assert cli.main([*begun, "overwrite=true"]) == 0
     assert cli.main([*begun[:3], f"output={tmp_path}/again.npz"]) == 0
     assert (tmp_path / "out.npz").read_bytes() == (tmp_path / "again.npz").read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["npy", "json"])
+def test_a_part_without_its_vectors_or_their_record_is_made_again(
+    begun: list[str], suffix: str, tmp_path: Path
+) -> None:
+    (plan(tmp_path).parent / f"part-000001.{suffix}").unlink()
+    assert cli.main(begun) == 0
+    assert cli.main([*begun[:3], f"output={tmp_path}/again.npz"]) == 0
+    assert (tmp_path / "out.npz").read_bytes() == (tmp_path / "again.npz").read_bytes()
+
+
+def test_an_output_named_as_a_pattern_removes_no_other_s_temporaries(begun: list[str], tmp_path: Path) -> None:
+    other, own = tmp_path / ".other.npz.0123abcd.tmp", tmp_path / ".*.npz.0123abcd.tmp"
+    for path in (other, own):
+        path.write_bytes(b"")
+    assert cli.main([*begun[:3], f"output={tmp_path}/*.npz"]) == 0
+    assert other.exists() and not own.exists()
+
+
+def test_neighbours_are_not_searched_in_vectors_that_changed(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.txt").write_text("the cat sat\na dog ran\n")
+    command = ["neighbors", f"checkpoint={model}", f"corpus={tmp_path}/text.txt", "word=cat", "sentence=the cat sat"]
+    assert cli.main(command) == 0
+    path = tmp_path / "text.txt.neighbors/part-000000.npy"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert cli.main(command) == cli.EXIT_USER_ERROR
+    assert f"{path} is damaged (its checksum is not the one of its record)" in capfd.readouterr().err
 
 
 def test_whole_work_is_gone_on_with(begun: list[str], tmp_path: Path) -> None:

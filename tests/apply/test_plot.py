@@ -133,7 +133,7 @@ def test_the_page_is_whole_and_needs_nothing_else(html_page: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="no chromium here; tests/install_browser.sh installs it as root")
+@pytest.mark.skipif(BROWSER is None, reason="no chromium here; as root on Debian: sh tests/install_browser.sh")
 def test_a_real_browser_shows_the_curves_of_both_runs(html_page: Path, tmp_path: Path) -> None:
     shot = tmp_path / "shot.png"
     assert BROWSER is not None

@@ -231,6 +231,8 @@ def test_input_below_the_output_folder_is_refused(prepare, tmp_path):
         ({"tokenize": True, "language": "xx9"}, "not usable"),
         ({"step": "encode", "task": 2, "tasks": 2}, "does not exist"),
         ({"step": "all"}, "step=all is unknown"),
+        ({"tasks": 0}, "task=0 of tasks=0 is a share of one pass; give step= too"),
+        ({"tasks": 2, "task": 1}, "task=1 of tasks=2 is a share of one pass; give step= too"),
         ({"step": "merge"}, "run step=encode"),
         ({"shuffle": "documents", "shard_tokens": 1000}, "a document of more than shard_tokens=1,000"),
     ],

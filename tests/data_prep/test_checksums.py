@@ -74,6 +74,7 @@ def test_any_flipped_bit_of_the_lexicon_is_found_when_the_dataset_is_opened(fold
     [
         (lambda folder: write_id(folder, 10**6), r"chunk 0 of train holds ids outside 1\.\."),
         (lambda folder: write_id(folder, -5), "chunk 0 of train holds ids outside"),
+        (lambda folder: write_id(folder, 0), "chunk 0 of train holds ids outside"),  # <S> stands in no chunk
         (lambda folder: write_id(folder, 7, at_end=True), "does not end with a sentence's end"),
     ],
 )

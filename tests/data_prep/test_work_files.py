@@ -101,3 +101,18 @@ def test_a_local_file_whose_name_holds_a_colon_can_be_prepared(prepare, tmp_path
     monkeypatch.chdir(tmp_path)
     (tmp_path / "part:0.txt").write_text("a b\nc d\n")
     assert prepare(["part:0.txt"], "./out:1").sentences == 2
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_only_temporaries_of_our_own_naming_are_removed(alone: bool, prepare, corpus, tmp_path) -> None:
+    out = tmp_path / "out"
+    begin(prepare, corpus[:1], out, 2)
+    torn = [".train-000000.tar.0123abcd.tmp", *([".index.json.0123abcd.tmp", ".lexicon.tsv.0123abcd.tmp"] * alone)]
+    foreign = ["notes.tmp", ".editor.tmp", ".paper.tex.0123abcd.tmp", ".photos.tar.0123abcd.tmp", "my.tar.tmp"]
+    for name in [*torn, *foreign]:
+        (out / name).write_text("text")
+    (out / "folder.tmp").mkdir()
+    for step in [None] if alone else ["shard"]:
+        prepare(corpus[:1], out, **OPTIONS, step=step)
+    left = {path.name for path in out.iterdir()}
+    assert {*foreign, "folder.tmp"} <= left and not left & set(torn)

@@ -55,6 +55,7 @@ def refused(folder: Path, message: str) -> None:
         (lambda c: c["files"]["counts.npy"].update(sha256="0"), r"files\.counts\.npy\.sha256 is '0'"),
         (lambda c: c["files"].pop("model.safetensors"), r"names no model\.safetensors"),
         (lambda c: c["files"].pop("vocabulary.txt"), r"names no vocabulary\.txt"),
+        (lambda c: c["files"].pop("softmax.safetensors"), r"does not name softmax\.safetensors, which lies beside"),
         (lambda c: c.update(vocabulary_size="5"), r"vocabulary_size is '5'"),
         (lambda c: c.update(vocabulary_size=None), r"has 5 words, not None"),
         (lambda c: c.update(format_version="2"), r"is of format version '2'"),

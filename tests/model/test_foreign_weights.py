@@ -125,6 +125,29 @@ def test_a_dataset_without_the_values_it_claims_is_refused(tmp_path: Path) -> No
     refused(paths, rf"{CELL}/B takes its values from another file")
 
 
+@pytest.mark.parametrize("kind", ["external storage", "virtual dataset", "external link", "soft link"])
+def test_weights_that_lie_in_another_hdf5_or_plain_file_are_refused(tmp_path: Path, kind: str) -> None:
+    """A foreign file would otherwise name any file of this machine, whose bytes an export would publish."""
+    arrays, name, other = tf_bilm.random_arrays(small(), 0), f"{CELL}/B", tmp_path / "other.hdf5"
+    values = arrays.pop(name)
+    paths = write(tmp_path / "model", arrays)
+    with h5py.File(other, "w") as file:
+        file["secret"] = values
+    (tmp_path / "secret").write_bytes(values.tobytes())
+    with h5py.File(paths[1], "a") as file:
+        if kind == "external storage":
+            file.create_dataset(
+                name, values.shape, values.dtype, external=[(str(tmp_path / "secret"), 0, h5py.h5f.UNLIMITED)]
+            )
+        elif kind == "virtual dataset":
+            layout = h5py.VirtualLayout(values.shape, values.dtype)
+            layout[:] = h5py.VirtualSource(str(other), "secret", values.shape)
+            file.create_virtual_dataset(name, layout)
+        else:
+            file[name] = h5py.ExternalLink(str(other), "/secret") if "external" in kind else h5py.SoftLink("/secret")
+    refused(paths, f"{CELL}/B takes its values from another file" if "link" not in kind else f"lacks {CELL}/B")
+
+
 def test_compressed_weights_are_read(tmp_path: Path) -> None:
     arrays = tf_bilm.random_arrays(small(), 0)
     plain = imported(*write(tmp_path / "a", arrays)).state_dict()

@@ -26,7 +26,7 @@ def why_not() -> str | None:
     """What this machine lacks for a cluster, None if nothing."""
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if missing:
-        return f"no Slurm here ({', '.join(missing)} missing): sh tests/install_slurm.sh installs it as root on Debian"
+        return f"no Slurm here ({', '.join(missing)} missing): as root on Debian: sh tests/install_slurm.sh"
     probe = ["unshare", "--mount", "--uts", "--pid", "--net", "--fork", "sh", "-c", "ip link add x type bridge"]
     done = subprocess.run(probe, capture_output=True, text=True)
     return None if done.returncode == 0 else f"no Slurm here: namespaces are not allowed ({done.stderr.strip()})"

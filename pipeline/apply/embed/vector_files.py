@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_prep.dataset.files import atomic_path
+from data_prep.dataset.files import atomic_path, remove_temporaries_of
 from pipeline.apply.embed.vector_plan import Parts
 from pipeline.config.schema import ConfigError, require
 
@@ -48,8 +48,7 @@ def format_of(output: str) -> str:
 def write_vectors(path: Path, parts: Parts, keep_sentences: bool = True) -> None:
     """The finished parts as one file. keep_sentences: HDF5 and npz get `sentence_to_index` as AllenNLP writes it."""
     write: Callable[[Path, Parts, bool], None] = _WRITERS[format_of(str(path))]
-    for left in path.parent.glob(f".{path.name}.*.tmp"):  # by a killed call
-        left.unlink()
+    remove_temporaries_of(path)  # by a killed call
     with atomic_path(path) as aside:
         write(aside, parts, keep_sentences)
 

@@ -1,7 +1,8 @@
 """Vectors of a text in parts: each is written once, whole or not at all, so any of it can be killed and run again.
 
 In the folder: plan.json (what, of what, and the parts), part-N.txt (its sentences, one a line as it was given),
-part-N.npy (their vectors end to end: (layers, words, values) of the first sentence, then of the second ...).
+part-N.npy (their vectors end to end: (layers, words, values) of the first sentence, then of the second ...),
+part-N.json (size and checksum of part-N.npy: without it the part counts as not made).
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_prep.dataset.files import DataError, write_bytes, write_json, write_npy
+from data_prep.dataset.files import DataError, write_bytes, write_json
 from data_prep.progress import Progress
 from data_prep.text.corpus import STDIN, find_sources
 from data_prep.workers import Report, run_tasks
@@ -28,8 +29,8 @@ from pipeline.apply.embed.vector_plan import (
     clear,
     load_plan,
     remove_texts_from,
+    remove_vectors,
     text_path,
-    vectors_path,
 )  # fmt: skip
 from pipeline.config.schema import require
 from pipeline.model.bilm import BiLM
@@ -104,7 +105,7 @@ def _begun(
             check_plan(path, plan, width)
             parts = Parts(folder, plan)
             if not is_read_again:
-                parts.check()
+                parts.check(checksums=overwrite)  # what the vectors' readers refuse, overwrite=true begins anew
             return parts
     except DataError:
         if not overwrite:
@@ -136,7 +137,7 @@ def _write_texts(folder: Path, text: Text, sources: list[Any]) -> tuple[list[Par
         content = "".join(f"{sentence.text}\n" for sentence in block).encode()
         path = text_path(folder, number)
         if not path.exists() or path.read_bytes() != content:  # of a call that was killed, or other standard input
-            vectors_path(folder, number).unlink(missing_ok=True)
+            remove_vectors(folder, number)
             write_bytes(path, content)
         words = sum(len(sentence.words) for sentence in block)
         rows.append(Part(number, total, len(block), words, hashlib.sha256(content).hexdigest()))
@@ -205,7 +206,7 @@ def _embed_share(
     encoder = SentenceEncoder(bilm.to(device))
     words = sentences = 0
     for part in share:
-        write_npy(parts.vectors_path(part.number), _embed(encoder, parts.sentences(part.number), vectors))
+        parts.write(part.number, _embed(encoder, parts.sentences(part.number), vectors))
         words, sentences = words + part.words, sentences + part.sentences
         report(words, sentences)
 

@@ -1,21 +1,23 @@
-"""Vectors in parts, read back: plan.json is typed and consistent, and what stands beside it is what it names."""
+"""Vectors in parts, read back: plan.json is typed and consistent, and the files beside it are the ones it names."""
 
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
-from data_prep.dataset.files import DataError
+from data_prep.dataset.files import DataError, write_json, write_npy
+from data_prep.dataset.index import Xxh3
 from data_prep.dataset.typed_json import Count, Sha256, load_json
 
 PLAN, FAISS = "plan.json", "words.faiss"
 _REMEDY = "start again with overwrite=true, or give another output"
 _TEXT = re.compile(r"part-(\d{6,})\.txt")
-_MADE = re.compile(r"plan\.json|words\.faiss|part-\d{6,}\.npy|\.(plan|part|words)[-.].*\.tmp")
+_MADE = re.compile(r"plan\.json|words\.faiss|part-\d{6,}\.(npy|json)|\.(plan|part|words)[-.].*\.tmp")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,14 @@ class Plan:
     parts: list[Part]
 
 
+@dataclass(frozen=True)
+class VectorsRecord:
+    """part-N.json: the size of part-N.npy and the XXH3-64 of its values, from when they were made."""
+
+    bytes: Count
+    xxh3_64: Xxh3
+
+
 def load_plan(folder: Path) -> Plan:
     """Raises DataError for one that is damaged."""
     plan: Plan = load_json(folder / PLAN, Plan, _REMEDY)
@@ -56,6 +66,16 @@ def text_path(folder: Path, number: int) -> Path:
 
 def vectors_path(folder: Path, number: int) -> Path:
     return folder / f"part-{number:06d}.npy"
+
+
+def record_path(folder: Path, number: int) -> Path:
+    return folder / f"part-{number:06d}.json"
+
+
+def remove_vectors(folder: Path, number: int) -> None:
+    """Remove a part's vectors, the record first: without the record the part counts as not made."""
+    record_path(folder, number).unlink(missing_ok=True)
+    vectors_path(folder, number).unlink(missing_ok=True)
 
 
 def check_plan(path: Path, plan: Plan, width: int) -> None:
@@ -99,6 +119,7 @@ class Parts:
     def __init__(self, folder: Path, plan: Plan) -> None:
         self.folder, self.vectors = folder, plan.identity["vectors"]
         self.parts, self.width, self.files = plan.parts, plan.width, plan.files
+        self._sound: set[int] = set()  # parts whose checksum this process has compared
 
     def text_path(self, number: int) -> Path:
         return text_path(self.folder, number)
@@ -121,11 +142,39 @@ class Parts:
         return [line.split() for line in self.lines(number)]
 
     def missing(self) -> list[Part]:
-        return [part for part in self.parts if not self.vectors_path(part.number).exists()]
+        return [part for part in self.parts if not self.is_made(part.number)]
+
+    def is_made(self, number: int) -> bool:
+        """Return whether a part's vectors and their record are there."""
+        return self.vectors_path(number).exists() and record_path(self.folder, number).exists()
+
+    def write(self, number: int, values: np.ndarray) -> None:
+        """Write a part's vectors, then their record."""
+        path = self.vectors_path(number)
+        remove_vectors(self.folder, number)
+        write_npy(path, values)
+        record = VectorsRecord(path.stat().st_size, _xxh3_64(values))
+        write_json(record_path(self.folder, number), asdict(record))
 
     def flat(self, number: int) -> np.ndarray:
-        """A part's vectors end to end, memory-mapped."""
+        """Return a part's vectors end to end, memory-mapped; the first call compares their checksum."""
+        values = self._mapped(number)
+        if number not in self._sound:
+            if _xxh3_64(values) != self._record(number).xxh3_64:
+                raise damaged(self.vectors_path(number), "its checksum is not the one of its record")
+            self._sound.add(number)
+        return values
+
+    def _record(self, number: int) -> VectorsRecord:
+        record: VectorsRecord = load_json(record_path(self.folder, number), VectorsRecord, _REMEDY)
+        return record
+
+    def _mapped(self, number: int) -> np.ndarray:
+        """Return a part's vectors once their size, type and shape are right."""
         path, part = self.vectors_path(number), self.parts[number]
+        recorded, size = self._record(number).bytes, path.stat().st_size
+        if size != recorded:
+            raise damaged(path, f"it has {size:,} bytes instead of {recorded:,}")
         try:
             values = np.load(path, mmap_mode="r", allow_pickle=False)
         except OSError:
@@ -147,16 +196,23 @@ class Parts:
             yield line, flat[begin:end].reshape(layers, words, self.width)
             begin = end
 
-    def check(self) -> None:
-        """Raise DataError where a part's text, or its vectors as far as their header tells, are damaged."""
+    def check(self, checksums: bool = False) -> None:
+        """Raise DataError where a part's text, or the size or header of its vectors, is damaged.
+
+        checksums: compare those of the vectors too, which reads all of them.
+        """
         for part in self.parts:
             if len(self.lines(part.number)) != part.sentences:
                 raise damaged(self.text_path(part.number), f"it does not have {part.sentences} sentences")
-            if self.vectors_path(part.number).exists():
-                self.flat(part.number)
+            if self.is_made(part.number):
+                self.flat(part.number) if checksums else self._mapped(part.number)
 
     def place_of(self, part: Part, sentence: int) -> str:
         """FILE:LINE of a part's sentence; where text was tokenised, the line counts sentences."""
         number = part.first + sentence
         path, first = [(path, first) for path, first in self.files if first <= number][-1]
         return f"{path}:{number - first + 1}"
+
+
+def _xxh3_64(values: np.ndarray) -> str:
+    return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(values).data if values.size else b"")

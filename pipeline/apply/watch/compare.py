@@ -1,6 +1,7 @@
 """`elmo compare`: the settings that differ between runs, and their results, side by side."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ _MAX_CELL = 44
 def main(config: CompareConfig) -> str:
     """The comparison as text, or with json=true as JSON."""
     columns = names(config.runs)
-    folders = [Path(run).expanduser() for run in config.runs]
+    folders = [Path(os.path.expanduser(run)) for run in config.runs]
     try:
         settings = dict(zip(columns, map(read_settings, folders), strict=True))
         figures = dict(zip(columns, map(final_figures, folders), strict=True))

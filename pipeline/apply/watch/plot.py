@@ -50,7 +50,8 @@ def main(config: PlotConfig) -> str:
     """Draw the runs into the file of output=; returns what to tell the user."""
     output = local_path(config.output, "output")
     runs = [
-        read_curves(Path(run).expanduser(), name) for run, name in zip(config.runs, names(config.runs), strict=True)
+        read_curves(Path(os.path.expanduser(run)), name)
+        for run, name in zip(config.runs, names(config.runs), strict=True)
     ]
     figure = draw(runs)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +61,7 @@ def main(config: PlotConfig) -> str:
 
 def names(folders: list[str]) -> list[str]:
     """What tells runs apart: the folders' names, or the paths where two have the same name."""
-    short = [os.path.basename(os.path.realpath(Path(folder).expanduser())) for folder in folders]
+    short = [os.path.basename(os.path.realpath(Path(os.path.expanduser(folder)))) for folder in folders]
     return short if len(set(short)) == len(short) else folders
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.apply.watch.status_text import Status, render
 from pipeline.config.schema import ConfigError
+from pipeline.config.terminal import printable
 from pipeline.config.watch import StatusConfig
 from pipeline.train.run_dir.checkpoint import CheckpointFolder, Record
 from pipeline.train.run_dir.lock import is_claimed
@@ -25,10 +26,10 @@ _QUEUE_FIELDS = ("job", "name", "state", "elapsed", "limit", "nodes", "reason")
 def main(config: StatusConfig) -> int:
     """Print the status of each run, with watch=true until all have come to an end."""
     while True:
-        found = [look(Path(run).expanduser()) for run in config.runs]
+        found = [look(Path(os.path.expanduser(run))) for run in config.runs]
         text = "\n".join(json.dumps(asdict(s)) for s in found) if config.json else "\n\n".join(map(render, found))
         clear = "\033[H\033[2J" if config.watch and sys.stdout.isatty() else ""
-        print(f"{clear}{text}", flush=True)
+        print(f"{clear}{printable(text)}", flush=True)
         if not config.watch or all(status.is_over for status in found):
             return 0
         time.sleep(config.every_seconds)

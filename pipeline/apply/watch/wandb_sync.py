@@ -15,6 +15,7 @@ import urllib.request
 from pathlib import Path
 
 from pipeline.config.schema import ConfigError
+from pipeline.config.terminal import say
 from pipeline.config.watch import SyncConfig
 from pipeline.train.run_dir.lock import is_claimed
 
@@ -28,7 +29,7 @@ def sync(config: SyncConfig) -> str:
 
     Raises ConfigError if the server cannot be reached or does not take a piece; what went up before stays there.
     """
-    folders = [Path(run).expanduser() for run in config.runs]
+    folders = [Path(os.path.expanduser(run)) for run in config.runs]
     pieces = [piece for folder in folders for piece in offline_pieces(folder)]
     live = [piece for folder in folders for piece in _being_written(folder)]
     waiting = [piece for piece in pieces if not is_synced(piece) and piece not in live]
@@ -83,7 +84,7 @@ def _upload(piece: Path) -> str:
     """The piece is on the server afterwards, as far as it goes; returns the address of its run."""
     environment = {name: value for name, value in os.environ.items() if name not in ("WANDB_MODE", "WANDB_DIR")}
     command = [sys.executable, "-m", "wandb", "sync", str(piece)]
-    print(f"sync     {piece}", file=sys.stderr)
+    say(f"sync     {piece}", sys.stderr)
     done = subprocess.run(command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
     output = done.stdout + done.stderr
     if not is_synced(piece) and _CUT_SHORT.search(output):

@@ -4,6 +4,7 @@ A folder counts once config.json, which is written last, holds the size and sha2
 What each file holds: docs/reference/formats.md.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.dataset.files import atomic_path, map_npy, sha256_of, sync_folder, write_bytes, write_json, write_npy
+from data_prep.dataset.files import (
+    atomic_path,
+    map_npy,
+    remove_temporaries_of,
+    sha256_of,
+    sync_folder,
+    write_bytes,
+    write_json,
+    write_npy,
+)
 from data_prep.dataset.lexicon import SPECIALS
 from data_prep.dataset.locations import local_path
 from pipeline.config.schema import ConfigError, ModelConfig, require, to_dict
@@ -107,6 +117,11 @@ def load_pretrained(location: str | Path, *, softmax: bool = True, device: torch
     folder = _locate(str(location), softmax)
     described = read_folder_config(folder)
     config = model_config(folder, described.model)
+    for name in (SOFTMAX, VOCABULARY, COUNTS):
+        require(
+            name in described.files or not (folder / name).exists(),
+            f"{folder / CONFIG} does not name {name}, which lies beside it; copy the model again, or remove {name}",
+        )
     softmax = softmax and SOFTMAX in described.files
     for file, record in described.files.items():
         if file != SOFTMAX or softmax:
@@ -133,7 +148,7 @@ def push_to_hub(folder: str | Path, repository: str, *, revision: str | None = N
     Just the files that config.json names, the card and config.json go there, whatever else the folder holds.
     private: whether a repository that is not there yet is made so.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(os.path.expanduser(folder))
     names = [*read_folder_config(folder).files, CARD, CONFIG]
     return upload(folder, [str(name) for name in names], repository, revision, private)
 
@@ -151,8 +166,8 @@ def claim_folder(folder: Path, names: tuple[str, ...], *, marker: str, overwrite
     folder.mkdir(parents=True, exist_ok=True)
     (folder / marker).unlink(missing_ok=True)
     for name in names:
-        for left in [folder / name, *folder.glob(f".{name}.*.tmp")]:  # by a killed export
-            left.unlink(missing_ok=True)
+        (folder / name).unlink(missing_ok=True)
+        remove_temporaries_of(folder / name)  # by a killed export
     sync_folder(folder)
 
 

@@ -75,7 +75,7 @@ class Tracker:
             return
         import wandb
 
-        uri = path if is_url(path) else Path(path).expanduser().resolve().as_uri()
+        uri = path if is_url(path) else Path(os.path.expanduser(path)).resolve().as_uri()
         try:
             artifact = wandb.Artifact(f"{name}-{self.run.id}", type=kind, metadata=facts)
             artifact.add_reference(uri, checksum=False)

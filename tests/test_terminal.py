@@ -1,0 +1,72 @@
+"""Foreign text reaches a terminal without the characters that control it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_prep.prepare import prepare
+from pipeline.config.terminal import printable
+from tests.train import runs
+
+CONTROLS = "\x1b\x07\x9b\r\x08\u202e"
+EVIL = "\x1b]0;title\x07\x9b31m\r\x08\u202e"
+SHOWN = r"\x1b]0;title\x07\x9b31m\r\x08\u202e"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    runs.write_text(folder / "text.txt", runs.zipf_sentences(20, seed=1, types=30))
+    prepare([str(folder / "text.txt")], folder / "data", heldout=2, workers=1)
+    return folder / "data"
+
+
+def elmo(*arguments: str) -> str:
+    """Return what a command prints on both streams, once no character of it controls a terminal."""
+    command = [sys.executable, "-m", "pipeline.cli", *arguments]
+    done = subprocess.run(command, cwd=runs.ROOT, env=runs.clean_environment(), capture_output=True)
+    said = (done.stdout + done.stderr).decode()
+    assert "Traceback" not in said
+    assert not set(said) & set(CONTROLS)
+    return said
+
+
+def test_text_and_names_are_shown_unchanged_but_for_what_controls_a_terminal() -> None:
+    assert printable(EVIL) == SHOWN
+    assert printable("\udcff") == r"\udcff"
+    assert printable("Zoë 漢字 😀 می‌خواهم\n\tx") == "Zoë 漢字 😀 می‌خواهم\n\tx"
+
+
+def test_status_shows_what_a_run_says_of_itself_without_control(tmp_path: Path) -> None:
+    run_dir = tmp_path / f"run{EVIL}"
+    run_dir.mkdir()
+    (run_dir / "start.json").write_text(json.dumps({"host": f"n1{EVIL}", "data": f"d{EVIL}", "unix_time": 1.0}))
+    (run_dir / "end.json").write_text(json.dumps({"how": "stopped", "text": f"x{EVIL}", "why": f"y{EVIL}"}))
+    (run_dir / "restarts.jsonl").write_text(json.dumps({"reason": f"z{EVIL}"}) + "\n" + json.dumps({EVIL: 1, "job": 2}))
+    link = tmp_path / "run"
+    link.symlink_to(run_dir)
+    said = elmo("status", str(link))
+    assert f"stopped by y{SHOWN}, x{SHOWN}" in said and f"z{SHOWN}" in said
+
+
+def test_an_index_is_shown_and_refused_without_control(dataset: Path, tmp_path: Path) -> None:
+    index = json.loads((dataset / "index.json").read_text())
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in ("lexicon.tsv", *(path.name for path in dataset.glob("*.npy"))):
+        (folder / name).write_bytes((dataset / name).read_bytes())
+    index["made"]["options"][EVIL] = EVIL
+    index["made"]["inputs"][0]["name"] = f"from{EVIL}"
+    (folder / "index.json").write_text(json.dumps(index))
+    assert f"from{SHOWN}" in elmo("prep", "info", str(folder))
+    index["summary"]["words"] = {f"key{EVIL}": "x"}
+    (folder / "index.json").write_text(json.dumps(index))
+    assert f"key{SHOWN}" in elmo("prep", "info", str(folder))  # a warning
+    index["splits"]["train"] = {}
+    (folder / "index.json").write_text(json.dumps(index))
+    folder = folder.rename(tmp_path / f"data{EVIL}")
+    said = elmo("prep", "info", str(folder))
+    assert said.startswith("elmo prep: ") and f"data{SHOWN}: index.json is damaged" in said
