@@ -104,13 +104,13 @@ def _train(command: str, train: Callable[[], "Outcome"], arguments: list[str], c
 
 
 def preflight(arguments: list[str]) -> int:
-    signals.install()  # one that comes now is for the training: it is noted in the verdict
+    signals.install()  # a signal that comes now is meant for the training: the node check records it
     config = _training_config(FinetuneConfig, in_full(arguments))  # a fine-tuning's has all that a pretraining's has
-    from pipeline.train.cluster.preflight import preflight as look
+    from pipeline.train.cluster.preflight import preflight as check_node
 
-    verdict = look(config)
-    print(verdict)
-    return 1 if verdict.faults else 0
+    check = check_node(config)
+    print(check)
+    return 1 if check.faults else 0
 
 
 def _training_config(schema: type[PretrainConfig], arguments: list[str]) -> PretrainConfig:
