@@ -94,12 +94,12 @@ def _train(command: str, train: Callable[[], "Outcome"], arguments: list[str], c
         outcome = train()
     except (Failed, TakenOver) as error:
         if isinstance(error, Failed) and error.is_everywhere and global_rank(config.train) != 0:
-            return 0  # rank 0 says it; Lightning would kill it, perhaps before that, because of another rank's code
+            return 0  # rank 0 prints the error; with another code here, Lightning might kill rank 0 before that
         print(f"elmo {command}: {error}", file=sys.stderr)
         return 1
     leave()
     if outcome.is_rank_zero:
-        outcome.say(command, arguments, config.data.path)
+        outcome.print_next_steps(command, arguments, config.data.path)
     return outcome.exit_code
 
 

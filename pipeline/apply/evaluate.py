@@ -48,7 +48,7 @@ class Evaluation:
             "checkpoint": self.checkpoint, "step": self.step, "data": self.data,
             "perplexity": self.perplexity.both, "perplexity_forward": self.perplexity.forward,
             "perplexity_backward": self.perplexity.backward, "tokens": self.perplexity.tokens,
-            "evaluate.lanes": self.perplexity.lanes, "runaways": self.perplexity.runaways,
+            "evaluate.lanes": self.perplexity.lanes, "diverged_lanes": self.perplexity.diverged_lanes,
             "vocabulary": self.vocabulary, "outside_vocabulary_share": self.outside_share, "unk_share": self.unk_share,
             "unigram_perplexity": self.unigram,
         }  # fmt: skip
