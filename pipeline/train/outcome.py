@@ -22,7 +22,7 @@ class LoaderKilled(Failed):
 
 @dataclass
 class Outcome:
-    """How a run ended. saved_step: of its last checkpoint. stopped: by a request, to be resumed; else it is over."""
+    """The end of a run. saved_step: of its last checkpoint. stopped: by a request, to be resumed; else it is over."""
 
     run_dir: Path
     step: int

@@ -30,7 +30,7 @@ class Request(IntEnum):
 
     @property
     def reason(self) -> str:
-        """What end.json names as the reason of a stop: "stop" for the file, else the signal's name."""
+        """Return the reason of a stop for end.json: "stop" for the file, else the signal's name."""
         return STOP_FILE if self is Request.STOP else self.name
 
 
