@@ -1,4 +1,4 @@
-# The commands of this project; they work in a virtual environment in .venv that the first of them makes (install.sh).
+# The commands of this project. They use a virtual environment in .venv, which the first command makes (install.sh).
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= runs/demo
@@ -10,11 +10,11 @@ export PYTHON
 .PHONY: help demo test fuzz ordeals check lint clean
 
 help:
-	@echo 'make demo    prepare real text, pretrain a small biLM on it, evaluate and use it: minutes, in $(DEMO)'
-	@echo 'make check   the fast loop: ruff, types, floors, fast tests'
-	@echo 'make test    all tests; on Slurm too where its packages are, or may be installed'
-	@echo 'make fuzz    damage everything that is read, in 10,000 ways and each byte of a dataset: some fifteen minutes'
-	@echo 'make ordeals Slurm jobs that lose nodes, networks and disks, on a cluster of this machine: five minutes'
+	@echo 'make demo    prepare text, pretrain a small biLM, evaluate and fine-tune it: some minutes, in $(DEMO)'
+	@echo 'make check   the fast checks: ruff, types, layout, fast tests'
+	@echo 'make test    all tests, those on Slurm too if its packages are there or can be installed'
+	@echo 'make fuzz    damage all inputs in 10,000 ways, and each byte of a dataset: about fifteen minutes'
+	@echo 'make ordeals Slurm jobs that lose nodes, networks and disks, on a cluster on this machine: five minutes'
 	@echo 'make clean   remove $(VENV) and caches; runs/ and data/ stay'
 
 demo: $(VENV)/demo.stamp

@@ -112,8 +112,8 @@ def _run_in_pool(
     except BrokenProcessPool as error:
         _stop(pool)
         raise DataError(
-            "a worker process was killed, perhaps for want of memory; run the same command again to go "
-            "on, with fewer workers if it was memory"
+            "a worker process was killed, perhaps because memory ran out; run the same command again to "
+            "resume, with fewer workers if memory ran out"
         ) from error
     except BaseException:
         _stop(pool)

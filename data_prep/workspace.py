@@ -14,7 +14,7 @@ from data_prep.dataset.index import INDEX, SPLITS
 from data_prep.dataset.lexicon import FILES as LEXICON_FILES
 
 SKIPPED = "skipped.tsv"
-WORK_REMEDY = "start the preparation anew (overwrite=true, or remove the folder)"
+WORK_REMEDY = "start the preparation again (overwrite=true, or remove the folder)"
 
 
 @dataclass(frozen=True)

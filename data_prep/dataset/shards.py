@@ -207,7 +207,7 @@ def check_size(path: Path, num_bytes: int) -> None:
         what = "is missing" if found is None else f"has {found:,} bytes"
         raise DataError(
             f"{path} {what}, the index says {num_bytes:,} bytes; copy the file again or prepare the "
-            "dataset anew (overwrite=true)"
+            "dataset again (overwrite=true)"
         )
 
 

@@ -37,7 +37,7 @@ class Report:
             [
                 f"{checked}: {len(self.faults)} faults",
                 *(f"  {fault}" for fault in self.faults),
-                "copy the files named again, or prepare the dataset anew (overwrite=true)",
+                "copy the files named again, or prepare the dataset again (overwrite=true)",
             ]
         )
 

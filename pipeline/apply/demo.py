@@ -109,7 +109,7 @@ def _elmo_all(folder: str, *commands: list[str]) -> int:
     for arguments in commands:
         code = _elmo(arguments)
         if code != 0:
-            again = "" if code != EXIT_PREEMPTED else f"\nTo go on where it stopped: elmo demo {folder}"
+            again = "" if code != EXIT_PREEMPTED else f"\nTo resume: elmo demo {folder}"
             print(f"elmo demo: `elmo {arguments[0]}` ended with code {code}{again}", file=sys.stderr)
             return code
     return 0

@@ -47,7 +47,7 @@ def export(config: ExportConfig) -> str:
     if config.hub:
         lines.append(f"pushed   {push_to_hub(output, config.hub)}")
     if trained.facts.get("perplexity") is None:
-        lines.append("note     no held-out perplexity of just these weights is known: README.md says so")
+        lines.append("note     the held-out perplexity of these weights is not known; README.md has none")
     return "\n".join([*lines, _next_of(output)])
 
 

@@ -10,31 +10,31 @@ class PrepConfig:
     input: list[str] = option([], "files, globs, folders: one tokenised sentence a line; - is standard input")
     output: str = option("", "folder of the dataset")
     heldout: float | None = option(
-        None, "held-out sentences: a share below 1, or a count [default: 0.01, and none beside heldout_input]"
+        None, "held-out sentences: a share below 1, or a number [default: 0.01; with heldout_input: none]"
     )
-    heldout_input: list[str] = option([], "held-out text of its own, instead of a share or count")
+    heldout_input: list[str] = option([], "separate held-out text, instead of a share or count")
     tokenize: bool = option(False, "the text is raw: split it into sentences and words (extra `text`)")
-    language: str = option("en", "language code of the tokeniser's rules")
+    language: str = option("en", "language code for the rules of the tokeniser")
     shuffle: str = option("sentences", "order of the dataset: sentences, documents (kept whole) or none")
-    seed: int = option(0, "seeds the shuffle and the held-out choice")
-    workers: int = option(0, "processes [0: one a core]; the result does not depend on it")
-    on_error: str = option("fail", "a bad line: fail, or skip (counted and listed)")
-    max_sentence_words: int = option(100_000, "a longer line is an error")
-    shard_tokens: int = option(32 << 20, "tokens of a shard, 4 bytes each")
-    overwrite: bool = option(False, "replace a dataset made from other input or options")
-    step: str = option("", "one pass only, for a job array: encode, then merge, then shard [default: all of them]")
-    task: int = option(0, "step=: this call's number in an array of tasks, from 0")
-    tasks: int = option(1, "step=: calls that share the pass")
+    seed: int = option(0, "seed of the shuffle and of the choice of held-out sentences")
+    workers: int = option(0, "processes, 0: one a core; the result does not depend on them")
+    on_error: str = option("fail", "at a bad line: fail, or skip (skipped lines are counted and listed)")
+    max_sentence_words: int = option(100_000, "words of a line; a longer line is an error")
+    shard_tokens: int = option(32 << 20, "tokens of a shard, of 4 bytes each")
+    overwrite: bool = option(False, "replace a dataset that was made from other input or with other options")
+    step: str = option("", "run one pass only, for job arrays: encode, then merge, then shard [default: all]")
+    task: int = option(0, "with step=: number of this task, from 0")
+    tasks: int = option(1, "with step=: number of tasks that share the pass")
 
 
 @dataclass
 class EvaluateCommandConfig:
     checkpoint: str = option("", "checkpoint file, or a run's folder (its best checkpoint, else its newest)")
-    data: list[str] = option([], "a dataset, or text files of one tokenised sentence a line")
+    data: list[str] = option([], "a dataset, or text files with one tokenised sentence a line")
     split: str = option("heldout", "split of the dataset")
     output: str = option("", "write the result as JSON to this file")
     accelerator: str = option("auto", "auto, cpu or gpu")
-    devices: int = option(1, "processes; the result does not depend on it")
+    devices: int = option(1, "processes; the result does not depend on them")
     precision: str = option("32-true", "32-true or bf16-mixed")
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
@@ -47,10 +47,12 @@ class EvaluateCommandConfig:
 class ExportConfig:
     checkpoint: str = option("", "checkpoint file, a run's folder, or a model that was exported or imported")
     output: str = option("", "folder to write")
-    format: str = option("elmo", "elmo (all there is), or allennlp (for AllenNLP, bilm-tf, simple_elmo; no softmax)")
-    corpus: str = option("", "what the model card calls the training corpus [default: the dataset's folder]")
-    hub: str = option("", "push it to this repository on the Hugging Face hub too: ORG/NAME (extra `hub`)")
-    overwrite: bool = option(False, "replace a model that output= holds")
+    format: str = option(
+        "elmo", "elmo (everything), or allennlp (for AllenNLP, bilm-tf and simple_elmo; without softmax)"
+    )
+    corpus: str = option("", "name of the training corpus in the model card [default: the dataset's folder]")
+    hub: str = option("", "also upload to this repository on the Hugging Face hub: ORG/NAME (extra `hub`)")
+    overwrite: bool = option(False, "replace a model in output=")
 
     def __post_init__(self) -> None:
         require(self.format in ("elmo", "allennlp"), f"format={self.format!r} must be elmo or allennlp")
@@ -60,9 +62,9 @@ class ExportConfig:
 class ImportConfig:
     options: str = option("", "options.json of bilm-tf or AllenNLP")
     weights: str = option("", "the HDF5 weights that came with it (extra `weights`)")
-    vocabulary: str = option("", "its vocabulary, one word a line [default: none, embedding needs none]")
+    vocabulary: str = option("", "its vocabulary, one word a line [default: none; embedding needs none]")
     output: str = option("", "folder to write")
-    overwrite: bool = option(False, "replace a model that output= holds")
+    overwrite: bool = option(False, "replace a model in output=")
 
 
 @dataclass
@@ -70,20 +72,22 @@ class EmbedConfig:
     checkpoint: str = option("", "checkpoint file, a run's folder, or a model that was exported or imported")
     input: list[str] = option([], "files, globs, folders: one tokenised sentence a line; - is standard input")
     output: str = option("", "file to write: .h5 (bilm-tf's and AllenNLP's layout), .npz, .safetensors or .parquet")
-    layers: str = option("all", "all, top, average, mix, or a layer's number, 0 being the context-free one")
-    weights: list[float] = option([], "layers=mix: what multiplies each layer, as it stands: no softmax is taken")
-    gamma: float = option(1.0, "layers=mix: multiplies the mix")
+    layers: str = option("all", "all, top, average, mix, or a layer's number (0: the word without context)")
+    weights: list[float] = option([], "with layers=mix: factor of each layer, used as given (no softmax)")
+    gamma: float = option(1.0, "with layers=mix: factor of the mix")
     dtype: str = option("float32", "float32 or float16")
-    tokenize: bool = option(False, "the text is raw: a key is then a sentence's number, not a line's (extra `text`)")
-    language: str = option("en", "language code of the tokeniser's rules")
-    sentence_index: bool = option(True, "keep the sentences: dataset sentence_to_index of .h5 and .npz, as AllenNLP")
-    workers: int = option(1, "processes, over parts of the input; 0 is one a core")
-    threads: int | None = option(None, "CPU threads of each process [null: cores shared out]")
-    task: int = option(0, "this call's number in an array of tasks, from 0")
-    tasks: int = option(1, "calls that share the parts; after them the same without task and tasks writes the file")
+    tokenize: bool = option(
+        False, "the text is raw: split it; keys are then numbers of sentences, not of lines (extra `text`)"
+    )
+    language: str = option("en", "language code for the rules of the tokeniser")
+    sentence_index: bool = option(True, "write the sentences into .h5 and .npz too, as sentence_to_index of AllenNLP")
+    workers: int = option(1, "processes that share the parts of the input; 0: one a core")
+    threads: int | None = option(None, "CPU threads of each process [null: the cores divided by the processes]")
+    task: int = option(0, "number of this task in a job array, from 0")
+    tasks: int = option(1, "tasks that share the parts; then the same command without task= and tasks= writes the file")
     accelerator: str = option("auto", "auto, cpu or gpu")
     precision: str = option("32-true", "32-true or bf16-mixed")
-    overwrite: bool = option(False, "replace output=, and work for it that was begun otherwise")
+    overwrite: bool = option(False, "replace output=, and unfinished work that was started with other options")
 
     def __post_init__(self) -> None:
         require(self.dtype in ("float32", "float16"), f"dtype={self.dtype!r} must be float32 or float16")
@@ -95,12 +99,14 @@ class EmbedConfig:
 class ScoreConfig:
     checkpoint: str = option("", "checkpoint file, a run's folder, or an exported model with its softmax")
     input: list[str] = option([], "files, globs, folders: one tokenised sentence a line; - is standard input")
-    output: str = option("", "file to write: .jsonl (a line a sentence) or .tsv (a line a word) [default: a table]")
+    output: str = option(
+        "", "file to write: .jsonl (one line a sentence) or .tsv (one line a word) [default: print a table]"
+    )
     tokenize: bool = option(False, "the text is raw: split it into sentences and words (extra `text`)")
-    language: str = option("en", "language code of the tokeniser's rules")
+    language: str = option("en", "language code for the rules of the tokeniser")
     accelerator: str = option("auto", "auto, cpu or gpu")
     precision: str = option("32-true", "32-true or bf16-mixed")
-    threads: int | None = option(None, "CPU threads [null: torch's own choice]")
+    threads: int | None = option(None, "CPU threads [null: the default of torch]")
 
     def __post_init__(self) -> None:
         _check_machine(self.accelerator, self.precision, 1)
@@ -111,19 +117,21 @@ class NeighborsConfig:
     checkpoint: str = option("", "checkpoint file, a run's folder, or a model that was exported or imported")
     corpus: list[str] = option([], "files, globs, folders to search: one tokenised sentence a line")
     word: str = option("", "the word whose occurrences are compared")
-    sentence: str = option("", "its context: a tokenised sentence that holds the word")
+    sentence: str = option("", "its context: a tokenised sentence with the word")
     occurrence: int = option(1, "which occurrence of the word in the sentence, from 1")
     any: bool = option(False, "compare with the occurrences of all words, not of this word only")
     k: int = option(10, "neighbours to show")
     layer: str = option("top", "top, average, or a layer's number")
-    index: str = option("", "folder where the corpus's vectors are kept [default: beside the first file]")
-    approximate: str = option("auto", "any=true: by faiss, extra `neighbors`; auto (beyond 5 M words), true or false")
+    index: str = option("", "folder for the vectors of the corpus [default: beside the first file]")
+    approximate: str = option(
+        "auto", "with any=true: search with faiss (extra `neighbors`): auto (over 5 M words), true or false"
+    )
     output: str = option("", "write the result as JSON to this file")
-    workers: int = option(1, "processes that embed the corpus; 0 is one a core")
-    threads: int | None = option(None, "CPU threads of each process [null: cores shared out]")
+    workers: int = option(1, "processes that embed the corpus; 0: one a core")
+    threads: int | None = option(None, "CPU threads of each process [null: the cores divided by the processes]")
     accelerator: str = option("auto", "auto, cpu or gpu")
     precision: str = option("32-true", "32-true or bf16-mixed")
-    overwrite: bool = option(False, "replace an index of something else")
+    overwrite: bool = option(False, "replace an index that was made of another corpus or model")
 
     def __post_init__(self) -> None:
         require(self.k >= 1, f"k={self.k} must be at least 1")

@@ -1,4 +1,4 @@
-"""Every option of a fine-tuning: those of a pretraining, and what it starts from. As typed: from=, data=, mix=."""
+"""Every option of a fine-tuning: those of a pretraining, and its source. Short forms: from=, data=, general=, mix=."""
 
 from dataclasses import dataclass, field
 
@@ -11,17 +11,21 @@ _SHORT = {"from": "finetune.source", "data": "data.path", "general": "finetune.g
 class FinetuneSection:
     source: str = option("", "from=: checkpoint, run folder, exported or imported model, or ORG/NAME on the hub")
     vocabulary: str = option(
-        "auto", "words of the softmax: keep the source's; extend them by the domain's; new: the domain's alone; auto: "
-        "keep where the source has a softmax, else new"
+        "auto", "words of the softmax: keep (those of the source), extend (and those of the domain), new (those of the "
+        "domain alone) or auto (keep if the source has a softmax, else new)"
     )  # fmt: skip
-    new_rows: str = option("encoder", "rows of new words start as the mean row, or as the encoder says of the spelling")
+    new_rows: str = option(
+        "encoder", "first rows of new words: encoder (predicted from their spelling), or mean (the mean row)"
+    )
     warmup_steps: int | None = option(
-        None, "steps in which only the softmax learns [null: a tenth of all if the source has no softmax, else none]"
+        None, "steps in which only the softmax learns [null: a tenth of all steps if the source has no softmax, else 0]"
     )
     freeze: list[str] = option([], "parts that do not learn: encoder, layer1, layer2, ..., softmax")
-    mix: str = option("", "mix=DIR:SHARE: dataset of general text, against forgetting")
+    mix: str = option("", "mix=DIR:SHARE: dataset of general text to mix in, against forgetting")
     mix_share: float = option(0.1, "share of the lanes that read finetune.mix")
-    general: str = option("", "general=: dataset whose held-out text shows what is forgotten [mix, or the source's]")
+    general: str = option(
+        "", "general=: dataset whose held-out text shows what was forgotten [default: mix, else the source's]"
+    )
 
     def __post_init__(self) -> None:
         kinds = ("auto", "keep", "extend", "new")
@@ -41,7 +45,7 @@ class FinetuneConfig(PretrainConfig):
 
 
 def in_full(arguments: list[str]) -> list[str]:
-    """from=X, data=X, general=X and mix=X:SHARE as the options that they stand for."""
+    """Return the arguments with from=, data=, general= and mix= replaced by the options that they abbreviate."""
     full = []
     for argument in arguments:
         key, equals, value = argument.partition("=")

@@ -17,7 +17,7 @@ _PATH_FAULTS = {
     errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, errno.ENODEV,
 }  # fmt: skip
 """Faults of a path that the user gave. A failing disk or network is none of them: Slurm starts such a job again."""
-_KEYS = "Keys, with type and default; later files and pairs win. Values are data: `${...}` is not replaced."
+_KEYS = "Keys, with type and default; a later file or pair wins. `${...}` in a value is not replaced."
 _LONG_WORD = re.compile(r"(\S{300})\S+")  # a path of thousands of characters is not shown whole
 
 
@@ -41,7 +41,7 @@ def run(name: str, command: Command, arguments: list[str]) -> int:
         print(f"elmo {name}: {_LONG_WORD.sub(lambda word: word[1] + '…', sentence)}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        print(f"elmo {name}: interrupted; run the same command again to go on", file=sys.stderr)
+        print(f"elmo {name}: interrupted; run the same command again to resume", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 

@@ -33,9 +33,9 @@ def require(condition: bool, message: str) -> None:
 
 @dataclass
 class RunConfig:
-    dir: str = option("runs/elmo", "folder of the run: checkpoints, logs, wandb files; an existing one is resumed")
-    name: str = option("", "name shown in wandb [default: WANDB_NAME, else the folder's name]")
-    seed: int = option(1, "seeds weights, order, candidates and dropout")
+    dir: str = option("runs/elmo", "folder of the run: checkpoints, logs, wandb files; an existing run is resumed")
+    name: str = option("", "name in wandb [default: WANDB_NAME, else the folder's name]")
+    seed: int = option(1, "seed of weights, order, candidates and dropout")
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**31, f"run.seed={self.seed} must be from 0 to 2147483647")
@@ -44,19 +44,19 @@ class RunConfig:
 @dataclass
 class DataConfig:
     path: str = option("", "dataset made by `elmo prep`: a folder, or a URL of file, http, https, s3, gs or hf")
-    cache_dir: str | None = option(None, "where a node keeps what it fetches [null: ELMO_CACHE, else in ~/.cache]")
-    stage_dir: str = option("", "where each node copies the shards its lanes read, as $SLURM_TMPDIR [default: nowhere]")
-    lanes: int = option(384, "rows of the global batch, shared out over all ranks [the paper: 128 on each of 3 GPUs]")
-    window: int = option(20, "tokens of a lane in one step: truncated back-propagation through time")
+    cache_dir: str | None = option(None, "cache of remote datasets [null: $ELMO_CACHE, else ~/.cache/elmo-pipeline]")
+    stage_dir: str = option("", "folder to which a node copies its shards, for example $SLURM_TMPDIR [default: none]")
+    lanes: int = option(384, "rows of the global batch, divided among all ranks [the paper: 128 on each of 3 GPUs]")
+    window: int = option(20, "tokens of each lane in one step (truncated back-propagation through time)")
     order: str = option(
-        "shared", "one order of the text for both directions: shared; else per_direction [bilm-tf], slower a step"
+        "shared", "shared: both directions read the same text in a step; per_direction: other text, as bilm-tf (slower)"
     )
     cold_start_share: float = option(
-        0.01, "share of lanes that start each step from the zero state, as sentences do in use [the paper: 0]"
+        0.01, "share of lanes that start each step from the zero state, as single sentences do [the paper: 0]"
     )
-    vocab_size: int = option(793_471, "words of the softmax, <S> </S> <UNK> included: the lexicon's most frequent")
-    vocab_min_count: int = option(3, "a word of the softmax was seen at least so often in training")
-    workers: int = option(1, "loader processes of each rank; 0 makes batches in the training process")
+    vocab_size: int = option(793_471, "words of the softmax: the lexicon's most frequent, with <S>, </S> and <UNK>")
+    vocab_min_count: int = option(3, "lowest count in the training split for a word of the softmax")
+    workers: int = option(1, "loader processes of each rank; 0: the training process makes its batches")
 
     def __post_init__(self) -> None:
         require(self.lanes <= 1 << 20, f"data.lanes={self.lanes} must be at most {1 << 20}")
@@ -76,19 +76,19 @@ class DataConfig:
 
 @dataclass
 class ModelConfig:
-    character_dim: int = option(16, "values of a character's embedding")
+    character_dim: int = option(16, "size of a character's embedding")
     filters: list[list[int]] = option(
         [[1, 32], [2, 32], [3, 64], [4, 128], [5, 256], [6, 512], [7, 1024]],
-        "convolutions over characters: [width in characters, number of filters] each",
+        "convolutions over characters: a list of [width in characters, number of filters]",
     )
-    activation: str = option("relu", "after the maximum over positions: relu or tanh")
-    max_characters: int = option(50, "ids a word is spelled in, both word bounds included; the rest is cut")
+    activation: str = option("relu", "relu or tanh, applied after the maximum over positions")
+    max_characters: int = option(50, "character ids of a word, both word bounds included; longer words are cut")
     num_highway: int = option(2, "highway layers after the convolutions")
-    lstm_dim: int = option(4096, "cell values of an LSTM layer, in each direction")
-    projection_dim: int = option(512, "output values of a layer, in each direction")
+    lstm_dim: int = option(4096, "cells of an LSTM layer in each direction")
+    projection_dim: int = option(512, "outputs of an LSTM layer in each direction")
     num_layers: int = option(2, "LSTM layers")
-    cell_clip: float | None = option(3.0, "bound of the cell's values; null is off")
-    proj_clip: float | None = option(3.0, "bound of a layer's output; null is off")
+    cell_clip: float | None = option(3.0, "limit of the cell's values; null: no limit")
+    proj_clip: float | None = option(3.0, "limit of a layer's outputs; null: no limit")
     skip_connections: bool = option(True, "add a layer's input to its output, from the second layer on")
     dropout: float = option(0.1, "share of values dropped before each layer and before the softmax")
 
@@ -112,11 +112,11 @@ class ModelConfig:
 
 @dataclass
 class SoftmaxConfig:
-    kind: str = option("sampled", "training loss: sampled, or full (exact, and as slow as the vocabulary is large)")
-    num_samples: int = option(8192, "candidate words drawn for a step")
-    candidates: str = option("shared", "one set of candidates for both directions: shared; else per_direction")
+    kind: str = option("sampled", "training loss: sampled, or full (exact; its cost grows with the vocabulary)")
+    num_samples: int = option(8192, "candidates drawn in each step")
+    candidates: str = option("shared", "shared: both directions use the same candidates; per_direction: other ones")
     init: str = option(
-        "normal", "first values: normal (bilm-tf's), or unigram (words' frequencies in the biases, rows zero)"
+        "normal", "initial values: normal (as in bilm-tf), or unigram (biases from word frequencies, rows zero)"
     )
 
     def __post_init__(self) -> None:
@@ -132,17 +132,16 @@ class SoftmaxConfig:
 @dataclass
 class OptimizerConfig:
     name: str = option(
-        "adagrad",
-        "adagrad (the paper), adam (of the softmax touched rows only) or adam-adagrad (the softmax by adagrad)",
+        "adagrad", "adagrad (the paper), adam (only touched softmax rows) or adam-adagrad (adagrad for the softmax)"
     )
-    lr: float = option(0.2, "learning rate; adam wants about 0.001")
-    softmax_lr: float = option(0.2, "adam-adagrad: learning rate of the softmax, under the same schedule")
-    initial_accumulator: float = option(1.0, "adagrad: where the sum of squared gradients starts")
+    lr: float = option(0.2, "learning rate; for adam about 0.001")
+    softmax_lr: float = option(0.2, "adam-adagrad: learning rate of the softmax, with the same schedule")
+    initial_accumulator: float = option(1.0, "adagrad: initial sum of squared gradients")
     beta1: float = option(0.9, "adam: decay of the mean")
     beta2: float = option(0.999, "adam: decay of the square")
-    eps: float = option(1e-8, "adam: added to the root")
-    clip_norm: float | None = option(10.0, "bound of the one norm over all gradients of loss x window; null is off")
-    schedule: str = option("constant", "learning rate over the run: constant, linear (to 0) or cosine (to 0)")
+    eps: float = option(1e-8, "adam: added to the denominator")
+    clip_norm: float | None = option(10.0, "limit of the global norm of the gradients of loss x window; null: no limit")
+    schedule: str = option("constant", "learning rate during the run: constant, linear (to 0) or cosine (to 0)")
     warmup_steps: int = option(0, "steps in which the learning rate rises from 0")
 
     def __post_init__(self) -> None:
@@ -162,31 +161,31 @@ class OptimizerConfig:
 
 @dataclass
 class TrainConfig:
-    epochs: float = option(10.0, "passes over the training split; may be a fraction")
-    max_steps: int | None = option(None, "end after so many steps, if that is sooner")
+    epochs: float = option(10.0, "passes over the training split; fractions are allowed")
+    max_steps: int | None = option(None, "end after this number of steps, if that comes first")
     lanes_at_once: int | None = option(
-        None, "lanes a rank computes at once, to save memory: it accumulates gradients over the rest [null: all]"
+        None, "lanes that a rank computes at once; fewer need less memory (gradient accumulation) [null: all]"
     )
     precision: str = option(
-        "32-true", "32-true, or bf16-mixed (float32 weights, cell state and statistics), for processors that have it"
+        "32-true", "32-true, or bf16-mixed: matrix products in bfloat16; weights, cell states, statistics in float32"
     )
-    exchange: str = option("auto", "ranks exchange gradients in float32 or bfloat16; auto: bfloat16 under bf16-mixed")
+    exchange: str = option("auto", "type of exchanged gradients: float32, bfloat16 or auto (bfloat16 with bf16-mixed)")
     accelerator: str = option("auto", "auto, cpu or gpu")
     devices: int = option(1, "processes on each node: one for each GPU")
     nodes: int = option(1, "nodes")
-    threads: int | None = option(None, "CPU threads of each process [null: cores shared out]")
+    threads: int | None = option(None, "CPU threads of each process [null: the cores divided by the processes]")
     log_every_steps: int = option(50, "steps between logged metrics")
     norms_every_steps: int | None = option(
-        None, "steps between norms of gradients, weights and updates by group, and histograms of gates [null: never]"
+        None, "steps between norms of gradients, weights and updates by group, with histograms of gates [null: never]"
     )
     validate_every_steps: int = option(5000, "steps between validations by full softmax on the held-out split")
-    validate_tokens: int | None = option(None, "score about so many held-out tokens each way [null: all]")
+    validate_tokens: int | None = option(None, "held-out tokens to score in each direction, approximately [null: all]")
     patience: int | None = option(
-        None, "end after so many validations in a row without a better one, each best one saved [null: never]"
+        None, "end after this number of validations in a row without improvement; the best is saved [null: never]"
     )
-    hang_seconds: float | None = option(1800.0, "a process ends, its stacks dumped, if no step does [null: never]")
-    start_seconds: float | None = option(3600.0, "as train.hang_seconds, until the first step has ended")
-    max_bad_steps: int = option(20, "stop after so many steps in a row with a loss or gradient that is not finite")
+    hang_seconds: float | None = option(1800.0, "dump all stacks and end if no step ends for this time [null: never]")
+    start_seconds: float | None = option(3600.0, "the same as train.hang_seconds, for the first step")
+    max_bad_steps: int = option(20, "end after this number of steps in a row whose loss or gradient is not finite")
 
     def __post_init__(self) -> None:
         require(self.epochs > 0, f"train.epochs={self.epochs} must be positive")
@@ -210,7 +209,7 @@ class TrainConfig:
 @dataclass
 class CheckpointConfig:
     every_steps: int = option(1000, "steps between checkpoints; the last step of a run is always saved")
-    keep_last: int = option(2, "newest checkpoints kept, besides the best by held-out perplexity; at least 2")
+    keep_last: int = option(2, "newest checkpoints to keep, besides the best by held-out perplexity; at least 2")
 
     def __post_init__(self) -> None:
         require(self.every_steps >= 1, f"checkpoint.every_steps={self.every_steps} must be at least 1")
@@ -222,9 +221,9 @@ class CheckpointConfig:
 
 @dataclass
 class EvaluateConfig:
-    lanes: int = option(32, "held-out text is cut into so many lanes, each started cold; 1 = strict reading order")
-    lanes_at_once: int = option(32, "lanes computed together: memory and speed, never the result")
-    window: int = option(64, "tokens of a lane computed together: memory and speed, never the result")
+    lanes: int = option(32, "lanes that held-out text is cut into; each starts from zero; 1: strict reading order")
+    lanes_at_once: int = option(32, "lanes computed together; changes memory and speed, not the result")
+    window: int = option(64, "tokens of a lane computed together; changes memory and speed, not the result")
 
     def __post_init__(self) -> None:
         for name in ("lanes", "lanes_at_once", "window"):
@@ -239,7 +238,7 @@ class WandbConfig:
     group: str | None = option(None, "wandb group [null: WANDB_RUN_GROUP, else name and id of the run]")
     tags: list[str] = option([], "wandb tags [empty: WANDB_TAGS]")
     notes: str | None = option(None, "wandb notes [null: WANDB_NOTES]")
-    log_artifacts: bool = option(False, "note dataset and checkpoints as artifacts: where they lie, not their bytes")
+    log_artifacts: bool = option(False, "record dataset and checkpoints as artifacts: path and hash, not their bytes")
 
     def __post_init__(self) -> None:
         modes = ("auto", "online", "offline", "disabled")

@@ -8,8 +8,8 @@ from pipeline.config.schema import option, require
 @dataclass
 class StatusConfig:
     runs: list[str] = option([], "run folders: elmo status runs/first")
-    watch: bool = option(False, "show it again and again until the run has ended; also: --watch")
-    every_seconds: float = option(5.0, "watch=true: seconds between two looks")
+    watch: bool = option(False, "repeat until the run has ended; also: --watch")
+    every_seconds: float = option(5.0, "watch=true: seconds between two reports")
     json: bool = option(False, "print one JSON object a run instead; also: --json")
 
     def __post_init__(self) -> None:
@@ -19,8 +19,8 @@ class StatusConfig:
 
 @dataclass
 class PlotConfig:
-    runs: list[str] = option([], "run folders, drawn together: elmo plot runs/first runs/second output=plot.html")
-    output: str = option("", "file to write: .png, or .html, one page that needs nothing else (extra `plot`)")
+    runs: list[str] = option([], "run folders, in one plot: elmo plot runs/first runs/second output=plot.html")
+    output: str = option("", "file to write: .png, or .html (one page that loads nothing else) (extra `plot`)")
 
     def __post_init__(self) -> None:
         _require_runs("plot", self.runs, 1)
@@ -32,7 +32,7 @@ class PlotConfig:
 
 @dataclass
 class CompareConfig:
-    runs: list[str] = option([], "run folders, a column each: elmo compare runs/first runs/second")
+    runs: list[str] = option([], "run folders, one a column: elmo compare runs/first runs/second")
     json: bool = option(False, "print JSON instead of tables")
 
     def __post_init__(self) -> None:
@@ -42,7 +42,7 @@ class CompareConfig:
 @dataclass
 class SyncConfig:
     runs: list[str] = option([], "run folders that were tracked offline: elmo sync runs/first")
-    dry_run: bool = option(False, "say what would be uploaded")
+    dry_run: bool = option(False, "print what would be uploaded, and upload nothing")
 
     def __post_init__(self) -> None:
         _require_runs("sync", self.runs, 1)
@@ -50,10 +50,10 @@ class SyncConfig:
 
 @dataclass
 class DashboardConfig:
-    project: str = option("", "wandb project to make the view in [default: WANDB_PROJECT, else elmo]")
-    entity: str = option("", "its user or team [default: WANDB_ENTITY, else your own]")
-    name: str = option("ELMo pretraining", "what the view is called; every call makes a new one")
-    group_runs: bool = option(False, "gather pretrainings with their fine-tunings in the list of runs")
+    project: str = option("", "wandb project of the view [default: WANDB_PROJECT, else elmo]")
+    entity: str = option("", "user or team of the project [default: WANDB_ENTITY, else your own]")
+    name: str = option("ELMo pretraining", "name of the view; every call makes a new one")
+    group_runs: bool = option(False, "group pretrainings with their fine-tunings in the list of runs")
     output: str = option("", "write the view as JSON to this file instead, and send nothing")
 
 

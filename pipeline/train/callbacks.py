@@ -182,7 +182,7 @@ class Validation(StepCallback):
             self._tracker.log({f"val/{k}": v for k, v in values.items()} | {"train/tokens": tokens}, state.step)
         if trainer.is_global_zero:
             tqdm.write(
-                f"step {state.step}: held-out perplexity {result.both:.2f} (forward {result.forward:.2f}, "
+                f"step {state.step:,}: held-out perplexity {result.both:.2f} (forward {result.forward:.2f}, "
                 f"backward {result.backward:.2f}) over {result.tokens:,} tokens each way", file=sys.stderr
             )  # fmt: skip
             if result.warning:
@@ -245,7 +245,7 @@ class Checkpointing(StepCallback):
             try:
                 record = self._folder.save(content, perplexity, time.time(), self._writer.check)
             except OSError as error:  # a full or failing disk; any other error ends the run
-                log.error("NO CHECKPOINT at step %d (%s): training continues; free some space", step, error)
+                log.error("NO CHECKPOINT at step %s (%s): training continues; free some space", f"{step:,}", error)
                 return
             self._on_saved(record)
         self.saved_step = step

@@ -49,7 +49,7 @@ class Outcome:
         if self.stopped:
             print(
                 f"stopped at step {self.step:,} of {self.total_steps:,} with a checkpoint of step "
-                f"{self.saved_step:,}; to go on: {again}"
+                f"{self.saved_step:,}; to resume: {again}"
             )
         elif self.saved_step != self.step:
             print(

@@ -163,8 +163,8 @@ def _fail(plan: Plan, tracker: Tracker | None, step: int, error: Exception) -> N
     if is_killed_worker(error):
         workers = plan.config.data.workers
         error = LoaderKilled(
-            f"a loader process of rank {plan.rank} was killed after step {step}, perhaps for want of memory; run the "
-            f"same command again to resume, with more memory or fewer than data.workers={workers} if it was that"
+            f"a loader process of rank {plan.rank} was killed after step {step:,}, perhaps because memory ran out; run "
+            f"the same command again to resume; if memory ran out, with more of it or less than data.workers={workers}"
         )
     how = {Diverged: "diverged", RanksDiffer: "refused", DataError: "refused", ConfigError: "refused"}.get(type(error))
     if how is not None:
@@ -174,7 +174,7 @@ def _fail(plan: Plan, tracker: Tracker | None, step: int, error: Exception) -> N
     named = _last_good(plan)
     if isinstance(error, Failed | DataError | ConfigError):
         raise type(error)(f"{error}; {named}") from None
-    log.error("the training ended after step %d by an error of type %s; %s", step, type(error).__name__, named)
+    log.error("training ended after step %s with an error of type %s; %s", f"{step:,}", type(error).__name__, named)
     raise error
 
 
@@ -190,7 +190,7 @@ def _progress_text(module: BiLMModule) -> str:
     state = module.state
     early = state.stopped_early and state.step < state.total_steps
     why = ", early: held-out perplexity did not fall any more" if early else ""
-    return f"step {state.step} of {state.total_steps}{why}"
+    return f"step {state.step:,} of {state.total_steps:,}{why}"
 
 
 def _is_on_cpu(config: PretrainConfig) -> bool:
@@ -234,7 +234,7 @@ def _start_tracker(plan: Plan, module: BiLMModule) -> Tracker:
     }
     write_start(plan.run_dir, module.state.step, {"command": plan.command, "data": plan.config.data.path} | facts)
     tracker = open_tracker(plan, to_dict(plan.config) | facts | {"slurm": slurm_facts()})
-    if restarts := read_restarts(plan.run_dir):  # the start after a crash or a lost node reports it
+    if restarts := read_restarts(plan.run_dir):  # a hang, a crash or a lost node is reported by the next start
         reason = restarts[-1].get("reason", "reason not known")
         tracker.alert("training restarted", f"restart {len(restarts)}: {reason}", "WARN")
     about = {"fingerprint": plan.corpus.dataset.fingerprint, "tokens": plan.corpus.lanes.num_tokens}

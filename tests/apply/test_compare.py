@@ -59,7 +59,7 @@ def test_the_table_has_a_column_a_run(pair: list[Path], capsys: pytest.CaptureFi
 
 
 def test_a_run_differs_in_nothing_from_itself(pair: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
-    assert compare(capsys, pair[0], pair[0]).startswith("Nothing was set differently\n")
+    assert compare(capsys, pair[0], pair[0]).startswith("No setting differs\n")
 
 
 def test_a_setting_that_one_run_does_not_know_differs() -> None:

@@ -126,4 +126,4 @@ def test_a_damaged_index_of_faiss_is_made_anew(
     for damaged in (whole[:100], b"", b"x" * 500):
         index.write_bytes(damaged)
         assert cli.main(command) == 0
-        assert (tmp_path / "found.json").read_text() == found and "is damaged: it is made anew" in caplog.text
+        assert (tmp_path / "found.json").read_text() == found and "is damaged and is made again" in caplog.text

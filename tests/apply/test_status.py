@@ -85,9 +85,9 @@ def test_a_run_stopped_by_a_signal_says_so(dataset: Path, tmp_path: Path) -> Non
     process.signal_group(15)
     assert process.wait() == 75
     status = read_status(tmp_path / "run")
-    assert status.state == "stopped" and status.ended == f"step {status.step} of 100000"
+    assert status.state == "stopped" and status.ended == f"step {status.step:,} of 100,000"
     assert "stopped by SIGTERM, step" in render(status)
-    assert status.next.startswith(f"to go on from step {status.step:,}: elmo pretrain")
+    assert status.next.startswith(f"to resume from step {status.step:,}: elmo pretrain")
 
 
 def a_run(folder: Path, **start: object) -> Path:
@@ -158,7 +158,7 @@ def test_jobs_of_the_run_in_the_queue_are_shown(how: str, tmp_path: Path, monkey
     assert status.state == (how or "killed")
     assert [job["job"] for job in status.jobs] == ["123"] and status.other_jobs == 1
     assert "job 123 PENDING 0:00 of 1-00:00:00 Resources; 1 other job of yours" in render(status)
-    assert status.next == "wait: job 123 is in the queue (Resources) and goes on by itself"
+    assert status.next == "wait: job 123 is in the queue (Resources) and resumes by itself"
 
 
 def test_the_queue_is_asked_for_a_user_who_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +184,7 @@ def test_of_a_run_that_hung_the_log_is_named_and_how_to_go_on(tmp_path: Path) ->
     (run_dir / "end.json").write_text('{"how": "hung"}')
     status = read_status(run_dir)
     assert status.state == "hung"
-    assert status.next.startswith("its log tells what each thread was doing; to go on from step ")
+    assert status.next.startswith("its log has the stacks of all threads; to resume from step ")
 
 
 def test_looking_at_a_lock_takes_nothing_away(dataset: Path, tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.Captu
 def test_a_run_of_which_little_is_known_is_shown_too(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     assert read_status(tmp_path).state == "new"
-    assert render(Status("runs/x", "new")).splitlines() == ["run         runs/x: not begun", "progress    step 0"]
+    assert render(Status("runs/x", "new")).splitlines() == ["run         runs/x: not started", "progress    step 0"]
 
 
 @pytest.mark.parametrize(

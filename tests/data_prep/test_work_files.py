@@ -41,7 +41,7 @@ def test_a_damaged_record_is_one_sentence_with_a_remedy(name: str, kind: str, pr
     begin(prepare, corpus[:1], out, FILES[name])
     path = out / ".work" / name
     path.write_text(DAMAGE[kind](path.read_text()))
-    with pytest.raises(DataError, match=rf"{name} is damaged \(.*start the preparation anew") as error:
+    with pytest.raises(DataError, match=rf"{name} is damaged \(.*start the preparation again") as error:
         prepare(corpus[:1], out, **OPTIONS)
     assert "\n" not in str(error.value)
     prepare(corpus[:1], out, **OPTIONS, overwrite=True)

@@ -217,7 +217,7 @@ def test_the_card_tells_how_to_install_what_goes_in_and_how_the_weights_stand(tm
         "$ sh install.sh .venv hub,text,weights", "Tokenised text: a sentence is a list of words", "tokenize=true",
         "i, j, f, o (input, candidate, forget, output), 6 values each", "1.0 is added to the forget gate's bias",
         "A word is 50 character ids: 258, its UTF-8 bytes (0 to 255), 259, and 260", "258, 256, 259 (`<S>`)",
-        "docs/formats.md",
+        "docs/reference/formats.md",
     ):  # fmt: skip
         assert told in card, told
     bilm = tiny.bilm(tiny.config(), vocab_size=len(WORDS))

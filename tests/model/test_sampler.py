@@ -207,7 +207,7 @@ def digest_of_candidates() -> str:
 
 
 def test_candidates_are_those_of_every_other_machine_and_version() -> None:
-    """Whoever changes them changes every run: raise the version of a run's identity (run_folder.py)."""
+    """Whoever changes them changes every run: raise the version of a run's identity (run_dir/lock.py)."""
     assert digest_of_candidates() == "16059 6636440cb98fe92960e7a9a1a1080bf3dbc13b520080e23991f126790a07ff00"
 
 

@@ -19,7 +19,7 @@ def assert_stopped_well(process: runs.Process, run_dir: Path) -> int:
     assert process.wait() == 75, process.output()
     step = runs.last_step(run_dir)
     assert f"stopped at step {step} of " in process.output()
-    assert f"with a checkpoint of step {step}; to go on: elmo pretrain model." in process.output()
+    assert f"with a checkpoint of step {step}; to resume: elmo pretrain model." in process.output()
     assert "Traceback" not in process.output()
     assert runs.saved_steps(run_dir)[-1] == step == runs.newest(run_dir)["global_step"]
     return step
@@ -98,7 +98,7 @@ def test_a_second_ctrl_c_ends_at_once_and_the_last_checkpoint_stays(dataset: Pat
     time.sleep(0.2)  # or the two become one
     process.signal_group(signal.SIGINT)
     assert process.wait() == 130
-    assert "interrupted; run the same command again to go on" in process.output()
+    assert "interrupted; run the same command again to resume" in process.output()
     assert runs.saved_steps(run_dir) == [2]
 
 

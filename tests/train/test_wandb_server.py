@@ -87,7 +87,7 @@ def test_offline_pieces_of_a_run_go_up_as_one_run_once(
             monkeypatch.setenv(name, value)
         assert main(["sync", str(in_pieces)]) == 0
         said = capfd.readouterr()
-        assert f"3 uploaded: {server.url}" in said.out and said.err.count("a kill cut it short") == 1
+        assert f"3 uploaded: {server.url}" in said.out and said.err.count("cut short by a kill") == 1
         run = only_run(server)
         assert run.project == "elmo-test"
         check_history(run, in_pieces, list(range(1, 9)))
@@ -99,7 +99,7 @@ def test_offline_pieces_of_a_run_go_up_as_one_run_once(
         kinds = [artifact["input"]["artifactTypeName"] for artifact in server.artifacts]
         assert kinds.count("dataset") == 3 and kinds.count("model") >= 4
         assert main(["sync", str(in_pieces)]) == 0
-        assert capfd.readouterr().out == "3 of 3 pieces were there already\n"
+        assert capfd.readouterr().out == "3 of 3 pieces were uploaded before\n"
         assert len(run.history) == len(steps)
 
 

@@ -74,7 +74,7 @@ def neighbors(config: NeighborsConfig) -> Neighbors:
     require(
         len(places) >= config.occurrence,
         f"sentence={config.sentence!r} holds word={config.word!r} {len(places)} times, occurrence={config.occurrence} "
-        "is wanted; words are parted by spaces, so punctuation too stands alone",
+        "was asked for; words are parted by spaces, so punctuation too stands alone",
     )
     bilm = load_trained(config.checkpoint, softmax=False).bilm
     require(config.layer not in ("all", "mix"), f"layer={config.layer} must be top, average or a layer's number")
@@ -198,7 +198,7 @@ def _read_faiss(parts: Parts) -> Any:
                 return index
         except RuntimeError:  # faiss raises it for a damaged file
             pass
-        log.warning("%s is damaged: it is made anew", path)
+        log.warning("%s is damaged and is made again", path)
     with atomic_path(path) as aside:
         faiss.write_index(_build_faiss(parts), str(aside))
     return faiss.read_index(str(path), faiss.IO_FLAG_MMAP)

@@ -13,7 +13,7 @@ from data_prep.dataset.files import DataError
 from data_prep.dataset.typed_json import Count, Sha256, load_json
 
 PLAN, FAISS = "plan.json", "words.faiss"
-_REMEDY = "begin anew with overwrite=true, or give another output"
+_REMEDY = "start again with overwrite=true, or give another output"
 _TEXT = re.compile(r"part-(\d{6,})\.txt")
 _MADE = re.compile(r"plan\.json|words\.faiss|part-\d{6,}\.npy|\.(plan|part|words)[-.].*\.tmp")
 

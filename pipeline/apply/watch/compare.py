@@ -1,4 +1,4 @@
-"""`elmo compare`: what was set differently in runs, and how they came out, side by side."""
+"""`elmo compare`: the settings that differ between runs, and their results, side by side."""
 
 import json
 from collections.abc import Mapping
@@ -30,10 +30,10 @@ def main(config: CompareConfig) -> str:
     different = differences(settings)
     if config.json:
         return json.dumps({"differences": different, "final": figures}, indent=1)
-    title = "Set differently" if different else "Nothing was set differently"
+    title = "Settings that differ" if different else "No setting differs"
     parts = [f"{title}\n{_table(columns, different)}" if different else title]
     rows = {row: {column: figures[column].get(row) for column in columns} for row in _row_names(figures)}
-    return "\n\n".join([*parts, f"How they came out\n{_table(columns, rows)}"])
+    return "\n\n".join([*parts, f"Results\n{_table(columns, rows)}"])
 
 
 def read_settings(run_dir: Path) -> dict[str, Any]:

@@ -127,4 +127,6 @@ def _default_entity(may_be_unknown: bool) -> str:
         return str(wandb.Api().default_entity)
     except (wandb.errors.Error, OSError) as error:
         reason = str(error).split("\n")[0]
-        raise ConfigError(f"wandb does not say who you are ({reason}); `wandb login` first, or give entity=") from None
+        raise ConfigError(
+            f"wandb does not know who you are ({reason}); run `wandb login` first, or give entity="
+        ) from None

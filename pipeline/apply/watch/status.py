@@ -1,4 +1,4 @@
-"""`elmo status`: how a run stands, for a person at a login node. Reads small files only, and holds nothing up."""
+"""`elmo status`: the state of a run, to be read on a login node. Reads small files only, and disturbs nothing."""
 
 import json
 import os
@@ -129,15 +129,15 @@ def _next(status: Status, start: Start, is_job: bool) -> str:
     if status.state == "finished":
         return f"elmo evaluate checkpoint={run} data={data}; elmo plot {run} output={run}/plot.html"
     if status.state == "refused":
-        return f"mend what it says, then {again}"
+        return f"fix what is reported above, then {again}"
     if status.state == "diverged":
         return f"a lower optimizer.lr, from the last good checkpoint: {again} optimizer.lr=..."
     if status.state == "running":
         if (status.silent_seconds or 0) > SILENT_SECONDS:
-            return "it may hang: look at its log; kill it and start it again, nothing before the checkpoint is lost"
+            return "it may hang: read its log; kill it and start it again: nothing before the checkpoint is lost"
         return f"elmo status {run} --watch; elmo plot {run} output={run}/plot.html"
     if waiting is not None:
-        return f"wait: job {waiting['job']} is in the queue ({waiting.get('reason', '')}) and goes on by itself"
-    how = "its log tells what each thread was doing; " if status.state == "hung" else ""
-    went_on_by = "sbatch the same job again" if is_job else again
-    return f"{how}to go on from step {status.checkpoint.get('step', 0):,}: {went_on_by}"
+        return f"wait: job {waiting['job']} is in the queue ({waiting.get('reason', '')}) and resumes by itself"
+    how = "its log has the stacks of all threads; " if status.state == "hung" else ""
+    resumed_by = "sbatch the same job again" if is_job else again
+    return f"{how}to resume from step {status.checkpoint.get('step', 0):,}: {resumed_by}"

@@ -1,4 +1,4 @@
-"""A run's status in words: one line a subject, numbers as people say them."""
+"""A run's status as text: one line a topic."""
 
 import datetime
 import time
@@ -14,7 +14,7 @@ _DATED_SECONDS = 1e10  # 300 years: later dates may have no name
 
 @dataclass
 class Status:
-    """state: new, running, finished, stopped (with a checkpoint), diverged, refused, killed (without a word).
+    """state: new, running, finished, stopped (with a checkpoint), diverged, refused, killed (without a report).
 
     Times are in seconds or as named, ages are from now. None or empty: not known.
     """
@@ -66,7 +66,7 @@ def render(status: Status) -> str:
 
 
 def duration(seconds: float) -> str:
-    """About so long: 45 s, 12 min, 3.4 h, 5.2 days."""
+    """Return a duration, rounded: 45 s, 12 min, 3.4 h, 5.2 days."""
     for size, unit, limit in ((1, "s", 90), (60, "min", 90), (3600, "h", 48)):
         if seconds < limit * size:
             return f"{seconds / size:.1f} {unit}" if unit == "h" else f"{max(0.0, seconds) / size:.0f} {unit}"
@@ -80,9 +80,9 @@ def _state(status: Status) -> str:
         silent = f"; NO METRIC for {duration(quiet)}" if quiet > 900 else ""
         return f"running on {status.host or 'this machine'} (process {status.pid}){since}{silent}"
     if status.state == "killed":
-        return f"not running; it ended without a word (killed?) on {status.host or 'some machine'}"
+        return f"not running; it ended without a report (killed?) on {status.host or 'some machine'}"
     if status.state == "new":
-        return "not begun"
+        return "not started"
     by = f" by {status.ended_by}" if status.ended_by else ""
     return f"{status.state}{by}, {status.ended}" if status.ended else status.state
 
@@ -152,7 +152,8 @@ def _restarts(restarts: "list[Restart]") -> str:
         when = restart.get("unix_time")
         ago = f" {duration(time.time() - when)} ago" if when is not None else ""
         job = f", job {restart['job']}" if "job" in restart else ""
-        shown.append(f"{restart.get('reason', 'reason not known')} at step {restart.get('step', '?')}{ago}{job}")
+        step = f"{restart['step']:,}" if "step" in restart else "?"
+        shown.append(f"{restart.get('reason', 'reason not known')} at step {step}{ago}{job}")
     return f"{len(restarts)}; last: " + "; ".join(reversed(shown))
 
 

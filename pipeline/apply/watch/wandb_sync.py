@@ -32,7 +32,7 @@ def sync(config: SyncConfig) -> str:
     pieces = [piece for folder in folders for piece in offline_pieces(folder)]
     live = [piece for folder in folders for piece in _being_written(folder)]
     waiting = [piece for piece in pieces if not is_synced(piece) and piece not in live]
-    lines = [f"{len(pieces) - len(waiting) - len(live)} of {len(pieces)} pieces were there already"]
+    lines = [f"{len(pieces) - len(waiting) - len(live)} of {len(pieces)} pieces were uploaded before"]
     if waiting and not config.dry_run:
         _require_server()
         urls = [_upload(piece) for piece in waiting]
@@ -87,18 +87,18 @@ def _upload(piece: Path) -> str:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
     output = done.stdout + done.stderr
     if not is_synced(piece) and _CUT_SHORT.search(output):
-        print("         a kill cut it short: uploaded as far as it goes (metrics.jsonl has all)", file=sys.stderr)
+        print("         cut short by a kill: uploaded what there is (metrics.jsonl has everything)", file=sys.stderr)
         for log in piece.glob("*.wandb"):
             log.with_name(f"{log.name}.synced").touch()
     if not is_synced(piece):
         raise ConfigError(
-            f"{piece} was not taken by wandb ({_reason(output)}); `wandb login` first, or see what `wandb sync` says"
+            f"{piece} was not accepted by wandb ({_reason(output)}); run `wandb login` first, or `wandb sync` by hand"
         )
     found = re.search(r"https?://\S+/runs/\S+", output)
     return found[0] if found else "(nothing in it)"
 
 
 def _reason(output: str) -> str:
-    lines = output.splitlines() or ["it says nothing"]
+    lines = output.splitlines() or ["no output"]
     relevant = [line for line in lines if re.search(r"error|fail|authenticated|key|denied", line, re.IGNORECASE)]
     return (relevant or lines)[-1].removeprefix("wandb: ")

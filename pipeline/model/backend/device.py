@@ -32,7 +32,7 @@ def using(mode: str) -> Iterator[None]:
 
 
 def uses_kernels(values: Tensor) -> bool:
-    """Whether pointwise work beside such float32 values goes to kernels.py."""
+    """Whether pointwise work beside such float32 values goes to triton_kernels.py."""
     if values.dtype != torch.float32 or not (values.is_cuda or _mode == "kernels"):
         return False
     return (_mode or _from_environment()) != "plain" and _has_triton()

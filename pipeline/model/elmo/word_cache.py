@@ -13,7 +13,7 @@ from pipeline.model.elmo.sentence_batch import Spelled, spell_sentences
 from pipeline.model.token_encoder import BUCKET_LENGTHS, TokenEncoder
 
 _WORDS_AT_ONCE = 512  # unique words encoded together where no gradient is wanted
-_WORD_MULTIPLE = 16  # few shapes, as ROW_MULTIPLE in reading.py: oneDNN makes a program for each
+_WORD_MULTIPLE = 16  # few shapes, as ROW_MULTIPLE in lstmp_inference.py: oneDNN makes a program for each
 
 
 class WordTable(nn.Module):

@@ -1,7 +1,7 @@
 """bilm-tf's and AllenNLP's HDF5 weights <-> ours: one table of names, read in both directions.
 
 The file holds float32 arrays TF's way round, without the softmax (bilm-tf training.py, dump_weights). Beside it
-lies options.json (options.py). What stands where: docs/reference/formats.md.
+is options.json (bilm_tf_options.py). What stands where: docs/reference/formats.md.
 """
 
 import io

@@ -180,8 +180,8 @@ words of their own, and the case of letters is kept. `tokenize=true` splits raw 
 `model.safetensors` in float32, direction 0 forward and 1 backward, x @ W. The gates of a cell stand in the order
 i, j, f, o (input, candidate, forget, output), {cells} values each. At run time 1.0 is added to the forget gate's bias,
 which is not in the file. A word is {max_characters} character ids: 258, its UTF-8 bytes (0 to 255), 259, and 260 up to
-the end. The sentence bounds are 258, 256, 259 (`<S>`) and 258, 257, 259 (`</S>`). All names: docs/formats.md of the
-program.
+the end. The sentence bounds are 258, 256, 259 (`<S>`) and 258, 257, 259 (`</S>`). All names: docs/reference/formats.md
+of the program.
 
 ## Licence
 To be chosen by whoever publishes this model: the licence of the weights, and what the corpus allows.

@@ -117,7 +117,7 @@ def _gpus(config: PretrainConfig) -> list[str]:
 
 
 def _data(config: PretrainConfig) -> list[str]:
-    """Check the sizes of the datasets' files, and all bytes of their copies on this node; return notes on bad copies."""
+    """Check the sizes of the datasets' files and all bytes of their copies on this node; return notes on bad copies."""
     mixed = config.finetune.mix if isinstance(config, FinetuneConfig) else ""
     damaged = []
     try:

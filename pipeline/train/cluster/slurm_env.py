@@ -45,5 +45,7 @@ def job_shape() -> list[str]:
         return []
     nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", os.environ.get("SLURM_NNODES", "1")))
     if tasks % nodes or (tasks > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ):
-        raise ConfigError(f"{tasks} tasks on {nodes} nodes: say how many on each with --ntasks-per-node, not --ntasks")
+        raise ConfigError(
+            f"{tasks} tasks on {nodes} nodes: give the number on each with --ntasks-per-node, not --ntasks"
+        )
     return [f"train.nodes={nodes}", f"train.devices={tasks // nodes}"]

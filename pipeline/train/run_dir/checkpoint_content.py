@@ -46,7 +46,7 @@ def read_record(path: Path) -> Record:
     """Return the record at `path` in a folder of checkpoints. Raises ConfigError for one that is damaged."""
     record = read_sealed(path)
     if path.name != f"step-{record.step:08d}.json" or record.file != f"{path.stem}.ckpt":
-        raise ConfigError(f"{path} is the record of another checkpoint: step {record.step} of file {record.file}")
+        raise ConfigError(f"{path} is the record of another checkpoint: step {record.step:,} of file {record.file}")
     return record
 
 

@@ -47,7 +47,7 @@ class Tracker:
         try:
             _append_line(self._metrics_path, json.dumps(record))
         except OSError as error:
-            log.error("NO METRICS of step %d in %s (%s): the run goes on", step, self._metrics_path, error)
+            log.error("NO METRICS of step %s in %s (%s): training continues", f"{step:,}", self._metrics_path, error)
         if self.run is not None:
             self.run.log(record)
 
@@ -81,7 +81,7 @@ class Tracker:
             artifact.add_reference(uri, checksum=False)
             self.run.log_artifact(artifact, aliases=aliases)
         except Exception as error:  # whatever wandb raises, training continues
-            log.error("NO ARTIFACT of %s in wandb (%s): the run goes on", path, error)
+            log.error("NO ARTIFACT of %s in wandb (%s): training continues", path, error)
 
     def finish(self, exit_code: int = 0) -> None:
         """Flush and end the wandb run; offline, wandb writes only about every 15 s."""
@@ -123,7 +123,7 @@ def _start(run_dir: Path, name: str, config: WandbConfig, facts: dict[str, Any],
         settings = wandb.Settings(init_timeout=timeout, silent=True)
         run = wandb.init(mode=mode, settings=settings, **arguments)  # type: ignore[arg-type]
     except (wandb.errors.CommError, wandb.errors.UsageError) as error:
-        log.warning("wandb cannot be reached (%s): the run goes on and is tracked offline", str(error).split("\n")[0])
+        log.warning("wandb cannot be reached (%s): the run continues, tracked offline", str(error).split("\n")[0])
         wandb.teardown()  # else its service keeps the run's id: "run ID ... is in use"
         run = wandb.init(mode="offline", settings=settings, **arguments)
     except ValueError as error:  # pydantic refuses a setting

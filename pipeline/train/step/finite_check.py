@@ -88,7 +88,7 @@ class FiniteCheck:
         self._state.bad_steps_in_a_row += 1
         if self._state.bad_steps_in_a_row >= self._max_bad_steps:
             raise Diverged(
-                f"loss {result.loss} and gradient norm {result.gradient_norm} at step {result.step}: "
+                f"loss {result.loss} and gradient norm {result.gradient_norm} at step {result.step:,}: "
                 f"{self._state.bad_steps_in_a_row} steps in a row were not finite"
             )
         return False
