@@ -2,7 +2,7 @@
 
 import ctypes
 
-from pipeline.train.heap import keep_freed_memory
+from pipeline.train.trainer import keep_freed_memory
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of mallopt(3)
 _MOST_MMAP_THRESHOLD = 32 << 20  # to which glibc raises it by itself, as soon as a larger block was freed

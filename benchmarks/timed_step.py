@@ -24,9 +24,9 @@ from pipeline.data.windows import Batch, BatchMaker, TrainWindows, Vocabulary
 from pipeline.model.bilm import BiLM, DropoutKey, States, detach
 from pipeline.model.sampler import LogUniformSampler
 from pipeline.model.softmax import Candidates, Places, find_places
-from pipeline.train.heap import keep_freed_memory
 from pipeline.train.step.optimizer import build_optimizer, clip_global_norm_
 from pipeline.train.step.softmax_gradient import SoftmaxGradient
+from pipeline.train.trainer import keep_freed_memory
 
 PARTS = ("data", "encoder", "recurrence", "softmax", "optimizer")
 

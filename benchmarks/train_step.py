@@ -6,7 +6,7 @@ python -m benchmarks.train_step data.path=DATASET [configs/small.yaml ...] [key=
 Ways: ours; plain PyTorch with AllenNLP's per-step cell, every position encoded through all its characters, a dense
 gradient of the table and torch's Adagrad (benchmarks/plain.py); the same with nn.LSTM(proj_size), which has no clips.
 With -bf16 behind its name a way computes products in bfloat16, as train.precision=bf16-mixed does:
---ways=ours,ours-bf16,plain,plain-bf16. Ours keeps freed memory, as training does (pipeline/train/heap.py), the others
+--ways=ours,ours-bf16,plain,plain-bf16. Ours keeps freed memory, as training does (pipeline/train/trainer.py), others
 give it back, as programs of PyTorch do; with -kept or -freed behind its name a way does as that says. Ours and plain
 give the same loss in float32 (checked). The ways take turns, so many rounds, each turn after a step that does not
 count; a way's figure is its median step.

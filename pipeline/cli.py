@@ -95,23 +95,23 @@ def _train(command: str, train: Callable[[], "Outcome"], arguments: list[str], c
         outcome = train()
     except (Failed, TakenOver) as error:
         if isinstance(error, Failed) and error.is_everywhere and global_rank(config.train) != 0:
-            return 0  # rank 0 says it; Lightning would kill it, perhaps before that, because of another rank's code
+            return 0  # rank 0 prints the error; with another code here, Lightning might kill rank 0 before that
         say(f"elmo {command}: {error}", file=sys.stderr)
         return 1
     leave()
     if outcome.is_rank_zero:
-        outcome.say(command, arguments, config.data.path)
+        outcome.print_next_steps(command, arguments, config.data.path)
     return outcome.exit_code
 
 
 def preflight(arguments: list[str]) -> int:
-    signals.install()  # one that comes now is for the training: it is noted in the verdict
+    signals.install()  # a signal that comes now is meant for the training: the node check records it
     config = _training_config(FinetuneConfig, in_full(arguments))  # a fine-tuning's has all that a pretraining's has
-    from pipeline.train.cluster.preflight import preflight as look
+    from pipeline.train.cluster.preflight import preflight as check_node
 
-    verdict = look(config)
-    say(verdict)
-    return 1 if verdict.faults else 0
+    check = check_node(config)
+    say(check)
+    return 1 if check.faults else 0
 
 
 def _training_config(schema: type[PretrainConfig], arguments: list[str]) -> PretrainConfig:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# TARGET holds the code of CLONE as it is now, the .yaml files among the arguments, REVISION and ARGUMENTS, each of them
-# ended by a zero byte: an argument may hold a line end.
+# Copy into TARGET the code of CLONE as it is now and the .yaml files among the arguments; write REVISION and ARGUMENTS.
+# A zero byte ends each argument in ARGUMENTS, because an argument may hold a line end.
 #   pin.sh CLONE TARGET [ARGUMENT ...]
 set -euo pipefail
 clone=$1 target=$2

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A preparation on many nodes: three jobs, each after the one before; code as it is now.
+# Prepare a dataset on many nodes: three jobs, each after the one before, with the code as it is now.
 #   slurm/prep.sh [--dry-run] [--tasks=16] [SBATCH OPTIONS] input=FILES output=DIR [KEY=VALUE ...]
 # Run again after a failure: finished parts are not done again. The last task writes DIR/index.json.
 set -euo pipefail
@@ -16,7 +16,7 @@ for argument; do
 done
 [ -n "${input:-}" ] || { echo 'input= is missing: give files, folders or globs' >&2; exit 2; }
 [ -n "${output:-}" ] || { echo 'output= is missing: give the folder of the dataset' >&2; exit 2; }
-output=${output/#\~\//$HOME/} # as elmo reads it
+output=${output/#\~\//$HOME/} # elmo expands ~ too
 code=$output.code/$(date -u +%Y%m%dT%H%M%SZ)
 [ -n "$dry" ] || bash "$clone/slurm/pin.sh" "$clone" "$code"
 submit() { # OPTION... -- ARGUMENT...

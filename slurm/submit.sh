@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Pin code and config now, then submit:
 #   slurm/submit.sh [--dry-run] [SBATCH OPTIONS] CONFIG.yaml run.dir=DIR data.path=DIR [KEY=VALUE ...]
-# With from= (or finetune.source=) among them it is a fine-tuning: slurm/finetune.sbatch, else slurm/pretrain.sbatch.
-# Options of sbatch are written --name=value. With --dry-run nothing is made: what would be submitted is shown.
+# With from= (or finetune.source=) submit a fine-tuning (slurm/finetune.sbatch), else slurm/pretrain.sbatch.
+# Write options of sbatch as --name=value. With --dry-run show what would be submitted, and make nothing.
 set -euo pipefail
 clone=$(realpath "$(dirname "$0")/..") dry=''
 options=() arguments=() training=pretrain
@@ -19,11 +19,11 @@ done
 elmo=${ELMO:-$(command -v elmo || echo "$clone/.venv/bin/elmo")}
 [ -x "$elmo" ] || { echo 'no command elmo: activate its environment, or set ELMO=' >&2; exit 2; }
 run_dir=${run_dir/#\~\//$HOME/}
-aside=$(mktemp -d) status=0 # a config that is wrong is wrong now; data and disk may be other ones there
-PYTHONPATH=$clone "$elmo" preflight "${arguments[@]}" run.dir="$aside" >"$aside/said" || status=$?
-said=$(cat "$aside/said") && rm -rf "$aside"
+aside=$(mktemp -d) status=0 # a wrong config is wrong everywhere; data and disk may differ on the nodes
+PYTHONPATH=$clone "$elmo" preflight "${arguments[@]}" run.dir="$aside" >"$aside/output" || status=$?
+output=$(cat "$aside/output") && rm -rf "$aside"
 [ "$status" != 2 ] || exit 2
-[ "$status" = 0 ] || echo "here     $said" >&2
+[ "$status" = 0 ] || echo "here     $output" >&2
 code=$run_dir/code/$(date -u +%Y%m%dT%H%M%SZ)
 if [ -n "$dry" ]; then
     echo "code     $(git -C "$clone" describe --always --dirty 2>/dev/null || echo "$clone") into $code"

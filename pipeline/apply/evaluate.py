@@ -1,4 +1,4 @@
-"""Held-out perplexity of a checkpoint on a dataset or on text, beside that of a unigram model on the same tokens."""
+"""`elmo evaluate`: held-out perplexity of a checkpoint and of unigram counts on the same tokens."""
 
 import math
 import os
@@ -31,8 +31,10 @@ from pipeline.train.validate import Perplexity, held_out_perplexity
 
 @dataclass(frozen=True)
 class Evaluation:
-    """outside_share: of words (sentence bounds apart) outside the vocabulary; unk_share: that the text itself has as
-    <UNK>. unigram: perplexity of counts alone.
+    """The result of an evaluation. Shares are of the words, without sentence bounds.
+
+    outside_share: words outside the vocabulary. unk_share: <UNK> in the text itself. unigram: perplexity of unigram
+    counts.
     """
 
     checkpoint: str
@@ -49,7 +51,7 @@ class Evaluation:
             "checkpoint": self.checkpoint, "step": self.step, "data": self.data,
             "perplexity": self.perplexity.both, "perplexity_forward": self.perplexity.forward,
             "perplexity_backward": self.perplexity.backward, "tokens": self.perplexity.tokens,
-            "evaluate.lanes": self.perplexity.lanes, "runaways": self.perplexity.runaways,
+            "evaluate.lanes": self.perplexity.lanes, "diverged_lanes": self.perplexity.diverged_lanes,
             "vocabulary": self.vocabulary, "outside_vocabulary_share": self.outside_share, "unk_share": self.unk_share,
             "unigram_perplexity": self.unigram,
         }  # fmt: skip
@@ -73,7 +75,7 @@ class Evaluation:
 
 
 def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
-    """Score the data with full softmax, each token exactly once; the result on rank 0, None elsewhere."""
+    """Score each token once with full softmax; return the result on rank 0, else None."""
     require(bool(config.checkpoint), "checkpoint= is missing: give a checkpoint file or a run's folder")
     require(bool(config.data), "data= is missing: give a dataset or text files")
     output = local_path(config.output, "output")
@@ -110,7 +112,7 @@ def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
 
 
 def vocabulary_of(trained: Trained, dataset: Dataset) -> Vocabulary:
-    """Targets of a dataset under the checkpoint's vocabulary, which may be that of another text."""
+    """Return the mapping from a dataset's words to the checkpoint's vocabulary, which may come from another text."""
     if dataset.lexicon.words(0, len(trained.words)) == trained.words:
         return Vocabulary(len(trained.words))
     return Vocabulary(len(trained.words), vocabulary_map(dataset.lexicon, trained.words))
@@ -136,7 +138,7 @@ def unigram_baseline(split: Split, vocabulary: Vocabulary, counts: np.ndarray) -
 
 @contextmanager
 def _open(data: list[str], split: str) -> Iterator[tuple[Dataset, Split]]:
-    """A dataset's split as it is; text files prepared in their own order, in a temporary folder."""
+    """Yield a dataset and its split; text files are prepared in their own order in a temporary folder."""
     if len(data) == 1 and (is_url(data[0]) or (Path(os.path.expanduser(data[0])) / INDEX).exists()):
         dataset = open_dataset(data[0])
         yield dataset, held_out_split(dataset, split)

@@ -22,12 +22,12 @@ from pipeline.version import __version__
 
 OPTIONS, WEIGHTS, VOCABULARY = "options.json", "weights.hdf5", "vocab.txt"
 _SHOWN_OTHERS = 10
-# Paths of the machine that trained, no one else's.
+# Paths on the machine that trained: of no use to others, and private.
 _PRIVATE = {"run": ("dir",), "data": ("path", "cache_dir", "stage_dir"), "finetune": ("source", "mix", "general")}
 
 
 def export(config: ExportConfig) -> str:
-    """The model is in config.output, in the format asked for; returns what was written. Raises ConfigError."""
+    """Write the model to config.output in the requested format; return the text to print. Raises ConfigError."""
     require(bool(config.checkpoint), "checkpoint= is missing: give a checkpoint file, a run's folder or an export")
     require(bool(config.output), "output= is missing: give the folder to write")
     require(
@@ -42,17 +42,17 @@ def export(config: ExportConfig) -> str:
         files = _export_elmo(trained, output, config)
     except OSError as error:
         raise _cannot_write(output, error) from None
-    said = [_summary(output, trained.bilm, len(trained.words), files)]
-    said += _others(output, files, is_pushed=bool(config.hub))
+    lines = [_summary(output, trained.bilm, len(trained.words), files)]
+    lines += _others(output, files, is_pushed=bool(config.hub))
     if config.hub:
-        said.append(f"pushed   {push_to_hub(output, config.hub)}")
+        lines.append(f"pushed   {push_to_hub(output, config.hub)}")
     if trained.facts.get("perplexity") is None:
-        said.append("note     the held-out perplexity of these weights is not known; README.md has none")
-    return "\n".join([*said, _next_of(output)])
+        lines.append("note     the held-out perplexity of these weights is not known; README.md has none")
+    return "\n".join([*lines, _next_of(output)])
 
 
 def import_weights(config: ImportConfig) -> str:
-    """The biLM of bilm-tf's or AllenNLP's files is in config.output, in our format. Raises ConfigError."""
+    """Write the biLM of bilm-tf's or AllenNLP's files to config.output in this project's format. Raises ConfigError."""
     for name in ("options", "weights", "output"):
         require(bool(getattr(config, name)), f"{name}= is missing: elmo import options=FILE weights=FILE output=DIR")
     output = local_path(config.output, "output")
@@ -77,7 +77,7 @@ def _export_elmo(trained: Trained, output: Path, config: ExportConfig) -> list[P
 
 
 def _export_allennlp(trained: Trained, output: Path, overwrite: bool) -> str:
-    """options.json comes last: without it the rest is not read."""
+    """Write bilm-tf's files, options.json last: without it nobody reads the other files."""
     claim_folder(output, (OPTIONS, WEIGHTS, VOCABULARY), marker=OPTIONS, overwrite=overwrite)
     files = [output / name for name in (WEIGHTS, VOCABULARY, OPTIONS) if trained.words or name != VOCABULARY]
     save_weights(output / WEIGHTS, trained.bilm)
@@ -93,8 +93,7 @@ def _export_allennlp(trained: Trained, output: Path, overwrite: bool) -> str:
 
 
 def _settings(settings: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The run's settings without what only its machine and its owner's wandb account know; keys that this version does
-    not know stay."""
+    """Return the run's settings without its paths and its wandb section; unknown keys stay."""
     if settings is None:
         return None
     return {part: _public(part, values) for part, values in settings.items() if part != "wandb"}
@@ -118,7 +117,7 @@ def _summary(output: Path, bilm: BiLM, vocabulary: int, files: list[Path]) -> st
 
 
 def _others(output: Path, files: list[Path], is_pushed: bool = False) -> list[str]:
-    """What else lies in a folder that was overwritten."""
+    """Return a note about other files in a folder that was overwritten."""
     names = sorted(path.name for path in output.iterdir() if path not in files)
     if not names:
         return []

@@ -1,4 +1,4 @@
-"""A trained biLM with its vocabulary and settings: out of a checkpoint, or of a folder to share."""
+"""Load a trained biLM with its vocabulary and settings from a checkpoint or from an exported model."""
 
 import logging
 from dataclasses import dataclass, fields, replace
@@ -40,11 +40,11 @@ class _FinetuneRecord(TypedDict):
 
 @dataclass
 class Trained:
-    """words (V): the target vocabulary, by falling count; counts (V,) of it in training, <UNK> holding all the rest.
+    """A trained biLM. words (V): the target vocabulary by falling count. counts (V,): in training; <UNK> has the rest.
 
-    Both are empty where unknown, as for imported weights, which have no softmax either (bilm.has_softmax).
-    settings: of the run that made the weights, as they were stored; None where unknown. A model may be of a later
-    version: what is not asked for by `section` or `config` is not looked at. facts: what a model card tells.
+    words and counts are empty if unknown, as for imported weights, which have no softmax either (bilm.has_softmax).
+    settings: stored settings of the run that made the weights; None if unknown. A later version may have written
+    them: only `section` and `config` read them. facts: the facts of a model card.
     """
 
     path: Path
@@ -62,14 +62,14 @@ class Trained:
 
     @cached_property
     def config(self) -> PretrainConfig:
-        """All settings of the run, a FinetuneConfig if it was a fine-tuning; defaults where they are unknown."""
+        """Return all settings of the run (a FinetuneConfig for a fine-tuning), with defaults for unknown ones."""
         schema = FinetuneConfig if "finetune" in (self.settings or {}) else PretrainConfig
         parts = {part.name: type(getattr(schema(), part.name)) for part in fields(schema) if part.name != "model"}
         found: dict[str, Any] = {name: self.section(name, part) for name, part in parts.items()}
         return schema(model=replace(self.bilm.config), **found)
 
     def section(self, name: str, schema: type[T]) -> T:
-        """The settings under `name`, keys that `schema` does not know left out. Raises ConfigError."""
+        """Return the settings under `name`, without keys that `schema` does not have. Raises ConfigError."""
         values = (self.settings or {}).get(name, {})
         require(isinstance(values, dict), f"{self.path}: {name} of its training is no section of settings")
         known = {field.name for field in fields(schema)}  # type: ignore[arg-type]
@@ -81,10 +81,10 @@ class Trained:
 
 
 def load_trained(location: str, device: torch.device | str = "cpu", *, softmax: bool = True) -> Trained:
-    """From a checkpoint file, a run's folder (its best, else its newest), a folder that `elmo export` or `elmo import`
-    wrote, or such a one on the hub: ORG/NAME or ORG/NAME@REVISION. softmax: read it where there is one.
+    """Load a trained biLM. softmax: load it too, if there is one. Raises ConfigError.
 
-    Raises ConfigError.
+    location: a checkpoint file, a run's folder (for its best checkpoint, else its newest), a folder that `elmo export`
+    or `elmo import` wrote, or such a folder on the hub, ORG/NAME or ORG/NAME@REVISION.
     """
     folder = local_path(location)
     if (folder.is_dir() and is_pretrained(folder)) or HubId.parse(location) is not None:
@@ -127,12 +127,12 @@ def _words(path: Path, words: torch.Tensor) -> list[str]:
 
 
 def _config(settings: dict[str, Any]) -> PretrainConfig:
-    """Of the run that made the weights, a FinetuneConfig if it was a fine-tuning."""
+    """Return the run's config, a FinetuneConfig for a fine-tuning."""
     return from_dict(FinetuneConfig if "finetune" in settings else PretrainConfig, settings)
 
 
 def _facts(path: Path, content: dict[str, Any], config: PretrainConfig) -> dict[str, Any]:
-    """Where a checkpoint's weights come from; its perplexity if it was validated at that very step."""
+    """Return facts about a checkpoint; with its perplexity if it was validated at its step."""
     run_dir, step = path.absolute().parents[1], content["global_step"]
     version = version_of(run_dir)
     metrics = read_metrics(run_dir).get(step, {}) if (run_dir / "run.json").is_file() else {}
@@ -156,14 +156,14 @@ def _facts(path: Path, content: dict[str, Any], config: PretrainConfig) -> dict[
 
 
 def lineage(trained: Trained) -> list[dict[str, Any]]:
-    """What a model learned from, oldest first: facts that go with what is fine-tuned from it."""
+    """Return the corpora that a model was trained on, oldest first, as facts for models fine-tuned from it."""
     facts = trained.facts
     last = {name: facts.get(name) for name in ("source", "corpus", "corpus_fingerprint", "tokens")}
     return [*facts.get("pretrained_on", []), last]
 
 
 def _pretrained_on(run_dir: Path) -> list[Pretraining]:
-    """`lineage` of a fine-tuning's source, as its record keeps it (pipeline/finetune/report.py)."""
+    """Return the `lineage` of a fine-tuning's source from its record (pipeline/finetune/report.py)."""
     path = run_dir / "finetune.json"
     if not path.is_file():
         return []

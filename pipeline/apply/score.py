@@ -1,4 +1,4 @@
-"""How likely sentences are: log-probability forward and backward, and surprisal of each word, by full softmax.
+"""`elmo score`: log-probability of sentences forward and backward, and surprisal of each word, by full softmax.
 
 Each sentence starts cold. The numbers are those of `elmo evaluate`: </S> (forward) and <S> (backward) are predicted
 too, and a word outside the vocabulary counts as <UNK>.
@@ -27,15 +27,15 @@ from pipeline.model.backend.choose_device import choose_device
 from pipeline.model.bilm import BiLM
 from pipeline.model.elmo.sentence_encoder import Reading, SentenceEncoder
 
-_BLOCK_SENTENCES, _BLOCK_WORDS = 1024, 1 << 13  # scored together: bounds the memory
+_BLOCK_SENTENCES, _BLOCK_WORDS = 1024, 1 << 13  # scored together, to bound memory
 _UNKNOWN_MARK = "*"
 
 
 @dataclass(frozen=True)
 class SentenceScore:
-    """nats (2, n + 1): -log p of each target; forward w1 ... wn </S>, backward <S> w1 ... wn in reading order.
+    """A scored sentence. nats (2, n + 1): -log p of each target; forward w1 ... wn </S>, backward <S> w1 ... wn.
 
-    unknown: places of the words scored as <UNK>.
+    unknown: positions of words scored as <UNK>.
     """
 
     sentence: Sentence
@@ -44,23 +44,23 @@ class SentenceScore:
 
     @property
     def log_probabilities(self) -> tuple[float, float]:
-        """Natural logarithms, forward and backward."""
+        """Return the natural logarithms, forward and backward."""
         return -float(self.nats[0].sum()), -float(self.nats[1].sum())
 
     @property
     def surprisals(self) -> np.ndarray:
-        """(2, n): bits of each word, forward and backward."""
+        """Return (2, n): bits of each word, forward and backward."""
         return np.stack([self.nats[0, :-1], self.nats[1, 1:]]) / math.log(2)
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Bits of </S> after the sentence and of <S> before it."""
+        """Return the bits of </S> after the sentence and of <S> before it."""
         return float(self.nats[0, -1]) / math.log(2), float(self.nats[1, 0]) / math.log(2)
 
 
 @dataclass
 class Scores:
-    """Totals of a text; perplexity as `elmo evaluate` defines it, each sentence started cold."""
+    """The totals of a text. Perplexity is that of `elmo evaluate`, but each sentence starts cold."""
 
     nats: np.ndarray = field(default_factory=lambda: np.zeros(2))
     sentences: int = 0
@@ -75,7 +75,7 @@ class Scores:
 
     @property
     def perplexities(self) -> tuple[float, float, float]:
-        """Forward, backward, both."""
+        """Return perplexity forward, backward and over both."""
         return tuple(math.exp(n / self.tokens) for n in (*self.nats, self.nats.mean()))  # type: ignore[return-value]
 
     def __str__(self) -> str:
@@ -89,7 +89,7 @@ class Scores:
 
 
 class Scorer:
-    """A biLM with its softmax and vocabulary."""
+    """Score sentences with a biLM, its softmax and its vocabulary."""
 
     def __init__(self, bilm: BiLM, words: list[str]) -> None:
         self.bilm, self._ids = bilm, {word: number for number, word in enumerate(words)}
@@ -97,7 +97,7 @@ class Scorer:
 
     @torch.inference_mode()
     def score(self, sentences: list[Sentence]) -> list[SentenceScore]:
-        """In the order given; every sentence has a word."""
+        """Return the scores in the order of `sentences`, each of which has at least one word."""
         targets = [
             np.array([self._ids.get(word, UNK_ID) for word in sentence.words], np.int64) for sentence in sentences
         ]
@@ -110,7 +110,7 @@ class Scorer:
         return [score for score in found if score is not None]
 
     def _nats(self, reading: Reading, targets: list[np.ndarray]) -> list[np.ndarray]:
-        """(2, n + 1) of each sentence, in the sentence's own order."""
+        """Return nats (2, n + 1) of each sentence, in the order of its words."""
         columns = [np.stack([[*ids, EOS_ID], [*ids[::-1], BOS_ID]]) for ids in targets]
         column = np.repeat(np.arange(len(columns)), [c.shape[1] for c in columns])
         step = np.concatenate([np.arange(c.shape[1]) for c in columns])
@@ -122,7 +122,7 @@ class Scorer:
 
 
 def score(config: ScoreConfig) -> Scores:
-    """Score a text's sentences, empty lines apart, and write them as they come; returns the totals."""
+    """Score the sentences of a text, without empty lines; write each as it comes, and return the totals."""
     require(bool(config.checkpoint), "checkpoint= is missing: give a checkpoint, a run's folder or an exported model")
     require(bool(config.input), "input= is missing: give files, folders or globs, or - for standard input")
     form = local_path(config.output, "output").suffix
@@ -153,7 +153,7 @@ def score(config: ScoreConfig) -> Scores:
 
 @contextmanager
 def _output(name: str) -> Iterator[BinaryIO | None]:
-    """The file, which is there when all is written; None where the scores are printed."""
+    """Yield the file, which appears once it is complete; None if the scores are printed."""
     if not name:
         print(f"{'line':>6}{'forward':>11}{'backward':>11}   natural logarithms; {_UNKNOWN_MARK} is scored as <UNK>")
         yield None
@@ -187,7 +187,7 @@ def _as_dict(score: SentenceScore) -> dict[str, Any]:
 
 
 def _as_rows(score: SentenceScore) -> Iterator[tuple[Any, ...]]:
-    """A row a word, and of the sentence's bounds what is predicted of them."""
+    """Yield a row for <S>, for each word and for </S>."""
     end, start = score.bounds
     path, line, words, _ = score.sentence
     unknown = set(score.unknown)

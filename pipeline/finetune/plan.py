@@ -1,7 +1,7 @@
-"""`elmo finetune`: a trained biLM goes on learning, on the text of a domain (Peters et al. 2018, section 3.4).
+"""`elmo finetune`: continue to train a biLM, on the text of a domain (Peters et al. 2018, section 3.4).
 
-It is a run like a pretraining (pipeline/train/run.py) with another plan: which words it predicts, where its weights
-begin, which lanes read what. Its first checkpoint is of step 0, so that from then on it needs its source no more.
+A fine-tuning is a run like a pretraining (pipeline/train/run.py) with another plan: other target words, other initial
+weights, other text. Its first checkpoint is of step 0; after it the run does not need its source any more.
 """
 
 from typing import Any
@@ -21,8 +21,8 @@ from pipeline.data.lanes import TrainLanes
 from pipeline.data.mixture import general_lanes
 from pipeline.data.vocabulary import Text, counts_of, extended, rows_in, shares_of, tensors_of
 from pipeline.data.windows import Vocabulary, vocabulary_map
-from pipeline.finetune.report import BeforeAfter
-from pipeline.finetune.softmax_transfer import carry_rows, estimate_rows
+from pipeline.finetune.report import FinetuneReport
+from pipeline.finetune.softmax_transfer import copy_rows, estimate_rows
 from pipeline.model.bilm import BiLM
 from pipeline.train.outcome import Outcome
 from pipeline.train.plan import Corpus, Plan, checkpoints_of, open_training_data
@@ -32,14 +32,14 @@ from pipeline.train.step.freeze import Freeze
 from pipeline.train.trainer import global_rank
 
 _Read = tuple[Dataset, TrainLanes]
-_WARMUP_SHARE = 0.1  # of all steps, for a softmax that begins anew
+_WARMUP_SHARE = 0.1  # of all steps, for a new softmax
 
 
 def read_config(arguments: list[str]) -> tuple[FinetuneConfig, Trained, bool]:
-    """The options, what the run goes on from, and whether that is a checkpoint of its own.
+    """Return the options, the model to start from, and whether that model is a checkpoint of this run.
 
-    The model is the source's; so are the options of the softmax and the share of cold starts, unless they are given.
-    Raises ConfigError.
+    The model's options are those of the source; so are the options of the softmax and data.cold_start_share, unless
+    they are given. Raises ConfigError.
     """
     arguments = in_full(arguments)
     given = load(FinetuneConfig, arguments)
@@ -65,18 +65,18 @@ def read_config(arguments: list[str]) -> tuple[FinetuneConfig, Trained, bool]:
 
 
 def _newest(config: FinetuneConfig) -> Trained | None:
-    """The run's own newest checkpoint that can be read, if it has begun."""
+    """Return the newest readable checkpoint of this run, None if there is none."""
     checkpoints = checkpoints_of(config)
     for record in reversed(checkpoints.glance()[0]):
         try:
             return load_trained(str(checkpoints.path(record)))
-        except ConfigError:  # `run` will tell of it
+        except ConfigError:  # `run` reports it
             continue
     return None
 
 
-def finetune(plan: Plan, report: BeforeAfter) -> Outcome:
-    """Run the fine-tuning; once it is over, print what it brought and add the figures to its run in wandb."""
+def finetune(plan: Plan, report: FinetuneReport) -> Outcome:
+    """Run the fine-tuning; at its end print the report and add the figures to its run in wandb."""
     outcome = run(plan)
     if outcome.is_rank_zero and not outcome.stopped:
         if figures := report.score_result():
@@ -87,9 +87,9 @@ def finetune(plan: Plan, report: BeforeAfter) -> Outcome:
     return outcome
 
 
-def plan_finetuning(config: FinetuneConfig, trained: Trained, is_begun: bool) -> tuple[Plan, BeforeAfter]:
-    """Return the plan and its report. trained: the source; or, where the run has begun, a checkpoint of its own."""
-    domain, general, texts = _text(config)
+def plan_finetuning(config: FinetuneConfig, trained: Trained, is_begun: bool) -> tuple[Plan, FinetuneReport]:
+    """Return the plan and its report. trained: the source, or a checkpoint of this run if it has begun."""
+    domain, general, texts = _open_texts(config)
     require(
         config.train.patience is None or "heldout" in domain[0].splits,
         f"train.patience={config.train.patience} needs held-out text, which {config.data.path} has not; prepare it "
@@ -103,13 +103,13 @@ def plan_finetuning(config: FinetuneConfig, trained: Trained, is_begun: bool) ->
     corpora = [Corpus(d, Vocabulary(len(words), vocabulary_map(d.lexicon, words)), n) for d, n in (domain, *general)]
     checkpoints, rank = checkpoints_of(config), global_rank(config.train)
     run_dir = local_path(config.run.dir, "run.dir")
-    source = [] if is_begun else [trained]  # let go once it was used: it may be as large as the model
-    report = BeforeAfter(config, run_dir, checkpoints, domain[0], None if is_begun or rank else trained)
+    source = [] if is_begun else [trained]  # freed after its use: it may be as large as the model
+    report = FinetuneReport(config, run_dir, checkpoints, domain[0], None if is_begun or rank else trained)
 
     def start(bilm: BiLM) -> None:
         if rank == 0:
             report.score_source(source[0])
-        begin(bilm, source.pop(), words, counts, config)
+        initialize(bilm, source.pop(), words, counts, config)
 
     plan = Plan(
         config, run_dir, rank, corpora[0], len(words),
@@ -122,8 +122,8 @@ def plan_finetuning(config: FinetuneConfig, trained: Trained, is_begun: bool) ->
     return plan, report
 
 
-def _text(config: FinetuneConfig) -> tuple[_Read, list[_Read], list[Text]]:
-    """The domain and its lanes; the same of general text, if any is mixed in; and both as words are counted in them."""
+def _open_texts(config: FinetuneConfig) -> tuple[_Read, list[_Read], list[Text]]:
+    """Return the domain and its lanes, the general text and its lanes if any, and both texts for counting words."""
     dataset, lanes, window = open_training_data(config.data, config.data.path), config.data.lanes, config.data.window
     if not config.finetune.mix:
         of_domain = TrainLanes(dataset.splits["train"].num_tokens, lanes, window)
@@ -132,14 +132,14 @@ def _text(config: FinetuneConfig) -> tuple[_Read, list[_Read], list[Text]]:
     mixed = general_lanes(lanes, config.finetune.mix_share)
     of_domain = TrainLanes(dataset.splits["train"].num_tokens, lanes - mixed, window)
     of_general = TrainLanes(general.splits["train"].num_tokens, mixed, window)
-    weight = mixed * of_domain.lane_tokens / of_general.num_tokens  # how much of it an epoch of the domain reads
+    weight = mixed * of_domain.lane_tokens / of_general.num_tokens  # the share of it that an epoch of the domain reads
     return (dataset, of_domain), [(general, of_general)], [Text(dataset.lexicon), Text(general.lexicon, weight)]
 
 
 def choose_words(config: FinetuneConfig, trained: Trained, dataset: Dataset, texts: list[Text]) -> list[str]:
-    """The words to be predicted, in the order of the softmax's rows: where they change, by how often texts hold them.
+    """Return the target words in the order of the softmax's rows; new vocabularies are sorted by frequency.
 
-    Words of a domain are those that data.vocab_size and data.vocab_min_count choose of its lexicon.
+    data.vocab_size and data.vocab_min_count choose the domain's words from its lexicon.
     """
     kind, has_softmax = config.finetune.vocabulary, trained.bilm.has_softmax
     require(
@@ -152,8 +152,8 @@ def choose_words(config: FinetuneConfig, trained: Trained, dataset: Dataset, tex
     return extended(trained.words if kind == "extend" else of_domain, of_domain, texts)
 
 
-def begin(bilm: BiLM, trained: Trained, words: list[str], counts: np.ndarray, config: FinetuneConfig) -> None:
-    """The biLM has the source's weights, and a softmax over `words`."""
+def initialize(bilm: BiLM, trained: Trained, words: list[str], counts: np.ndarray, config: FinetuneConfig) -> None:
+    """Copy the source's weights into the biLM, whose softmax is over `words`."""
     source = trained.bilm
     state = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith("softmax.")}
     missing, _ = bilm.load_state_dict(state, strict=False)
@@ -163,7 +163,7 @@ def begin(bilm: BiLM, trained: Trained, words: list[str], counts: np.ndarray, co
         bilm.softmax.start_as_unigrams(torch.from_numpy(shares))
         return
     rows = rows_in(words, trained.words)
-    carry_rows(bilm.softmax, source.softmax, rows)
+    copy_rows(bilm.softmax, source.softmax, rows)
     source_counts = trained.counts if len(trained.counts) else np.zeros(len(trained.words))
     source_shares = np.where(rows >= 0, source_counts[rows] / max(1, source_counts.sum()), 0.0)
     encoder = source.encoder if config.finetune.new_rows == "encoder" else None
@@ -171,7 +171,7 @@ def begin(bilm: BiLM, trained: Trained, words: list[str], counts: np.ndarray, co
 
 
 def _identity(config: FinetuneConfig, general: list[_Read]) -> dict[str, Any]:
-    """What makes a fine-tuning this one, besides what makes a run."""
+    """Return the settings that must stay the same at each start of a fine-tuning, besides those of every run."""
     return {
         "finetune.source": config.finetune.source,
         "finetune.vocabulary": config.finetune.vocabulary,

@@ -1,8 +1,8 @@
-"""What a fine-tuning brought and what it cost: held-out perplexity before and after, on the domain and in general.
+"""The report of a fine-tuning: held-out perplexity before and after, on the domain and on general text.
 
-The paper's table (Peters et al. 2018, appendix) for one's own domain, kept in RUN_DIR/finetune.json. Perplexities over
-different vocabularies do not compare, as one with more <UNK> has less to predict; bits a character do
-(pipeline/data/bits_per_character.py).
+RUN_DIR/finetune.json holds the figures, which are those of Peters et al. 2018 (appendix) for the user's own domain.
+Perplexities over different vocabularies cannot be compared, because more <UNK> are easier to predict; bits a character
+can (pipeline/data/bits_per_character.py).
 """
 
 import contextlib
@@ -39,7 +39,7 @@ DOMAIN, GENERAL = "domain", "general"
 
 @dataclass(frozen=True)
 class Figures:
-    """Of a model on a held-out text. tokens: scored each way. unknown: of `words`, how many its vocabulary lacks."""
+    """Figures of a model on held-out text. tokens: scored each way. unknown: how many of `words` it has no row for."""
 
     forward: float
     backward: float
@@ -51,7 +51,7 @@ class Figures:
 
 
 class Row(TypedDict):
-    """`Figures` as they are recorded; None: not finite."""
+    """Recorded `Figures`. None: not finite."""
 
     forward: float | None
     backward: float | None
@@ -63,7 +63,7 @@ class Row(TypedDict):
 
 
 class Source(TypedDict):
-    """Where the weights come from. pretrained_on: what they learned from before, oldest first."""
+    """The source of the weights. pretrained_on: the corpora that it was trained on, oldest first."""
 
     given: str
     path: str
@@ -72,7 +72,7 @@ class Source(TypedDict):
 
 
 class After(TypedDict):
-    """Figures of the best checkpoint. last_step: of the newest one then."""
+    """Figures of the best checkpoint. last_step: step of the newest checkpoint at that time."""
 
     domain: NotRequired[Row]
     general: NotRequired[Row]
@@ -86,7 +86,7 @@ class Before(TypedDict, total=False):
 
 
 class AtStart(TypedDict, total=False):
-    """The part of finetune.json that is written before the first step; all of it or nothing."""
+    """The part of finetune.json that is written before the first step, all of it or nothing."""
 
     source: Source
     group: str | None
@@ -96,7 +96,7 @@ class AtStart(TypedDict, total=False):
 
 
 class AtEnd(TypedDict, total=False):
-    """The part of finetune.json that is written at the end, `after` with all the others."""
+    """The part of finetune.json that is written at the end. `after` comes with all other fields."""
 
     words_after: Count
     is_comparable: bool
@@ -105,7 +105,7 @@ class AtEnd(TypedDict, total=False):
 
 
 class Recorded(AtStart, AtEnd, total=False):
-    """finetune.json."""
+    """The content of finetune.json."""
 
 
 def _is_whole(record: Recorded) -> bool:
@@ -130,8 +130,8 @@ def score(trained: Trained, dataset: Dataset, config: EvaluateConfig, device: to
     )  # fmt: skip
 
 
-class BeforeAfter:
-    """The report of a fine-tuning, on rank 0. source: where its weights come from, None once it has begun."""
+class FinetuneReport:
+    """The report of a fine-tuning, on rank 0. source: of its weights; None if the run has begun."""
 
     def __init__(
         self, config: FinetuneConfig, run_dir: Path, checkpoints: CheckpointFolder, domain: Dataset,
@@ -146,7 +146,7 @@ class BeforeAfter:
         if general is not None and general.fingerprint != domain.fingerprint and _has_heldout(general):
             self._texts[GENERAL] = general
         self._device = torch.device(choose_device(config.train.accelerator))
-        # The pretraining's group in wandb, so that all that came of it is found together.
+        # The pretraining's group in wandb, so that the pretraining and its fine-tunings are found together.
         self.group: str | None = self._record.get("group") or (None if source is None else _group_of(source))
 
     def _general(self, source: Trained | None) -> Dataset | None:
@@ -157,7 +157,7 @@ class BeforeAfter:
         return open_dataset(known) if known and (Path(known) / INDEX).is_file() else None
 
     def score_source(self, source: Trained) -> None:
-        """Record how the source does on both texts. A run that resumes from a checkpoint has done so before."""
+        """Record the figures of the source on both texts. A resumed run did it at its first start."""
         before = None
         if source.bilm.has_softmax:
             source.bilm.to(self._device)
@@ -173,7 +173,7 @@ class BeforeAfter:
         })  # fmt: skip
 
     def score_result(self) -> dict[str, float]:
-        """Record how the best checkpoint does on both texts; return the new figures by name, none if they are known."""
+        """Record the figures of the best checkpoint on both texts; return all figures, {} if nothing is new."""
         whole, _ = self._checkpoints.glance()
         if not whole or self._record.get("after", {}).get("last_step") == whole[-1].step:
             return {}
@@ -209,7 +209,7 @@ def _has_heldout(dataset: Dataset) -> bool:
 
 
 def _text_of(source: Trained) -> str:
-    """Where the general text lies that a source was trained on, as far as its settings tell."""
+    """Return the location of the general text that a source was trained on, "" if its settings do not have it."""
     if "finetune" in (source.settings or {}):
         finetune = source.section("finetune", FinetuneSection)
         return finetune.general or finetune.mix
@@ -220,15 +220,15 @@ def _group_of(source: Trained) -> str | None:
     run_dir = source.path.absolute().parent.parent
     if source.path.suffix != ".ckpt" or not (run_dir / "run.json").is_file():
         return None
-    earlier = read_facts(run_dir / RECORD, _SCHEMA).get("group")  # of a source that was fine-tuned itself
-    with contextlib.suppress(OSError):  # the folder may be another's
+    earlier = read_facts(run_dir / RECORD, _SCHEMA).get("group")  # for a source that was fine-tuned itself
+    with contextlib.suppress(OSError):  # the folder may not be ours to write
         group, name = source.section("wandb", WandbConfig).group, source.section("run", RunConfig).name
         return earlier or group or family(run_dir, name or None)
     return None
 
 
 def table(record: dict[str, Any]) -> str:
-    """The record for people."""
+    """Return the record as a table."""
     after, before = record["after"], record.get("before") or {}
     source = record["source"]["path"] if "source" in record else "not known"
     head = f"Held-out text before -> after fine-tuning ({source} -> step {after['step']:,}, the best)"

@@ -1,7 +1,8 @@
-"""A softmax over other words made of one that was trained: rows of shared words carried over, new ones estimated.
+"""Initialize a softmax over other words from a trained one: copy rows of shared words, estimate rows of new words.
 
-Measured with a biLM of configs/demo.yaml, an epoch of 2.1 M words of general English, carried with an extended
-vocabulary to 82 k sentences of API documentation and to 13 k of biomedical articles (4,932 and 3,986 new words).
+Measured with a biLM of configs/demo.yaml, trained for an epoch on 2.1 M words of general English, then fine-tuned with
+an extended vocabulary on 82 k sentences of API documentation and on 13 k of biomedical articles (4,932 and 3,986 new
+words).
 Held-out perplexity by `elmo finetune configs/finetune.yaml from=... data=... finetune.vocabulary=extend` with
 finetune.new_rows=                                                           mean   encoder
 
@@ -24,12 +25,12 @@ from pipeline.model.elmo.word_cache import encode_words
 from pipeline.model.softmax import Softmax
 from pipeline.model.token_encoder import TokenEncoder
 
-_MAX_FITTED = 50_000  # words: enough for the map from spelling to row; all of a million would take minutes
+_MAX_FITTED = 50_000  # words: enough to fit the map from spelling to row; a million words would take minutes
 _RIDGE = 0.1  # of the mean square of the regressors
 
 
-def carry_rows(softmax: Softmax, source: Softmax, rows: np.ndarray) -> None:
-    """Row v is the source's row rows[v], bit for bit, where that is not negative; others stay as they are."""
+def copy_rows(softmax: Softmax, source: Softmax, rows: np.ndarray) -> None:
+    """Copy row rows[v] of the source to row v, where rows[v] is not negative; other rows stay as they are."""
     places = torch.from_numpy(np.flatnonzero(rows >= 0))
     found = torch.from_numpy(rows[rows >= 0])
     with torch.no_grad():
@@ -41,11 +42,11 @@ def estimate_rows(
     softmax: Softmax, rows: np.ndarray, words: list[str], shares: np.ndarray, source_shares: np.ndarray,
     encoder: TokenEncoder | None, max_characters: int,
 ) -> None:  # fmt: skip
-    """Rows of new words (rows[v] < 0), from those that were carried over.
+    """Estimate the rows of new words (rows[v] < 0) from the copied rows.
 
-    shares (V,): of each word in the text to be learned; source_shares (V,): in the text that the carried rows were
-    learned from, where they are carried. The bias is a line through the log of the share. The weight is the mean row,
-    or with an encoder a ridge regression of the rows on what it makes of their spellings.
+    shares (V,): of each word in the text to train on; source_shares (V,): of copied words in the source's text. The
+    bias is linear in the log of the share. The weight is the mean row; with an encoder, a ridge regression of the rows
+    on the encoder's vectors of the spellings.
     """
     new = np.flatnonzero(rows < 0)
     known = np.flatnonzero(rows >= len(SPECIALS))
@@ -64,26 +65,26 @@ def estimate_rows(
 
 
 def _vectors(encoder: TokenEncoder, words: list[str], max_characters: int) -> Tensor:
-    """(n, P) of different words, none of them a sentence bound."""
+    """Return the encoder's vectors (n, P) of distinct words, none of them a sentence bound."""
     spelled = spell_sentences([words], max_characters)
     return encode_words(encoder, spelled.characters[2:])
 
 
 def _log(shares: np.ndarray) -> Tensor:
-    """(n, 1); a word that was never seen counts as half of the rarest."""
+    """Return log shares (n, 1); a word without occurrences gets half the share of the rarest."""
     least = shares[shares > 0].min(initial=math.inf)
     return torch.from_numpy(np.log(np.maximum(shares, least / 2 if least < math.inf else 1.0))).unsqueeze(1)
 
 
 def _trust(shares: np.ndarray) -> Tensor:
-    """(n,): rows of rare words have learned little; beyond some share all are as good."""
+    """Return weights (n,) for the regression: rows of rare words count less, up to a bound."""
     if not shares.any():
         return torch.ones(len(shares), dtype=torch.float64)
     return torch.from_numpy(np.minimum(shares / np.median(shares[shares > 0]), 10.0))
 
 
 def _ridge(x: Tensor, y: Tensor, weights: Tensor, new_x: Tensor) -> Tensor:
-    """(m, k): what new_x (m, p) has by the weighted ridge regression of y (n, k) on x (n, p), with a constant."""
+    """Predict (m, k) for new_x (m, p) by weighted ridge regression of y (n, k) on x (n, p), with a constant."""
     x, y, new_x, weights = x.double().cpu(), y.double().cpu(), new_x.double().cpu(), weights / weights.sum()
     mean_x, mean_y = weights @ x, weights @ y
     x, y = x - mean_x, y - mean_y

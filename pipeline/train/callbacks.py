@@ -1,6 +1,6 @@
-"""What happens at the end of a step, in this order: heartbeat, metrics, validation, checkpoint, stop requests.
+"""Callbacks that run at the end of a step, in this order: heartbeat, metrics, validation, checkpoint, stop requests.
 
-Validation comes before the checkpoint of the same step, so that a kill in between loses neither.
+Validation comes before the checkpoint of the same step, so that a kill between the two loses neither.
 """
 
 import json
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class StepCallback(Callback):
-    """Reads the StepEnd of each step; writes nothing into the module."""
+    """Read the StepEnd of each step, and write nothing into the module."""
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -51,7 +51,7 @@ class StepCallback(Callback):
 
 
 class Heartbeat(StepCallback):
-    """Tells the watchdog that a step has ended."""
+    """Notify the watchdog that a step has ended."""
 
     def __init__(self, watchdog: Watchdog) -> None:
         self._watchdog = watchdog
@@ -61,14 +61,14 @@ class Heartbeat(StepCallback):
 
 
 class Metrics(StepCallback):
-    """Logs training metrics at an interval, as means over it where they are rates; None where not rank 0."""
+    """Log training metrics at an interval; rates are means over the interval. tracker: None but on rank 0."""
 
     def __init__(self, tracker: Tracker | None, lanes: TrainLanes) -> None:
         self._tracker, self._lanes = tracker, lanes
         self._waited = self._since = self._last_end = 0.0
-        self._results: list[StepResult] = []  # of the steps since the last logged one
+        self._results: list[StepResult] = []  # of the steps since the last log
         self.tokens_per_second = math.nan
-        self.perplexity: float | None = None  # of the last interval; of its kind only
+        self.perplexity: float | None = None  # of the last interval; perplexity_kind names its kind
         self.perplexity_kind = ""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -114,13 +114,13 @@ class Metrics(StepCallback):
         self._waited, self._since, self._results = 0.0, now, []
 
     def leave_out(self, seconds: float) -> None:
-        """Time that was not training (validation, saving) counts neither against its speed nor as waiting for data."""
+        """Exclude time spent on validation or saving from the training speed and from the wait for data."""
         self._since += seconds
         self._last_end += seconds
 
 
 class NormsLog(StepCallback):
-    """Logs norms by parameter group at their interval, with histograms of gates and layers. On rank 0 only."""
+    """Log norms by parameter group and histograms of gates and layers, at their interval. On rank 0 only."""
 
     def __init__(self, norms: StepNorms, tracker: Tracker, metrics: Metrics) -> None:
         self._norms, self._tracker, self._metrics = norms, tracker, metrics
@@ -144,13 +144,13 @@ def _peak_memory_bytes() -> int:
 
 
 class Validation(StepCallback):
-    """Held-out perplexity by full softmax, at an interval and at the end."""
+    """Compute held-out perplexity by full softmax, at an interval and at the end."""
 
     def __init__(
         self, windows: EvaluationWindows | None, tracker: Tracker | None, metrics: Metrics, watchdog: Watchdog,
         at_start: bool = False,
     ) -> None:  # fmt: skip
-        """at_start: also before the first step, as weights that were trained before have something to show."""
+        """at_start: also validate before the first step, for weights that were trained before."""
         self._windows, self._tracker, self._metrics, self._watchdog = windows, tracker, metrics, watchdog
         self._at_start = at_start
         self.last: tuple[int, Perplexity] | None = None
@@ -173,7 +173,7 @@ class Validation(StepCallback):
             self._watchdog.beat,
         )  # fmt: skip
         self.last = state.step, result
-        if state.step % module.config.train.validate_every_steps == 0:  # not where a run ends that may be resumed
+        if state.step % module.config.train.validate_every_steps == 0:  # else only the run's end is due
             state.validations.append((state.step, result.both if math.isfinite(result.both) else math.inf))
         if self._tracker is not None:
             values = {"perplexity": result.both, "perplexity_forward": result.forward,
@@ -191,9 +191,9 @@ class Validation(StepCallback):
 
 
 class Checkpointing(StepCallback):
-    """Save at an interval, at the end, and the best if a run may end early.
+    """Save at an interval, at the end, and each best step if a run may end early.
 
-    A save that fails because the disk is full is logged, and training continues.
+    A save that fails (a full disk) is logged, and training continues.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class Checkpointing(StepCallback):
         validation: Validation, metrics: Metrics, saved_step: int, writer: Writer | None,
         on_saved: Callable[[Record], None] = lambda record: None, at_start: bool = False,
     ) -> None:  # fmt: skip
-        """at_start: also before the first step, so that where the weights came from is not needed again."""
+        """at_start: also save before the first step, so that the source of the weights is not needed again."""
         self._folder, self._identity, self._vocabulary = folder, identity, vocabulary
         self._validation, self._metrics, self._writer = validation, metrics, writer
         self._on_saved = on_saved
@@ -218,10 +218,11 @@ class Checkpointing(StepCallback):
             self.save(module)
 
     def identity_checksum(self) -> int:
+        """Return 32 bits of the run's identity, to compare between ranks."""
         return zlib.crc32(json.dumps(self._identity, sort_keys=True).encode())
 
     def _is_best(self, module: BiLMModule) -> bool:
-        """Whether this step was validated, and better than all before."""
+        """Return whether this step was validated and has the lowest perplexity so far."""
         validations = module.state.validations
         return (
             bool(validations)
@@ -230,9 +231,9 @@ class Checkpointing(StepCallback):
         )
 
     def save(self, module: BiLMModule) -> None:
-        """A checkpoint of this step is there afterwards, unless it was already or cannot be written."""
+        """Write a checkpoint of this step, unless it exists or cannot be written."""
         step = module.state.step
-        if self._tried_step == step:  # not saved_step: all ranks must agree, and only rank 0 knows that
+        if self._tried_step == step:  # not saved_step, which only rank 0 knows: all ranks must agree
             return
         self._tried_step = step
         started = time.perf_counter()
@@ -243,7 +244,7 @@ class Checkpointing(StepCallback):
             perplexity = last[1].both if last is not None and last[0] == step else None
             try:
                 record = self._folder.save(content, perplexity, time.time(), self._writer.check)
-            except OSError as error:  # of a full or failing disk; any other error ends the run
+            except OSError as error:  # a full or failing disk; any other error ends the run
                 log.error("NO CHECKPOINT at step %s (%s): training continues; free some space", f"{step:,}", error)
                 return
             self._on_saved(record)
@@ -252,7 +253,7 @@ class Checkpointing(StepCallback):
 
 
 class HandleRequests(StepCallback):
-    """Stops all ranks at the end of one step, with a checkpoint, or only saves; ends a run that is over early."""
+    """Stop all ranks at the end of the same step with a checkpoint, or only save; end a run that stops early."""
 
     def __init__(self, checkpointing: Checkpointing, stop_requests: StopRequests) -> None:
         self._checkpointing, self._stop_requests = checkpointing, stop_requests

@@ -1,4 +1,4 @@
-"""How a run ended, in words and as an exit code."""
+"""The outcome of a run: an exit code, and a text that names the next command."""
 
 import sys
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from pipeline.train.cluster.slurm_env import is_batch_job
 
 
 class Failed(RuntimeError):
-    """The training cannot continue, in one sentence. is_everywhere: all ranks end with this error at the same step."""
+    """The training cannot continue; the message says why. is_everywhere: every rank raises it at the same step."""
 
     is_everywhere = True
 
@@ -22,7 +22,7 @@ class LoaderKilled(Failed):
 
 @dataclass
 class Outcome:
-    """saved_step: step of the last checkpoint. stopped: by a request, can be resumed. Else the run is complete."""
+    """The end of a run. saved_step: of its last checkpoint. stopped: by a request, to be resumed; else it is over."""
 
     run_dir: Path
     step: int
@@ -35,13 +35,13 @@ class Outcome:
     @property
     def exit_code(self) -> int:
         if not self.is_rank_zero:
-            return 0  # Lightning kills rank 0, perhaps before it is done, when a process that it started ends so
+            return 0  # else Lightning would kill rank 0, perhaps before it is done
         if self.stopped:
             return 0 if is_batch_job() else signals.EXIT_PREEMPTED
         return 0 if self.saved_step == self.step else 1
 
-    def say(self, command: str, arguments: list[str], data: str) -> None:
-        """Print what to do next. command: pretrain or finetune, as typed with `arguments`; data: its dataset."""
+    def print_next_steps(self, command: str, arguments: list[str], data: str) -> None:
+        """Print what the user can do next. command: pretrain or finetune, typed with `arguments`. data: its dataset."""
         if self.wandb_offline_dir is not None:
             how = f"`wandb leet` draws it here, `elmo sync {self.run_dir}` uploads it"
             print(f"wandb    {self.wandb_offline_dir}  ({how})")

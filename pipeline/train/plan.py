@@ -1,4 +1,4 @@
-"""What a run is before any of it is loaded or trained: its text, words, length and folder; and a pretraining's plan."""
+"""The plan of a run: its text, target words, length and folder, before a model is built; and a pretraining's plan."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ from pipeline.train.trainer import global_rank
 
 @dataclass
 class Corpus:
-    """A dataset, its words under the run's target words, and the lanes that read it."""
+    """A dataset, the mapping of its words to the run's target words, and the lanes that read it."""
 
     dataset: Dataset
     vocabulary: Vocabulary
@@ -47,11 +47,11 @@ class Corpus:
 
 @dataclass
 class Plan:
-    """corpus: trained on, and validated by its held-out text. general: read by other lanes of each batch, if any.
+    """corpus: the text to train on and, by its held-out split, to validate on.
 
-    vocabulary: makes the target words for a checkpoint. start: gives new weights their first values, where they are
-    not the seed's. group: of the run in wandb [None: its own]. notes: printed at the start. prepare: makes batches
-    ready, in the loader's processes.
+    general: text that the other lanes of each batch read, if any. vocabulary: returns the target words for a
+    checkpoint. start: initializes new weights; None: from the seed alone. group: of the run in wandb; None: its own.
+    notes: lines to print at the start. prepare: makes step inputs from batches, in the loader's processes.
     """
 
     config: PretrainConfig
@@ -72,7 +72,7 @@ class Plan:
     prepare: Preparation = field(init=False)
 
     def __post_init__(self) -> None:
-        self.prepare = Preparation(self.config, self.vocab_size)  # what it refuses is refused before a folder is taken
+        self.prepare = Preparation(self.config, self.vocab_size)  # raises ConfigError before a folder is claimed
 
     @property
     def windows(self) -> Windows:
@@ -89,7 +89,7 @@ class Plan:
 
 
 def open_training_data(config: DataConfig, path: str) -> Dataset:
-    """Raises ConfigError where there is nothing to train on."""
+    """Return the dataset at `path`. Raises ConfigError if it has no training split."""
     dataset = open_dataset(path, config.cache_dir, config.staged_at)
     if "train" not in dataset.splits:
         raise ConfigError(f"{path} has no training split; prepare one with `elmo prep`")
@@ -97,10 +97,12 @@ def open_training_data(config: DataConfig, path: str) -> Dataset:
 
 
 def checkpoints_of(config: PretrainConfig) -> CheckpointFolder:
+    """Return the checkpoints of the run in run.dir."""
     return CheckpointFolder(local_path(config.run.dir, "run.dir") / "checkpoints", config.checkpoint.keep_last)
 
 
 def plan_pretraining(config: PretrainConfig) -> Plan:
+    """Open the dataset of data.path and plan a pretraining on it."""
     dataset = open_training_data(config.data, config.data.path)
     size = choose_vocabulary(dataset, config.data)
     lanes = TrainLanes(dataset.splits["train"].num_tokens, config.data.lanes, config.data.window)

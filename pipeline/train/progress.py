@@ -1,4 +1,4 @@
-"""How far a training is, on standard error and on rank 0 only: one bar in a terminal, a line now and then elsewhere."""
+"""Training progress on standard error, on rank 0 only: a bar in a terminal, else a line at an interval."""
 
 import sys
 import time
@@ -10,12 +10,12 @@ from tqdm import tqdm
 from pipeline.train.callbacks import Metrics, StepCallback, Validation
 from pipeline.train.step.module import BiLMModule, StepEnd
 
-LINE_EVERY_LOGS = 10  # without a terminal: a line for so many logged metrics, so that a job's log stays short
+LINE_EVERY_LOGS = 10  # without a terminal: one line for this many logs, so that a job's log stays short
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
 class ProgressBar(StepCallback):
-    """The whole run, resumed part included: steps, perplexity, tokens/s, time left."""
+    """Show steps, perplexity, tokens/s and time left of the whole run, the part before a resume included."""
 
     def __init__(
         self, start_step: int, total_steps: int, metrics: Metrics, validation: Validation, what: str = "pretrain"
@@ -43,14 +43,14 @@ class ProgressBar(StepCallback):
             print(self._line(end.step), file=sys.stderr, flush=True)
 
     def _shown(self) -> list[str]:
-        """What is known by now, the newest metrics first."""
+        """Return the latest figures, training before validation."""
         metrics, last = self._metrics, self._validation.last
         shown = [] if metrics.perplexity is None else [f"{metrics.perplexity_kind} perplexity {metrics.perplexity:.1f}"]
         shown += [] if last is None else [f"held out {last[1].both:.1f}"]
         return [*shown, f"{metrics.tokens_per_second:,.0f} tokens/s"]
 
     def _line(self, step: int) -> str:
-        """Time left as of this start's own speed, with its validations and checkpoints."""
+        """Return a line of progress; time left is by the speed of this start, validation and checkpoints included."""
         seconds = (time.monotonic() - self._begun) / max(1, step - self._start) * (self._total - step)
         left = f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02}"
         share = f"{step / self._total:.0%}"

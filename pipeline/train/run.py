@@ -1,4 +1,4 @@
-"""A training run from its plan to its end: build, start or resume, train, finish. Pretraining and fine-tuning alike."""
+"""Run a plan, of pretraining or fine-tuning: build the model, start or resume, train, finish."""
 
 import contextlib
 import logging
@@ -22,7 +22,6 @@ from pipeline.train.cluster import signals
 from pipeline.train.cluster.slurm_env import is_batch_job
 from pipeline.train.cluster.stop_requests import StopRequests
 from pipeline.train.cluster.watchdog import Watchdog
-from pipeline.train.heap import keep_freed_memory
 from pipeline.train.outcome import Failed, LoaderKilled, Outcome
 from pipeline.train.plan import Plan, plan_pretraining
 from pipeline.train.progress import ProgressBar
@@ -36,7 +35,7 @@ from pipeline.train.step.finite_check import Diverged
 from pipeline.train.step.module import BiLMModule
 from pipeline.train.step.norms import StepNorms
 from pipeline.train.step.state import TrainingState
-from pipeline.train.trainer import build_trainer, end_with_launcher, launching_ranks, set_threads
+from pipeline.train.trainer import build_trainer, end_with_launcher, keep_freed_memory, launching_ranks, set_threads
 from pipeline.version import __version__
 
 log = logging.getLogger(__name__)
@@ -45,22 +44,22 @@ _KINDS = {"pretrain": "pretraining", "finetune": "fine-tuning"}
 
 
 def pretrain(config: PretrainConfig) -> Outcome:
-    """Train a biLM that begins as the seed makes it; see `run`."""
+    """Train a biLM that is initialized from the seed; see `run`."""
     return run(plan_pretraining(config))
 
 
 def run(plan: Plan) -> Outcome:
     """Train until the end, a signal or divergence, from the newest whole checkpoint of run.dir if there is one.
 
-    Raises ConfigError for settings that cannot be used, Diverged naming the last good checkpoint, TakenOver where a
-    later start of the same run writes its folder now, LoaderKilled, RanksDiffer.
+    Raises ConfigError for settings that cannot be used, Diverged with the name of the last good checkpoint, TakenOver
+    if a later start of the same run writes its folder now, LoaderKilled, RanksDiffer.
     """
-    choose_device(plan.config.train.accelerator, plan.config.train.devices)  # refused before the folder is taken
+    choose_device(plan.config.train.accelerator, plan.config.train.devices)  # raises before the folder is claimed
     end_with_launcher()
     try:
         return _run(plan)
     finally:
-        signals.forget()  # a later training of this process does not obey them
+        signals.forget()  # a later training in this process must not stop because of them
         signals.release()
 
 
@@ -69,7 +68,7 @@ def _run(plan: Plan) -> Outcome:
         check_identity(plan.run_dir, plan.identity)
     except ConfigError as error:
         if is_batch_job() and plan.rank == 0:
-            write_end(plan.run_dir, "refused", str(error))  # to start again would not help
+            write_end(plan.run_dir, "refused", str(error))  # a restart would not help
         raise
     with claim(plan.run_dir) if plan.rank == 0 else contextlib.nullcontext() as writer:
         if plan.rank != 0:
@@ -81,16 +80,16 @@ def _run(plan: Plan) -> Outcome:
         step = module.state.step
         if module.state.is_over:
             if plan.rank == 0:
-                write_end(plan.run_dir, "finished", _how_far(module))  # the last start may have been killed before it
+                write_end(plan.run_dir, "finished", _progress_text(module))  # a kill may have prevented it before
             return Outcome(plan.run_dir, step, step, plan.total_steps, plan.rank == 0)
         is_ours = writer.is_current if writer is not None else lambda: True
         limits = plan.config.train.start_seconds, plan.config.train.hang_seconds
-        with Watchdog(*limits, is_ours, lambda: write_end(plan.run_dir, "hung", _how_far(module))) as watchdog:
-            return _go(plan, module, is_resumed, writer, watchdog)
+        with Watchdog(*limits, is_ours, lambda: write_end(plan.run_dir, "hung", _progress_text(module))) as watchdog:
+            return _train(plan, module, is_resumed, writer, watchdog)
 
 
 def _build_module(plan: Plan) -> tuple[BiLMModule, bool]:
-    """The model as it was at the newest whole checkpoint, or as the plan or the seed makes it; whether the former."""
+    """Return the module, from the newest whole checkpoint if there is one, and whether there was one."""
     config = plan.config
     set_threads(config.train)
     if _is_on_cpu(config):
@@ -116,18 +115,18 @@ def _build_module(plan: Plan) -> tuple[BiLMModule, bool]:
     return module, newest is not None
 
 
-def _go(plan: Plan, module: BiLMModule, is_resumed: bool, writer: Writer | None, watchdog: Watchdog) -> Outcome:
+def _train(plan: Plan, module: BiLMModule, is_resumed: bool, writer: Writer | None, watchdog: Watchdog) -> Outcome:
     tracker = _start_tracker(plan, module) if plan.rank == 0 else None
     saved_step, stopped_by = _fit(plan, module, is_resumed, tracker, writer, watchdog)
     offline_dir, step = tracker.offline_dir if tracker is not None else None, module.state.step
-    _end(plan, tracker, 0, "stopped" if stopped_by else "finished", _how_far(module), stopped_by)
+    _end(plan, tracker, 0, "stopped" if stopped_by else "finished", _progress_text(module), stopped_by)
     return Outcome(plan.run_dir, step, saved_step, plan.total_steps, plan.rank == 0, bool(stopped_by), offline_dir)
 
 
 def _fit(
     plan: Plan, module: BiLMModule, is_resumed: bool, tracker: Tracker | None, writer: Writer | None, watchdog: Watchdog
 ) -> tuple[int, str]:
-    """Return the step of the last checkpoint, and what stopped the run before its end, if anything did."""
+    """Return the step of the last checkpoint and the reason of a stop before the end, "" if there was none."""
     config, step = plan.config, module.state.step
     data = BiLMDataModule(plan.windows, config.data, config.lane_groups, step, plan.total_steps, plan.prepare)
     metrics = Metrics(tracker, plan.corpus.lanes)
@@ -135,7 +134,7 @@ def _fit(
     validation = Validation(plan.validation_windows, tracker, metrics, watchdog, is_start)
     checkpointing = Checkpointing(
         plan.checkpoints, plan.identity, plan.vocabulary(), validation, metrics, step, writer,
-        lambda record: _note_checkpoint(plan, tracker, record), is_start,
+        lambda record: _log_checkpoint(plan, tracker, record), is_start,
     )  # fmt: skip
     requests = HandleRequests(checkpointing, module.stop_requests)
     progress = ProgressBar(step, plan.total_steps, metrics, validation, plan.command)
@@ -143,7 +142,7 @@ def _fit(
     if tracker is not None and module.norms is not None:
         callbacks.insert(1, NormsLog(module.norms, tracker, metrics))
     trainer = build_trainer(config, tracker and tracker.run, callbacks)
-    signals.hold()  # until HandleRequests finds all ranks up
+    signals.hold()  # until HandleRequests sees that all ranks are up
     try:
         with launching_ranks():
             trainer.fit(module, datamodule=data)
@@ -152,7 +151,7 @@ def _fit(
             tracker.finish(1)
         raise
     except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning ends the process so
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns KeyboardInterrupt into SystemExit
             raise KeyboardInterrupt from None
         raise
     except Exception as error:
@@ -161,7 +160,7 @@ def _fit(
 
 
 def _fail(plan: Plan, tracker: Tracker | None, step: int, error: Exception) -> NoReturn:
-    """Record in the folder and in wandb what ended the training; raise it with the last good checkpoint named."""
+    """Record in the folder and in wandb what ended the training, and raise the error with the last good checkpoint."""
     if is_killed_worker(error):
         workers = plan.config.data.workers
         error = LoaderKilled(
@@ -188,7 +187,7 @@ def _last_good(plan: Plan) -> str:
     return f"the last good checkpoint is {plan.checkpoints.path(good)}" if good else "there is no checkpoint yet"
 
 
-def _how_far(module: BiLMModule) -> str:
+def _progress_text(module: BiLMModule) -> str:
     state = module.state
     early = state.stopped_early and state.step < state.total_steps
     why = ", early: held-out perplexity did not fall any more" if early else ""
@@ -245,18 +244,18 @@ def _start_tracker(plan: Plan, module: BiLMModule) -> Tracker:
 
 
 def open_tracker(plan: Plan, facts: dict[str, Any]) -> Tracker:
-    """Return the tracker of the plan's one wandb run, open to more of it. facts: added to the run's config."""
+    """Return a tracker that appends to the plan's wandb run. facts: to add to the run's config."""
     return Tracker(plan.run_dir, plan.config.run.name, plan.config.wandb, facts, plan.group)
 
 
-def _note_checkpoint(plan: Plan, tracker: Tracker | None, record: Record) -> None:
+def _log_checkpoint(plan: Plan, tracker: Tracker | None, record: Record) -> None:
     if tracker is not None:
         path = str(plan.checkpoints.path(record))
         tracker.reference("model", "checkpoint", path, asdict(record), ["latest", f"step-{record.step}"])
 
 
 def _end(plan: Plan, tracker: Tracker | None, exit_code: int, how: str, text: str, why: str = "") -> None:
-    """Record how the training ended: on rank 0, in the folder, in wandb and as an alert."""
+    """Record on rank 0 how the run ended: in end.json, in wandb and as an alert."""
     if tracker is not None:
         write_end(plan.run_dir, how, text, why)
         level = {"finished": "INFO", "stopped": "WARN"}.get(how, "ERROR")

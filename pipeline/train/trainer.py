@@ -1,6 +1,10 @@
-"""The Lightning Trainer of a run: it drives; data order, checkpoints, signals and validation are this project's own."""
+"""Set up the Lightning Trainer and the process of a run.
+
+The Trainer drives the loop; data order, checkpoints, signals and validation are this project's own.
+"""
 
 import contextlib
+import ctypes
 import logging
 import os
 import warnings
@@ -19,6 +23,8 @@ from pipeline.config.schema import PretrainConfig, TrainConfig
 from pipeline.model.backend.choose_device import choose_device
 
 _LAUNCHER = "ELMO_LAUNCHER_PID"  # in the environment of ranks that Lightning starts: the process of rank 0
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # options of mallopt(3)
+_NEVER = -1
 _UNWANTED_ADVICE = (
     "You have overridden `transfer_batch_to_device`",
     "The number of training batches",
@@ -29,7 +35,7 @@ _UNWANTED_ADVICE = (
 
 
 def build_trainer(config: PretrainConfig, wandb_run: Any, callbacks: list[pl.Callback]) -> pl.Trainer:
-    """One Lightning epoch is the whole rest of the run. wandb_run: None but on rank 0."""
+    """Return a Trainer whose one epoch is the whole rest of the run. wandb_run: None but on rank 0."""
     quieten_lightning()
     ranks = config.train.devices * config.train.nodes
     trainer = pl.Trainer(
@@ -54,13 +60,13 @@ def build_trainer(config: PretrainConfig, wandb_run: Any, callbacks: list[pl.Cal
 
 
 def _strategy(config: TrainConfig) -> DDPStrategy:
-    """All-reduce the dense gradients during backward; the softmax's rows are SoftmaxGradient's."""
+    """Return DDP, which all-reduces dense gradients during backward; SoftmaxGradient exchanges the softmax's rows."""
     hook = bf16_compress_hook if config.exchanges_bfloat16 else None
     return DDPStrategy(gradient_as_bucket_view=True, ddp_comm_hook=hook)
 
 
 def global_rank(config: TrainConfig) -> int:
-    """This process's rank before Lightning has set anything up: from what launched it."""
+    """Return this process's rank before Lightning sets anything up, from the launcher's environment variables."""
     quieten_lightning()
     if "RANK" in os.environ:
         return int(os.environ["RANK"])
@@ -71,7 +77,7 @@ def global_rank(config: TrainConfig) -> int:
 
 @contextlib.contextmanager
 def launching_ranks() -> Iterator[None]:
-    """Ranks that Lightning starts inside know whom to end with: alone they would wait for others for ever."""
+    """Let ranks that Lightning starts inside know the process to end with; without it they would wait for ever."""
     os.environ[_LAUNCHER] = str(os.getpid())
     try:
         yield
@@ -80,26 +86,38 @@ def launching_ranks() -> Iterator[None]:
 
 
 def end_with_launcher() -> None:
-    """A rank that `launching_ranks` has started ends when rank 0 does. Other processes stay as they are."""
+    """End this process when rank 0 ends, if `launching_ranks` started it. Other processes stay as they are."""
     if _LAUNCHER in os.environ:
         end_with_parent(int(os.environ[_LAUNCHER]))
 
 
 def set_threads(config: TrainConfig) -> None:
-    """Each process of a node gets its share of the cores."""
+    """Give each process of a node its share of the cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(config.threads or max(1, cores // config.devices))
 
 
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory for the next step; without glibc do nothing. Call it for training on a CPU.
+
+    glibc maps each block of more than 32 MiB anew and unmaps it when it is freed, whatever its thresholds are. A step
+    frees hundreds of MiB in such blocks, and each page costs a fault when the next step touches it.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MMAP_MAX, 0)
+        mallopt(_TRIM_THRESHOLD, _NEVER)
+
+
 def quieten_lightning() -> None:
-    """Its advice is about the parts of it that this project does not use."""
+    """Silence advice about parts of Lightning that this project does not use."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     for message in _UNWANTED_ADVICE:
         warnings.filterwarnings("ignore", message=message)
 
 
 class _NoSignalHandlers:
-    """Lightning's SIGTERM handler talks to other ranks from inside the handler and can hang them all."""
+    """Replaces Lightning's SIGTERM handler, which communicates with other ranks from inside and can hang them all."""
 
     received_sigterm = False
 
@@ -112,5 +130,5 @@ class _NoSignalHandlers:
 
 def _leave_signals_to_us(trainer: pl.Trainer) -> None:
     trainer._signal_connector = _NoSignalHandlers()  # type: ignore[assignment]
-    # Lightning would broadcast its own flag before every batch: one more synchronisation of all ranks a step.
+    # Lightning would broadcast its own flag before every batch: one more synchronisation of all ranks in each step.
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]

@@ -13,15 +13,15 @@ from pipeline.data.windows import EvaluationWindows
 from pipeline.model.bilm import BiLM, Window
 from pipeline.model.token_encoder import word_lengths
 
-_LEAST_TOKENS = 100  # of a lane, below which its mean loss says nothing
+_MIN_TOKENS = 100  # a lane of fewer tokens has no meaningful mean loss
 
 
 @dataclass(frozen=True)
 class Perplexity:
-    """exp of the mean loss a token, </S> / <S> and <UNK> targets counted. tokens: scored in each direction.
+    """exp of the mean loss per token, </S> / <S> and <UNK> targets included. tokens: scored in each direction.
 
-    runaways: of the lanes' readings, one each way, those that do worse than uniform guesses while most do not. A model
-    that saw the zero state at its first step only may start the wrong way there, and go on so to the lane's end
+    diverged_lanes: evaluation lanes, counted in each direction, that did worse than uniform guessing while most lanes
+    did not. A model that saw the zero state only at its first step can diverge from it until the end of the lane
     (docs/results.md).
     """
 
@@ -30,20 +30,20 @@ class Perplexity:
     backward: float
     tokens: int
     lanes: int
-    runaways: int = 0
+    diverged_lanes: int = 0
 
     def as_dict(self) -> dict[str, float | int]:
         return asdict(self)
 
     @property
     def warning(self) -> str:
-        """Return what a user must know about the number, or an empty string."""
-        if not self.runaways:
+        """Return a warning about diverged lanes, "" if there are none."""
+        if not self.diverged_lanes:
             return ""
         return (
-            f"{self.runaways} of {2 * self.lanes} evaluation lanes did worse than uniform guessing after starting from "
-            "a zero state; single sentences may be affected too. Continue training with data.cold_start_share=0.02 to "
-            "fix this."
+            f"{self.diverged_lanes} of {2 * self.lanes} evaluation lanes did worse than uniform guessing after "
+            "starting from a zero state; single sentences may be affected too. Continue training with "
+            "data.cold_start_share=0.02 to fix this."
         )
 
 
@@ -52,34 +52,34 @@ def held_out_perplexity(
     bilm: BiLM, windows: EvaluationWindows, config: EvaluateConfig, device: torch.device, rank: int = 0, ranks: int = 1,
     on_lanes: Callable[[], None] = lambda: None,
 ) -> Perplexity:  # fmt: skip
-    """Score this rank's lanes and sum over all ranks. The number depends on the lanes alone, not on who computes it.
+    """Score this rank's lanes and sum over all ranks. The result depends on the lanes only, not on the number of ranks.
 
     on_lanes: called after each group of lanes.
     """
     share, num_lanes = lane_share(windows.lanes.num_lanes, rank, ranks), windows.lanes.num_lanes
-    totals = torch.zeros(4, dtype=torch.float64, device=device)  # nats forward, nats backward, tokens, runaways
+    totals = torch.zeros(4, dtype=torch.float64, device=device)  # nats forward, nats backward, tokens, diverged_lanes
     for first in range(share.start, share.stop, config.lanes_at_once):
         of_lanes = _score_lanes(bilm, windows, range(first, min(first + config.lanes_at_once, share.stop)), device)
         totals[:3] += of_lanes.sum(1)
-        totals[3] += _worse_than_guesses(of_lanes, bilm.softmax.vocab_size)
+        totals[3] += _count_diverged(of_lanes, bilm.softmax.vocab_size)
         on_lanes()
     if ranks > 1:
         dist.all_reduce(totals)
-    forward, backward, tokens, runaways = totals.tolist()
+    forward, backward, tokens, diverged_lanes = totals.tolist()
     return Perplexity(
         _exp((forward + backward) / (2 * tokens)), _exp(forward / tokens), _exp(backward / tokens), int(tokens),
-        num_lanes, int(runaways) if runaways <= num_lanes else 0,
+        num_lanes, int(diverged_lanes) if diverged_lanes <= num_lanes else 0,
     )  # fmt: skip
 
 
-def _worse_than_guesses(of_lanes: torch.Tensor, vocab_size: int) -> torch.Tensor:
-    """Count the lanes, each direction apart, that lose more than log V a token. of_lanes: as of _score_lanes."""
+def _count_diverged(of_lanes: torch.Tensor, vocab_size: int) -> torch.Tensor:
+    """Return how many lanes, in each direction, lose more than log V per token. of_lanes: see `_score_lanes`."""
     tokens = of_lanes[2]
-    return ((of_lanes[:2] > tokens * math.log(vocab_size)) & (tokens >= _LEAST_TOKENS)).sum()
+    return ((of_lanes[:2] > tokens * math.log(vocab_size)) & (tokens >= _MIN_TOKENS)).sum()
 
 
 def _score_lanes(bilm: BiLM, windows: EvaluationWindows, lanes: range, device: torch.device) -> torch.Tensor:
-    """(3, lanes): nats forward, nats backward, tokens."""
+    """Return (3, lanes): nats forward, nats backward, tokens."""
     totals = torch.zeros(3, len(lanes), dtype=torch.float64, device=device)
     states = bilm.initial_states(len(lanes))
     for number in range(windows.lanes.num_windows):

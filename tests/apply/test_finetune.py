@@ -16,7 +16,7 @@ from pipeline import cli
 from pipeline.apply.evaluate import evaluate
 from pipeline.apply.export import export
 from pipeline.apply.load import load_trained
-from pipeline.apply.watch.status import look
+from pipeline.apply.watch.status import read_status
 from pipeline.config.commands import EvaluateCommandConfig, ExportConfig
 from pipeline.config.schema import ConfigError, EvaluateConfig
 from pipeline.train.run_dir.checkpoint import CheckpointFolder
@@ -181,8 +181,8 @@ def test_a_finished_fine_tuning_is_not_done_again_unless_its_table_is_missing(
         outcome = finetune_here(trained, domain, run_dir, "train.max_steps=5")
         said = capfd.readouterr()
         assert outcome.step == 5 and "nothing to do" in said.err and "\ndomain  " in said.out
-        assert record_of(run_dir) == record and look(run_dir).state == "finished"
-    assert f"elmo finetune {run_dir}/config.yaml" not in look(run_dir).next
+        assert record_of(run_dir) == record and read_status(run_dir).state == "finished"
+    assert f"elmo finetune {run_dir}/config.yaml" not in read_status(run_dir).next
     assert cli.main(["finetune", f"{run_dir}/config.yaml"]) == 0
 
 

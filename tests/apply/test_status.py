@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.dataset.files import write_json
-from pipeline.apply.watch.status import Status, look
+from pipeline.apply.watch.status import Status, read_status
 from pipeline.apply.watch.status_text import duration, render
 from pipeline.cli import main
 from pipeline.train.run_dir.lock import is_claimed
@@ -26,7 +26,7 @@ def finished(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_finished_run_is_told_with_its_numbers(finished: Path, dataset: Path) -> None:
-    status = look(finished)
+    status = read_status(finished)
     assert (status.state, status.step, status.total_steps, status.tokens) == ("finished", 6, 6, 6 * 80)
     assert status.checkpoint["step"] == 6 and status.checkpoints == 2 and not status.damaged
     assert status.held_out["step"] == 6 and status.held_out["perplexity_forward"] > 1
@@ -64,18 +64,18 @@ def test_a_run_is_followed_from_training_over_a_kill_to_its_end(dataset: Path, t
     run_dir = tmp_path / "run"
     process = runs.start(dataset, run_dir, "train.max_steps=100000", "train.epochs=1e6", "checkpoint.every_steps=2")
     assert process.wait_until(lambda: runs.last_step(run_dir) > 3)
-    training = look(run_dir)
+    training = read_status(run_dir)
     assert training.state == "running" and training.pid == process.popen.pid and training.eta_hours is not None
     assert "running on" in render(training) and "--watch" in training.next
     process.kill_group()
-    killed = look(run_dir)
+    killed = read_status(run_dir)
     assert killed.state == "killed" and killed.eta_hours is None and killed.checkpoint["step"] >= 2
     command = killed.next.rpartition(": ")[2].split()
     assert command[:2] == ["elmo", "pretrain"]
     last = killed.checkpoint["step"] + 3
     again = runs.Process(*command[1:], f"train.max_steps={last}", log=tmp_path / "again.log")
     assert again.wait() == 0, again.output()
-    assert (look(run_dir).state, look(run_dir).step) == ("finished", last)
+    assert (read_status(run_dir).state, read_status(run_dir).step) == ("finished", last)
 
 
 @pytest.mark.slow
@@ -84,7 +84,7 @@ def test_a_run_stopped_by_a_signal_says_so(dataset: Path, tmp_path: Path) -> Non
     assert process.wait_until(lambda: runs.last_step(tmp_path / "run") > 1)
     process.signal_group(15)
     assert process.wait() == 75
-    status = look(tmp_path / "run")
+    status = read_status(tmp_path / "run")
     assert status.state == "stopped" and status.ended == f"step {status.step:,} of 100,000"
     assert "stopped by SIGTERM, step" in render(status)
     assert status.next.startswith(f"to resume from step {status.step:,}: elmo pretrain")
@@ -104,13 +104,13 @@ def a_run(folder: Path, **start: object) -> Path:
 
 def test_a_run_on_another_node_lives_while_it_logs(tmp_path: Path) -> None:
     run_dir = a_run(tmp_path / "run")
-    status = look(run_dir)
+    status = read_status(run_dir)
     assert status.state == "running" and status.eta_hours == pytest.approx(60, abs=0.1)
     assert "running on node7" in render(status) and "2 BAD STEPS" in render(status) and "in 2.5 days" in render(status)
     long_ago = time.time() - 3600
     os.utime(run_dir / "metrics.jsonl", (long_ago, long_ago))
     write_json(run_dir / "start.json", {"unix_time": long_ago - 3600, "host": "node7"})
-    assert look(run_dir).state == "killed"
+    assert read_status(run_dir).state == "killed"
 
 
 def test_damaged_checkpoints_are_named_without_reading_them(dataset: Path, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_damaged_checkpoints_are_named_without_reading_them(dataset: Path, tmp_p
     folder = tmp_path / "run" / "checkpoints"
     os.truncate(folder / "step-00000006.ckpt", 10)
     (folder / "step-00000004.json").write_text('{"step": 4')
-    status = look(tmp_path / "run")
+    status = read_status(tmp_path / "run")
     assert status.checkpoint["step"] == 2 and status.checkpoints == 1
     shown = render(status)
     assert (
@@ -135,7 +135,7 @@ def test_restarts_are_told_with_their_reasons(tmp_path: Path) -> None:
     lines = [{"unix_time": time.time() - 7200, "reason": "time limit", "step": 40, "job": "12"}, {"reason": "hung"}]
     (run_dir / "restarts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '[3]\n{"reason": "cu')
     assert read_restarts(run_dir) == lines
-    (line,) = [line for line in render(look(run_dir)).splitlines() if line.startswith("restarts")]
+    (line,) = [line for line in render(read_status(run_dir)).splitlines() if line.startswith("restarts")]
     assert line == "restarts    2; last: hung at step ?; time limit at step 40 2.0 h ago, job 12"
 
 
@@ -154,7 +154,7 @@ def test_jobs_of_the_run_in_the_queue_are_shown(how: str, tmp_path: Path, monkey
     os.utime(run_dir / "metrics.jsonl", (long_ago, long_ago))
     if how:
         (run_dir / "end.json").write_text(json.dumps({"how": how}))
-    status = look(run_dir)
+    status = read_status(run_dir)
     assert status.state == (how or "killed")
     assert [job["job"] for job in status.jobs] == ["123"] and status.other_jobs == 1
     assert "job 123 PENDING 0:00 of 1-00:00:00 Resources; 1 other job of yours" in render(status)
@@ -170,8 +170,8 @@ def test_the_queue_is_asked_for_a_user_who_has_no_name(tmp_path: Path, monkeypat
     run_dir = a_run(tmp_path / "run", slurm={"job_id": "123"})
     (tmp_path / "passwd").write_text("")
     code = (
-        "import pwd, sys; from pathlib import Path; from pipeline.apply.watch.status import look; "
-        "pwd.getpwuid = {}.__getitem__; look(Path(sys.argv[1]))"
+        "import pwd, sys; from pathlib import Path; from pipeline.apply.watch.status import read_status; "
+        "pwd.getpwuid = {}.__getitem__; read_status(Path(sys.argv[1]))"
     )
     environment = {"PATH": f"{squeue.parent}:{os.environ['PATH']}"}
     done = subprocess.run([sys.executable, "-c", code, str(run_dir)], capture_output=True, text=True, env=environment)
@@ -182,7 +182,7 @@ def test_the_queue_is_asked_for_a_user_who_has_no_name(tmp_path: Path, monkeypat
 def test_of_a_run_that_hung_the_log_is_named_and_how_to_go_on(tmp_path: Path) -> None:
     run_dir = a_run(tmp_path / "run")
     (run_dir / "end.json").write_text('{"how": "hung"}')
-    status = look(run_dir)
+    status = read_status(run_dir)
     assert status.state == "hung"
     assert status.next.startswith("its log has the stacks of all threads; to resume from step ")
 
@@ -203,7 +203,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.Captu
 
 def test_a_run_of_which_little_is_known_is_shown_too(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
-    assert look(tmp_path).state == "new"
+    assert read_status(tmp_path).state == "new"
     assert render(Status("runs/x", "new")).splitlines() == ["run         runs/x: not started", "progress    step 0"]
 
 

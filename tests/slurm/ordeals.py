@@ -154,7 +154,7 @@ def crashes_in_a_row(t: Training) -> None:
     job = t.submit(node_list("n1", "n2"), elmo=elmo)
     assert t.wait_for_end() == "FAILED", t.log()
     before = ["time limit (SIGUSR1), before training", "no node answered"]
-    # Code 9 or, where srun ended the other rank before it crashed by itself, code 143 (slurm/incarnation.py).
+    # Code 9 or, where srun ended the other rank before it crashed by itself, code 143 (slurm/requeue.py).
     crashed = {"crash, code 9", "crash of a rank, whose code stands in the job's log"}
     assert t.reasons()[:2] == before and len(t.reasons()) == 4 and set(t.reasons()[2:]) <= crashed, t.log()
     assert "Exited with exit code 9" in t.said() and job.restarts == 4, t.log()

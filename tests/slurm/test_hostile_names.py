@@ -14,9 +14,9 @@ HOSTILE = "a b;touch victim; $(touch victim) `touch victim` 100% 'x' \"y\" *"
 
 
 @pytest.fixture
-def incarnation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def requeue(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    spec = importlib.util.spec_from_file_location("incarnation", ROOT / "slurm" / "incarnation.py")
+    spec = importlib.util.spec_from_file_location("requeue", ROOT / "slurm" / "requeue.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -64,27 +64,27 @@ def test_folders_with_unusual_names_reach_no_shell(script: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("line", ["[" * 9999, "{}", '{"job": [], "restart": 1, "step": 3}', '{"job": "7"}', "\udcff{}"])
-def test_a_damaged_line_of_restarts_is_passed_over(line: str, incarnation: ModuleType, tmp_path: Path) -> None:
+def test_a_damaged_line_of_restarts_is_passed_over(line: str, requeue: ModuleType, tmp_path: Path) -> None:
     good = {"job": "7", "restart": 1, "reason": "crash", "step": 0, "crash": "training"}
     text = f"{json.dumps(good)}\n{line}\n"
     (tmp_path / "restarts.jsonl").write_bytes(text.encode("utf-8", "surrogateescape"))
-    assert incarnation.restarts(tmp_path) == [good]
+    assert requeue.restarts(tmp_path) == [good]
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"faults": 3}', '{"faults": ["x", 1], "signal": {}}', "[" * 9999, '"ab"'])
-def test_a_damaged_verdict_counts_as_none(text: str, incarnation: ModuleType, tmp_path: Path) -> None:
+def test_a_damaged_node_check_counts_as_none(text: str, requeue: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "node.json").write_text(text)
-    assert incarnation.verdict(tmp_path / "node.json") is None
+    assert requeue.read_node_check(tmp_path / "node.json") is None
 
 
 @pytest.mark.parametrize("text", ['{"slurm": 3}', '{"slurm": {"restart_count": "x"}}', '{"how": [], "why": {}}', "[]"])
-def test_a_damaged_end_is_that_of_no_start(text: str, incarnation: ModuleType, tmp_path: Path) -> None:
+def test_a_damaged_end_is_that_of_no_start(text: str, requeue: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "end.json").write_text(text)
-    assert incarnation.end_of_this_start(tmp_path) == {}
+    assert requeue.end_of_this_start(tmp_path) == {}
 
 
-def test_a_file_that_is_no_record_is_no_step(incarnation: ModuleType, tmp_path: Path) -> None:
+def test_a_file_that_is_no_record_is_no_step(requeue: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     for name in ("step-00000007.json", "step-x.json", "step-.json", "step-²²²²²²²²².json"):
         (tmp_path / "checkpoints" / name).touch()
-    assert incarnation.newest_step(tmp_path) == 7
+    assert requeue.newest_step(tmp_path) == 7

@@ -344,7 +344,7 @@ def test_an_older_run_file_is_kept_as_it_was(dataset: Path, run_dir: Path) -> No
 
 RESTARTS = '{"unix_time": 1.5, "job": "7", "restart": 1, "reason": "crash, code 1", "step": 4, "crash": "training"}\n'
 END = '{"unix_time": 1.5, "how": "diverged", "why": "", "text": "", "slurm": {"job_id": "7", "restart_count": "2"}}'
-VERDICT = '{"faults": ["its clock is 200 s behind"], "signal": null}'
+NODE_CHECK = '{"faults": ["its clock is 200 s behind"], "signal": null}'
 
 
 def test_a_job_decides_with_damaged_files_as_if_they_were_not_there(
@@ -358,24 +358,24 @@ def test_a_job_decides_with_damaged_files_as_if_they_were_not_there(
     for name, value in {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "2",
                         "SLURM_JOB_NODELIST": "n1"}.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    spec = importlib.util.spec_from_file_location("incarnation", runs.ROOT / "slurm" / "incarnation.py")
+    spec = importlib.util.spec_from_file_location("requeue", runs.ROOT / "slurm" / "requeue.py")
     assert spec is not None and spec.loader is not None
-    incarnation = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(incarnation)
+    requeue = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(requeue)
     run_dir = tmp_path / "run"
-    verdict = run_dir / "preflight" / "7.2" / "n1.json"
+    node_check = run_dir / "preflight" / "7.2" / "n1.json"
     (run_dir / "checkpoints").mkdir(parents=True)
     (run_dir / "checkpoints" / "step-abc.json").touch()
     for data in mutations(RESTARTS.encode(), seed=0, every=2):
         (run_dir / "restarts.jsonl").write_bytes(data)
-        assert incarnation.begin(run_dir) == 0
-        assert incarnation.restarts(run_dir)[-1]["reason"] == "node failure or preemption" or b'"restart": 2' in data
+        assert requeue.begin(run_dir) == 0
+        assert requeue.restarts(run_dir)[-1]["reason"] == "node failure or preemption" or b'"restart": 2' in data
     for data in mutations(END.encode(), seed=0, every=4):
         (run_dir / "end.json").write_bytes(data)
-        assert incarnation.end(run_dir, 1) == 1
-    verdict.parent.mkdir(parents=True)
-    for data in mutations(VERDICT.encode(), seed=0, every=4):
-        verdict.write_bytes(data)
-        assert incarnation.shun(run_dir, 0) in (0, 1)
-    verdict.write_bytes(b"{}")
-    assert incarnation.verdict(verdict) is None
+        assert requeue.end(run_dir, 1) == 1
+    node_check.parent.mkdir(parents=True)
+    for data in mutations(NODE_CHECK.encode(), seed=0, every=4):
+        node_check.write_bytes(data)
+        assert requeue.exclude_bad_nodes(run_dir, 0) in (0, 1)
+    node_check.write_bytes(b"{}")
+    assert requeue.read_node_check(node_check) is None

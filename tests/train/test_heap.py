@@ -9,7 +9,7 @@ import pytest
 
 _SCRIPT = """
 import resource, sys, torch
-from pipeline.train.heap import keep_freed_memory
+from pipeline.train.trainer import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
 for _ in range(20):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.apply.watch.status import look
+from pipeline.apply.watch.status import read_status
 from pipeline.train.run_dir.checkpoint import CheckpointFolder
 from pipeline.train.run_dir.records import read_facts
 from tests.train import runs
@@ -35,7 +35,7 @@ def test_it_ends_after_so_many_validations_without_a_better_one(ended: Path) -> 
     best = min(curve, key=lambda step: curve[step])
     assert max(curve) == best + 2 * 5
     assert read_facts(ended / "end.json")["how"] == "finished" and "early" in read_facts(ended / "end.json")["text"]
-    assert look(ended).state == "finished"
+    assert read_status(ended).state == "finished"
 
 
 def test_its_best_checkpoint_is_kept_though_none_was_due(ended: Path) -> None:

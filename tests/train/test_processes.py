@@ -128,7 +128,7 @@ def test_a_save_that_fails_but_not_because_of_the_disk_ends_the_run(
 
 @pytest.fixture
 def looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stop_requests, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr(stop_requests, "_SECONDS_BETWEEN_READS", 0.0)
 
 
 def test_a_folder_that_does_not_answer_makes_no_request_and_is_looked_at_again(

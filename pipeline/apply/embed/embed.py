@@ -1,4 +1,4 @@
-"""Sentences in, the biLM's layers out: stateless, so that a sentence has the same vectors in any company."""
+"""`elmo embed`: compute the biLM's layers of sentences. A sentence's vectors do not depend on its batch."""
 
 import shutil
 from dataclasses import dataclass, replace
@@ -24,16 +24,16 @@ from pipeline.model.elmo.sentence_encoder import SentenceEncoder
 
 @torch.no_grad()
 def embed_sentences(bilm: BiLM, sentences: list[list[str]]) -> list[Tensor]:
-    """For each sentence of n words its layers (L + 1, n, 2 P): [forward, backward] of each, layer 0 [token, token].
+    """Return the layers (L + 1, n, 2 P) of each sentence of n words: [forward, backward], layer 0 [token, token].
 
-    States start cold for each sentence.
+    Each sentence starts cold.
     """
     return SentenceEncoder(bilm).encode(sentences).sentences()
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """pending: parts that are left to other tasks. is_written: whether `output` is there, not only parts of it."""
+    """The result of `embed`. pending: parts left to other tasks. is_written: whether `output` is written."""
 
     output: Path
     sentences: int
@@ -50,7 +50,7 @@ class Embedded:
 
 
 def embed(config: EmbedConfig) -> Embedded:
-    """The vectors of a text as one file; what an earlier, killed call did for it is not done again."""
+    """Write the vectors of a text to one file; parts that an earlier, killed call finished are kept."""
     require(bool(config.checkpoint), "checkpoint= is missing: give a checkpoint, a run's folder or an exported model")
     require(bool(config.input), "input= is missing: give files, folders or globs, or - for standard input")
     require(bool(config.output), "output= is missing: give a file that ends in .h5, .npz, .safetensors or .parquet")
@@ -75,7 +75,7 @@ def embed(config: EmbedConfig) -> Embedded:
 
 
 def _finish(parts: Parts, output: Path, choice: LayerChoice, config: EmbedConfig) -> Embedded:
-    """One file, if all parts are there and this call is not one of an array, whose ends might meet."""
+    """Write the file, if all parts are done and no other task may write it at the same time."""
     sentences, words = sum(part.sentences for part in parts.parts), sum(part.words for part in parts.parts)
     pending = len(parts.missing())
     is_written = config.tasks == 1 and not pending
@@ -86,7 +86,7 @@ def _finish(parts: Parts, output: Path, choice: LayerChoice, config: EmbedConfig
 
 
 def machine_of(config: EmbedConfig | NeighborsConfig) -> Machine:
-    """Cores are shared out over the workers."""
+    """Return the device, workers and threads; workers share the cores."""
     workers = num_workers(config.workers)
     threads = config.threads or (max(1, num_workers(0) // workers) if workers > 1 else None)
     return Machine(choose_device(config.accelerator), workers, threads)

@@ -1,4 +1,4 @@
-"""Which layers a command writes: all of them, or one that is chosen, averaged or mixed."""
+"""The layers that a command writes: all, one, their average or a mix."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from pipeline.config.schema import require
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """name: all, top, average, mix, or a layer's number; weights, gamma: of a mix, as they multiply the layers."""
+    """name: all, top, average, mix, or a layer's number. weights, gamma: factors of the layers in a mix."""
 
     name: str
     num_layers: int  # L + 1
@@ -34,11 +34,11 @@ class LayerChoice:
 
     @property
     def count(self) -> int:
-        """Layers written."""
+        """Return the number of layers written."""
         return self.num_layers if self.name == "all" else 1
 
     def of(self, layers: list[Tensor]) -> list[Tensor]:
-        """The chosen ones of L + 1 tensors of any one shape."""
+        """Return the chosen layers of L + 1 tensors of the same shape."""
         if self.name == "all":
             return layers
         if self.name in ("average", "mix"):

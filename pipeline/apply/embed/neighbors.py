@@ -1,4 +1,4 @@
-"""Nearest occurrences of a word in context: "play" in sport finds sport, on stage the stage (the paper's Table 4).
+"""`elmo neighbors`: find the nearest occurrences of a word in context, as in the paper's Table 4 ("play" in sport).
 
 The corpus is embedded once into an index folder: unit vectors of one layer in float16, in parts, and their sentences.
 """
@@ -22,14 +22,14 @@ from pipeline.config.schema import ConfigError, require
 from pipeline.model.bilm import BiLM
 
 log = logging.getLogger(__name__)
-APPROXIMATE_FROM = 5_000_000  # words: an exact search reads every vector, 10 GB of them with the original model
+APPROXIMATE_FROM = 5_000_000  # words: an exact search reads every vector, 10 GB with the original model
 _CONTEXT = 60  # characters shown on each side
 _CELLS_VISITED = 32
 
 
 @dataclass(frozen=True)
 class Neighbor:
-    """An occurrence. place: FILE:LINE; position: of the word in its sentence."""
+    """An occurrence of a word. place: FILE:LINE. position: of the word in its sentence."""
 
     cosine: float
     place: str
@@ -45,7 +45,7 @@ class Neighbor:
 
 @dataclass(frozen=True)
 class Neighbors:
-    """query: the word in its sentence. searched: occurrences compared, or held by the index if it is approximate."""
+    """The result of a search. query: the word in its sentence. searched: number of occurrences in the search."""
 
     query: Neighbor
     found: list[Neighbor]
@@ -65,7 +65,7 @@ class Neighbors:
 
 
 def neighbors(config: NeighborsConfig) -> Neighbors:
-    """Embed the corpus unless its index is there, and search it."""
+    """Search the corpus; embed it first unless its index exists."""
     require(bool(config.checkpoint), "checkpoint= is missing: give a checkpoint, a run's folder or an exported model")
     require(bool(config.corpus), "corpus= is missing: give files, folders or globs of one tokenised sentence a line")
     require("-" not in config.corpus, "corpus= must be files, as it is read again; save standard input first")
@@ -93,7 +93,7 @@ def neighbors(config: NeighborsConfig) -> Neighbors:
 
 
 def _index(config: NeighborsConfig, bilm: BiLM, vectors: Vectors) -> Parts:
-    """Every part of the corpus is embedded."""
+    """Return the index of the corpus; embed the parts that are missing."""
     first = local_path(config.corpus[0], "corpus")
     folder = local_path(config.index, "index") if config.index else first.with_name(f"{first.name}.neighbors")
     require(bool(config.index) or first.exists(), f"corpus={first} is no single file: give index=, a folder to keep")
@@ -136,7 +136,7 @@ def _search(parts: Parts, query: np.ndarray, at: Neighbor, config: NeighborsConf
 def _nearest(
     candidates: Iterable[tuple[Part, np.ndarray, np.ndarray]], query: np.ndarray, k: int
 ) -> list[tuple[float, Part, int]]:
-    """(cosine, part, row), best first; ties in the corpus's order. Holds one part and k of the best at a time."""
+    """Return (cosine, part, row), best first, ties in corpus order. Memory holds one part and the k best at a time."""
     best: list[tuple[float, Part, int]] = []
     for part, rows, vectors in candidates:
         cosines = vectors.astype(np.float32) @ query
@@ -147,12 +147,12 @@ def _nearest(
 
 
 def _vectors(parts: Parts, part: Part) -> np.ndarray:
-    """(words of the part, 2 P), memory-mapped."""
+    """Return (words of the part, 2 P), memory-mapped."""
     return parts.flat(part.number).reshape(part.words, parts.width)
 
 
 def _occurrences(parts: Parts, part: Part, word: str) -> np.ndarray:
-    """Rows of the part where the word stands. A text without it is not split into words."""
+    """Return the rows of a part that hold the word. A text without the word is not split into words."""
     text = "\n".join(parts.lines(part.number))
     if word not in text:
         return np.zeros(0, np.int64)
@@ -168,7 +168,7 @@ def _neighbor(parts: Parts, cosine: float, part: Part, row: int) -> Neighbor:
 
 
 def _search_faiss(parts: Parts, query: np.ndarray, k: int) -> list[tuple[float, Part, int]]:
-    """Inner products in float16 in the cells nearest the query; the cells are made once and kept."""
+    """Return (cosine, part, row) by inner products in float16, in the cells of the index nearest the query."""
     index = _read_faiss(parts)
     index.nprobe = _CELLS_VISITED
     cosines, rows = index.search(query[None].astype(np.float32), k)
@@ -182,7 +182,7 @@ def _search_faiss(parts: Parts, query: np.ndarray, k: int) -> list[tuple[float, 
 
 
 def _read_faiss(parts: Parts) -> Any:
-    """The index, made where there is none that can be read."""
+    """Return the index; build it if there is none or it cannot be read."""
     try:
         import faiss
     except ImportError:
@@ -196,7 +196,7 @@ def _read_faiss(parts: Parts) -> Any:
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
             if (index.ntotal, index.d) == (total, parts.width):
                 return index
-        except RuntimeError:  # what faiss raises for a damaged file
+        except RuntimeError:  # faiss raises it for a damaged file
             pass
         log.warning("%s is damaged and is made again", path)
     with atomic_path(path) as aside:
@@ -205,7 +205,7 @@ def _read_faiss(parts: Parts) -> Any:
 
 
 def _build_faiss(parts: Parts) -> Any:
-    """Cells learned from a sample of parts; then part after part is added, in memory as float16."""
+    """Return an index: learn cells from a sample of all parts, then add one part after another as float16."""
     import faiss
 
     total = sum(part.words for part in parts.parts)

@@ -27,10 +27,10 @@ class Sentence(NamedTuple):
 
 
 def read_sentences(sources: Sequence[Source], tokenize: bool = False, language: str = "en") -> Iterator[Sentence]:
-    """Every line as a sentence, empty ones too; with tokenize every sentence of running text.
+    """Yield every line as a sentence, empty lines too; with tokenize, every sentence of running text.
 
-    Raises DataError for text that is not as it should be: after the first fault no sentence is given, but the file is
-    read on, so that the error lists more than one.
+    Raises DataError for faulty text. After the first fault it yields no more sentences, but reads the file to list more
+    faults.
     """
     tokenizer = Tokenizer(language) if tokenize else None
     for source in sources:
@@ -48,7 +48,7 @@ def read_sentences(sources: Sequence[Source], tokenize: bool = False, language: 
 
 
 def _sentences_of(path: str, block: Block, tokenizer: Tokenizer | None, faults: list[Fault]) -> Iterator[Sentence]:
-    """Yield the block's sentences; what is wrong with them is appended to `faults`."""
+    """Yield the block's sentences; append their faults to `faults`."""
     text, found, _ = clean(block, is_raw=tokenizer is not None)
     faults += [Fault(path, block.first_line + line + 1, fault) for line, fault in found.items()]
     lines = np.arange(block.first_line + 1, block.first_line + 1 + text.count("\n"))
@@ -64,7 +64,7 @@ def _sentences_of(path: str, block: Block, tokenizer: Tokenizer | None, faults: 
 
 
 def in_blocks(sentences: Iterator[Sentence], max_sentences: int, max_words: int) -> Iterator[list[Sentence]]:
-    """Consecutive sentences in lists, each full when one more sentence would go over a bound."""
+    """Yield lists of consecutive sentences; a list ends where one more sentence would exceed a bound."""
     size = [0, 0, 0]  # number of the block, its sentences, its words
 
     def block_of(sentence: Sentence) -> int:

@@ -1,7 +1,7 @@
-"""Vectors of sentences as one file: HDF5 in the layout of bilm-tf and AllenNLP, npz, safetensors or Parquet.
+"""Write vectors of sentences to one file: HDF5 in the layout of bilm-tf and AllenNLP, npz, safetensors or Parquet.
 
-Keys are numbers of sentences from 0, so of lines, empty ones included. Whatever the format: written aside and renamed,
-in bounded memory, the same bytes for the same vectors.
+Keys number the sentences from 0, empty lines included. Each format is written aside and renamed, needs bounded memory,
+and has the same bytes for the same vectors.
 """
 
 import json
@@ -21,7 +21,7 @@ _EARLIEST = (1980, 1, 1, 0, 0, 0)  # the first date a zip file can hold
 
 
 class Row(NamedTuple):
-    """A sentence, its text as the line was given. vectors (layers, n, values), without layers if one was chosen."""
+    """A sentence. text: its line as given. vectors: (layers, n, values), or (n, values) if one layer was chosen."""
 
     number: int
     text: str
@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 
 def format_of(output: str) -> str:
-    """By the file's name. Raises ConfigError for a name or a missing library that cannot be."""
+    """Return the format that a file's name asks for. Raises ConfigError for other names or a missing library."""
     suffixes = {".h5": "hdf5", ".hdf5": "hdf5", ".npz": "npz", ".safetensors": "safetensors", ".parquet": "parquet"}
     name = suffixes.get(Path(output).suffix)
     require(name is not None, f"output={output} must end in one of {', '.join(suffixes)}")
@@ -46,9 +46,9 @@ def format_of(output: str) -> str:
 
 
 def write_vectors(path: Path, parts: Parts, keep_sentences: bool = True) -> None:
-    """The finished parts as one file. keep_sentences: HDF5 and npz get `sentence_to_index` as AllenNLP writes it."""
+    """Write the finished parts to one file. keep_sentences: add AllenNLP's `sentence_to_index` to HDF5 and npz."""
     write: Callable[[Path, Parts, bool], None] = _WRITERS[format_of(str(path))]
-    remove_temporaries_of(path)  # by a killed call
+    remove_temporaries_of(path)  # left by a killed call
     with atomic_path(path) as aside:
         write(aside, parts, keep_sentences)
 
@@ -90,7 +90,7 @@ def _write_npz(path: Path, parts: Parts, keep_sentences: bool) -> None:
 
 
 def _write_safetensors(path: Path, parts: Parts, keep_sentences: bool) -> None:
-    """The format's header stands first and holds every place, so it is made of the lengths alone."""
+    """Write safetensors. The header comes first and holds every offset, computed from the lengths."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     layers, width, dtype = parts.vectors["choice"]["count"], parts.width, parts.vectors["dtype"]
     end = 0
@@ -110,7 +110,7 @@ def _write_safetensors(path: Path, parts: Parts, keep_sentences: bool) -> None:
 
 
 def _write_parquet(path: Path, parts: Parts, keep_sentences: bool) -> None:
-    """A row a word: sentence, position, word, and a column for each layer. Empty lines have no rows."""
+    """Write a row for each word: sentence, position, word, and a column for each layer. Empty lines have no rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

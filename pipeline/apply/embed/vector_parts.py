@@ -1,7 +1,7 @@
-"""Vectors of a text in parts: each is written once, whole or not at all, so any of it can be killed and run again.
+"""Compute the vectors of a text in parts. Each part is written whole or not at all, so a killed call can be repeated.
 
-In the folder: plan.json (what, of what, and the parts), part-N.txt (its sentences, one a line as it was given),
-part-N.npy (their vectors end to end: (layers, words, values) of the first sentence, then of the second ...),
+The folder holds plan.json (the settings, the text and the parts), part-N.txt (its sentences, one a line as given),
+part-N.npy (their vectors end to end: (layers, words, values) of the first sentence, then of the second ...) and
 part-N.json (size and checksum of part-N.npy: without it the part counts as not made).
 """
 
@@ -36,12 +36,12 @@ from pipeline.config.schema import require
 from pipeline.model.bilm import BiLM
 from pipeline.model.elmo.sentence_encoder import SentenceEncoder
 
-_PART_SENTENCES, _PART_WORDS = 2048, 1 << 14  # bounds a process's memory: 200 MB of float32 for the original's layers
+_PART_SENTENCES, _PART_WORDS = 2048, 1 << 14  # bounds memory: 200 MB of float32 for `original`
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """What is kept of each word. unit: scaled to length 1, for cosines. precision: 32-true or bf16-mixed."""
+    """The vectors to keep of each word. unit: scale to length 1, for cosines. precision: 32-true or bf16-mixed."""
 
     choice: LayerChoice
     dtype: str
@@ -57,9 +57,9 @@ class Text:
 
 
 def plan_parts(folder: Path, text: Text, vectors: Vectors, bilm: BiLM, output: Path, overwrite: bool) -> Parts:
-    """The folder's plan, made now unless it is there. Raises ConfigError where it is one of something else.
+    """Return the folder's plan; make it if there is none. Raises ConfigError if the plan has other settings.
 
-    The whole text is read and checked first: a fault in its last line shows before hours of work, not after.
+    The whole text is read and checked first, so that a fault in its last line shows before hours of work.
     """
     sources = find_sources(text.input, [], str(output))
     identity: dict[str, Any] = {
@@ -74,7 +74,7 @@ def plan_parts(folder: Path, text: Text, vectors: Vectors, bilm: BiLM, output: P
     if before is not None and not is_read_again:
         return before
     if before is None:
-        clear(folder)  # vectors without a plan might be of anything
+        clear(folder)  # nothing tells what vectors without a plan are
     folder.mkdir(parents=True, exist_ok=True)
     rows, files = _write_texts(folder, text, sources)
     require(bool(rows), f"input={' '.join(text.input)} has no text; give files of one sentence a line")
@@ -91,9 +91,9 @@ def plan_parts(folder: Path, text: Text, vectors: Vectors, bilm: BiLM, output: P
 def _begun(
     folder: Path, identity: dict[str, Any], width: int, overwrite: bool, is_read_again: bool
 ) -> Parts | None:  # fmt: skip
-    """The work of this identity that the folder holds, None where it holds none or that is to be overwritten.
+    """Return the parts of this identity in the folder, None if there are none or they are to be overwritten.
 
-    is_read_again: the text may be another than before, so that parts need not be those of the plan.
+    is_read_again: the text may differ from before, so that parts may not match the plan.
     """
     path = folder / PLAN
     if not path.exists():
@@ -120,12 +120,12 @@ def _begun(
 
 
 def _plain(choice: LayerChoice) -> dict[str, Any]:
-    """As JSON gives it back."""
+    """Return the choice as JSON would return it."""
     return {**asdict(choice), "weights": list(choice.weights), "count": choice.count}
 
 
 def _write_texts(folder: Path, text: Text, sources: list[Any]) -> tuple[list[Part], list[tuple[str, int]]]:
-    """The parts, and [path, first sentence] of each file."""
+    """Write the texts of the parts; return the parts, and (path, first sentence) of each file."""
     rows: list[Part] = []
     files: list[tuple[str, int]] = []
     total = 0
@@ -136,7 +136,7 @@ def _write_texts(folder: Path, text: Text, sources: list[Any]) -> tuple[list[Par
                 files.append((sentence.path, total + offset))
         content = "".join(f"{sentence.text}\n" for sentence in block).encode()
         path = text_path(folder, number)
-        if not path.exists() or path.read_bytes() != content:  # of a call that was killed, or other standard input
+        if not path.exists() or path.read_bytes() != content:  # left by a killed call, or other standard input
             remove_vectors(folder, number)
             write_bytes(path, content)
         words = sum(len(sentence.words) for sentence in block)
@@ -146,7 +146,7 @@ def _write_texts(folder: Path, text: Text, sources: list[Any]) -> tuple[list[Par
 
 
 def digest(bilm: BiLM) -> str:
-    """The same for the same weights and settings, wherever they lie; the softmax apart."""
+    """Return a hash of weights and settings, without the softmax."""
     sha256 = hashlib.sha256(repr(sorted(vars(bilm.config).items())).encode())
     for name, tensor in sorted(bilm.state_dict().items()):
         if not name.startswith("softmax."):
@@ -155,7 +155,7 @@ def digest(bilm: BiLM) -> str:
 
 
 class SentenceProgress(Progress):
-    """Counts words done and shows sentences a second."""
+    """Count words, and show sentences a second."""
 
     def update(self, done: int, words: int) -> None:
         super().update(done, words)
@@ -169,7 +169,7 @@ class SentenceProgress(Progress):
 
 @dataclass(frozen=True)
 class Machine:
-    """workers: processes of this call; task of tasks: which share of the parts it does; threads: None is torch's."""
+    """workers: processes of this call. task, tasks: this call's share of the parts. threads: None: torch's default."""
 
     device: str = "cpu"
     workers: int = 1
@@ -179,7 +179,7 @@ class Machine:
 
 
 def make_parts(parts: Parts, bilm: BiLM, vectors: Vectors, machine: Machine) -> None:
-    """This task's parts are all there. bilm: on the CPU."""
+    """Make all missing parts of this task. bilm: on the CPU."""
     mine = parts.parts[machine.task :: machine.tasks]
     missing = {part.number for part in parts.missing()}
     todo = [part for part in mine if part.number in missing]
@@ -213,7 +213,7 @@ def _embed_share(
 
 @torch.inference_mode()
 def _embed(encoder: SentenceEncoder, sentences: list[list[str]], vectors: Vectors) -> np.ndarray:
-    """The chosen vectors of all sentences end to end, each (layers, n, 2 P), as one row."""
+    """Return the chosen vectors (layers, n, 2 P) of all sentences, end to end in one array."""
     lengths = np.array([len(words) for words in sentences], np.int64)
     width = vectors.choice.count * 2 * encoder.bilm.config.projection_dim
     begin = np.concatenate([[0], np.cumsum(lengths)]) * width

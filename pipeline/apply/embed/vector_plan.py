@@ -1,4 +1,4 @@
-"""Vectors in parts, read back: plan.json is typed and consistent, and the files beside it are the ones it names."""
+"""Read vectors in parts, after a check that plan.json is consistent and matches the files beside it."""
 
 import hashlib
 import re
@@ -33,7 +33,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Plan:
-    """identity: what makes the work this one. width: values of a vector. files: [path, its first sentence].
+    """identity: settings that must stay the same. width: values of a vector. files: (path, its first sentence).
 
     sentences, words: of the whole text.
     """
@@ -55,7 +55,7 @@ class VectorsRecord:
 
 
 def load_plan(folder: Path) -> Plan:
-    """Raises DataError for one that is damaged."""
+    """Return the plan in a folder. Raises DataError if it is damaged."""
     plan: Plan = load_json(folder / PLAN, Plan, _REMEDY)
     return plan
 
@@ -99,14 +99,14 @@ def damaged(path: Path, fault: str) -> DataError:
 
 
 def clear(folder: Path) -> None:
-    """Remove the plan and what was made by it, and nothing else; texts stay, as they may be of use again."""
+    """Remove the plan and the files made from it, but keep texts, which may be used again."""
     for path in folder.iterdir() if folder.is_dir() else []:
         if _MADE.fullmatch(path.name):
             path.unlink()
 
 
 def remove_texts_from(folder: Path, number: int) -> None:
-    """Remove the texts of parts that a plan of `number` parts has not."""
+    """Remove the texts of parts that are not in a plan of `number` parts."""
     for path in folder.iterdir():
         match = _TEXT.fullmatch(path.name)
         if match is not None and int(match[1]) >= number:
@@ -114,7 +114,7 @@ def remove_texts_from(folder: Path, number: int) -> None:
 
 
 class Parts:
-    """A folder of parts whose plan is made. Raises DataError where a file beside the plan is not the one it names."""
+    """A folder of parts with a plan. Raises DataError if a file differs from the plan."""
 
     def __init__(self, folder: Path, plan: Plan) -> None:
         self.folder, self.vectors = folder, plan.identity["vectors"]
@@ -128,7 +128,7 @@ class Parts:
         return vectors_path(self.folder, number)
 
     def lines(self, number: int) -> list[str]:
-        """A part's sentences, each as its line was given, white space at its ends apart."""
+        """Return a part's sentences, each as its line was given, without white space at its ends."""
         path = self.text_path(number)
         try:
             data = path.read_bytes()
@@ -179,7 +179,7 @@ class Parts:
             values = np.load(path, mmap_mode="r", allow_pickle=False)
         except OSError:
             raise
-        except Exception as error:  # NumPy's reader of the header raises what Python's parser raises
+        except Exception as error:  # NumPy's reader of the header raises errors of Python's parser
             raise damaged(path, str(error).split("\n")[0][:100]) from None
         wanted = (self.vectors["choice"]["count"] * part.words * self.width,)
         if values.dtype != self.vectors["dtype"] or values.shape != wanted:
@@ -187,7 +187,7 @@ class Parts:
         return values
 
     def read(self, number: int) -> Iterator[tuple[str, np.ndarray]]:
-        """Each sentence of a part, as `lines`, with its vectors (layers, n, values), as views of a memory map."""
+        """Yield each sentence of a part, as in `lines`, with its vectors (layers, n, values), views of a memory map."""
         flat = self.flat(number)
         layers, begin = self.vectors["choice"]["count"], 0
         for line in self.lines(number):
@@ -208,7 +208,7 @@ class Parts:
                 self.flat(part.number) if checksums else self._mapped(part.number)
 
     def place_of(self, part: Part, sentence: int) -> str:
-        """FILE:LINE of a part's sentence; where text was tokenised, the line counts sentences."""
+        """Return FILE:LINE of a part's sentence; for tokenised text, LINE counts sentences."""
         number = part.first + sentence
         path, first = [(path, first) for path, first in self.files if first <= number][-1]
         return f"{path}:{number - first + 1}"

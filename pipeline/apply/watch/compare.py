@@ -15,12 +15,12 @@ from pipeline.train.run_dir.records import read_end, read_start
 from pipeline.train.run_dir.tracking import read_metrics
 
 _FACTS = ("dataset_fingerprint", "git_revision", "parameters", "softmax_parameters", "total_steps", "tokens_an_epoch")
-_PLACES = ("run.dir", "run.name")  # differ by nature
+_PLACES = ("run.dir", "run.name")  # always differ
 _MAX_CELL = 44
 
 
 def main(config: CompareConfig) -> str:
-    """The comparison as text, or with json=true as JSON."""
+    """Return the comparison as text, with json=true as JSON."""
     columns = names(config.runs)
     folders = [Path(os.path.expanduser(run)) for run in config.runs]
     try:
@@ -38,7 +38,7 @@ def main(config: CompareConfig) -> str:
 
 
 def read_settings(run_dir: Path) -> dict[str, Any]:
-    """All settings of a run by dotted name, and the facts that a comparison must know."""
+    """Return all settings of a run by dotted name, and facts to compare."""
     path = run_dir / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"{run_dir} is not the folder of a run: it holds no config.yaml; give a run.dir=")
@@ -64,14 +64,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def differences(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """By setting, its value in each run, where they are not all the same."""
+    """Return the value of each setting in each run, for settings that differ."""
     keys = dict.fromkeys(key for values in settings.values() for key in values if key not in _PLACES)
     rows = {key: {run: values.get(key) for run, values in settings.items()} for key in keys}
     return {key: row for key, row in rows.items() if any(value != next(iter(row.values())) for value in row.values())}
 
 
 def final_figures(run_dir: Path) -> dict[str, float | int | str]:
-    """How far a run came, and its last and best numbers."""
+    """Return the last step of a run, and its last and best figures."""
     metrics = read_metrics(run_dir)
     if not metrics:
         raise ConfigError(f"{run_dir} has logged no metrics yet; compare runs that have trained")
@@ -94,7 +94,7 @@ def final_figures(run_dir: Path) -> dict[str, float | int | str]:
 
 
 def _training_time(metrics: dict[int, dict[str, float]]) -> tuple[float, float]:
-    """Seconds of training and the tokens of that time."""
+    """Return the seconds of training and the tokens trained on in them."""
     seconds = before = 0.0
     for _, values in sorted(metrics.items()):
         if "speed/tokens_per_second" in values and "train/tokens" in values:

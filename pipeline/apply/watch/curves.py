@@ -1,4 +1,4 @@
-"""The curves of a run, out of its metrics.jsonl: values against steps, tokens and hours of training."""
+"""Read the curves of a run from its metrics.jsonl: values against steps, tokens and hours of training."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.config.schema import ConfigError
 from pipeline.train.run_dir.tracking import read_metrics
 
-_MAX_POINTS = 1500  # of a curve that is drawn: more than pixels
+_MAX_POINTS = 1500  # of a drawn curve: more than it has pixels
 
 Points = list[tuple[float, float]]
 
@@ -22,7 +22,7 @@ class RunCurves:
     hours: dict[int, float]
 
     def of(self, metric: str, against: str = "step") -> Points:
-        """Points of a metric against step, tokens or hours, in order; at most so many as can be seen."""
+        """Return the points of a metric against step, tokens or hours, in order; at most _MAX_POINTS."""
         needed = {metric} if against == "step" else {metric, "train/tokens"}
         steps = [step for step, values in self.metrics.items() if needed <= values.keys()]
         return thin([(self._place(step, against), self.metrics[step][metric]) for step in steps])
@@ -34,7 +34,7 @@ class RunCurves:
 
 
 def read_curves(run_dir: Path, name: str | None = None) -> RunCurves:
-    """Raises ConfigError where the run has logged nothing."""
+    """Return the curves of a run. Raises ConfigError if the run has logged nothing."""
     metrics = dict(sorted(read_metrics(run_dir).items()))
     if not metrics:
         raise ConfigError(f"{run_dir} has no metrics to draw; give the folder of a run that has trained")
@@ -42,7 +42,7 @@ def read_curves(run_dir: Path, name: str | None = None) -> RunCurves:
 
 
 def _training_hours(metrics: dict[int, dict[str, float]]) -> dict[int, float]:
-    """Tokens over tokens a second, summed; a step without a speed of its own lies between its neighbours."""
+    """Return the hours of training until each step, from tokens and tokens/s; interpolate steps without tokens/s."""
     known: list[tuple[float, float]] = [(0.0, 0.0)]
     placed = {step: values for step, values in metrics.items() if "train/tokens" in values}
     for values in placed.values():
@@ -60,7 +60,7 @@ def _interpolate(known: Sequence[tuple[float, float]], tokens: float) -> float:
 
 
 def thin(points: Points) -> Points:
-    """At most _MAX_POINTS, each the mean of its neighbours; the last one stays where it is."""
+    """Return at most _MAX_POINTS points, each the mean of consecutive ones; the last point stays as it is."""
     size = -(-len(points) // _MAX_POINTS)
     if size <= 1:
         return points

@@ -1,6 +1,6 @@
-"""`elmo dashboard`: a saved view of a wandb project as code, made through wandb's own workspace library.
+"""`elmo dashboard`: save a view of a wandb project with wandb's workspace library.
 
-Metrics are those of pipeline/train/callbacks.py; wandb calls the machine's own system/... .
+The metrics are those of pipeline/train/callbacks.py; wandb adds the machine's metrics as system/... .
 """
 
 import json
@@ -17,7 +17,7 @@ TOKENS = "train/tokens"
 
 
 class Panel(NamedTuple):
-    """A line plot of metrics, or of all that match a regular expression."""
+    """A line plot of metrics, or of all metrics that match a regular expression."""
 
     title: str
     metrics: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
 
 
 def main(config: DashboardConfig) -> str:
-    """Save the view in the project, or write its specification to output=; returns what to tell the user."""
+    """Save the view in the project, or write its specification to output=; return the line to print."""
     workspace = build(config)
     if config.output:
         write_bytes(
@@ -80,7 +80,7 @@ def main(config: DashboardConfig) -> str:
 
 
 def build(config: DashboardConfig) -> Any:
-    """The workspace, not saved. Raises ConfigError without the library or an entity."""
+    """Return the workspace, not saved. Raises ConfigError without the library or an entity."""
     try:
         import wandb_workspaces.reports.v2 as reports
         import wandb_workspaces.workspaces as workspaces
@@ -113,12 +113,12 @@ def build(config: DashboardConfig) -> Any:
 
 
 def specification(workspace: Any) -> dict[str, Any]:
-    """What wandb stores of a view."""
+    """Return a view as wandb stores it."""
     return dict(workspace._to_model().spec.model_dump(mode="json", by_alias=True, exclude_none=True))
 
 
 def _default_entity(may_be_unknown: bool) -> str:
-    """The user's own, which only the server knows."""
+    """Return the user's own entity, which only the server knows; "" if it may be unknown."""
     if may_be_unknown:
         return ""
     import wandb

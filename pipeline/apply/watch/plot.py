@@ -1,4 +1,4 @@
-"""`elmo plot`: the curves of one or several runs as a PNG or as one HTML page, without any server."""
+"""`elmo plot`: draw the curves of one or several runs as a PNG or as one HTML page, without a server."""
 
 import html
 import io
@@ -47,7 +47,7 @@ Hours are of training: pauses, validation and saving are left out.</p>
 
 
 def main(config: PlotConfig) -> str:
-    """Draw the runs into the file of output=; returns what to tell the user."""
+    """Draw the runs into the file of output=; return the line to print."""
     output = local_path(config.output, "output")
     runs = [
         read_curves(Path(os.path.expanduser(run)), name)
@@ -60,13 +60,13 @@ def main(config: PlotConfig) -> str:
 
 
 def names(folders: list[str]) -> list[str]:
-    """What tells runs apart: the folders' names, or the paths where two have the same name."""
+    """Return a distinct name for each run: the folder's name, or its path if two folders have the same name."""
     short = [os.path.basename(os.path.realpath(Path(os.path.expanduser(folder)))) for folder in folders]
     return short if len(set(short)) == len(short) else folders
 
 
 def draw(runs: list[RunCurves]) -> Any:
-    """Perplexity, throughput and gradient norm against tokens and against hours: a matplotlib Figure."""
+    """Return a matplotlib Figure of perplexity, throughput and gradient norm against tokens and against hours."""
     figure = _figure(figsize=(13, 10))
     rows: tuple[tuple[str, Callable[[Any, RunCurves, str, str], None]], ...] = (
         ("perplexity", _draw_perplexity),
@@ -96,7 +96,7 @@ def plot_perplexity(run_dir: Path, png: Path) -> None:
 
 
 def page(runs: list[RunCurves], svg: str) -> str:
-    """One HTML file that needs no other: the last figures as a table and the curves as SVG."""
+    """Return one self-contained HTML page: the last figures as a table and the curves as SVG."""
     title = "Training of " + ", ".join(run.name for run in runs)
     columns = {"run": "", "step": "", "tokens": "train/tokens", "held-out perplexity": "val/perplexity",
                "forward": "val/perplexity_forward", "backward": "val/perplexity_backward",
@@ -129,7 +129,7 @@ def _figure(figsize: tuple[float, float]) -> Any:
 def _draw_perplexity(axes: Any, run: RunCurves, against: str, color: str) -> None:
     for metric, label, line, weight in _STYLES:
         points = run.of(metric, against)
-        if points and not (against == "step" and metric.endswith("ward")):  # one small picture: two curves
+        if points and not (against == "step" and metric.endswith("ward")):  # a small picture has two curves
             grey = against == "step" and weight < 1
             style = {"color": "C7" if grey else color, "alpha": 1.0 if grey else weight}
             axes.plot(*zip(*points, strict=True), line, label=label, markersize=3, linewidth=1.2, **style)
@@ -161,7 +161,7 @@ def _finish(axes: Any, against: str, bottom: float | None = None) -> None:
 
 
 def _add_legends(figure: Any, runs: list[RunCurves]) -> None:
-    """Colours are runs, lines are kinds of perplexity."""
+    """Add a legend: a colour for each run, a line style for each kind of perplexity."""
     from matplotlib.lines import Line2D
 
     colours = [
@@ -189,7 +189,7 @@ def _png(figure: Any) -> bytes:
 
 
 def _svg(figure: Any) -> str:
-    """As an element of a page; text stays text."""
+    """Return the figure as an <svg> element whose text stays text."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 

@@ -19,14 +19,14 @@ from pipeline.train.run_dir.lock import is_claimed
 from pipeline.train.run_dir.records import End, Start, read_end, read_restarts, read_start
 from pipeline.train.run_dir.tracking import read_metrics
 
-SILENT_SECONDS = 900  # without a metric a run may hang; without a lock that can be seen it is not taken to be alive
+SILENT_SECONDS = 900  # a run without a metric for this long may hang; on another node it counts as killed
 _QUEUE_FIELDS = ("job", "name", "state", "elapsed", "limit", "nodes", "reason")
 
 
 def main(config: StatusConfig) -> int:
-    """Print the status of each run, with watch=true until all have come to an end."""
+    """Print the status of each run; with watch=true repeat it until all runs have ended."""
     while True:
-        found = [look(Path(os.path.expanduser(run))) for run in config.runs]
+        found = [read_status(Path(os.path.expanduser(run))) for run in config.runs]
         text = "\n".join(json.dumps(asdict(s)) for s in found) if config.json else "\n\n".join(map(render, found))
         clear = "\033[H\033[2J" if config.watch and sys.stdout.isatty() else ""
         print(f"{clear}{printable(text)}", flush=True)
@@ -35,17 +35,17 @@ def main(config: StatusConfig) -> int:
         time.sleep(config.every_seconds)
 
 
-def look(run_dir: Path) -> Status:
-    """Return how the run stands now. Raises ConfigError for a folder that never was a run's, or cannot be read."""
+def read_status(run_dir: Path) -> Status:
+    """Return the run's status now. Raises ConfigError for a folder that is not a run's, or cannot be read."""
     try:
         if not any((run_dir / name).exists() for name in ("start.json", "run.json", "metrics.jsonl")):
             raise ConfigError(f"{run_dir} is not the folder of a run; give the run.dir= of an `elmo pretrain`")
-        return _look(run_dir)
+        return _read(run_dir)
     except OSError as error:
         raise ConfigError(f"{run_dir} cannot be read ({error}); give a run's folder that you may read") from None
 
 
-def _look(run_dir: Path) -> Status:
+def _read(run_dir: Path) -> Status:
     start, end = read_start(run_dir), read_end(run_dir)
     now = time.time()
     status = Status(str(run_dir), "new", start.get("host"), start.get("pid"), total_steps=start.get("total_steps"))
@@ -96,7 +96,7 @@ def _fill_checkpoints(status: Status, run_dir: Path, now: float) -> None:
 
 
 def _fill_queue(status: Status, known: set[Any]) -> None:
-    """Jobs of this run that wait or run; what squeue does not answer in time is left out."""
+    """Add the jobs of this run that wait or run, unless squeue fails or takes too long."""
     query = ["squeue", "--noheader", f"--user={os.getuid()}", "--format=%i|%j|%T|%M|%l|%N|%r"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
@@ -118,12 +118,12 @@ def _state(status: Status, run_dir: Path, end: End) -> str:
     elsewhere = status.host is not None and status.host != socket.gethostname()
     lately = min(t for t in (status.silent_seconds, status.started_seconds_ago, float("inf")) if t is not None)
     if elsewhere and (lately < SILENT_SECONDS or any(job["state"] == "RUNNING" for job in status.jobs)):
-        return "running"  # on a node whose locks are not seen here
+        return "running"  # on a node whose locks cannot be seen here
     return "killed" if status.started_seconds_ago is not None or status.step else "new"
 
 
 def _next(status: Status, start: Start, is_job: bool) -> str:
-    """What a person would do now. start: the facts of start.json."""
+    """Return the next command for the user. start: the content of start.json."""
     run, data = status.run_dir, start.get("data", "DATASET")
     again = f"elmo {start.get('command', 'pretrain')} {run}/config.yaml"
     waiting = next((job for job in status.jobs if job["state"] == "PENDING"), None)

@@ -1,8 +1,8 @@
-"""`elmo sync`: offline pieces of runs go up to wandb's server, in their order, each run as one run.
+"""`elmo sync`: upload the offline pieces of runs to wandb's server, in order, each run as one run.
 
-Every start of a run offline leaves a piece, RUN_DIR/wandb/offline-run-*; all have the run's one id. `wandb sync`
-appends each to what the server has of the run and marks it as done, so that it goes up once. A piece that a kill cut
-short it uploads as far as it goes, but does not mark, and would append again: that is marked here.
+Every offline start of a run leaves a piece, RUN_DIR/wandb/offline-run-*; all have the run's one id. `wandb sync`
+appends each piece to the run on the server and marks the piece as done. If a kill cut a piece short, `wandb sync`
+uploads what there is but does not mark the piece, and would append it again: this module marks such a piece.
 """
 
 import os
@@ -19,33 +19,33 @@ from pipeline.config.terminal import say
 from pipeline.config.watch import SyncConfig
 from pipeline.train.run_dir.lock import is_claimed
 
-_QUIET_SECONDS = 120  # wandb writes every 15 s or so while it tracks
+_QUIET_SECONDS = 120  # wandb writes about every 15 s while it tracks
 _CONNECT_SECONDS = 20
 _CUT_SHORT = re.compile(r"ends with an incomplete record|transactionlog: .*EOF")
 
 
 def sync(config: SyncConfig) -> str:
-    """Upload what has not been; returns what to tell the user.
+    """Upload the pieces that were not uploaded before; return the text to print.
 
-    Raises ConfigError if the server cannot be reached or does not take a piece; what went up before stays there.
+    Raises ConfigError if the server cannot be reached or refuses a piece; pieces uploaded before that stay there.
     """
     folders = [Path(os.path.expanduser(run)) for run in config.runs]
     pieces = [piece for folder in folders for piece in offline_pieces(folder)]
     live = [piece for folder in folders for piece in _being_written(folder)]
     waiting = [piece for piece in pieces if not is_synced(piece) and piece not in live]
-    said = [f"{len(pieces) - len(waiting) - len(live)} of {len(pieces)} pieces were uploaded before"]
+    lines = [f"{len(pieces) - len(waiting) - len(live)} of {len(pieces)} pieces were uploaded before"]
     if waiting and not config.dry_run:
         _require_server()
         urls = [_upload(piece) for piece in waiting]
-        said += [f"{len(waiting)} uploaded: {', '.join(dict.fromkeys(urls))}"]
+        lines += [f"{len(waiting)} uploaded: {', '.join(dict.fromkeys(urls))}"]
     elif waiting:
-        said += [f"{len(waiting)} would be uploaded: {', '.join(map(str, waiting))}"]
-    said += [f"{piece} is being written: sync again when the run has stopped" for piece in live]
-    return "\n".join(said)
+        lines += [f"{len(waiting)} would be uploaded: {', '.join(map(str, waiting))}"]
+    lines += [f"{piece} is being written: sync again when the run has stopped" for piece in live]
+    return "\n".join(lines)
 
 
 def offline_pieces(run_dir: Path) -> list[Path]:
-    """Oldest first: their names begin with the time. Raises ConfigError for a folder that has no wandb files."""
+    """Return the pieces, oldest first, by their names. Raises ConfigError for a folder without wandb files."""
     if not (run_dir / "wandb").is_dir():
         raise ConfigError(
             f"{run_dir} has no wandb files to upload; give the run.dir= of a run that was tracked offline"
@@ -58,7 +58,7 @@ def is_synced(piece: Path) -> bool:
 
 
 def _being_written(run_dir: Path) -> list[Path]:
-    """The newest piece, while a process tracks there: uploaded now, its rest would be lost."""
+    """Return the newest piece while a process writes it; its rest would be lost if it were uploaded now."""
     newest = offline_pieces(run_dir)[-1:]
     written = [path.stat().st_mtime for piece in newest for path in piece.glob("*.wandb")]
     ended = (run_dir / "end.json").exists()
@@ -67,21 +67,21 @@ def _being_written(run_dir: Path) -> list[Path]:
 
 
 def _require_server() -> None:
-    """Otherwise wandb would go on trying for hours."""
+    """Raise ConfigError if the server does not answer; `wandb sync` would try for hours."""
     import wandb
 
     url = os.environ.get("WANDB_BASE_URL") or str(wandb.setup().settings.base_url)
     try:
         urllib.request.urlopen(url, timeout=_CONNECT_SECONDS).close()
     except urllib.error.HTTPError:
-        return  # it answers
+        return  # the server answers
     except OSError as error:
         reason = getattr(error, "reason", error)
         raise ConfigError(f"{url} cannot be reached ({reason}); sync from a machine with a network, later") from None
 
 
 def _upload(piece: Path) -> str:
-    """The piece is on the server afterwards, as far as it goes; returns the address of its run."""
+    """Upload a piece, or what there is of it; return the address of its run."""
     environment = {name: value for name, value in os.environ.items() if name not in ("WANDB_MODE", "WANDB_DIR")}
     command = [sys.executable, "-m", "wandb", "sync", str(piece)]
     say(f"sync     {piece}", sys.stderr)
@@ -101,5 +101,5 @@ def _upload(piece: Path) -> str:
 
 def _reason(output: str) -> str:
     lines = output.splitlines() or ["no output"]
-    telling = [line for line in lines if re.search(r"error|fail|authenticated|key|denied", line, re.IGNORECASE)]
-    return (telling or lines)[-1].removeprefix("wandb: ")
+    relevant = [line for line in lines if re.search(r"error|fail|authenticated|key|denied", line, re.IGNORECASE)]
+    return (relevant or lines)[-1].removeprefix("wandb: ")

@@ -1,6 +1,6 @@
-"""What is looked at on each node before a job trains there, so that a bad node is left out instead of ending the job.
+"""Check each node before a job trains on it, so that a bad node is excluded and does not end the job.
 
-RUN_DIR/preflight/JOB.RESTART/NODE.json holds the verdict: {"faults": [sentence, ...], "signal": name or null}.
+RUN_DIR/preflight/JOB.RESTART/NODE.json holds the result: {"faults": [sentence, ...], "signal": name or null}.
 """
 
 import contextlib
@@ -19,49 +19,50 @@ from data_prep.dataset.staging import remove_damaged
 from pipeline.config.finetune import FinetuneConfig
 from pipeline.config.schema import ConfigError, PretrainConfig
 from pipeline.train.cluster import signals
+from pipeline.train.cluster.slurm_env import job_start
 
 MIN_FREE_BYTES = 256 << 20  # of the node's temporary folder
-MAX_CLOCK_SECONDS = 120.0  # behind the batch node's; how far ahead cannot be told from a slow start
-NOW = "ELMO_NOW"  # seconds since the epoch, as the batch node had it when it started all of this
+MAX_CLOCK_SECONDS = 120.0  # behind the batch node's clock; a clock that is ahead looks like a slow start
+NOW = "ELMO_NOW"  # the batch node's clock when it started the check, in seconds since the epoch
 
 
 @dataclass
-class Verdict:
-    """faults: why this node should not be used. notes: what was found and mended."""
+class NodeCheck:
+    """The result of the checks on a node. faults: why it should not be used. notes: what was fixed."""
 
     node: str
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        said = [f"FAULT {fault}" for fault in self.faults] + self.notes
-        return f"{self.node}: {'; '.join(said) or 'fit'}"
+        findings = [f"FAULT {fault}" for fault in self.faults] + self.notes
+        return f"{self.node}: {'; '.join(findings) or 'fit'}"
 
 
-def preflight(config: PretrainConfig) -> Verdict:
-    """This node's verdict, also written where the batch script looks for it."""
-    verdict = Verdict(os.environ.get("SLURMD_NODENAME") or socket.gethostname())
+def preflight(config: PretrainConfig) -> NodeCheck:
+    """Check this node; return the result and write it where the batch script looks for it."""
+    result = NodeCheck(os.environ.get("SLURMD_NODENAME") or socket.gethostname())
     checks: list[Callable[[PretrainConfig], list[str]]] = [_clock, _disk, _gpus, _data]
     for check in checks:
         try:
-            verdict.notes += check(config)
+            result.notes += check(config)
         except _Fault as fault:
-            verdict.faults.append(str(fault))
-    folder = local_path(config.run.dir, "run.dir") / "preflight" / _incarnation()
+            result.faults.append(str(fault))
+    folder = local_path(config.run.dir, "run.dir") / "preflight" / _start_name()
     folder.mkdir(parents=True, exist_ok=True)
     signum = signals.received()
-    write_json(
-        folder / f"{verdict.node}.json", {"faults": verdict.faults, "signal": signum.name if signum else None}
-    )  # fmt: skip
-    return verdict
+    write_json(folder / f"{result.node}.json", {"faults": result.faults, "signal": signum.name if signum else None})
+    return result
 
 
 class _Fault(Exception):
     pass
 
 
-def _incarnation() -> str:
-    return f"{os.environ.get('SLURM_JOB_ID', 'no-job')}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+def _start_name() -> str:
+    """Return JOB.RESTART, as slurm/requeue.py names this start of the job."""
+    start = job_start()
+    return f"{start['job'] or 'no-job'}.{start['restart']}"
 
 
 def _clock(config: PretrainConfig) -> list[str]:
@@ -86,7 +87,7 @@ def _disk(config: PretrainConfig) -> list[str]:
 
 
 def _gpus(config: PretrainConfig) -> list[str]:
-    """As many GPUs as processes; each multiplies matrices, and NCCL adds up over them."""
+    """Check that each process has a GPU, that each GPU multiplies matrices, and that NCCL sums over the GPUs."""
     if config.train.accelerator == "cpu":
         return []
     import torch
@@ -97,7 +98,7 @@ def _gpus(config: PretrainConfig) -> list[str]:
         device = choose_device(config.train.accelerator)
     except ConfigError as error:
         raise _Fault(str(error)) from None
-    if device == "cpu" and "SLURM_JOB_GPUS" not in os.environ:  # what Slurm gave to the job must be there
+    if device == "cpu" and "SLURM_JOB_GPUS" not in os.environ:  # a GPU that Slurm gave to the job must be there
         return []
     found = torch.cuda.device_count()
     if found < config.train.devices:
@@ -116,7 +117,7 @@ def _gpus(config: PretrainConfig) -> list[str]:
 
 
 def _data(config: PretrainConfig) -> list[str]:
-    """Each dataset's files are there in their sizes; copies on this node are the dataset's to the byte."""
+    """Check the sizes of the datasets' files and all bytes of their copies on this node; return notes on bad copies."""
     mixed = config.finetune.mix if isinstance(config, FinetuneConfig) else ""
     damaged = []
     try:

@@ -1,25 +1,40 @@
-"""The Slurm job step that this process is part of, as far as a config has to know."""
+"""The Slurm job step that this process belongs to, read from the environment."""
 
 import os
+from typing import TypedDict
 
 from pipeline.config.schema import ConfigError
 
-_SHELLS = ("bash", "interactive")  # jobs of these names are somebody's shell, for Lightning too
+_SHELLS = ("bash", "interactive")  # Lightning too takes a job of such a name for a shell
 
 
 def is_batch_job() -> bool:
-    """Whether slurm/pretrain.sbatch waits for this process. It reads RUN_DIR/end.json; codes but 0 are for crashes.
+    """Return whether slurm/pretrain.sbatch started this process and reads RUN_DIR/end.json after the process ends.
 
-    A rank that ended with a code would have srun kill those that are not done.
+    Such a process exits with a code other than 0 only for a crash: srun kills all ranks after one ends with a code.
     """
     return os.environ.get("ELMO_BATCH") == "1"
 
 
-def job_shape() -> list[str]:
-    """train.nodes= and train.devices= as srun started the processes; nothing where it did not.
+class JobStart(TypedDict):
+    """A start of a Slurm job: the job's id, its restarts so far, and the step of this process; None without Slurm."""
 
-    Raises ConfigError where a job has several tasks but this process was not started by srun: it would wait for ranks
-    that nobody starts.
+    job: str | None
+    restart: int
+    step: str | None
+
+
+def job_start() -> JobStart:
+    """Return which start of which job this process belongs to."""
+    restart = int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    return JobStart(job=os.environ.get("SLURM_JOB_ID"), restart=restart, step=os.environ.get("SLURM_STEP_ID"))
+
+
+def job_shape() -> list[str]:
+    """Return train.nodes= and train.devices= as srun started the processes, nothing without srun.
+
+    Raises ConfigError if a job has several tasks but srun did not start this process: it would wait for ever for the
+    other ranks.
     """
     tasks = int(os.environ.get("SLURM_NTASKS", "1"))
     if "SLURM_JOB_ID" not in os.environ or os.environ.get("SLURM_JOB_NAME") in _SHELLS:

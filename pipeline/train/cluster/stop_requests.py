@@ -11,11 +11,11 @@ from pipeline.train.cluster import signals
 log = logging.getLogger(__name__)
 
 STOP_FILE, SAVE_FILE = "stop", "save"  # made with `touch` in the run's folder; removed once they are handled
-_SECONDS_BETWEEN_LOOKS = 2.0
+_SECONDS_BETWEEN_READS = 2.0
 
 
 class Request(IntEnum):
-    """What a rank is asked to do. The highest request of all ranks counts; all but SAVE stop the run too."""
+    """What is requested of a rank. The highest request of all ranks counts; all but SAVE stop the run too."""
 
     NONE = 0
     SAVE = 1
@@ -30,26 +30,26 @@ class Request(IntEnum):
 
     @property
     def reason(self) -> str:
-        """What end.json names as the reason of a stop: "stop" for the file, else the signal's name."""
+        """Return the reason of a stop for end.json: "stop" for the file, else the signal's name."""
         return STOP_FILE if self is Request.STOP else self.name
 
 
 class StopRequests:
-    """Polled by every rank once a step. run_dir: given to rank 0 only, as a look at a shared disk may take long."""
+    """Requests to this rank, polled once in each step. run_dir: None but on rank 0, as a shared disk may be slow."""
 
     def __init__(self, run_dir: Path | None = None) -> None:
-        self._run_dir, self._last_look = run_dir, time.monotonic()
+        self._run_dir, self._last_read = run_dir, time.monotonic()
         self._to_remove: set[str] = set()  # files whose request was handled
         self._has_warned = False
 
     def poll(self) -> Request:
-        """Return what this rank is asked to do now."""
+        """Return the request that this rank has now."""
         signum = signals.received()
         if signum is not None:
             return Request[signum.name]
-        if self._run_dir is None or time.monotonic() - self._last_look < _SECONDS_BETWEEN_LOOKS:
+        if self._run_dir is None or time.monotonic() - self._last_read < _SECONDS_BETWEEN_READS:
             return Request.NONE
-        self._last_look = time.monotonic()
+        self._last_read = time.monotonic()
         try:
             self._remove_handled(self._run_dir)
             present = set(os.listdir(self._run_dir))
@@ -59,7 +59,7 @@ class StopRequests:
         return Request.STOP if STOP_FILE in present else Request.SAVE if SAVE_FILE in present else Request.NONE
 
     def handled(self, request: Request) -> None:
-        """Remove the file that made the request, if a file did; now, or at a later look if the disk fails."""
+        """Remove the file that made the request, if a file did; now, or at a later poll if the disk fails."""
         if self._run_dir is None or request not in (Request.SAVE, Request.STOP):
             return
         self._to_remove.add(STOP_FILE if request is Request.STOP else SAVE_FILE)

@@ -1,4 +1,4 @@
-"""A thread that ends a process which no longer trains, so that whatever started it can start it again."""
+"""A thread that ends a process which no longer trains, so that its launcher can start it again."""
 
 import faulthandler
 import os
@@ -8,16 +8,16 @@ import time
 from collections.abc import Callable
 
 EXIT_HUNG = 70  # EX_SOFTWARE: no step ended for too long; the stacks of all threads are in the log
-EXIT_TAKEN_OVER = 76  # the run's folder belongs to a later start of the same run, on another machine perhaps
-_LOOK_SECONDS, _TELL_SECONDS = 1.0, 10.0
+EXIT_TAKEN_OVER = 76  # a later start of the same run, perhaps on another machine, owns the run's folder
+_CHECK_SECONDS, _REPORT_SECONDS = 1.0, 10.0
 
 
 class Watchdog:
-    """Ends this process when nothing beats for too long, or when the run's folder is no longer its own.
+    """End this process if `beat` is not called for too long, or if the process no longer owns the run's folder.
 
-    start_seconds: until the first beat; seconds: between beats; None: wait for ever. is_ours: may do I/O.
-    on_hang: tells others of it; not waited for long, as it may hang too.
-    Its own thread, because the main one may hang in a collective that waits for a machine that is gone.
+    start_seconds: limit until the first beat; seconds: limit between beats; None: no limit. is_ours: may do I/O.
+    on_hang: reports the hang; the watchdog waits for it only shortly, because it may hang too.
+    The watchdog has its own thread, because the main thread may hang in a collective that waits for a lost machine.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Watchdog:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._end.wait(_LOOK_SECONDS):
+        while not self._end.wait(_CHECK_SECONDS):
             silent = time.monotonic() - self._last
             if self._limit is not None and silent > self._limit:
                 self._end_hung(silent)
@@ -53,7 +53,7 @@ class Watchdog:
     def _end_hung(self, silent: float) -> None:
         print(f"HUNG: no step ended for {silent:.0f} s; what each thread was doing:", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(all_threads=True)
-        teller = threading.Thread(target=self._on_hang, daemon=True)
-        teller.start()
-        teller.join(_TELL_SECONDS)
+        report = threading.Thread(target=self._on_hang, daemon=True)
+        report.start()
+        report.join(_REPORT_SECONDS)
         os._exit(EXIT_HUNG)  # not sys.exit: the main thread may never run again

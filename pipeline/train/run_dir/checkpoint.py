@@ -1,10 +1,10 @@
-"""Checkpoints that are whole or are not there: written aside, hashed, renamed, then recorded.
+"""Checkpoints that are whole or absent: written aside, hashed, renamed, then recorded.
 
 CHECKPOINTS/step-00001000.ckpt counts once step-00001000.json beside it holds its size and sha256. The file is a
 plain `torch.save` dict that loads with weights_only=True; `state_dict` and `optimizer_states` are Lightning's names.
 A checkpoint that is damaged, or that the run did not resume from, is renamed to damaged-step-....ckpt at the next save
 and not deleted: a stale network cache can look like damage. torch is imported where a checkpoint is read or written, so
-that records can be looked at without it.
+that records can be read without it.
 """
 
 import logging
@@ -54,7 +54,7 @@ class CheckpointFolder:
         return [record for record in found if Path(record.file).stem not in faults], faults
 
     def _read_records(self) -> tuple[list[Record], dict[str, str]]:
-        """Return the readable records, oldest first, and the fault of each other one."""
+        """Return the readable records, oldest first, and the fault of each damaged one."""
         found, faults = [], {}
         for path in sorted(self.folder.glob("step-*.json")):
             try:
@@ -66,6 +66,7 @@ class CheckpointFolder:
         return sorted(found, key=lambda record: record.step), faults
 
     def path(self, record: Record) -> Path:
+        """Return the path of the checkpoint's file."""
         return self.folder / record.file
 
     def save(
@@ -74,8 +75,8 @@ class CheckpointFolder:
     ) -> Record:  # fmt: skip
         """Write a checkpoint and record it, then remove those that are neither among the last nor the best.
 
-        check_right: raises where this process may not write the folder any more; called before it does.
-        Raises OSError (a full disk); what stood before still stands then.
+        check_right: raises if this process no longer owns the folder; called before each write.
+        Raises OSError (a full disk); earlier checkpoints stay.
         """
         check_right()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -84,18 +85,18 @@ class CheckpointFolder:
         size, sha256 = _write_hashed(content, target)
         rating = float(val_perplexity) if val_perplexity is not None and math.isfinite(val_perplexity) else None
         record = Record.sealed(step, target.name, size, sha256, rating, float(unix_time))
-        check_right()  # writing took its time
+        check_right()  # writing may have taken long
         write_json(self._record_path(record), asdict(record))
         try:
             self._prune(step)
-        except OSError as error:  # the checkpoint is there, and the next save tries again
+        except OSError as error:  # the checkpoint is written; the next save cleans up
             log.warning("%s cannot be cleaned up (%s)", self.folder, error)
         return record
 
     def to_resume_from(self) -> Record | None:
-        """The newest whole checkpoint, or None where no checkpoint was ever recorded.
+        """Return the newest whole checkpoint, None if no checkpoint was ever recorded.
 
-        Raises ConfigError where all that were are damaged: to start over in silence would lose the whole run.
+        Raises ConfigError if all recorded checkpoints are damaged: a silent start from step 0 would lose the run.
         """
         newest = self.newest_good()
         recorded = {path.stem for path in self.folder.glob("step-*.json")}
@@ -111,11 +112,11 @@ class CheckpointFolder:
         return newest
 
     def newest_good(self) -> Record | None:
-        """The newest checkpoint whose bytes are those recorded; damaged ones are named and passed over."""
+        """Return the newest checkpoint whose bytes match its record; log and skip damaged ones."""
         return next(self._good(reversed(self.records())), None)
 
     def best(self) -> Record | None:
-        """The whole checkpoint with the lowest held-out perplexity; without any, the newest."""
+        """Return the whole checkpoint with the lowest held-out perplexity, else the newest whole one."""
         rated = [r for r in self.records() if r.val_perplexity is not None]
         return next(self._good(iter(sorted(rated, key=_rating))), None) or self.newest_good()
 
@@ -129,10 +130,10 @@ class CheckpointFolder:
 
     def _prune(self, saved_step: int) -> None:
         """Remove checkpoints that are neither among the last nor the best, and files that a kill left; set damaged
-        ones aside.
+        checkpoints aside.
 
-        A checkpoint without a record, of a later step than the one just saved, stays: a kill between writing and
-        recording leaves one, which the run removes once it has passed that step; or a network cache hides its record.
+        A checkpoint of a later step than `saved_step` that has no record stays. It may be left by a kill between
+        writing and recording (the run removes it once it has passed that step), or a network cache hides its record.
         """
         whole, faults = self._glance()
         past = [record for record in whole if record.step <= saved_step]
@@ -218,8 +219,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def resolve_checkpoint(location: str) -> Path:
-    """Return a checkpoint file, checked against its record; of a run's folder its best (by held-out perplexity), else
-    its newest. Raises ConfigError for a damaged one."""
+    """Return a checkpoint file after a check against its record. Raises ConfigError for a damaged one.
+
+    location: a file, or a run's folder for its best checkpoint by held-out perplexity, else its newest.
+    """
     path = local_path(location)
     if not path.is_dir():
         _check_against_record(path)
@@ -232,10 +235,10 @@ def resolve_checkpoint(location: str) -> Path:
 
 
 def _check_against_record(path: Path) -> None:
-    """Raise ConfigError where a file's bytes are not those recorded beside it; log where there is no record."""
+    """Raise ConfigError if a file's bytes differ from the record beside it; log a warning if there is no record."""
     beside = path.with_suffix(".json")
     if not path.is_file() or beside == path:
-        return  # which load_checkpoint refuses
+        return  # load_checkpoint refuses it
     try:
         record = read_sealed(beside)
     except FileNotFoundError:
@@ -249,7 +252,7 @@ def _check_against_record(path: Path) -> None:
 
 
 def _fault(path: Path, record: Record, *, hashed: bool) -> str | None:
-    """Return how a checkpoint's file differs from its record, None where it does not.
+    """Return how a checkpoint's file differs from its record, None if it does not.
 
     hashed: compare all bytes, by their hash; else the size alone.
     """

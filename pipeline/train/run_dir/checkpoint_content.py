@@ -1,4 +1,4 @@
-"""What a checkpoint file and its record hold, as types; all else, and another version's content, is refused."""
+"""The types of a checkpoint file and its record; content of other types or versions is refused."""
 
 import hashlib
 import json
@@ -19,9 +19,9 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a checkpoint without opening it.
+    """Facts about a checkpoint that can be read without opening it.
 
-    val_perplexity: the last one before it was saved. record_sha256: of the other fields; None in the oldest records.
+    val_perplexity: of the validation at this step. record_sha256: of the other fields; None in the oldest records.
     """
 
     step: Count
@@ -107,7 +107,7 @@ class TargetWords(TypedDict):
 
 
 class Elmo(TypedDict):
-    """What this project adds to Lightning's names. version: of elmo-pipeline; the oldest checkpoints have none."""
+    """The fields beside Lightning's. version: of elmo-pipeline; the oldest checkpoints have none."""
 
     format: int
     version: NotRequired[str]
@@ -128,14 +128,14 @@ class ParameterGroup(TypedDict):
 
 
 class OptimizerState(TypedDict):
-    """state: tensors that a rule of optimizer.py keeps, by the number of their parameter."""
+    """state: the tensors of a rule in step/optimizer.py, by the number of their parameter."""
 
     state: dict[int, dict[str, Any]]
     param_groups: list[ParameterGroup]
 
 
 class Content(TypedDict):
-    """A checkpoint file."""
+    """The content of a checkpoint file."""
 
     global_step: Count
     state_dict: dict[str, Weights]
@@ -163,6 +163,6 @@ def check_content(path: Path, content: Any) -> None:
 
 
 def writer_of(content: dict[str, Any]) -> str:
-    """Return who wrote a checkpoint, in words."""
+    """Return the name and version of the program that wrote a checkpoint."""
     version = content["elmo"].get("version")
     return f"elmo-pipeline {version}" if isinstance(version, str) else "an earlier elmo-pipeline"

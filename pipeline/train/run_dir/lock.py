@@ -1,4 +1,4 @@
-"""Whose a run's folder is: what a resumed run must share with its past, and who may write there now."""
+"""The owner of a run's folder: which settings a resumed run must keep, and which process may write there now."""
 
 import contextlib
 import fcntl
@@ -17,26 +17,27 @@ from data_prep.dataset.shards import Dataset
 from data_prep.dataset.typed_json import Count, load_json
 from pipeline.config.load import to_yaml
 from pipeline.config.schema import ConfigError, PretrainConfig, to_dict
+from pipeline.train.cluster.slurm_env import job_start
 from pipeline.train.run_dir.checkpoint import CheckpointFolder, load_checkpoint
 from pipeline.train.run_dir.records import UnixTime, read_facts
 from pipeline.version import __version__
 
 log = logging.getLogger(__name__)
-IDENTITY_VERSION = 2  # raised with each change of what a run of the same settings reads or draws
+IDENTITY_VERSION = 2  # raised when a run with the same settings would read or draw something else
 _SHOWN_CHARACTERS = 40
-_CLAIM_SECONDS = 600.0  # a rank 0 that does not come up by then has ended, and its launcher ends the others
+_CLAIM_SECONDS = 600.0  # rank 0 has ended if it takes longer; its launcher then ends the other ranks
 _LOCK_TRIES = 3
 
 
 class RunFile(TypedDict):
-    """run.json: whose folder it is. version: of elmo-pipeline at the run's first start."""
+    """run.json: the identity of the run. version: of elmo-pipeline at the run's first start."""
 
     identity: dict[str, Any]
     version: str
 
 
 class Holder(TypedDict):
-    """writer.json: which process writes the folder."""
+    """writer.json: the process that writes the folder."""
 
     token: str
     host: NotRequired[str]
@@ -47,11 +48,11 @@ class Holder(TypedDict):
 
 
 class TakenOver(Exception):
-    """A later start of the same run has the folder: this process may not write there any more."""
+    """A later start of the same run owns the folder: this process may not write there any more."""
 
 
 def run_identity(config: PretrainConfig, dataset: Dataset, vocab_size: int) -> dict[str, Any]:
-    """What makes a run this run; everything else may change from one start to the next."""
+    """Return the settings that must stay the same at each start of a run; all others may change."""
     settings = to_dict(config)
     return {
         "version": IDENTITY_VERSION,
@@ -67,7 +68,7 @@ def run_identity(config: PretrainConfig, dataset: Dataset, vocab_size: int) -> d
 
 
 def check_identity(run_dir: Path, identity: dict[str, Any]) -> None:
-    """Raises ConfigError that names what differs, if the folder holds another run."""
+    """Raise ConfigError that names what differs, if the folder holds another run."""
     before = _identity_of(run_dir)
     if before is None:
         return
@@ -125,7 +126,7 @@ def _read_run(path: Path) -> RunFile:
 
 
 def version_of(run_dir: Path) -> str | None:
-    """Return the version of elmo-pipeline that began a run, None where run.json does not tell."""
+    """Return the version of elmo-pipeline that began a run, None if run.json cannot be read."""
     try:
         return _read_run(run_dir / "run.json")["version"]
     except (OSError, ConfigError):
@@ -140,24 +141,23 @@ def record_run(run_dir: Path, identity: dict[str, Any], config: PretrainConfig) 
 
 
 class Writer:
-    """The right to write a run's folder, as long as it is open and no later start of the same job took it."""
+    """The right to write a run's folder, until it is closed or a later start of the same job takes the folder."""
 
     def __init__(self, run_dir: Path, lock: IO[str]) -> None:
         self._path, self._lock, self._token = run_dir / "writer.json", lock, secrets.token_hex(8)
         os.register_at_fork(after_in_child=lock.close)  # loader workers may outlive a kill -9 of this process
-        write_json(
-            self._path, {"token": self._token, "host": socket.gethostname(), "unix_time": time.time(), **_incarnation()}
-        )
+        process = {"token": self._token, "host": socket.gethostname(), "unix_time": time.time()}
+        write_json(self._path, process | job_start())
 
     def is_current(self) -> bool:
         try:
             holder: Holder = load_json(self._path, Holder, "it is left out")
-        except (OSError, ValueError):  # a file system that does not answer is no successor, nor is a damaged file
+        except (OSError, ValueError):  # no sign of a later start
             return True
         return holder["token"] == self._token
 
     def check(self) -> None:
-        """Raises TakenOver before anything is written that a successor would read."""
+        """Raise TakenOver if a later start owns the folder; call it before each write that a later start would read."""
         if not self.is_current():
             raise TakenOver(f"{self._path.parent} is written by a later start of this run; nothing was written")
 
@@ -169,10 +169,10 @@ class Writer:
 
 
 def claim(run_dir: Path) -> Writer:
-    """The folder is this process's until the writer is closed.
+    """Take the folder for this process until the returned writer is closed.
 
-    Raises ConfigError if another process holds it, unless that is an earlier start of the same Slurm job: its machine
-    may be cut off, and still train.
+    Raises ConfigError if another process holds the folder. An earlier start of the same Slurm job loses the folder: its
+    machine may be cut off from the network, and still train.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     lock = (run_dir / "lock").open("a")
@@ -187,12 +187,12 @@ def _take(lock: IO[str]) -> bool:
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-        time.sleep(0.1)  # `elmo status` may hold it for a moment
+        time.sleep(0.1)  # `elmo status` may hold the lock for a moment
     return False
 
 
 def is_claimed(run_dir: Path) -> bool:
-    """Whether a process of this machine trains there; on a file system that shares locks, of any."""
+    """Return whether a process of this machine trains there; any machine, if the file system shares locks."""
     path = run_dir / "lock"
     if not path.exists():
         return False
@@ -205,29 +205,25 @@ def is_claimed(run_dir: Path) -> bool:
 
 
 def await_claim(run_dir: Path) -> None:
-    """Rank 0 of this job step has the folder, so that no earlier start changes what the ranks are about to read."""
+    """Wait until rank 0 of this job step owns the folder, so that no earlier start changes what this rank reads."""
     deadline = time.monotonic() + _CLAIM_SECONDS
-    while _incarnation()["job"] is not None and time.monotonic() < deadline:
+    start = job_start()
+    while start["job"] is not None and time.monotonic() < deadline:
         holder = read_facts(run_dir / "writer.json", Holder)
-        if {name: holder.get(name) for name in _incarnation()} == _incarnation():
+        if {name: holder.get(name) for name in start} == start:
             return
         time.sleep(0.2)
 
 
-def _incarnation() -> dict[str, Any]:
-    """Which step of which start of which Slurm job this is; job is None without Slurm."""
-    environment = os.environ
-    restart = int(environment.get("SLURM_RESTART_COUNT", 0))
-    return {"job": environment.get("SLURM_JOB_ID"), "restart": restart, "step": environment.get("SLURM_STEP_ID")}
-
-
 def _is_earlier_start(path: Path) -> bool:
-    me, holder = _incarnation(), read_facts(path, Holder)
-    return me["job"] is not None and holder.get("job") == me["job"] and holder.get("restart", 0) < me["restart"]
+    start, holder = job_start(), read_facts(path, Holder)
+    return (
+        start["job"] is not None and holder.get("job") == start["job"] and holder.get("restart", 0) < start["restart"]
+    )
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Return in words in what two identities differ, nothing where they are the same."""
+    """Return in words how two identities differ, "" if they are the same."""
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     return "; ".join(f"{n}: {_short(before.get(n))} there, {_short(now.get(n))} now" for n in names)
 

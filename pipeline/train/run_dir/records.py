@@ -1,8 +1,8 @@
-"""What a run says of itself in its folder, for those who look at it from outside: no torch, no lock, no server.
+"""Records in a run's folder for programs that watch the run, which need no torch, no lock and no server.
 
-start.json: what was started last, where and when. end.json: how that ended, absent while it trains or where it was
-killed. restarts.jsonl: a line for each time that a job was put back into the queue, written by the job's script.
-These files only inform: one that is damaged is left out with a warning.
+start.json: the last start, where and when. end.json: how that start ended; absent while it trains, or if it was killed.
+restarts.jsonl: a line for each time that a job was queued again; the job's script writes it.
+These files only inform: a damaged one is left out with a warning.
 """
 
 import contextlib
@@ -73,12 +73,12 @@ class Restart(TypedDict, total=False):
 
 
 def slurm_facts() -> dict[str, str]:
-    """job_id, job_name, ... of the job this process belongs to; empty outside Slurm."""
+    """Return job_id, job_name, ... of the job that this process belongs to; {} outside Slurm."""
     return {name.lower(): os.environ[f"SLURM_{name}"] for name in _SLURM if f"SLURM_{name}" in os.environ}
 
 
 def write_start(run_dir: Path, step: int, facts: dict[str, Any]) -> None:
-    """start.json holds `facts`, where and when; a full disk is no reason not to train."""
+    """Write `facts`, host and time to start.json, and remove end.json; a full disk is ignored."""
     where = {"unix_time": time.time(), "host": socket.gethostname(), "pid": os.getpid(), "slurm": slurm_facts()}
     with contextlib.suppress(OSError):
         (run_dir / "end.json").unlink(missing_ok=True)
@@ -86,14 +86,14 @@ def write_start(run_dir: Path, step: int, facts: dict[str, Any]) -> None:
 
 
 def write_end(run_dir: Path, how: str, text: str, why: str = "") -> None:
-    """how: finished, stopped, diverged, refused or hung. why it was stopped: a signal's name, or the file `stop`."""
+    """Write end.json. how: finished, stopped, diverged, refused or hung. why: the signal or file that stopped it."""
     with contextlib.suppress(OSError):
         end = {"unix_time": time.time(), "how": how, "why": why, "text": text, "slurm": slurm_facts()}
         write_json(run_dir / "end.json", end)
 
 
 def read_facts(path: Path, schema: Any = dict[str, Any]) -> Any:
-    """Return the JSON object at `path`, of type `schema`; an empty one where there is none, or a damaged one."""
+    """Return the JSON object at `path`, of type `schema`; {} if it is missing or damaged."""
     try:
         return load_json(path, schema, "it is left out")
     except (FileNotFoundError, NotADirectoryError):
@@ -104,12 +104,12 @@ def read_facts(path: Path, schema: Any = dict[str, Any]) -> Any:
 
 
 def read_start(run_dir: Path) -> Start:
-    """Return what start.json holds, nothing where it cannot be read."""
+    """Return the content of start.json, {} if it cannot be read."""
     return cast(Start, read_facts(run_dir / "start.json", Start))
 
 
 def read_end(run_dir: Path) -> End:
-    """Return what end.json holds, nothing where it cannot be read."""
+    """Return the content of end.json, {} if it cannot be read."""
     return cast(End, read_facts(run_dir / "end.json", End))
 
 
@@ -128,7 +128,7 @@ def read_lines(path: Path, schema: Any) -> Iterator[Any]:
                 try:
                     yield parse_json(line, schema, f"line {lines}", "it is left out")
                 except DataError as error:
-                    if line.endswith(b"\n") or len(line) == _MAX_LINE_BYTES:  # else it is being written
+                    if line.endswith(b"\n") or len(line) == _MAX_LINE_BYTES:  # else the line is being written
                         damaged, first = damaged + 1, first or str(error)
     except (FileNotFoundError, NotADirectoryError):
         return
@@ -139,12 +139,12 @@ def read_lines(path: Path, schema: Any) -> Iterator[Any]:
 
 
 def git_revision() -> str | None:
-    """Return that of the code that runs, None outside a clone of this project."""
-    root = Path(__file__).resolve().parents[2]
-    if (root / "REVISION").exists():  # code that a job was submitted with
+    """Return the git revision of this code, None outside a clone of this project."""
+    root = Path(__file__).resolve().parents[3]
+    if (root / "REVISION").exists():  # code that was pinned for a job
         return (root / "REVISION").read_text().strip()
     if not ((root / ".git").exists() and _is_this_project(root / "pyproject.toml")):
-        return None  # git would answer for a repository around it, as around a virtual environment
+        return None  # git would describe an outer repository, for example one around a virtual environment
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

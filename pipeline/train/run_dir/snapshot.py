@@ -1,4 +1,4 @@
-"""All that a run is at the end of a step, as one dict of plain values and tensors, and back again."""
+"""Convert the state of a run at the end of a step to a dict of plain values and tensors, and back."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from pipeline.version import __version__
 
 
 def take_snapshot(module: BiLMModule, identity: dict[str, Any], vocabulary: dict[str, Tensor]) -> dict[str, Any] | None:
-    """Return the content of a checkpoint; every rank calls it, because LSTM states are gathered. None but on rank 0."""
+    """Return the content of a checkpoint on rank 0, else None. Every rank must call it, to gather the LSTM states."""
     states, state = _gather_states(module), module.state
     if module.global_rank != 0:
         return None
@@ -46,8 +46,11 @@ def take_snapshot(module: BiLMModule, identity: dict[str, Any], vocabulary: dict
 
 
 def restore_snapshot(module: BiLMModule, path: Path, identity: dict[str, Any], rank: int, ranks: int) -> None:
-    """Make the module what it was in the checkpoint at `path`; each rank takes its own lanes' states, whatever the
-    world size was. Raises ConfigError for a checkpoint of another run, or of a version that trained otherwise."""
+    """Restore the module from the checkpoint at `path`; each rank takes the states of its own lanes.
+
+    The number of ranks may differ from that of the run that saved it. Raises ConfigError for a checkpoint of another
+    run, or of a version with another training state.
+    """
     content = load_checkpoint(path)
     check_same_run(path, content, identity)
     fault = _state_fault(module, content["elmo"]["states"]) or _load(module, content)
@@ -72,31 +75,30 @@ def restore_snapshot(module: BiLMModule, path: Path, identity: dict[str, Any], r
 
 
 def _load(module: BiLMModule, content: dict[str, Any]) -> str:
-    """Load the weights and the optimizer's state into the module; return the reason where they do not fit, else ''."""
+    """Load the weights and the optimizer's state into the module; return the reason if they do not fit, else ''."""
     optimizer = build_optimizer(module.config.optimizer, module.bilm.parameters(), module.bilm.softmax.parameters())
     module.optimizer_state = content["optimizer_states"][0]
     try:
         module.bilm.load_state_dict(content["state_dict"])
-        optimizer.load_state_dict(module.optimizer_state)  # as configure_optimizers will do with the one it builds
-    except (RuntimeError, ValueError) as error:  # of torch, over several lines
+        optimizer.load_state_dict(module.optimizer_state)  # a trial; configure_optimizers does it again
+    except (RuntimeError, ValueError) as error:  # torch's message has several lines
         return " ".join(str(error).split())[:200]
     return ""
 
 
 def _state_fault(module: BiLMModule, states: list[dict[str, Tensor]]) -> str:
-    """Return how the states differ in shape from those of this model's layers and lanes, '' where they do not."""
+    """Return how the states differ in shape from those of this model's layers and lanes, '' if they do not."""
     want = [[tuple(part.shape) for part in state] for state in module.bilm.initial_states(module.config.data.lanes)]
     found = [[tuple(state["h"].shape), tuple(state["c"].shape)] for state in states]
     return "" if want == found else f"states of shapes {found}, not {want}"
 
 
 def _gather_states(module: BiLMModule) -> States:
-    """States of all lanes of the global batch, on the CPU; h (2, lanes, P) and c (2, lanes, H) of each layer."""
+    """Return the states of all lanes of the global batch on the CPU: h (2, lanes, P) and c (2, lanes, H) per layer."""
     gathered = []
     group_lanes = module.config.data.lanes // world_size() // module.config.lane_groups
-    groups = [
-        states or module.bilm.initial_states(group_lanes) for states in module.state.lstm
-    ]  # none before a first step
+    # None before the first step.
+    groups = [states or module.bilm.initial_states(group_lanes) for states in module.state.lstm]
     for layer in range(len(module.bilm.layers)):
         parts = [states[layer] for states in groups]
         h, c = (torch.cat([part[i] for part in parts], dim=1) for i in range(2))

@@ -1,4 +1,4 @@
-"""Metrics of a run: to wandb, and as lines of RUN_DIR/metrics.jsonl that any tool reads. Rank 0 only."""
+"""Log the metrics of a run to wandb and to RUN_DIR/metrics.jsonl, which any tool can read. Rank 0 only."""
 
 import json
 import logging
@@ -25,24 +25,24 @@ _INIT_TIMEOUT_SECONDS = 60
 
 
 class WandbRun(TypedDict):
-    """wandb-run.json."""
+    """The content of wandb-run.json."""
 
     id: FileName
 
 
 class Tracker:
-    """One wandb run for a training, however often it is resumed: its id is kept in RUN_DIR/wandb-run.json."""
+    """One wandb run for a training; RUN_DIR/wandb-run.json keeps its id, so that a resumed training appends to it."""
 
     def __init__(
         self, run_dir: Path, name: str, config: WandbConfig, facts: dict[str, Any], group: str | None = None
     ) -> None:
-        """name: empty where the user gives none. group: where the user gives none [default: the run's own]."""
+        """name: "" if the user gives none. group: used if the user gives none; None: the run's own."""
         self._metrics_path = run_dir / "metrics.jsonl"
         self._log_artifacts = config.log_artifacts
         self.run = None if config.mode == "disabled" else _start(run_dir, name, config, facts, group)
 
     def log(self, metrics: Mapping[str, float | int | None], step: int) -> None:
-        """Record metrics of a step; what is None or not known is left out."""
+        """Record metrics of a step, without those that are None."""
         record = {STEP_METRIC: step} | {k: v for k, v in metrics.items() if v is not None}
         try:
             _append_line(self._metrics_path, json.dumps(record))
@@ -52,7 +52,7 @@ class Tracker:
             self.run.log(record)
 
     def histograms(self, values: Mapping[str, tuple[np.ndarray, np.ndarray]], step: int) -> None:
-        """Counts and the edges between them, by name; to wandb only."""
+        """Log histograms (counts and bin edges, by name) to wandb only."""
         if self.run is not None:
             import wandb
 
@@ -60,17 +60,17 @@ class Tracker:
             self.run.log({STEP_METRIC: step} | shown)
 
     def summary(self, values: Mapping[str, float | int]) -> None:
-        """What stands for the whole run in wandb's tables."""
+        """Set values that represent the whole run in wandb's tables."""
         if self.run is not None:
             self.run.summary.update(dict(values))
 
     def alert(self, title: str, text: str, level: str = "INFO") -> None:
-        """Shown in the dashboard and mailed as the user set it there; offline it waits for the sync."""
+        """Send an alert that wandb shows and mails as the user configured; offline, `elmo sync` uploads it."""
         if self.run is not None:
             self.run.alert(title=title, text=text, level=level)
 
     def reference(self, kind: str, name: str, path: str, facts: dict[str, Any], aliases: list[str]) -> None:
-        """Note where a file or dataset lies as an artifact, without its bytes, if wandb.log_artifacts says so."""
+        """Log the location of a file or dataset as an artifact, without its bytes, if wandb.log_artifacts is true."""
         if self.run is None or not self._log_artifacts:
             return
         import wandb
@@ -80,24 +80,24 @@ class Tracker:
             artifact = wandb.Artifact(f"{name}-{self.run.id}", type=kind, metadata=facts)
             artifact.add_reference(uri, checksum=False)
             self.run.log_artifact(artifact, aliases=aliases)
-        except Exception as error:  # whatever wandb raises, a note is no reason to stop a training
+        except Exception as error:  # whatever wandb raises, training continues
             log.error("NO ARTIFACT of %s in wandb (%s): training continues", path, error)
 
     def finish(self, exit_code: int = 0) -> None:
-        """Flush: offline, wandb writes only every 15 s or so."""
+        """Flush and end the wandb run; offline, wandb writes only about every 15 s."""
         if self.run is not None:
             self.run.finish(exit_code=exit_code)
 
     @property
     def offline_dir(self) -> Path | None:
-        """The wandb folder of this piece of the run, if it has to be uploaded by hand."""
+        """Return the offline wandb folder of this start, for `elmo sync`; None if wandb is online or disabled."""
         if self.run is None or not self.run.offline:
             return None
         return Path(self.run.dir).parent
 
 
 def _append_line(path: Path, line: str) -> None:
-    """A line that a kill or a full disk cut short does not swallow this one."""
+    """Append a line, after a line end if a kill or a full disk cut the last line short."""
     with path.open("a+b") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
@@ -124,19 +124,19 @@ def _start(run_dir: Path, name: str, config: WandbConfig, facts: dict[str, Any],
         run = wandb.init(mode=mode, settings=settings, **arguments)  # type: ignore[arg-type]
     except (wandb.errors.CommError, wandb.errors.UsageError) as error:
         log.warning("wandb cannot be reached (%s): the run continues, tracked offline", str(error).split("\n")[0])
-        wandb.teardown()  # or its service goes on holding the run's id: "run ID ... is in use"
+        wandb.teardown()  # else its service keeps the run's id: "run ID ... is in use"
         run = wandb.init(mode="offline", settings=settings, **arguments)
-    except ValueError as error:  # pydantic's, of a setting
+    except ValueError as error:  # pydantic refuses a setting
         reason = " ".join(str(error).split())
         raise ConfigError(f"wandb refuses a setting ({reason}); check wandb.* and the variables WANDB_*") from None
     run.define_metric(STEP_METRIC)
-    run.define_metric("train/tokens", step_metric=STEP_METRIC)  # in every record: the other x axis to choose
+    run.define_metric("train/tokens", step_metric=STEP_METRIC)  # in every record: users can choose it as x axis
     run.define_metric("*", step_metric=STEP_METRIC)
     return run
 
 
 def _mode(config: WandbConfig) -> str:
-    """auto: what WANDB_MODE says; else online where a key is known, offline where none is."""
+    """Return the mode. auto: WANDB_MODE if set, else online if a key is known, else offline."""
     if config.mode != "auto":
         return config.mode
     if os.environ.get("WANDB_MODE"):
@@ -147,7 +147,7 @@ def _mode(config: WandbConfig) -> str:
 
 
 def _run_id(run_dir: Path) -> str:
-    """Return the run's id in wandb, the same at each start; where its file is damaged, the id in wandb's folder."""
+    """Return the run's id in wandb, the same at each start; if its file is damaged, the id in wandb's folder."""
     path = run_dir / "wandb-run.json"
     try:
         known: WandbRun = load_json(path, WandbRun, "the id is taken from the names in its wandb/ folder")
@@ -163,12 +163,12 @@ def _run_id(run_dir: Path) -> str:
 
 
 def family(run_dir: Path, name: str | None = None) -> str:
-    """The wandb group of a pretraining, its restarts and its fine-tunings: found together, whatever they are named."""
+    """Return the wandb group that joins a pretraining, its restarts and its fine-tunings, whatever their names."""
     return f"{name or run_dir.name}-{_run_id(run_dir)}"
 
 
 def read_metrics(run_dir: Path) -> dict[int, dict[str, float]]:
-    """Return the metrics of a run by step; where a resumed run did a step again, the later record counts.
+    """Return the metrics of a run by step; if a resumed run repeated a step, the later record counts.
 
     A value that is not finite or not possible is left out.
     """

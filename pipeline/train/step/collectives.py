@@ -10,15 +10,15 @@ from pipeline.train.outcome import Failed
 
 Group: TypeAlias = Any
 Pending: TypeAlias = Any
-"""An operation under way, to be waited for; None where there is nothing to wait for."""
+"""An operation to wait for; None if there is nothing to wait for."""
 
 
 class RanksDiffer(Failed):
-    """Ranks hold different values of what must be the same on all of them."""
+    """A value that must be the same on all ranks differs."""
 
 
 def require_same(values: Sequence[int], what: str) -> None:
-    """Raises RanksDiffer that names the ranks whose value is not that of most. values: one of each rank."""
+    """Raise RanksDiffer that names the ranks whose value differs from the most frequent one. values: one per rank."""
     if len(set(values)) == 1:
         return
     usual = max(values, key=values.count)
@@ -30,40 +30,41 @@ def require_same(values: Sequence[int], what: str) -> None:
 
 
 def world_size() -> int:
+    """Return the number of ranks."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def leave() -> None:
-    """Its threads end; else one may free a tensor when Python is gone already, and abort. Every rank calls it."""
+    """End the threads of torch.distributed, which may abort when Python exits. Every rank must call it."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 def new_group() -> Group | None:
-    """All ranks once more, as a group whose operations do not queue behind those of others. Every rank calls it."""
+    """Return a group of all ranks whose operations do not queue behind those of others. Every rank must call it."""
     return dist.new_group() if world_size() > 1 else None
 
 
 def broadcast_(values: Tensor) -> None:
-    """In place: every rank has rank 0's values."""
+    """Copy rank 0's values into `values` on every rank."""
     if world_size() > 1:
         dist.broadcast(values, 0)
 
 
 def mean_over_ranks_(values: Tensor) -> None:
-    """In place; the same bits on every rank."""
+    """Replace `values` by their mean over ranks, the same bits on every rank."""
     if world_size() > 1:
         dist.all_reduce(values)
         values.div_(world_size())
 
 
 def start_all_reduce(values: Tensor, group: Group | None) -> Pending:
-    """values become their sum over ranks, in place, once the operation returned has been waited for."""
+    """Start to sum `values` over ranks in place; wait for the returned operation."""
     return dist.all_reduce(values, group=group, async_op=True) if world_size() > 1 else None
 
 
 def start_all_gather(mine: Tensor, group: Group | None = None) -> tuple[Tensor, Pending]:
-    """(n, ...) of each rank, equally long, to (ranks * n, ...) on all of them, in the order of ranks."""
+    """Start to gather `mine` (n, ...) of each rank, with the same n, as (ranks * n, ...) in the order of ranks."""
     if world_size() == 1:
         return mine, None
     everything = mine.new_empty(world_size() * len(mine), *mine.shape[1:])
@@ -72,7 +73,7 @@ def start_all_gather(mine: Tensor, group: Group | None = None) -> tuple[Tensor, 
 
 
 def all_gather(mine: Tensor) -> Tensor:
-    """As `start_all_gather`, waited for."""
+    """Return (ranks * n, ...): `mine` (n, ...) of each rank, with the same n, in the order of ranks."""
     everything, pending = start_all_gather(mine)
     if pending is not None:
         pending.wait()

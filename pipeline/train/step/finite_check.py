@@ -1,7 +1,7 @@
-"""Steps whose loss or gradients are not finite are dropped and counted; too many in a row end the run.
+"""Drop and count steps whose loss or gradients are not finite; too many in a row end the run.
 
-On a GPU the optimizer learns on the device whether a step is good, and the CPU reads the result one step later: if the
-CPU read it at once, the GPU would be idle until the CPU has launched the next step's first kernels.
+On a GPU the optimizer reads on the device whether a step is good, and the CPU reads the result one step later: if the
+CPU waited for it, the GPU would be idle until the CPU has launched the next step's first kernels.
 """
 
 import math
@@ -21,7 +21,7 @@ class Diverged(Failed):
 
 @dataclass(frozen=True)
 class StepResult:
-    """loss: mean over ranks, lanes and directions, nats. request: the highest of all ranks."""
+    """The result of a step. loss: mean over ranks, lanes and directions, in nats. request: the highest of all ranks."""
 
     step: int
     loss: float
@@ -34,7 +34,7 @@ class StepResult:
 
 
 class _Pending:
-    """A step's gradient norm () and reports (ranks, 2), perhaps still being computed on the device.
+    """The gradient norm () and reports (ranks, 2) of a step, which the device may still be computing.
 
     good () int32: 1 if the norm and all losses are finite.
     """
@@ -50,7 +50,7 @@ class _Pending:
             self._copied.record()
 
     def read(self) -> StepResult:
-        """Wait for the step's backward, but not for what was launched since."""
+        """Wait for the step's backward pass, but not for later kernels."""
         if self._copied is not None:
             self._copied.synchronize()
         norm, *values = self._values.tolist()
@@ -59,19 +59,19 @@ class _Pending:
 
 
 class FiniteCheck:
-    """Counts bad steps in `state`. Every rank makes the same calls and comes to the same results."""
+    """Count bad steps in `state`. Every rank makes the same calls and gets the same results."""
 
     def __init__(self, state: TrainingState, max_bad_steps: int) -> None:
         self._state, self._max_bad_steps = state, max_bad_steps
         self._pending: _Pending | None = None
         self._results: list[StepResult] = []
 
-    def judge(self, step: int, reports: Tensor, norm: Tensor, wait: bool) -> Tensor | bool:
+    def check(self, step: int, reports: Tensor, norm: Tensor, wait: bool) -> Tensor | bool:
         """Return whether a step is finite; without `wait`, as () int32 on its device (1: finite).
 
         reports (ranks, 2): loss and request of each rank. Raises Diverged.
         """
-        self.read()  # the step before, if nobody waited for it
+        self.read()  # the step before, if its result was not read yet
         self._pending = _Pending(step, reports, norm)
         return self.read() if wait else self._pending.good
 
@@ -95,7 +95,7 @@ class FiniteCheck:
 
     @property
     def request(self) -> Request:
-        """The highest request among the results that were not taken yet."""
+        """Return the highest request among the results that were not taken yet."""
         return max((result.request for result in self._results), default=Request.NONE)
 
     def take_results(self) -> list[StepResult]:

@@ -1,6 +1,6 @@
-"""What a step reads: its batches, and all that word ids alone decide, made by the loader's processes.
+"""The inputs of a step: its batches, and all that depends on word ids alone, made by the loader's processes.
 
-So every size is known on the CPU before a GPU has the words: the CPU never waits for a GPU to learn one.
+The CPU knows every size before the batch reaches the GPU, and never waits for the GPU to learn one.
 """
 
 import zlib
@@ -24,15 +24,17 @@ _CANDIDATE_SITE = 1  # keeps the candidates' random numbers apart from those of 
 
 @dataclass
 class GroupInputs:
-    """One lane group's part. lengths (U,): characters of its unique words, on the CPU. places: None for the full
-    softmax."""
+    """The part of one lane group. lengths (U,): characters of its unique words, on the CPU.
+
+    places: None for the full softmax.
+    """
 
     batch: Batch
     lengths: Tensor
     places: Places | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel between processes as bytes, like Batch."""
+        """Pickle the tensors as NumPy arrays, like Batch."""
         places = None if self.places is None else [t.numpy() for t in self.places]
         return _group_of, (self.batch, self.lengths.numpy(), places)
 
@@ -41,7 +43,7 @@ class GroupInputs:
         return GroupInputs(self.batch.pin_memory(), self.lengths, places)
 
     def to(self, device: torch.device) -> "GroupInputs":
-        """Start the copy to the device, in its turn: with pinned memory nobody waits for it."""
+        """Start the copy to the device; from pinned memory the CPU does not wait for it."""
         places = None if self.places is None else Places(*(t.to(device, non_blocking=True) for t in self.places))
         return GroupInputs(self.batch.to(device), self.lengths, places)
 
@@ -53,9 +55,9 @@ def _group_of(batch: Batch, lengths: np.ndarray, places: list[np.ndarray] | None
 
 @dataclass
 class StepInputs:
-    """A step of one rank. candidates: the same on all ranks and in all groups; None for the full softmax.
+    """The inputs of a step on one rank. candidates: the same on all ranks; None for the full softmax.
 
-    check (1,) int32: a checksum of what all ranks must have in common, the step's number and its candidates.
+    check (1,) int32: a checksum of the step's number and candidates, which must be the same on all ranks.
     """
 
     step: int
@@ -86,7 +88,7 @@ def _step_of(
 
 
 def step_inputs(batches: Sequence[Batch], candidates: Candidates | None) -> StepInputs:
-    """Return the inputs of the step that `batches`, one for each lane group, belong to; all on the CPU."""
+    """Return the inputs of a step on the CPU. batches: one for each lane group."""
     groups = []
     for batch in batches:
         places = None if candidates is None else find_places(candidates.ids, batch.targets.flatten(1))
@@ -105,9 +107,9 @@ def _checksum(step: int, candidates: Candidates | None) -> int:
 
 
 class Preparation:
-    """Makes a step's inputs of its batches: a pure function of them, in whatever process.
+    """Make a step's inputs from its batches: a pure function, in any process.
 
-    Raises ConfigError if more candidates are wanted than there are words.
+    Raises ConfigError if there are fewer words than candidates.
     """
 
     def __init__(self, config: PretrainConfig, vocab_size: int) -> None:
@@ -120,7 +122,7 @@ class Preparation:
         return step_inputs([self._with_cold_starts(batch) for batch in batches], self._candidates(batches[0].step))
 
     def _with_cold_starts(self, batch: Batch) -> Batch:
-        """Add the lanes that data.cold_start_share falls on to those that the batch starts cold."""
+        """Start those lanes cold too that data.cold_start_share selects."""
         if not self._cold_share:
             return batch
         lanes = range(batch.first_lane, batch.first_lane + batch.index.shape[2])
@@ -128,7 +130,7 @@ class Preparation:
         return replace(batch, cold=cold if batch.cold is None else batch.cold | cold)
 
     def _candidates(self, step: int) -> Candidates | None:
-        """Draw candidates from (seed, step): the same on all ranks."""
+        """Return candidates drawn from (seed, step), the same on all ranks; None for the full softmax."""
         if self._sampler is None:
             return None
         draws = [self._sampler.draw(self._seed, _CANDIDATE_SITE, step, s) for s in range(self._sets)]

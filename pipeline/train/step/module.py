@@ -29,8 +29,8 @@ from pipeline.train.step.state import TrainingState
 class StepEnd:
     """All that callbacks may read of a step that has ended.
 
-    step: steps done. results: of the steps that became known in this one; on a GPU mostly the step before. A step at
-    which something is logged or saved is always known at its own end. request: the highest request of any rank.
+    step: steps done. results: of the steps whose results arrived in this step; on a GPU usually the step before. The
+    result of a step that is logged or saved always arrives in that step. request: the highest request of any rank.
     """
 
     step: int
@@ -40,20 +40,20 @@ class StepEnd:
 
 
 class BiLMModule(pl.LightningModule):
-    """Trains a BiLM on `StepInputs`: a step is one window of all lanes, computed in `config.lane_groups` groups."""
+    """Train a BiLM on `StepInputs`. A step is one window of all lanes, computed in `config.lane_groups` groups."""
 
     def __init__(
         self, config: PretrainConfig, bilm: BiLM, state: TrainingState, freeze: Freeze | None = None,
         stop_requests: StopRequests | None = None, norms: StepNorms | None = None,
     ) -> None:  # fmt: skip
-        """norms: watches the updates of some steps, on rank 0."""
+        """norms: computed in some steps, on rank 0 only."""
         super().__init__()
         self.automatic_optimization = False
         self.config, self.bilm, self.state, self.frozen = config, bilm, state, freeze or Freeze()
         self.stop_requests, self.norms = stop_requests or StopRequests(), norms
         self.softmax_gradient = SoftmaxGradient(bilm.softmax)
         self.finite_check = FiniteCheck(state, config.train.max_bad_steps)
-        self.optimizer_state: dict[str, Any] | None = None  # of a checkpoint, until the optimizer is made
+        self.optimizer_state: dict[str, Any] | None = None  # from a checkpoint, until the optimizer is built
         self.ended: StepEnd | None = None
         # DDP would all-reduce the whole table; SoftmaxGradient exchanges its touched rows instead.
         self._ddp_params_and_buffers_to_ignore = ["bilm.softmax.weight", "bilm.softmax.bias"]
@@ -68,10 +68,10 @@ class BiLMModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         for parameter in self.bilm.softmax.parameters():  # DDP broadcasts the others
             broadcast_(parameter.data)
-        # Otherwise the parts of a long sum, as over 4 * 4096 gates, would be added up in bf16.
+        # Otherwise long sums, for example over 4 * 4096 gates, would accumulate in bf16.
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         for layer in self.bilm.layers:
-            cast(LSTMP, layer).one_window_at_a_time = True  # on a GPU its buffers stay, and its steps are replayed
+            cast(LSTMP, layer).one_window_at_a_time = True  # on a GPU: keep its buffers and replay its graphs
         exchanged = torch.bfloat16 if self.config.train.exchanges_bfloat16 else torch.float32
         self.softmax_gradient.connect(new_group(), exchanged)
 
@@ -94,15 +94,15 @@ class BiLMModule(pl.LightningModule):
             if is_last:
                 self.softmax_gradient.send_during_backward(report)
             with nullcontext() if is_last else self._without_exchange():
-                # Times the window's length as in bilm-tf (training.py:709-712).
+                # bilm-tf multiplies the loss by the window's length (training.py:709-712).
                 self.manual_backward(loss * self.config.data.window / len(inputs.groups))
-        reports = self.softmax_gradient.receive(report)  # of all ranks, so that they come to the same results
+        reports = self.softmax_gradient.receive(report)  # of all ranks, which therefore get the same results
 
         self.frozen.drop_gradients(self.bilm, state.step)
         norm = clip_global_norm_(list(self.bilm.parameters()), self.config.optimizer.clip_norm)
-        good = self.finite_check.judge(state.step, reports, norm, wait=self._must_know_before_update(state.step + 1))
+        good = self.finite_check.check(state.step, reports, norm, wait=self._must_know_before_update(state.step + 1))
         if good is False:
-            optimizer.zero_grad(set_to_none=True)  # without gradients an update changes nothing
+            optimizer.zero_grad(set_to_none=True)  # an update without gradients changes nothing
         state.lstm = finite_states(state.lstm, good)
 
         optimizer.schedule(lr_factor(self.config.optimizer, state.step, state.total_steps))
@@ -115,7 +115,7 @@ class BiLMModule(pl.LightningModule):
         self._end_step(optimizer)
 
     def _loss(self, group: int, inputs: StepInputs) -> Tensor:
-        """Return the mean loss () of a lane group, in nats; its LSTM states become those after this window."""
+        """Return the mean loss () of a lane group, in nats, and keep its LSTM states after this window."""
         mine, candidates, device_type = inputs.groups[group], inputs.candidates, self.bilm.device.type
         batch = mine.batch
         key = DropoutKey(self.config.run.seed, batch.step, batch.first_lane)
@@ -132,7 +132,7 @@ class BiLMModule(pl.LightningModule):
             return softmax.sampled_loss(y.flatten(1, 2), targets, candidates, rows).mean()
 
     def _states_before(self, group: int, batch: Batch) -> States:
-        """Return the LSTM states that a lane group starts the window with; lanes that start cold have zeros."""
+        """Return the LSTM states at the start of the window, zeros for lanes that start cold."""
         states = self.state.lstm[group]
         if states is None or batch.resets_state:
             return self.bilm.initial_states(batch.index.shape[2])
@@ -142,17 +142,17 @@ class BiLMModule(pl.LightningModule):
         return [LSTMPState(state.h.masked_fill(mask, 0.0), state.c.masked_fill(mask, 0.0)) for state in states]
 
     def _without_exchange(self) -> AbstractContextManager[Any]:
-        """Inside, DDP adds up gradients on this rank only: they are exchanged once a step."""
+        """Return a context in which DDP accumulates gradients on this rank and does not exchange them."""
         strategy = self.trainer.strategy
         return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 
     def _must_know_before_update(self, step: int) -> bool:
-        """Whether the CPU has to know the result first: only kernels can ask on the device, and norms need it."""
+        """Return whether the CPU needs the result before the update: for norms, and if the device has no kernels."""
         every = self.config.train.norms_every_steps
         return not uses_kernels(self.bilm.softmax.weight) or (every is not None and step % every == 0)
 
     def _end_step(self, optimizer: RowOptimizer) -> None:
-        """Make the StepEnd. What is logged or saved with this step must count it."""
+        """Make the StepEnd; read this step's result first if the step is logged or saved."""
         config, step = self.config, self.state.step
         intervals = (config.train.log_every_steps, config.train.validate_every_steps, config.checkpoint.every_steps)
         if self.state.is_over or self.finite_check.request or any(step % every == 0 for every in intervals):
@@ -162,9 +162,9 @@ class BiLMModule(pl.LightningModule):
 
 
 def finite_states(groups: list[States | None], good: Tensor | bool) -> list[States | None]:
-    """Return the LSTM states after a step: those of a good step as they are; of a bad one, zeros where not finite.
+    """Return the LSTM states after a step; after a bad step, with zeros in place of values that are not finite.
 
-    good: known, or () int32 on the device.
+    good: a bool, or () int32 on the device.
     """
     if good is True:
         return groups

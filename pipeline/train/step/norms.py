@@ -1,11 +1,12 @@
 """Norms of gradients, weights and updates by parameter group, and histograms of gates and layers, of one step.
 
-bilm-tf's norm_pre_clip, norm_post_clip and UPDATE (training.py:572-603, 926-967), by group instead of by variable.
-Of the softmax only the rows that the step touches count, as there.
+These are bilm-tf's norm_pre_clip, norm_post_clip and UPDATE (training.py:572-603, 926-967), by group instead of by
+variable. Only the touched rows of the softmax count, as in bilm-tf.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,13 +17,13 @@ from pipeline.model.lstmp import LSTMP, LSTMPState, input_gates
 
 Histogram = tuple[np.ndarray, np.ndarray]  # counts, and the edges between them
 
-_HISTOGRAM_LANES = 8  # of a batch: a sample is enough, and the gates of all lanes would be large
+_HISTOGRAM_LANES = 8  # a sample of the batch: the gates of all lanes would be large
 _BINS = 32
-_TINY = 1e-7  # bilm-tf's, so that a weight of zeros has a ratio
+_TINY = 1e-7  # as in bilm-tf, for the ratio of a weight of zeros
 
 
 class StepNorms:
-    """Looks at a model in the steps that it is told to; holds a copy of its weights for the length of an update."""
+    """Compute norms and histograms every `every_steps` steps; keep a copy of the weights during an update."""
 
     def __init__(self, bilm: BiLM, clip_norm: float | None, every_steps: int) -> None:
         self._bilm, self._clip_norm, self._every = bilm, clip_norm, every_steps
@@ -33,22 +34,22 @@ class StepNorms:
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     def is_due(self, step: int) -> bool:
-        """Whether the step that ends as number `step` is looked at."""
+        """Return whether norms are computed in the step that ends as number `step`."""
         return step % self._every == 0
 
     def watch_layers(self, step: int) -> None:
-        """If the step that ends as number `step` is looked at, its first forward pass leaves histograms."""
+        """Record histograms in the first forward pass, if norms are computed in the step that ends as number `step`."""
         if not self.is_due(step):
             return
         self._histograms = {}
         self._hooks = [
-            layer.register_forward_hook(lambda layer, inputs, outputs, depth=depth: self._look(depth, inputs, outputs))
-            for depth, layer in enumerate(self._bilm.layers)
+            layer.register_forward_hook(partial(self._observe, depth)) for depth, layer in enumerate(self._bilm.layers)
         ]
 
-    def _look(self, depth: int, inputs: tuple[Tensor, LSTMPState], outputs: tuple[Tensor, LSTMPState]) -> None:
+    def _observe(
+        self, depth: int, layer: torch.nn.Module, inputs: tuple[Tensor, LSTMPState], outputs: tuple[Tensor, LSTMPState]
+    ) -> None:
         self._hooks[depth].remove()
-        layer = self._bilm.layers[depth]
         assert isinstance(layer, LSTMP)
         with torch.no_grad(), torch.autocast(inputs[0].device.type, enabled=False):
             x, y = (t[:, :, :_HISTOGRAM_LANES].float() for t in (inputs[0], outputs[0]))
@@ -63,7 +64,7 @@ class StepNorms:
                 self._histograms[f"gates/{depth + 1}.{gate}"] = _histogram(values, 0.0, 1.0)
 
     def before_update(self, step: int, norm_before_clip: Tensor) -> None:
-        """Note the clipped gradients, and the weights before they change. A dropped step has no gradients."""
+        """Keep the clipped gradients' squares, and the weights before the update. A dropped step has no gradients."""
         self._before, self._squares = {}, {}
         if not self.is_due(step):
             return
@@ -78,21 +79,22 @@ class StepNorms:
             self._squares[name] = dict(_squares(name, "grad", grad)) | dict(_squares(name, "weight", weight))
 
     def after_update(self) -> None:
+        """Compute the squares of the update."""
         for name, (rows, old) in self._before.items():
             new = self._bilm.get_parameter(name).detach()
             self._squares[name] |= dict(_squares(name, "update", (new if rows is None else new[rows]) - old))
         self._before = {}
 
     def take(self) -> tuple[dict[str, float], dict[str, Histogram]]:
-        """Metrics and histograms of the step, once."""
+        """Return the metrics and histograms of the step, and forget them."""
         metrics = self._metrics() if self._squares else {}
         histograms, self._squares, self._histograms = self._histograms, {}, {}
         return metrics, histograms
 
     def _metrics(self) -> dict[str, float]:
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
-        for of_parameter in self._squares.values():
-            for key, value in of_parameter.items():
+        for squares in self._squares.values():
+            for key, value in squares.items():
                 sums[key] = sums[key] + value.cpu()
         norms = {key: float(value) ** 0.5 for key, value in sums.items()}
         clip = min(1.0, self._clip_norm / self._norm_before_clip) if self._clip_norm and self._norm_before_clip else 1.0
@@ -107,7 +109,7 @@ class StepNorms:
 
 
 def _squares(name: str, what: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Sums of squares by parameter group; both directions of an LSTM layer lie in one tensor."""
+    """Yield sums of squares by parameter group; one tensor holds both directions of an LSTM layer."""
     parts = name.split(".")
     if parts[0] == "layers":
         for d, direction in enumerate(("forward", "backward")):
@@ -118,9 +120,10 @@ def _squares(name: str, what: str, tensor: Tensor) -> Iterator[tuple[str, Tensor
 
 
 def gate_values(layer: LSTMP, x: Tensor, h0: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """Activations of the input, forget and output gates over a window, from what the layer read and gave.
+    """Return the activations of the input, forget and output gates over a window.
 
-    x (2, T, B, D) and y (2, T, B, P), its input and output; h0 (2, B, P): y is h, so each step's h before is known.
+    x (2, T, B, D) and y (2, T, B, P): input and output of the layer; h0 (2, B, P): h before the window. y is h, so h
+    before each token is known.
     """
     h = torch.cat([h0.unsqueeze(1), y[:, :-1]], dim=1)
     gates = input_gates(x, layer.weight_input.float(), layer.bias, x.dtype)
@@ -130,7 +133,7 @@ def gate_values(layer: LSTMP, x: Tensor, h0: Tensor, y: Tensor) -> dict[str, Ten
 
 
 def _histogram(values: Tensor, low: float | None = None, high: float | None = None) -> Histogram:
-    """Of what is finite: a step with a loss that is not is dropped later, and no reason to stop here."""
+    """Return the histogram of the finite values; a step whose loss is not finite is dropped later."""
     values = values[values.isfinite()]
     low = (float(values.min()) if values.numel() else 0.0) if low is None else low
     high = (float(values.max()) if values.numel() else 0.0) if high is None else high

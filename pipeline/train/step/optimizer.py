@@ -1,6 +1,6 @@
-"""Adagrad and Adam whose step costs the touched rows of the softmax, and one gradient norm over everything.
+"""Adagrad and Adam that update only the touched rows of the softmax, and one gradient norm over all parameters.
 
-A group of parameters goes by the rule that it names; its `rate` times the schedule is its learning rate.
+Each group of parameters names its rule, and its learning rate is its `rate` times the schedule.
 """
 
 import math
@@ -19,16 +19,16 @@ State = dict[str, Any]
 
 
 class RowOptimizer(Optimizer):
-    """Updates dense gradients whole, and of sparse (coalesced) ones only the rows they hold."""
+    """Update all of a parameter for a dense gradient, and only the gradient's rows for a sparse (coalesced) one."""
 
     def __init__(self, groups: list[Group]) -> None:
         super().__init__(groups, {})
 
     @torch.no_grad()
     def step(self, closure: None = None, good: Tensor | None = None) -> None:  # type: ignore[override]
-        """Update the parameters. good () int32 on the device: where it is 0 at its turn, nothing changes.
+        """Update the parameters. good () int32 on the device: if it is 0, the kernels change nothing.
 
-        None: the step is known to be good. Only kernels can ask for `good`: elsewhere the CPU has waited for it.
+        None: the CPU knows that the step is good. Only kernels can read `good` on the device.
         """
         assert closure is None, "gradients are computed before a step"
         for group in self.param_groups:
@@ -41,14 +41,14 @@ class RowOptimizer(Optimizer):
                     update(parameter, parameter.grad, state, group, good)
 
     def schedule(self, factor: float) -> None:
-        """The next step's learning rates are this share of each group's rate."""
+        """Set each group's learning rate to its rate times `factor`."""
         for group in self.param_groups:
             group["lr"] = group["rate"] * factor
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Sums and moments are those that were saved; rates and the like stay as they were set here.
+        """Load the saved sums and moments; keep the rates and other settings of this optimizer.
 
-        Raises ValueError where the saved state is not one that these rules keep.
+        Raises ValueError if these rules cannot have saved the state.
         """
         settings = [{name: value for name, value in group.items() if name != "params"} for group in self.param_groups]
         super().load_state_dict(state_dict)
@@ -59,13 +59,13 @@ class RowOptimizer(Optimizer):
 
 
 def adagrad(params: Iterable[Tensor], rate: float, initial_accumulator: float) -> Group:
-    """TF's Adagrad: accumulator += g^2, w -= lr * g / sqrt(accumulator), without an epsilon (training.py:903-906)."""
+    """Return a group for TF's Adagrad: accumulator += g^2, w -= lr * g / sqrt(accumulator) (training.py:903-906)."""
     return {"params": list(params), "rule": "adagrad", "rate": rate, "lr": rate,
             "initial_accumulator": initial_accumulator}  # fmt: skip
 
 
 def adam(params: Iterable[Tensor], rate: float, beta1: float, beta2: float, eps: float) -> Group:
-    """Adam; in sparse gradients the moments of absent rows rest, as in torch.optim.SparseAdam."""
+    """Return a group for Adam; a sparse gradient leaves the moments of other rows as in torch.optim.SparseAdam."""
     return {"params": list(params), "rule": "adam", "rate": rate, "lr": rate, "beta1": beta1, "beta2": beta2,
             "eps": eps}  # fmt: skip
 
@@ -89,7 +89,7 @@ def _update_by_adagrad(parameter: Tensor, grad: Tensor, state: State, group: Gro
         return
     sums = accumulator[rows].addcmul_(values, values)
     accumulator[rows] = sums
-    # The dense formula on the rows, to the bit.
+    # Bit for bit the dense formula, on the rows.
     parameter.index_copy_(0, rows, parameter[rows].addcdiv_(values, sums.sqrt_(), value=-group["lr"]))
 
 
@@ -131,7 +131,7 @@ _RULES: dict[str, _Rule] = {
 
 
 def _check_state(parameter: Tensor, state: State, group: Group) -> None:
-    """Raise ValueError where the state of a parameter that was updated is not what its rule keeps."""
+    """Raise ValueError if the state of an updated parameter differs from what its rule keeps."""
     kept = _RULES[group["rule"]][0](torch.empty_like(parameter, device="meta"), group)
     want = {name: tuple(tensor.shape) for name, tensor in kept.items()}
     found = {name: tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__ for name, v in state.items()}
@@ -140,7 +140,7 @@ def _check_state(parameter: Tensor, state: State, group: Group) -> None:
 
 
 def _rows(grad: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Which rows a gradient is of, all if None, and its values."""
+    """Return the row numbers of a gradient, None if it is dense, and its values."""
     if not grad.is_sparse:
         return None, grad
     assert grad.is_coalesced(), "a row that stands twice would be updated from the same old accumulator twice"
@@ -148,21 +148,21 @@ def _rows(grad: Tensor) -> tuple[Tensor | None, Tensor]:
 
 
 def build_optimizer(config: OptimizerConfig, params: Iterable[Tensor], softmax: Iterable[Tensor] = ()) -> RowOptimizer:
-    """One for all parameters; those of the softmax, among them, may go by a rule of their own."""
-    of_softmax = {id(parameter) for parameter in softmax}
+    """Return an optimizer for all parameters. softmax: those of `params` that may have a rule of their own."""
+    softmax_ids = {id(parameter) for parameter in softmax}
     every = list(params)
     if config.name == "adagrad":
         return RowOptimizer([adagrad(every, config.lr, config.initial_accumulator)])
     moments = config.beta1, config.beta2, config.eps
     if config.name == "adam":
         return RowOptimizer([adam(every, config.lr, *moments)])
-    rest, table = ([p for p in every if (id(p) in of_softmax) == is_of_softmax] for is_of_softmax in (False, True))
+    rest, table = ([p for p in every if (id(p) in softmax_ids) == is_softmax] for is_softmax in (False, True))
     groups = [adam(rest, config.lr, *moments), adagrad(table, config.softmax_lr, config.initial_accumulator)]
     return RowOptimizer([group for group in groups if group["params"]])
 
 
 def lr_factor(config: OptimizerConfig, step: int, total_steps: int) -> float:
-    """The share of its rate that a step learns at: a pure function, so that no schedule has to be saved or restored."""
+    """Return the factor of the learning rate in a step: a pure function, so that no schedule needs saving."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
@@ -172,9 +172,9 @@ def lr_factor(config: OptimizerConfig, step: int, total_steps: int) -> float:
 
 
 def clip_global_norm_(params: Sequence[Tensor], bound: float | None) -> Tensor:
-    """Scale all gradients, dense and sparse, so that their one norm is at most bound; returns the norm before.
+    """Scale all gradients, dense and sparse, so that their global norm is at most bound; return the norm before.
 
-    TF's clip_by_global_norm over all variables, as in bilm-tf training.py:926-952.
+    Same as TF's clip_by_global_norm over all variables, as in bilm-tf training.py:926-952.
     """
     values = [p.grad._values() if p.grad.is_sparse else p.grad for p in params if p.grad is not None]
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values)))

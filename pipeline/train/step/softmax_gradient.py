@@ -1,4 +1,4 @@
-"""The softmax's gradient as rows: gathered over lane groups, summed over ranks, never as large as the table."""
+"""The softmax's gradient as rows: collected over lane groups and averaged over ranks, without the whole table."""
 
 from dataclasses import dataclass
 
@@ -20,9 +20,9 @@ from pipeline.train.step.collectives import (
 
 @dataclass
 class _Exchange:
-    """The rows of a step on their way: ids (R,), one buffer of weights (R, P) and biases (R,).
+    """An exchange of a step's rows under way: ids (R,), one buffer of weights (R, P) and biases (R,).
 
-    reports (ranks, n): what each rank tells the others.
+    reports (ranks, n): the report of each rank.
     """
 
     ids: Tensor
@@ -50,19 +50,19 @@ class _Exchange:
 
 
 class SoftmaxGradient:
-    """Collects the touched rows of a step and gives their mean over ranks to the table as a sparse gradient.
+    """Collect the touched rows of a step, and set their mean over ranks as the table's sparse gradient.
 
-    Candidates are the same everywhere, so ranks exchange only their targets, and a checksum, during the forward pass.
-    The union's rows travel in one dense buffer (NCCL has no sparse all-reduce) from the moment that backward has left
-    the softmax, while backward continues through the layers. Bytes grow with the batch, never with the vocabulary.
+    Candidates are the same on all ranks, so ranks exchange only their targets and a checksum in the forward pass. Once
+    backward has left the softmax, ranks all-reduce the rows of the union in one dense buffer (NCCL has no sparse
+    all-reduce), while backward continues through the layers. Traffic grows with the batch, not with the vocabulary.
     """
 
     def __init__(self, softmax: Softmax) -> None:
         self._softmax = softmax
-        self._group: Group | None = None  # of its own: DDP's buckets are reduced at the same time
+        self._group: Group | None = None  # another group than DDP's: both all-reduce at the same time
         self._dtype = softmax.weight.dtype
         self._collected: list[Rows] = []
-        self._targets: list[tuple[Tensor, Pending]] = []  # of all ranks, after a checksum of each
+        self._targets: list[tuple[Tensor, Pending]] = []  # of all ranks; before the targets of a rank, its checksum
         self._exchange: _Exchange | None = None
 
     def connect(self, group: Group | None, dtype: torch.dtype) -> None:
@@ -70,9 +70,9 @@ class SoftmaxGradient:
         self._group, self._dtype = group, dtype
 
     def collect(self, rows: Rows, targets: Tensor, check: Tensor) -> None:
-        """Add a lane group's rows, and the targets that are among them; every rank has equally many targets.
+        """Add a lane group's rows and its targets; every rank has the same number of targets.
 
-        check (1,) int32: a checksum that has to be the same on all ranks.
+        check (1,) int32: a checksum that must be the same on all ranks.
         """
         self._collected.append(rows)
         if world_size() > 1:
@@ -80,21 +80,21 @@ class SoftmaxGradient:
             self._targets.append(start_all_gather(mine, self._group))
 
     def send_during_backward(self, report: Tensor) -> None:
-        """Start the exchange once the last lane group's backward has left the softmax.
+        """Start the exchange once the backward pass of the last lane group has left the softmax.
 
-        Call it once all lane groups are collected, before the last one's backward. report (n,): is gathered too.
+        Call it after all lane groups are collected, before backward of the last one. report (n,): to gather too.
         """
         if not self._collected:  # full softmax: `receive` reduces the dense gradient
             return
         waiting = [self._collected[-1].weight, self._collected[-1].bias]
 
-        def one_more(leaf: Tensor) -> None:
+        def count_down(leaf: Tensor) -> None:
             waiting.pop()
             if not waiting:
                 self._start(report)
 
         for leaf in list(waiting):
-            leaf.register_post_accumulate_grad_hook(one_more)
+            leaf.register_post_accumulate_grad_hook(count_down)
 
     def _start(self, report: Tensor) -> None:
         ids = self._union()
@@ -113,24 +113,24 @@ class SoftmaxGradient:
         self._collected.clear()
 
     def _union(self) -> Tensor:
-        """Return the ids (R,), rising, of the rows that any rank touched in the step.
+        """Return the sorted ids (R,) of the rows that any rank touched in the step.
 
-        Raises RanksDiffer before buffers of different lengths would be summed, which would never end.
+        Raises RanksDiffer, because an all-reduce of buffers of different lengths would hang.
         """
         parts, checks = [rows.ids for rows in self._collected], []
         for gathered, pending in self._targets:
             pending.wait()
-            of_ranks = gathered.view(world_size(), -1)
-            checks.append(of_ranks[:, 0])
-            parts.append(of_ranks[:, 1:].flatten().long())
+            by_rank = gathered.view(world_size(), -1)
+            checks.append(by_rank[:, 0])
+            parts.append(by_rank[:, 1:].flatten().long())
         self._targets.clear()
         ids = parts[0] if len(parts) == 1 else torch.unique(torch.cat(parts))
-        for check in checks:  # now, as a GPU was waited for to learn how many ids there are
+        for check in checks:  # only now: torch.unique has waited for a GPU anyway
             require_same(check.tolist(), "candidates")
         return ids
 
     def receive(self, report: Tensor) -> Tensor:
-        """Set the table's gradients, means over ranks. Return the reports (ranks, n) of all ranks."""
+        """Set the table's gradients to their means over ranks. Return the reports (ranks, n) of all ranks."""
         if self._exchange is None:
             return self._reduce_dense(report)
         rows, self._exchange = self._exchange, None
@@ -140,7 +140,7 @@ class SoftmaxGradient:
         return rows.reports
 
     def _reduce_dense(self, report: Tensor) -> Tensor:
-        """Under the full softmax every word is touched: the table's gradient is dense."""
+        """Average the dense gradients of the full softmax over ranks, and gather the reports."""
         for parameter in self._softmax.parameters():
             assert parameter.grad is not None
             mean_over_ranks_(parameter.grad)

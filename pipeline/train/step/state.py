@@ -1,4 +1,4 @@
-"""What changes from step to step besides weights and the optimizer's sums. A checkpoint holds all of it."""
+"""The training state besides weights and the optimizer's sums. A checkpoint holds all of it."""
 
 from dataclasses import dataclass, field
 
@@ -7,10 +7,10 @@ from pipeline.model.bilm import States
 
 @dataclass
 class TrainingState:
-    """Each field has one writer: the module, but for `validations`, which the Validation callback appends to.
+    """The module writes each field except `validations`, to which the Validation callback appends.
 
-    lstm: LSTM states of this rank's lane groups; None before a first step. step: steps done, dropped ones included,
-    as their tokens are spent. validations: (step, held-out perplexity) of each validation that was due.
+    lstm: LSTM states of this rank's lane groups; None before the first step. step: steps done, dropped steps included.
+    validations: (step, held-out perplexity) of each validation at an interval.
     """
 
     total_steps: int
@@ -23,11 +23,12 @@ class TrainingState:
 
     @property
     def is_over(self) -> bool:
-        """Whether all steps are done, or the held-out perplexity has stopped falling (train.patience)."""
+        """Return whether all steps are done, or the held-out perplexity has stopped falling (train.patience)."""
         return self.step >= self.total_steps or self.stopped_early
 
     @property
     def stopped_early(self) -> bool:
+        """Return whether held-out perplexity has not fallen for `patience` validations."""
         if self.patience is None or not self.validations:
             return False
         perplexities = [perplexity for _, perplexity in self.validations]

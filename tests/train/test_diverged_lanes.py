@@ -1,4 +1,4 @@
-"""Readings of a lane that do worse than uniform guesses, where most do not, are counted and said."""
+"""Evaluation lanes that do worse than uniform guessing, while most do not, are counted and reported."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ A_LANE = [12] * 10  # words of its sentences
 
 
 def bilm(loud_from: int, loud_to: int) -> BiLM:
-    """It foretells the words [loud_from, loud_to) whatever it reads."""
+    """Return a model that always predicts the words [loud_from, loud_to)."""
     torch.manual_seed(0)
     config = ModelConfig(
         filters=[[1, 4]], num_highway=0, lstm_dim=4, projection_dim=4, max_characters=MAX_CHARACTERS, num_layers=1
@@ -29,7 +29,7 @@ def bilm(loud_from: int, loud_to: int) -> BiLM:
 
 
 def perplexity(model: BiLM, corpus: Corpus) -> Perplexity:
-    config = EvaluateConfig(lanes=LANES, lanes_at_once=3)  # the lanes of one reading are not all computed together
+    config = EvaluateConfig(lanes=LANES, lanes_at_once=3)  # the lanes are not all computed together
     windows = evaluation_windows(corpus, corpus.maker(VOCABULARY), config)  # type: ignore[arg-type]
     return held_out_perplexity(model, windows, config, torch.device("cpu"))
 
@@ -42,25 +42,25 @@ def corpus() -> Corpus:
     return made
 
 
-def test_a_lane_that_runs_away_is_counted_in_both_directions(corpus):
+def test_a_lane_that_diverges_is_counted_in_both_directions(corpus):
     found = perplexity(bilm(0, 10), corpus)
-    assert found.runaways == 2
-    assert found.warning.startswith("2 of 8 evaluation lanes did worse than uniform guessing")
+    assert found.diverged_lanes == 2
+    assert found.warning.startswith("2 of 8 evaluation lanes did worse")
 
 
-def test_none_does_where_all_are_guessed_alike(corpus):
+def test_no_lane_diverges_where_all_do_equally_well(corpus):
     found = perplexity(bilm(0, VOCABULARY), corpus)
     assert found.both == pytest.approx(VOCABULARY)
-    assert (found.runaways, found.warning) == (0, "")
+    assert (found.diverged_lanes, found.warning) == (0, "")
 
 
-def test_a_model_that_is_bad_everywhere_has_not_run_away(corpus):
+def test_a_model_that_is_bad_everywhere_has_not_diverged(corpus):
     found = perplexity(bilm(10, 12), corpus)
     assert found.both > VOCABULARY
-    assert found.runaways == 0
+    assert found.diverged_lanes == 0
 
 
-def test_a_lane_of_few_tokens_says_nothing():
+def test_a_lane_of_few_tokens_is_not_counted():
     corpus = Corpus([[[12] * 2] * LANES], types=7)
     corpus.chunks[2][:] = np.where(corpus.chunks[2] >= 3, 11, EOS_ID)
-    assert perplexity(bilm(0, 10), corpus).runaways == 0
+    assert perplexity(bilm(0, 10), corpus).diverged_lanes == 0
