@@ -18,7 +18,7 @@ from pipeline.config.finetune import FinetuneConfig, in_full
 from pipeline.config.help import EXIT_USER_ERROR, Command, describe, overview, run, show
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig, require
-from pipeline.config.terminal import make_warnings_printable, say
+from pipeline.config.terminal import make_warnings_printable, print_text
 from pipeline.config.watch import CompareConfig, DashboardConfig, PlotConfig, StatusConfig, SyncConfig
 from pipeline.process import set_defaults_of_libraries
 from pipeline.train.cluster import signals
@@ -48,10 +48,10 @@ def prep(arguments: list[str]) -> int:
         max_sentence_words=config.max_sentence_words, shard_tokens=config.shard_tokens, overwrite=config.overwrite,
         step=config.step or None, task=config.task, tasks=config.tasks,  # type: ignore[arg-type]
     )  # fmt: skip
-    say(summary)
+    print_text(summary)
     if summary.pending:
         return 0
-    say(f"\nNext: elmo pretrain configs/small.yaml data.path={config.output} run.dir=runs/first")
+    print_text(f"\nNext: elmo pretrain configs/small.yaml data.path={config.output} run.dir=runs/first")
     return 0
 
 
@@ -61,10 +61,10 @@ def _inspect(arguments: list[str]) -> int:
     from data_prep.dataset.verify import describe, verify
 
     if arguments[0] == "info":
-        say(describe(arguments[1]))
+        print_text(describe(arguments[1]))
         return 0
     report = verify(arguments[1])
-    say(report)
+    print_text(report)
     return 1 if report.faults else 0
 
 
@@ -96,7 +96,7 @@ def _train(command: str, train: Callable[[], "Outcome"], arguments: list[str], c
     except (Failed, TakenOver) as error:
         if isinstance(error, Failed) and error.is_everywhere and global_rank(config.train) != 0:
             return 0  # rank 0 prints the error; with another code here, Lightning might kill rank 0 before that
-        say(f"elmo {command}: {error}", file=sys.stderr)
+        print_text(f"elmo {command}: {error}", file=sys.stderr)
         return 1
     leave()
     if outcome.is_rank_zero:
@@ -110,7 +110,7 @@ def preflight(arguments: list[str]) -> int:
     from pipeline.train.cluster.preflight import preflight as check_node
 
     check = check_node(config)
-    say(check)
+    print_text(check)
     return 1 if check.faults else 0
 
 
@@ -126,7 +126,7 @@ def evaluate(arguments: list[str]) -> int:
 
     result = score(config)
     if result is not None:
-        say(result)
+        print_text(result)
     return 0
 
 
@@ -134,7 +134,7 @@ def export(arguments: list[str]) -> int:
     config = load(ExportConfig, arguments)
     from pipeline.apply.export import export as write
 
-    say(write(config))
+    print_text(write(config))
     return 0
 
 
@@ -142,7 +142,7 @@ def import_weights(arguments: list[str]) -> int:
     config = load(ImportConfig, arguments)
     from pipeline.apply.export import import_weights as read
 
-    say(read(config))
+    print_text(read(config))
     return 0
 
 
@@ -151,10 +151,10 @@ def embed(arguments: list[str]) -> int:
     from pipeline.apply.embed.embed import embed as write
 
     result = write(config)
-    say(result)
+    print_text(result)
     if not result.is_written:
         again = [a for a in arguments if a.partition("=")[0] not in ("task", "tasks", "workers")]
-        say(f"When all tasks have ended: elmo embed {' '.join(again)}")
+        print_text(f"When all tasks have ended: elmo embed {' '.join(again)}")
     return 0
 
 
@@ -162,7 +162,7 @@ def score(arguments: list[str]) -> int:
     config = load(ScoreConfig, arguments)
     from pipeline.apply.score import score as compute
 
-    say(compute(config))
+    print_text(compute(config))
     return 0
 
 
@@ -170,7 +170,7 @@ def neighbors(arguments: list[str]) -> int:
     config = load(NeighborsConfig, arguments)
     from pipeline.apply.embed.neighbors import neighbors as find
 
-    say(find(config))
+    print_text(find(config))
     return 0
 
 
@@ -186,7 +186,7 @@ def plot(arguments: list[str]) -> int:
     config = _load_with_runs(PlotConfig, arguments)
     from pipeline.apply.watch.plot import main as draw
 
-    say(draw(config))
+    print_text(draw(config))
     return 0
 
 
@@ -194,7 +194,7 @@ def compare(arguments: list[str]) -> int:
     config = _load_with_runs(CompareConfig, arguments)
     from pipeline.apply.watch.compare import main as put_side_by_side
 
-    say(put_side_by_side(config))
+    print_text(put_side_by_side(config))
     return 0
 
 
@@ -202,7 +202,7 @@ def sync(arguments: list[str]) -> int:
     config = _load_with_runs(SyncConfig, arguments)
     from pipeline.apply.watch.wandb_sync import sync as upload
 
-    say(upload(config))
+    print_text(upload(config))
     return 0
 
 
@@ -210,7 +210,7 @@ def dashboard(arguments: list[str]) -> int:
     config = load(DashboardConfig, arguments)
     from pipeline.apply.watch.dashboard import main as make
 
-    say(make(config))
+    print_text(make(config))
     return 0
 
 
@@ -269,11 +269,11 @@ def main(arguments: list[str] | None = None) -> int:
         show(overview(COMMANDS))
         return 0
     if arguments[0] == "--version":
-        say(f"elmo-pipeline {__version__}")
+        print_text(f"elmo-pipeline {__version__}")
         return 0
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
-        say(f"elmo: no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        print_text(f"elmo: no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return EXIT_USER_ERROR
     if any(a in ("-h", "--help") for a in rest):
         show(describe(name, COMMANDS[name]))

@@ -10,7 +10,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from pipeline.config.load import require_text
-from pipeline.config.terminal import say
+from pipeline.config.terminal import print_text
 
 EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
 _PATH_FAULTS = {
@@ -39,7 +39,7 @@ def run(name: str, command: Command, arguments: list[str]) -> int:
         sentence = _sentence(error)
         if sentence is None:  # a mistake of ours
             raise
-        say(f"elmo {name}: {_LONG_WORD.sub(lambda word: word[1] + '…', sentence)}", sys.stderr)
+        print_text(f"elmo {name}: {_LONG_WORD.sub(lambda word: word[1] + '…', sentence)}", sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print(f"elmo {name}: interrupted; run the same command again to resume", file=sys.stderr)

@@ -14,7 +14,7 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def say(text: object, file: TextIO | None = None) -> None:
+def print_text(text: object, file: TextIO | None = None) -> None:
     """Print str(text), made `printable`. file: [default: standard output]."""
     print(printable(str(text)), file=sys.stdout if file is None else file, flush=True)
 

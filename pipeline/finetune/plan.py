@@ -15,7 +15,7 @@ from pipeline.apply.load import Trained, load_trained
 from pipeline.config.finetune import FinetuneConfig, FinetuneSection, in_full
 from pipeline.config.load import load
 from pipeline.config.schema import ConfigError, DataConfig, SoftmaxConfig, require, to_dict
-from pipeline.config.terminal import say
+from pipeline.config.terminal import print_text
 from pipeline.data.datamodule import choose_vocabulary
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.mixture import general_lanes
@@ -83,7 +83,7 @@ def finetune(plan: Plan, report: FinetuneReport) -> Outcome:
             tracker = open_tracker(plan, {})
             tracker.summary(figures)
             tracker.finish()
-        say(f"\n{report}\n")
+        print_text(f"\n{report}\n")
     return outcome
 
 

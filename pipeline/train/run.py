@@ -11,7 +11,7 @@ import torch
 
 from data_prep.dataset.files import DataError
 from pipeline.config.schema import ConfigError, PretrainConfig, to_dict
-from pipeline.config.terminal import say
+from pipeline.config.terminal import print_text
 from pipeline.data.datamodule import BiLMDataModule, is_killed_worker
 from pipeline.data.vocabulary import shares_of
 from pipeline.model.backend.choose_device import choose_device
@@ -218,7 +218,7 @@ def _announce(plan: Plan, module: BiLMModule, is_resumed: bool) -> None:
         lines.append(
             "done     held-out perplexity did not fall any more: nothing to do; raise train.patience to continue"
         )
-    say("\n".join(lines), sys.stderr)
+    print_text("\n".join(lines), sys.stderr)
 
 
 def _start_tracker(plan: Plan, module: BiLMModule) -> Tracker:

@@ -15,7 +15,7 @@ import urllib.request
 from pathlib import Path
 
 from pipeline.config.schema import ConfigError
-from pipeline.config.terminal import say
+from pipeline.config.terminal import print_text
 from pipeline.config.watch import SyncConfig
 from pipeline.train.run_dir.lock import is_claimed
 
@@ -84,7 +84,7 @@ def _upload(piece: Path) -> str:
     """Upload a piece, or what there is of it; return the address of its run."""
     environment = {name: value for name, value in os.environ.items() if name not in ("WANDB_MODE", "WANDB_DIR")}
     command = [sys.executable, "-m", "wandb", "sync", str(piece)]
-    say(f"sync     {piece}", sys.stderr)
+    print_text(f"sync     {piece}", sys.stderr)
     done = subprocess.run(command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
     output = done.stdout + done.stderr
     if not is_synced(piece) and _CUT_SHORT.search(output):
