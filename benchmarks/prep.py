@@ -70,7 +70,7 @@ def measure_obvious(files: list[str], sentences: int, folder: Path) -> Result:
 def measure_prep(files: list[str], workers: int, output: Path) -> Result:
     """The figures of one preparation by a process of its own; it is verified, which is not counted."""
     ends = {"encode_seconds": 0.0, "merge_seconds": 0.0}
-    firsts = {"encode_seconds": "unit-000000/run-0000/map.npy", "merge_seconds": "merge.json"}  # of the next pass
+    firsts = {"encode_seconds": "unit-000000/spill-0000/map.npy", "merge_seconds": "merge.json"}  # of the next pass
 
     def look(seconds: float) -> None:
         for name, first in firsts.items():

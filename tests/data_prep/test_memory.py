@@ -10,7 +10,7 @@ from tests.data_prep.corpora import random_sentences
 _SCRIPT = """
 import resource, sys
 from data_prep import encode, prepare
-encode.RUN_TOKENS = 1 << 18  # small, as the corpus is
+encode.SPILL_TOKENS = 1 << 18  # small, as the corpus is
 prepare.prepare([sys.argv[1]], sys.argv[2], workers=1, show_progress=False, shard_tokens=1 << 18)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """

@@ -16,7 +16,7 @@ import torch
 from data_prep.dataset.files import DataError, write_bytes, write_json, write_npy
 from data_prep.progress import Progress
 from data_prep.text.corpus import STDIN, find_sources
-from data_prep.workers import Report, run_tasks
+from data_prep.workers import ReportProgress, run_tasks
 from pipeline.apply.embed.layer_choice import LayerChoice
 from pipeline.apply.embed.text import in_blocks, read_sentences
 from pipeline.apply.embed.vector_plan import (
@@ -198,7 +198,13 @@ def _device_of(device: str, rank: int) -> str:
 
 
 def _embed_share(
-    parts: Parts, share: list[Part], bilm: BiLM, vectors: Vectors, device: str, threads: int | None, report: Report
+    parts: Parts,
+    share: list[Part],
+    bilm: BiLM,
+    vectors: Vectors,
+    device: str,
+    threads: int | None,
+    report: ReportProgress,
 ) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
