@@ -37,8 +37,8 @@ _CONFIGS = ("benchmarks/tiny.yaml", "configs/small.yaml")
 
 
 def _encode_every_place(way: Ours, batch: Batch, lengths: Tensor | None = None) -> Tensor:
-    words = batch.characters[batch.index.flatten()]
-    return way.bilm.encoder(words).view(*batch.index.shape, -1)
+    words = batch.characters[batch.word_index.flatten()]
+    return way.bilm.encoder(words).view(*batch.word_index.shape, -1)
 
 
 def _all_windows(encoder: token_encoder.TokenEncoder, lengths: Tensor, characters: int) -> list[tuple[int, int]]:

@@ -73,7 +73,7 @@ def _losses(bilm: BiLM, windows: EvaluationWindows) -> np.ndarray:
     states, found = bilm.initial_states(len(order)), np.zeros((2, windows.lanes.num_tokens))
     for number in range(windows.lanes.num_windows):
         batch = windows.batch(number, order)
-        losses, states = bilm.token_losses(Window(batch.characters, batch.index), batch.targets, states)
+        losses, states = bilm.token_losses(Window(batch.characters, batch.word_index), batch.targets, states)
         for lane in order:
             start, stop = windows.lanes.bounds(lane, number)
             found[:, start:stop] = losses[:, : stop - start, lane].double().numpy()

@@ -18,10 +18,9 @@ from data_prep.dataset.open import open_dataset
 from data_prep.dataset.shards import Dataset
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
-from pipeline.data.datamodule import choose_vocabulary
 from pipeline.data.lanes import TrainLanes, epoch_order
 from pipeline.data.stream import Stream
-from pipeline.data.windows import Vocabulary
+from pipeline.data.vocabulary import Vocabulary, choose_vocabulary
 from pipeline.model.bilm import BiLM, num_parameters
 from pipeline.model.sampler import LogUniformSampler
 

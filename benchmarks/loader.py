@@ -91,7 +91,7 @@ def measure_speed(config: PretrainConfig, seconds: float) -> dict[str, float]:
     text = Text(config)
     windows = text.windows
     tokens, steps = windows.lanes.tokens_per_step, windows.lanes.windows_per_epoch
-    raw = _rate(lambda step: windows.stretch(step, lanes), tokens, steps, seconds)
+    raw = _rate(lambda step: windows.ids(step, lanes), tokens, steps, seconds)
     unique: list[int] = []
     finished = _rate(lambda step: unique.append(len(windows.batch(step, lanes).characters)), tokens, steps, seconds)
     dataset = StepBatches(windows, [lanes], Preparation(config, text.vocabulary))

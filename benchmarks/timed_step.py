@@ -18,9 +18,9 @@ from benchmarks.plain import PlainBiLM, State
 from data_prep.dataset.open import open_dataset
 from pipeline.characters import PAD
 from pipeline.config.schema import PretrainConfig
-from pipeline.data.datamodule import choose_vocabulary
 from pipeline.data.lanes import TrainLanes
-from pipeline.data.windows import Batch, BatchMaker, TrainWindows, Vocabulary
+from pipeline.data.vocabulary import Vocabulary, choose_vocabulary
+from pipeline.data.windows import Batch, BatchMaker, TrainWindows
 from pipeline.model.bilm import BiLM, DropoutKey, States, detach
 from pipeline.model.sampler import LogUniformSampler
 from pipeline.model.softmax import Candidates, Places, find_places
@@ -70,7 +70,7 @@ class Ours:
 
     def encode(self, batch: Batch, lengths: Tensor | None = None) -> Tensor:
         words = self.bilm.encoder(batch.characters, lengths).to(self.states[0].h.dtype)
-        return torch.nn.functional.embedding(batch.index, words)
+        return torch.nn.functional.embedding(batch.word_index, words)
 
     def read(self, x: Tensor, step: int, dropout: float) -> Tensor:
         outputs, states = self.bilm.read(x, self.states, DropoutKey(0, step, 0) if dropout else None)
@@ -107,7 +107,7 @@ class Plain:
         self.states: list[State | None] = [None] * len(bilm.cells)
 
     def encode(self, batch: Batch, lengths: Tensor | None = None) -> Tensor:
-        return self.bilm.encode(batch.characters[batch.index])
+        return self.bilm.encode(batch.characters[batch.word_index])
 
     def read(self, x: Tensor, step: int, dropout: float) -> Tensor:
         y, states = self.bilm.read(x, self.states, self.clipped, dropout)

@@ -15,13 +15,20 @@ from pipeline.apply.load import Trained, load_trained
 from pipeline.config.finetune import FinetuneConfig, FinetuneSection, in_full
 from pipeline.config.load import load
 from pipeline.config.schema import ConfigError, DataConfig, SoftmaxConfig, require, to_dict
-from pipeline.data.datamodule import choose_vocabulary
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.mixture import general_lanes
-from pipeline.data.vocabulary import Text, counts_of, extended, rows_in, shares_of, tensors_of
-from pipeline.data.windows import Vocabulary, vocabulary_map
+from pipeline.data.vocabulary import (
+    WeightedLexicon,
+    choose_vocabulary,
+    counts_of,
+    extended,
+    rows_in,
+    shares_of,
+    tensors_of,
+    vocabulary_of,
+)
 from pipeline.finetune.report import BeforeAfter
-from pipeline.finetune.softmax_transfer import carry_rows, estimate_rows
+from pipeline.finetune.softmax_transfer import estimate_rows, transfer_rows
 from pipeline.model.bilm import BiLM
 from pipeline.train.outcome import Outcome
 from pipeline.train.plan import Corpus, Plan, checkpoints_of, open_training_data
@@ -99,16 +106,19 @@ def plan_finetuning(config: FinetuneConfig, trained: Trained, is_begun: bool) ->
         config.finetune.warmup_steps = 0 if trained.bilm.has_softmax else round(_WARMUP_SHARE * total_steps)
     words = trained.words if is_begun else choose_words(config, trained, domain[0], texts)
     counts = counts_of(words, texts)
-    corpora = [Corpus(d, Vocabulary(len(words), vocabulary_map(d.lexicon, words)), n) for d, n in (domain, *general)]
+    corpora = [Corpus(d, vocabulary_of(words, d.lexicon), n) for d, n in (domain, *general)]
     checkpoints, rank = checkpoints_of(config), global_rank(config.train)
     run_dir = local_path(config.run.dir, "run.dir")
-    source = [] if is_begun else [trained]  # let go once it was used: it may be as large as the model
+    source = None if is_begun else trained
     report = BeforeAfter(config, run_dir, checkpoints, domain[0], None if is_begun or rank else trained)
 
     def start(bilm: BiLM) -> None:
+        nonlocal source
+        assert source is not None
         if rank == 0:
-            report.score_source(source[0])
-        begin(bilm, source.pop(), words, counts, config)
+            report.score_source(source)
+        begin(bilm, source, words, counts, config)
+        source = None  # frees the source, which may be as large as the model
 
     plan = Plan(
         config, run_dir, rank, corpora[0], len(words),
@@ -121,24 +131,25 @@ def plan_finetuning(config: FinetuneConfig, trained: Trained, is_begun: bool) ->
     return plan, report
 
 
-def _text(config: FinetuneConfig) -> tuple[_Read, list[_Read], list[Text]]:
+def _text(config: FinetuneConfig) -> tuple[_Read, list[_Read], list[WeightedLexicon]]:
     """The domain and its lanes; the same of general text, if any is mixed in; and both as words are counted in them."""
     dataset, lanes, window = open_training_data(config.data, config.data.path), config.data.lanes, config.data.window
     if not config.finetune.mix:
         of_domain = TrainLanes(dataset.splits["train"].num_tokens, lanes, window)
-        return (dataset, of_domain), [], [Text(dataset.lexicon)]
+        return (dataset, of_domain), [], [WeightedLexicon(dataset.lexicon)]
     general = open_training_data(config.data, config.finetune.mix)
     mixed = general_lanes(lanes, config.finetune.mix_share)
     of_domain = TrainLanes(dataset.splits["train"].num_tokens, lanes - mixed, window)
     of_general = TrainLanes(general.splits["train"].num_tokens, mixed, window)
     weight = mixed * of_domain.lane_tokens / of_general.num_tokens  # how much of it an epoch of the domain reads
-    return (dataset, of_domain), [(general, of_general)], [Text(dataset.lexicon), Text(general.lexicon, weight)]
+    texts = [WeightedLexicon(dataset.lexicon), WeightedLexicon(general.lexicon, weight)]
+    return (dataset, of_domain), [(general, of_general)], texts
 
 
-def choose_words(config: FinetuneConfig, trained: Trained, dataset: Dataset, texts: list[Text]) -> list[str]:
-    """The words to be predicted, in the order of the softmax's rows: where they change, by how often texts hold them.
+def choose_words(config: FinetuneConfig, trained: Trained, dataset: Dataset, texts: list[WeightedLexicon]) -> list[str]:
+    """Return the words to predict, in the order of the softmax's rows. New ones are sorted by count in the texts.
 
-    Words of a domain are those that data.vocab_size and data.vocab_min_count choose of its lexicon.
+    Words of a domain are those that data.vocab_size and data.vocab_min_count choose from its lexicon.
     """
     kind, has_softmax = config.finetune.vocabulary, trained.bilm.has_softmax
     require(
@@ -162,7 +173,7 @@ def begin(bilm: BiLM, trained: Trained, words: list[str], counts: np.ndarray, co
         bilm.softmax.start_as_unigrams(torch.from_numpy(shares))
         return
     rows = rows_in(words, trained.words)
-    carry_rows(bilm.softmax, source.softmax, rows)
+    transfer_rows(bilm.softmax, source.softmax, rows)
     source_counts = trained.counts if len(trained.counts) else np.zeros(len(trained.words))
     source_shares = np.where(rows >= 0, source_counts[rows] / max(1, source_counts.sum()), 0.0)
     encoder = source.encoder if config.finetune.new_rows == "encoder" else None

@@ -18,9 +18,10 @@ from data_prep.dataset.files import DataError
 from data_prep.dataset.lexicon import SPECIALS
 from data_prep.dataset.shards import Dataset
 from pipeline.config.schema import DataConfig
-from pipeline.data.datamodule import BiLMDataModule, choose_vocabulary
+from pipeline.data.datamodule import BiLMDataModule
 from pipeline.data.lanes import TrainLanes
-from pipeline.data.windows import BatchMaker, TrainWindows, Vocabulary
+from pipeline.data.vocabulary import Vocabulary, choose_vocabulary
+from pipeline.data.windows import BatchMaker, TrainWindows
 from tests.data.corpora import few, same
 
 LANES, WINDOW, SEED = 6, 5, 3
@@ -99,7 +100,7 @@ def test_damaged_data_is_the_same_sentence_from_every_process(
     module = BiLMDataModule(Damaged(lanes_of(prepared)), config, 1, 0, 9)  # type: ignore[arg-type]
     module.trainer = trainer
     batches = iter(module.train_dataloader())
-    assert [next(batches)[0] for _ in range(3)] == [0, 1, 2]
+    assert [next(batches)[0][0] for _ in range(3)] == [0, 1, 2]
     with pytest.raises(DataError, match=r"^a chunk ends inside a sentence$"):
         next(batches)
 
