@@ -76,7 +76,7 @@ class Unit:
 
 
 class Identity(TypedDict):
-    """What a rerun must share to continue a preparation: options and inputs, without the inputs' paths."""
+    """Options and inputs (without paths) that a rerun must share to continue a preparation."""
 
     options: dict[str, Any]
     inputs: list[InputIdentity]

@@ -45,7 +45,7 @@ class Input(TypedDict):
 
 
 class Made(TypedDict, total=False):
-    """How a dataset was made, in index.json under "made"."""
+    """Options and inputs of a dataset, in index.json under "made"."""
 
     options: dict[str, Any]
     inputs: list[Input]

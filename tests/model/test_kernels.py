@@ -286,12 +286,10 @@ def test_updates_are_those_of_plain_torch(
                 grad = gradient_in_turn(step, shape, is_sparse).to(device)
                 if way == "kernels" and step in (0, 1, 3):  # and once nobody knows a bad one from a good one
                     parameter.grad = grad * float("nan")
-                    optimizer.good = torch.tensor(0, dtype=torch.int32, device=device)
-                    optimizer.step()
+                    optimizer.step(good=torch.tensor(0, dtype=torch.int32, device=device))
                 is_asked = way == "kernels" and step % 2
-                optimizer.good = torch.tensor(1, dtype=torch.int32, device=device) if is_asked else None
                 parameter.grad = grad
-                optimizer.step()
+                optimizer.step(good=torch.tensor(1, dtype=torch.int32, device=device) if is_asked else None)
         results.append(
             {"weight": parameter.detach().cpu()} | {k: v.cpu() for k, v in optimizer.state[parameter].items()}
         )
@@ -313,7 +311,7 @@ def test_a_whole_step_is_that_of_plain_torch_however_many_words_a_window_has() -
         states = one.initial_states(4)
         for number, words in enumerate((tiny.random_words(5, 4), [[["the", "cat", "the", "cat"]] * 5] * 2)):
             window = tiny.window(words)
-            window = window._replace(characters=window.characters.to(device), index=window.index.to(device))
+            window = window._replace(characters=window.characters.to(device), word_index=window.word_index.to(device))
             targets = tiny.random_targets(50, 5, 4).flatten(1).to(device)
             candidates = Candidates(*(part.to(device) for part in candidates_of(1, 50, 20)))
             rows = one.softmax.touched_rows(find_places(candidates.ids, targets))
@@ -342,7 +340,7 @@ from pathlib import Path
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from pipeline.model import kernels
+from pipeline.model.backend import triton_kernels as kernels
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 OTHERS = {"hits": "*i64", "ids": "*i64", "good": "*i32", "threshold": "i32", "key": "i32", "first_lane": "i64"}

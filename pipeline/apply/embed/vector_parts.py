@@ -226,12 +226,12 @@ def _embed(encoder: SentenceEncoder, sentences: list[list[str]], vectors: Vector
     device = encoder.bilm.device.type
     autocast = torch.autocast(device, torch.bfloat16) if vectors.precision == "bf16-mixed" else nullcontext()
     with autocast:
-        for reading in encoder.read(encoder.spell(sentences)):
-            chosen = reading._replace(layers=vectors.choice.of(reading.layers)).of_words().float()
+        for group in encoder.encode_groups(encoder.spell(sentences)):
+            chosen = group._replace(layers=vectors.choice.of(group.layers)).word_vectors().float()
             if vectors.unit:
                 chosen = torch.nn.functional.normalize(chosen, dim=-1)
             values, first = chosen.cpu().numpy(), 0
-            for number, length in zip(reading.numbers.tolist(), reading.lengths.tolist(), strict=True):
+            for number, length in zip(group.numbers.tolist(), group.lengths.tolist(), strict=True):
                 flat[begin[number] : begin[number + 1]] = values[:, first : first + length].ravel()
                 first += length
     return flat
