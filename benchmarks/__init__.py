@@ -1,4 +1,4 @@
-"""Benchmarks run as commands do, so their libraries get the same settings, before a benchmark imports torch."""
+"""Give a benchmark's libraries the settings that commands have, before the benchmark imports torch."""
 
 from pipeline.process import set_defaults_of_libraries
 

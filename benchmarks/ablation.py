@@ -1,11 +1,11 @@
-"""What each optimisation of a training step is worth: it is left out, all others stay; where the time goes, by part.
+"""Measure what each optimisation of a training step is worth: one is switched off, all others stay on; time by part.
 
 python -m benchmarks.ablation data.path=DATASET [configs/small.yaml ...] [key=value ...] [--lanes=32] [--rounds=5]
     [--vocabulary=100000] [--without=NAME,NAME] [--threads=N] [--output=FILE]
 
-The step's weights go on learning from way to way, all with the same loss (checked). The ways take turns, two steps
-each of which the second counts, so many rounds after one that warms up; a figure is the median, in milliseconds.
-Lightning's own part is the subject of benchmarks.step_overhead.
+All variants train the same weights in turn, and all give the same loss (checked). In each round every variant runs two
+steps, of which the second counts; the first round is a warm-up. Figures are medians in milliseconds.
+benchmarks.step_overhead measures Lightning's part.
 """
 
 import statistics
@@ -26,7 +26,7 @@ from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
 from pipeline.data.windows import Batch
 from pipeline.model import token_encoder
-from pipeline.model.backend import matmul as products
+from pipeline.model.backend import matmul as backend
 from pipeline.model.backend.char_cnn import Groups, widest
 from pipeline.model.bilm import BiLM
 from pipeline.model.lstmp import LSTMP, LSTMPState
@@ -37,8 +37,8 @@ _CONFIGS = ("benchmarks/tiny.yaml", "configs/small.yaml")
 
 
 def _encode_every_place(way: Ours, batch: Batch, lengths: Tensor | None = None) -> Tensor:
-    words = batch.characters[batch.index.flatten()]
-    return way.bilm.encoder(words).view(*batch.index.shape, -1)
+    words = batch.characters[batch.word_index.flatten()]
+    return way.bilm.encoder(words).view(*batch.word_index.shape, -1)
 
 
 def _all_windows(encoder: token_encoder.TokenEncoder, lengths: Tensor, characters: int) -> list[tuple[int, int]]:
@@ -46,7 +46,7 @@ def _all_windows(encoder: token_encoder.TokenEncoder, lengths: Tensor, character
 
 
 def _step_by_step(layer: LSTMP, x_dtbi: Tensor, state: LSTMPState) -> tuple[Tensor, LSTMPState]:
-    """Both directions at once as ours, but autograd's backward: nothing is one product over all steps there."""
+    """Run both directions at once, as ours, with autograd's backward: no matrix product covers all steps there."""
     (h, c), outputs = state, []
     bias = layer.bias.unsqueeze(1)
     for x in x_dtbi.unbind(1):
@@ -94,17 +94,17 @@ ALL = "nothing"
 WITHOUT: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     ALL: nullcontext,
     "unique words": lambda: mock.patch.object(Ours, "encode", _encode_every_place),
-    "tables of characters": lambda: mock.patch.object(token_encoder, "peaks_by_tables", _by_convolution),
+    "tables of characters": lambda: mock.patch.object(token_encoder, "convolve_by_tables", _by_convolution),
     "cropped characters": lambda: mock.patch.object(token_encoder.TokenEncoder, "_groups", _all_windows),
     "multiples of 16 words": lambda: mock.patch.object(token_encoder, "_WORD_MULTIPLE", 1),
     "hand-written backward": lambda: mock.patch.object(LSTMP, "forward", _step_by_step),
-    "products by oneDNN": lambda: mock.patch.object(products, "_ONEDNN", False),
+    "products by oneDNN": lambda: mock.patch.object(backend, "_ONEDNN", False),
     "touched rows": _dense_table,
 }
 
 
 def measure(config: PretrainConfig, vocabulary: int, names: list[str], rounds: int) -> dict[str, dict[str, float]]:
-    """Milliseconds of a step by part, without each optimisation; and how many times as long the whole step takes."""
+    """Return milliseconds of a step by part without each optimisation, and the ratio of the whole step's time."""
     torch.manual_seed(0)
     text = Text(config, vocabulary)
     steps = Steps(config, text, Ours(config, BiLM(config.model, text.vocabulary)))
@@ -113,7 +113,7 @@ def measure(config: PretrainConfig, vocabulary: int, names: list[str], rounds: i
     for turn in range(rounds + 1):
         for name in names:
             with WITHOUT[name]():
-                steps.in_parts()  # memory and caches are as this way leaves them, not the one before
+                steps.in_parts()  # not counted: sets memory and caches to the state of this variant
                 steps.clock = Clock()
                 steps.in_parts()
             if turn:
@@ -127,7 +127,7 @@ def measure(config: PretrainConfig, vocabulary: int, names: list[str], rounds: i
 
 
 def _check_equal(steps: Steps, names: list[str]) -> None:
-    """The same window has the same loss whatever is left out. Nothing is learned."""
+    """Check that a window has the same loss in every variant. No weights are updated."""
     batch, candidates = steps.text.draw(0)
     way, losses = steps.way, {}
     assert isinstance(way, Ours)
@@ -135,7 +135,7 @@ def _check_equal(steps: Steps, names: list[str]) -> None:
     for name in names:
         with WITHOUT[name]():
             with torch.no_grad():
-                y = way.read(way.encode(batch), 0, 0.0)
+                y = way.run_layers(way.encode(batch), 0, 0.0)
             loss = way.loss(y.requires_grad_(), batch, candidates)
             loss.backward()
         way.softmax_gradient.receive(way._report)
@@ -145,7 +145,7 @@ def _check_equal(steps: Steps, names: list[str]) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Prints the tables and, with --output, writes the figures as JSON."""
+    """Print the tables and, with --output, write the figures as JSON."""
     options, rest = split_options(arguments, lanes=32, rounds=5, vocabulary=100_000, without="")
     files, pairs = yaml_files(rest, *_CONFIGS)
     names = [ALL, *(options["without"].split(",") if options["without"] else list(WITHOUT)[1:])]

@@ -1,13 +1,13 @@
-"""Held-out perplexity over those tokens alone that bilm-tf scores: it drops what its last batches do not fill.
+"""Held-out perplexity over the tokens that bilm-tf scores: bilm-tf leaves out tokens that do not fill its last batches.
 
 python -m benchmarks.bilm_tf_scoring CHECKPOINT HELDOUT [--lanes=256] [--threads=N] [--output=FILE]
 
-CHECKPOINT: a checkpoint, a run's folder or an exported model with softmax. HELDOUT: text, a tokenised sentence a line.
-`elmo evaluate` scores every token; this is for a comparison with what bilm-tf printed.
+CHECKPOINT: a checkpoint, a run's folder or an exported model with softmax. HELDOUT: text, one tokenised sentence per
+line. `elmo evaluate` scores every token; use this to compare with bilm-tf's own figures.
 
-Source: bilm-tf, test() in training.py and _get_batch() in data.py: one token of each of 256 lanes a step; a lane whose
-sentence is over takes the next one of the file; once there is none, all lanes stop where they are. On WikiText-2's
-held-out part that leaves 195,072 tokens of 216,347, which is what bilm-tf said it had scored.
+Source: bilm-tf, test() in training.py and _get_batch() in data.py. Each step scores one token of each of 256 lanes. A
+lane whose sentence has ended takes the next sentence of the file. When there is none left, all lanes stop. On
+WikiText-2's held-out part this scores 195,072 of 216,347 tokens, the number that bilm-tf printed.
 """
 
 import math
@@ -23,19 +23,19 @@ from data_prep.dataset.lexicon import EOS_ID
 from data_prep.dataset.open import open_dataset
 from data_prep.dataset.shards import Split
 from data_prep.prepare import prepare
-from pipeline.apply.evaluate import vocabulary_of
 from pipeline.apply.load import Trained, load_trained
 from pipeline.config.schema import EvaluateConfig
 from pipeline.data.datamodule import evaluation_windows
+from pipeline.data.vocabulary import vocabulary_of
 from pipeline.data.windows import BatchMaker, EvaluationWindows
 from pipeline.model.bilm import BiLM, Window
 from pipeline.train.validate import Perplexity
 
-LANES = 256  # of bilm-tf's run_test
+LANES = 256  # as in bilm-tf's run_test
 
 
 def scored_tokens(sentence_tokens: list[int], lanes: int = LANES) -> list[int]:
-    """Of each sentence, in the order of the file, how many tokens are scored: the first ones in reading order."""
+    """Return how many tokens of each sentence, in file order, are scored: the first ones in reading order."""
     scored, left, current = [0] * len(sentence_tokens), [0] * lanes, [-1] * lanes
     waiting = iter(range(len(sentence_tokens)))
     while True:
@@ -52,14 +52,16 @@ def scored_tokens(sentence_tokens: list[int], lanes: int = LANES) -> list[int]:
 
 @torch.no_grad()
 def perplexity_as_bilm_tf_scores(trained: Trained, heldout: Path, lanes: int = LANES) -> Perplexity:
-    """Return the perplexities over the tokens scored. heldout: the text, a sentence a line, in its order."""
+    """Return the perplexities over the scored tokens. heldout: the text, one sentence per line."""
     with tempfile.TemporaryDirectory() as folder:
         prepare([str(heldout)], folder, heldout=0, shuffle="none", workers=1, show_progress=False)
         dataset = open_dataset(folder)
         split = dataset.splits["train"]
         if split.num_sentences < lanes:
             raise SystemExit(f"{heldout} has {split.num_sentences} sentences; with {lanes} lanes bilm-tf scores none")
-        maker = BatchMaker(dataset.lexicon, vocabulary_of(trained, dataset), trained.config.model.max_characters)
+        maker = BatchMaker(
+            dataset.lexicon, vocabulary_of(trained.words, dataset.lexicon), trained.config.model.max_characters
+        )
         losses = _losses(trained.bilm, evaluation_windows(split, maker, EvaluateConfig()))
         mask = _mask(split, lanes)
     forward, backward = losses[:, mask].mean(1).tolist()
@@ -68,12 +70,12 @@ def perplexity_as_bilm_tf_scores(trained: Trained, heldout: Path, lanes: int = L
 
 
 def _losses(bilm: BiLM, windows: EvaluationWindows) -> np.ndarray:
-    """(2, tokens): nats of each target, in each direction's reading order."""
+    """Return (2, tokens): nats of each target, in each direction's reading order."""
     order = range(windows.lanes.num_lanes)
     states, found = bilm.initial_states(len(order)), np.zeros((2, windows.lanes.num_tokens))
     for number in range(windows.lanes.num_windows):
         batch = windows.batch(number, order)
-        losses, states = bilm.token_losses(Window(batch.characters, batch.index), batch.targets, states)
+        losses, states = bilm.token_losses(Window(batch.characters, batch.word_index), batch.targets, states)
         for lane in order:
             start, stop = windows.lanes.bounds(lane, number)
             found[:, start:stop] = losses[:, : stop - start, lane].double().numpy()
@@ -81,7 +83,7 @@ def _losses(bilm: BiLM, windows: EvaluationWindows) -> np.ndarray:
 
 
 def _mask(split: Split, lanes: int) -> np.ndarray:
-    """(tokens,) bool: the places scored; a sentence's places are the same in both directions."""
+    """Return (tokens,) bool: True at scored places, which are the same in both directions."""
     words = np.concatenate([split.chunk(number) for number in range(split.num_chunks)])
     ends = np.flatnonzero(words == EOS_ID) + 1
     starts = np.concatenate([[0], ends[:-1]])
@@ -92,7 +94,7 @@ def _mask(split: Split, lanes: int) -> np.ndarray:
 
 
 def main(arguments: list[str]) -> None:
-    """Prints the perplexities and, with --output, writes the figures as JSON."""
+    """Print the perplexities and, with --output, write the figures as JSON."""
     options, names = split_options(arguments, lanes=LANES)
     if len(names) != 2:
         raise SystemExit("give two arguments: CHECKPOINT HELDOUT")

@@ -1,4 +1,4 @@
-"""The form of benchmark commands: --name=value options beside what `elmo` takes, a table, and a JSON file."""
+"""The common form of benchmark commands: --name=value options, arguments as for `elmo`, a table, and a JSON file."""
 
 import json
 import os
@@ -9,9 +9,9 @@ import torch
 
 
 def split_options(arguments: list[str], **defaults: Any) -> tuple[dict[str, Any], list[str]]:
-    """The --name=value options over their defaults, as those's types, and the other arguments.
+    """Return the --name=value options, typed as their defaults, and the other arguments.
 
-    --threads (all cores) is set here for torch; --output is every command's.
+    Every command has --threads (default: all cores), which is set for torch here, and --output.
     """
     known = {"threads": os.cpu_count() or 1, "output": "", **defaults}
     for argument in [a for a in arguments if a.startswith("--")]:
@@ -25,12 +25,12 @@ def split_options(arguments: list[str], **defaults: Any) -> tuple[dict[str, Any]
 
 
 def yaml_files(arguments: list[str], *defaults: str) -> tuple[list[str], list[str]]:
-    """The .yaml files among the arguments, or these, and the other arguments."""
+    """Return the .yaml files among the arguments, or the defaults if there are none, and the other arguments."""
     files = [a for a in arguments if a.endswith(".yaml") and "=" not in a]
     return files or list(defaults), [a for a in arguments if a not in files]
 
 
 def write_result(output: str, result: Any) -> None:
-    """The figures are in the file `output`, if one is named."""
+    """Write the figures into the file `output`, if one is named."""
     if output:
         Path(output).write_text(json.dumps(result, indent=1) + "\n")

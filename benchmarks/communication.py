@@ -1,4 +1,4 @@
-"""Bytes that each rank sends in a training step, by world size, beside dense data parallelism.
+"""Bytes that each rank sends in a training step, by world size, compared with dense data parallelism.
 
 python -m benchmarks.communication data.path=DATASET [CONFIG.yaml] [--lanes-per-rank=128] [--output=FILE.json]
 
@@ -18,10 +18,9 @@ from data_prep.dataset.open import open_dataset
 from data_prep.dataset.shards import Dataset
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
-from pipeline.data.datamodule import choose_vocabulary
 from pipeline.data.lanes import TrainLanes, epoch_order
 from pipeline.data.stream import Stream
-from pipeline.data.windows import Vocabulary
+from pipeline.data.vocabulary import Vocabulary, choose_vocabulary
 from pipeline.model.bilm import BiLM, num_parameters
 from pipeline.model.sampler import LogUniformSampler
 
@@ -30,7 +29,7 @@ WORLD_SIZES = (8, 64, 256)
 
 @dataclass
 class Traffic:
-    """Bytes that each of `ranks` ranks sends in a step; unique_share: of a rank's words, those that differ."""
+    """Bytes that each of `ranks` ranks sends in a step. unique_share: share of unique words among a rank's words."""
 
     ranks: int
     union_rows: int
@@ -50,17 +49,17 @@ class Traffic:
 
 
 def ring_all_reduce(num_bytes: float, ranks: int) -> float:
-    """Bytes each rank sends."""
+    """Return the bytes that each rank sends in an all-reduce."""
     return 2 * (ranks - 1) / ranks * num_bytes
 
 
 def ring_all_gather(share_bytes: float, ranks: int) -> float:
-    """Bytes each rank sends, where each holds share_bytes."""
+    """Return the bytes that each rank sends in an all-gather of share_bytes per rank."""
     return (ranks - 1) * share_bytes
 
 
 def targets_of_a_step(dataset: Dataset, config: PretrainConfig, num_lanes: int) -> np.ndarray:
-    """Lexicon ids (2, lanes, window) that one step of `num_lanes` lanes predicts."""
+    """Return the lexicon ids (2, lanes, window) that one step of `num_lanes` lanes predicts."""
     split = dataset.splits["train"]
     lanes = TrainLanes(split.num_tokens, num_lanes, config.data.window)
     stream = Stream(split, epoch_order(split.chunk_shard, config.run.seed, 0))
@@ -69,7 +68,7 @@ def targets_of_a_step(dataset: Dataset, config: PretrainConfig, num_lanes: int) 
 
 
 def traffic(dataset: Dataset, config: PretrainConfig, ranks: int, lanes_per_rank: int) -> Traffic:
-    """The softmax's rows that a step touches are its candidates and all ranks' targets, both ways."""
+    """Return the traffic of a step, whose touched rows are the candidates and all ranks' targets of both directions."""
     vocabulary = choose_vocabulary(dataset, config.data)
     with torch.device("meta"):
         sizes = num_parameters(BiLM(config.model, config.data.vocab_size))

@@ -1,10 +1,10 @@
-"""One pretraining carried to several domains, beside training from scratch on each for the same steps; as Markdown.
+"""Fine-tune one model on several domains and compare with training from scratch for the same steps; print Markdown.
 
 python -m benchmarks.domains OUT [--texts=DIR] [--domains=NAME,NAME] [--config=FILE] [--epochs=1] [key=value ...]
 
-DIR holds the texts below (lm/ and domain/), FILE is configs/demo.yaml unless given. Every step is a command of `elmo`,
-which is printed; what an earlier call has done is not done again. key=value pairs go to all trainings. The tables go to
-standard output and to OUT/domains.md.
+DIR holds the texts below (lm/ and domain/). FILE is configs/demo.yaml unless given. Every step is a command of `elmo`,
+which is printed; finished steps of an earlier call are not repeated. key=value pairs apply to all trainings. The tables
+go to standard output and to OUT/domains.md.
 """
 
 import json
@@ -29,9 +29,9 @@ DOMAINS = {
     "novels": ["lm/novels-2m.train.tok.txt.xz", "heldout=0.02"],
 }
 FINETUNE = "configs/finetune.yaml"
-SCRATCH_RATE = "optimizer.lr=0.2"  # the paper's; fine-tuning goes by half of it
+SCRATCH_RATE = "optimizer.lr=0.2"  # as in the paper; fine-tuning uses half of it
 MIX = 0.1
-WAYS = ("keep", "mixed", "extend", "new")  # vocabularies, and the source's with general text mixed in
+WAYS = ("keep", "mixed", "extend", "new")  # vocabularies; "mixed": the source's vocabulary, general text mixed in
 
 
 def elmo(*arguments: str) -> None:
@@ -46,7 +46,7 @@ def prepare(texts: Path, text: str, heldout: str, out: Path) -> None:
 
 
 def train(out: Path, texts: Path, domains: list[str], config: str, epochs: str, pairs: list[str]) -> None:
-    """All runs are finished."""
+    """Run all trainings to their end."""
     prepare(texts, GENERAL, "heldout=0.02", out / "general/data")
     source = out / "general/run"
     elmo("pretrain", config, f"data.path={out}/general/data", f"run.dir={source}", f"train.epochs={epochs}", *pairs)
@@ -65,7 +65,7 @@ def train(out: Path, texts: Path, domains: list[str], config: str, epochs: str, 
 
 
 def records(out: Path, domains: list[str]) -> dict[str, dict[str, Any]]:
-    """By domain and way, finetune.json; of `scratch` its figures on the domain."""
+    """Return finetune.json by domain and way; for `scratch` the figures on the domain."""
     found: dict[str, dict[str, Any]] = {}
     for domain in domains:
         home = out / domain.replace(" ", "-")

@@ -1,11 +1,11 @@
-"""Speed of embedding on this machine, beside a plain PyTorch loop in AllenNLP's manner on the same text.
+"""Speed of embedding on this machine, compared with a plain PyTorch loop as in AllenNLP on the same text.
 
 python -m benchmarks.embed TEXT [configs/small.yaml ...] [--sentences=600] [--rounds=2] [--threads=1] [--output=FILE]
 
-TEXT: one tokenised sentence a line. The loop does what AllenNLP's `Elmo` does: batches of 64 as they come, padded to
-their longest; every position spelled in all 50 characters and encoded; a cell stepped one direction, layer and time at
-a time, its rows sorted by length so that ended ones fall away. Both give the same vectors (checked). Weights random.
-The two take turns; each keeps its best round. CPU seconds tell more than wall seconds where other work goes on.
+TEXT: one tokenised sentence per line. The loop does what AllenNLP's `Elmo` does: batches of 64 in text order, padded to
+the longest sentence; all 50 characters of every position encoded; cells run one direction, layer and step at a time,
+with rows sorted by length so that ended rows can be left out. Both give the same vectors (checked). Weights are random.
+The two take turns; each figure is the best round. On a busy machine compare CPU seconds, not wall seconds.
 """
 
 import json
@@ -30,14 +30,14 @@ _BATCH = 64  # AllenNLP's ElmoEmbedder
 
 
 class PlainElmo:
-    """The layers in AllenNLP's manner, with the weights of a BiLM."""
+    """Compute the layers as AllenNLP does, with the weights of a BiLM."""
 
     def __init__(self, bilm: BiLM) -> None:
         self.bilm = bilm
         self.cells = [[PlainCell(layer, d) for d in range(2)] for layer in bilm.layers]  # type: ignore[arg-type]
 
     def __call__(self, sentences: list[list[str]]) -> list[Tensor]:
-        """(L + 1, n, 2 P) of each sentence."""
+        """Return (L + 1, n, 2 P) for each sentence."""
         batches = [sentences[start : start + _BATCH] for start in range(0, len(sentences), _BATCH)]
         return [layers for batch in batches for layers in self._batch(batch)]
 
@@ -48,7 +48,7 @@ class PlainElmo:
         index = torch.zeros(len(order), lengths[0], dtype=torch.int64)
         for row, ids in enumerate(spelled.ids):
             index[row, : len(ids) + 2] = torch.tensor([BOS, *ids.tolist(), EOS])
-        characters = torch.from_numpy(spelled.characters)[index.flatten()]  # every position, pads and all
+        characters = torch.from_numpy(spelled.characters)[index.flatten()]  # every position, padding included
         x = plain_encode(self.bilm.encoder, characters).unflatten(0, index.shape)
         layers, streams = [torch.cat([x, x], -1)], [x, x]
         for depth, cells in enumerate(self.cells):

@@ -1,12 +1,11 @@
-"""Evaluation by full softmax over a large vocabulary: tokens/s beside the bound of the products, and memory.
+"""Evaluation by full softmax over a large vocabulary: memory, and tokens/s compared with the bound by matrix products.
 
 python -m benchmarks.full_softmax [--vocabulary=793471] [--projection=512] [--positions=320,1280,5120] [--seconds=10]
     [--plain-gib=4] [--threads=N] [--output=FILE]
 
-Positions are those scored together. Bound: 2 x V x P operations a position at the rate of float32 products in the
-same run, and nothing else. Memory: what the process takes at its peak above what it held before, the table included
-there. Plain: log_softmax over the whole (positions x V) matrix, where that matrix is of no more than --plain-gib GiB.
-A token is scored in both directions: two positions.
+Positions: scored at once; a token has two, one in each direction. Bound: 2 x V x P operations per position at the rate
+of float32 matrix products measured in the same run. Memory: the process's peak less what it held before, the table
+included. Plain: log_softmax over the whole (positions x V) matrix, if that matrix has at most --plain-gib GiB.
 """
 
 import statistics
@@ -38,8 +37,8 @@ def _resident_mib(peak: bool) -> float:
 
 
 def _cost(run: Callable[[], Tensor], seconds: float) -> tuple[float, float]:
-    """(median seconds of a run, MiB that it adds at its peak)."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is the present use again
+    """Return (median seconds of a call, MiB that it adds at its peak)."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the present use
     before, times, begun = _resident_mib(peak=False), [], time.perf_counter()
     while not times or time.perf_counter() - begun < seconds:
         start = time.perf_counter()
@@ -50,7 +49,7 @@ def _cost(run: Callable[[], Tensor], seconds: float) -> tuple[float, float]:
 
 @torch.no_grad()
 def measure(vocabulary: int, projection: int, positions: list[int], seconds: float, plain_bytes: float) -> list[Row]:
-    """A row for each number of positions."""
+    """Return a row for each number of positions."""
     torch.manual_seed(0)
     softmax, rows = Softmax(vocabulary, projection), []
     for number in positions:
@@ -73,7 +72,7 @@ def measure(vocabulary: int, projection: int, positions: list[int], seconds: flo
 
 
 def main(arguments: list[str]) -> None:
-    """Prints the table and, with --output, writes the figures as JSON."""
+    """Print the table and, with --output, write the figures as JSON."""
     options, _ = split_options(
         arguments, vocabulary=793_471, projection=512, positions="320,1280,5120", seconds=10.0, plain_gib=4.0
     )

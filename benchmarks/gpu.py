@@ -1,19 +1,19 @@
-"""Everything about a GPU in one run of under ten minutes: that it computes right, how fast, and what it waits for.
+"""Check and measure a GPU in one run of less than ten minutes: right numbers, speed, and time spent waiting.
 
 python -m benchmarks.gpu [data.path=DATASET] [CONFIG.yaml] [key=value ...] [--parts=rates,check,speed,curves,waiting,
     evaluation,pretraining] [--lanes=128,256,512,1024] [--vocabulary=793471] [--seconds=420] [--dry] [--output=FILE]
 
-rates        bf16 products and copies: what the bounds are made of
-check        training steps, every way and precision, against the CPU in float64: benchmarks/gpu_check.py
+rates        bf16 matrix products and copies, from which bounds are computed
+check        training steps, every mode and precision, against the CPU in float64: benchmarks/gpu_check.py
 speed        whole training steps in bf16, side by side: ours with CUDA graphs, with kernels only, in plain torch; the
              per-step PyTorch loop, eager and compiled (its first number of lanes only); nn.LSTM(proj_size), no clips
 curves       the losses of many steps of configs/small.yaml in bf16 and in float32
-waiting      the share of ours' time in which the next batch is waited for, from the tar shards
+waiting      the share of ours' time that is spent waiting for the next batch from the tar shards
 evaluation   the full softmax: share of its bound
-pretraining  `elmo pretrain` for a while, where data.path is given
+pretraining  `elmo pretrain` for some time, if data.path is given
 
-Without data.path a synthetic corpus is made. --seconds are shared out among the parts. --dry: tiny, on the CPU with
-the kernels interpreted, to see that the script runs to its end. Exit code 1 if a part failed or a number is wrong.
+Without data.path a synthetic corpus is made. --seconds is divided among the parts. --dry: a tiny run on the CPU with
+interpreted kernels, to test the script. Exit code 1 if a part failed or a number is wrong.
 """
 
 import os
@@ -31,13 +31,13 @@ from benchmarks.gpu_parts import PARTS, Job, Result
 from benchmarks.synthetic import Corpus, write_corpus
 from data_prep.prepare import prepare
 
-SHARES = {  # of --seconds; what compiling and setting up take comes on top
+SHARES = {  # of --seconds, without the time for compiling and setup
     "rates": 0.01, "check": 0.05, "speed": 0.4, "curves": 0.15, "waiting": 0.05, "evaluation": 0.05, "pretraining": 0.3,
 }  # fmt: skip
 
 
 def run(job: Job, parts: list[str], seconds: float) -> Result:
-    """The results of the parts; one that fails leaves its error, and the others go on."""
+    """Return the results of the parts. A part that fails leaves its error; the other parts still run."""
     results: Result = {}
     for name in parts:
         job.seconds, begun = SHARES[name] * seconds, time.perf_counter()

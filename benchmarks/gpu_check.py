@@ -1,4 +1,4 @@
-"""Whether a GPU computes what the CPU computes in float64: whole training steps, every way and precision."""
+"""Check that a GPU computes what the CPU computes in float64: whole training steps, every mode and precision."""
 
 import copy
 
@@ -11,14 +11,18 @@ from pipeline.model.backend import device as gpu
 from pipeline.model.bilm import BiLM
 from pipeline.train.step.inputs import step_inputs
 
-TOLERANCE = {  # norm of the error over the norm of what is right
-    "float32": {"result": 1e-4, "gradient": 1e-3, "update": 2e-2},  # updates are small beside the weights they round to
-    "bf16": {"result": 3e-2, "gradient": 3e-1, "update": 3e-1},  # what rounding takes over a clip's bound is 0 or not
+TOLERANCE = {  # norm of the error over the norm of the exact value
+    "float32": {"result": 1e-4, "gradient": 1e-3, "update": 2e-2},  # an update is small beside the rounding of a weight
+    "bf16": {
+        "result": 3e-2,
+        "gradient": 3e-1,
+        "update": 3e-1,
+    },  # rounding across a clip: gradient 0 or not
 }
 
 
 def results_of(config: PretrainConfig, bilm: BiLM, draws: list[Draw], precision: str) -> dict[str, Tensor]:
-    """Losses of windows in a row, the states after them, the last one's gradients and the weights after its update."""
+    """Return losses of consecutive windows, the states after them, and the last window's gradients and updates."""
     way, found = OursAt(config, bilm), {}
     for number, draw in enumerate(draws):
         batch, candidates = draw
@@ -27,7 +31,7 @@ def results_of(config: PretrainConfig, bilm: BiLM, draws: list[Draw], precision:
         assert inputs.candidates is not None
         way.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(bilm.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            y = way.read(way.encode(group.batch, group.lengths), number, config.model.dropout)
+            y = way.run_layers(way.encode(group.batch, group.lengths), number, config.model.dropout)
             loss = way.loss(y, group.batch, inputs.candidates, group.places)
         (loss * config.data.window).backward()
         way.softmax_gradient.receive(way._report)
@@ -45,9 +49,9 @@ def results_of(config: PretrainConfig, bilm: BiLM, draws: list[Draw], precision:
 
 
 def check(config: PretrainConfig, vocabulary: int, draws: list[Draw], device: torch.device) -> list[dict[str, object]]:
-    """A row for each precision and way: the worst errors, and whether all are within TOLERANCE.
+    """Return a row for each precision and mode: the worst errors, and whether all are within TOLERANCE.
 
-    Four windows or more, so that recorded graphs are replayed. The clips are set so that they act.
+    Give at least four windows, so that recorded graphs are replayed. Clips are set so that they act on some values.
     """
     torch.manual_seed(0)
     bilm = BiLM(_clipped(config, vocabulary, draws).model, vocabulary)
@@ -75,7 +79,7 @@ def check(config: PretrainConfig, vocabulary: int, draws: list[Draw], device: to
 
 
 def _clipped(config: PretrainConfig, vocabulary: int, draws: list[Draw]) -> PretrainConfig:
-    """The config with clips that four fifths of a layer's values stay under, where they are smallest."""
+    """Return the config with clips at the 80 % quantile of the values of the layer with the smallest values."""
     config.model.cell_clip = config.model.proj_clip = None
     torch.manual_seed(0)
     free = results_of(config, BiLM(config.model, vocabulary), draws, "float32")
@@ -88,7 +92,7 @@ def _clipped(config: PretrainConfig, vocabulary: int, draws: list[Draw]) -> Pret
 
 
 def _worst(found: dict[str, Tensor], exact: dict[str, Tensor], kind: str) -> tuple[float, str]:
-    """The largest relative error among the tensors of a kind, and which has it."""
+    """Return the largest relative error among the tensors of a kind, and the tensor's name."""
     assert found.keys() == exact.keys()
     errors = []
     for name in (name for name in exact if name.startswith(kind)):

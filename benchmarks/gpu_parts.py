@@ -1,4 +1,4 @@
-"""The parts of benchmarks.gpu: each measures one thing, prints it, and returns its figures."""
+"""The parts of benchmarks.gpu. Each part measures one thing, prints it, and returns its figures."""
 
 import statistics
 import subprocess
@@ -44,7 +44,7 @@ _KEPT_BATCHES = 8
 
 @dataclass
 class Job:
-    """What all parts are given. seconds: of the part at hand."""
+    """Argument of all parts. seconds: time for the current part."""
 
     device: torch.device
     arguments: list[str]
@@ -67,7 +67,7 @@ class Job:
             torch.cuda.synchronize()
 
     def median_seconds(self, run: Callable[[], Any], seconds: float) -> float:
-        """Of a run, measured in blocks of a few so that the clock's reading does not stop the GPU."""
+        """Return the median seconds of a call, measured in blocks of calls: reading the clock stops the GPU."""
         run()
         self.wait()
         begun, spent, size = time.perf_counter(), [], 1 if self.is_dry else 5
@@ -162,7 +162,7 @@ def _speed_of(job: Job, name: str, config: PretrainConfig, bilm: BiLM, draws: li
 
 
 def _synchronisations(way: Way, config: PretrainConfig, inputs: StepInputs, device: torch.device) -> list[str]:
-    """The places in a step at which the CPU waits for the GPU; the verdict on the step before is not among them."""
+    """Return the places in a step at which the CPU waits for the GPU, without the finite check of the step before."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
@@ -258,7 +258,7 @@ def pretraining(job: Job) -> Result:
         try:
             code = process.wait(None if job.is_dry else job.seconds)
         except subprocess.TimeoutExpired:
-            process.terminate()  # it saves and ends with 75
+            process.terminate()  # the run saves a checkpoint and exits with 75
             code = process.wait()
         metrics = Path(folder, "metrics.jsonl")
         lines = metrics.read_text().splitlines() if metrics.exists() else []

@@ -1,4 +1,4 @@
-"""Training steps on a GPU: ours as training runs it, and the plain ways it is compared with."""
+"""Training steps on a GPU, by this project's code as training runs it and by plain PyTorch."""
 
 import torch
 
@@ -18,7 +18,7 @@ Draw = tuple[Batch, Candidates]
 
 
 class OursAt(Ours):
-    """Ours as training runs it on a GPU: layers keep their buffers, and the CPU reads a step's result a step later."""
+    """Our step as training runs it on a GPU: layers keep buffers, and the CPU reads a step's result one step later."""
 
     def __init__(self, config: PretrainConfig, bilm: BiLM) -> None:
         super().__init__(config, bilm)
@@ -45,7 +45,7 @@ def way_of(name: str, config: PretrainConfig, bilm: BiLM) -> Way:
         for cell in plain.cells:
             cell.compile(backend="inductor" if bilm.device.type == "cuda" else "eager")
     way = Plain(config, plain, name != "nn.LSTM")
-    if way.clipped:  # states from the first window on: one compilation instead of two
+    if way.clipped:  # give states to the first window too, for one compilation instead of two
         lanes, model = config.data.lanes, config.model
         shapes = ((lanes, model.projection_dim), (lanes, model.lstm_dim))
         way.states = [tuple(torch.zeros(s, device=bilm.device) for s in shapes) for _ in plain.cells]
@@ -53,7 +53,7 @@ def way_of(name: str, config: PretrainConfig, bilm: BiLM) -> Way:
 
 
 def inputs_of(way: Way, draw: Draw, device: torch.device) -> StepInputs:
-    """What the way reads of a draw, still on the CPU, as the loader makes it for a device."""
+    """Return the inputs of a step, still on the CPU, as the loader makes them for a device."""
     batch, candidates = draw
     ours = isinstance(way, OursAt)
     plain = StepInputs(batch.step, [GroupInputs(batch, torch.empty(0))], torch.zeros(1), candidates)
@@ -64,12 +64,12 @@ def inputs_of(way: Way, draw: Draw, device: torch.device) -> StepInputs:
 def train_step(
     way: Way, config: PretrainConfig, inputs: StepInputs, number: int, device: torch.device, precision: str = "bf16"
 ) -> torch.Tensor:
-    """The step is under way; its loss is not waited for."""
+    """Start a step and return its loss, without waiting for the GPU."""
     inputs = inputs.to(device)
     assert inputs.candidates is not None
     (group,) = inputs.groups
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        y = way.read(way.encode(group.batch, group.lengths).float(), number, config.model.dropout)
+        y = way.run_layers(way.encode(group.batch, group.lengths).float(), number, config.model.dropout)
         loss = way.loss(y, group.batch, inputs.candidates, group.places)
     (loss * config.data.window).backward()
     way.update()

@@ -1,16 +1,17 @@
-"""In how many tokens and seconds recipes reach the reference's held-out perplexity: one tiny biLM, one text.
+"""Measure the tokens and seconds in which recipes reach a reference's held-out perplexity: one tiny biLM, one text.
 
 python -m benchmarks.learning OUT TRAIN HELDOUT [--recipes=NAME,NAME] [--seeds=1] [--closer=NAME,NAME]
     [--target=183.4] [--at-once=2] [key=value ...]
 
-TRAIN and HELDOUT: WikiText-2, a paragraph a line; empty lines are dropped and <unk> becomes <UNK>, which is how the
-reference read them: bilm-tf under TensorFlow 2.21, benchmarks/tiny.yaml, 32 lanes x 20, Adagrad, three epochs. It came
-to 176.8 over the 195,072 held-out tokens that it scores; here all 216,347 count. --closer: for these recipes also over
-just those that bilm-tf scores, and over all with the mean of the last four checkpoints' weights.
-Every recipe keeps the network and what can be exported. Each run is `elmo pretrain` of one thread, --at-once of them
-side by side; an earlier call's runs are gone on with, or not done again. The seconds are of training, without
-validations, beside what else runs. Tokens to the target: of the first validation at or below it; 183.4 is what
-`original` came to. OUT gets learning.json, learning.md and learning.png.
+TRAIN and HELDOUT: WikiText-2, one paragraph per line. Empty lines are dropped and <unk> becomes <UNK>, as in the
+reference: bilm-tf under TensorFlow 2.21, benchmarks/tiny.yaml, 32 lanes x 20, Adagrad, three epochs. bilm-tf reached
+176.8 over the 195,072 held-out tokens that it scores; here all 216,347 tokens are scored. --closer: recipes to score
+also over the tokens that bilm-tf scores, and over all tokens with the mean weights of the last four checkpoints.
+
+Every recipe keeps the network and what can be exported. Each run is `elmo pretrain` with one thread; --at-once runs are
+trained at the same time. Unfinished runs of an earlier call are resumed, finished ones are not repeated. Seconds are of
+training without validation, and depend on what else runs. Tokens to the target: at the first validation at or below it;
+183.4 is the result of `original`. OUT gets learning.json, learning.md and learning.png.
 """
 
 import subprocess
@@ -34,11 +35,15 @@ from pipeline.config.schema import EvaluateConfig, PretrainConfig
 from pipeline.finetune.report import score
 from pipeline.train.run_dir.checkpoint import CheckpointFolder
 
-CONFIG, TARGET = "benchmarks/tiny.yaml", 183.4  # what `original` came to
-BASE = ["data.lanes=32", "data.vocab_min_count=1", "data.cold_start_share=0"]  # as the paper, where no recipe says
+CONFIG, TARGET = "benchmarks/tiny.yaml", 183.4  # the result of `original`
+BASE = [
+    "data.lanes=32",
+    "data.vocab_min_count=1",
+    "data.cold_start_share=0",
+]  # as in the paper
 ORIGINAL = "original"
 TWO_ORDERS = ["data.order=per_direction", "softmax.candidates=per_direction", "data.cold_start_share=0.03"]
-FAST = ["configs/fast.yaml", "optimizer.lr=0.008"]  # the rate is that of a narrow network
+FAST = ["configs/fast.yaml", "optimizer.lr=0.008"]  # the learning rate of a narrow network
 SHORT = ["train.max_steps=800"]  # 512 thousand tokens
 RECIPES: dict[str, list[str]] = {
     ORIGINAL: ["train.epochs=3"],
@@ -60,7 +65,7 @@ _VALIDATE_TOKENS, _CHECKPOINT_TOKENS, _AVERAGED = 512_000, 512_000, 4
 
 
 def prepared(out: Path, texts: list[str]) -> Path:
-    """The dataset in OUT/data, of both texts without empty lines and with <UNK>."""
+    """Make the dataset OUT/data of both texts, without empty lines and with <UNK>; return its folder."""
     folder = out / "text"
     if (out / "data" / INDEX).exists():
         return out / "data"
@@ -75,7 +80,7 @@ def prepared(out: Path, texts: list[str]) -> Path:
 
 
 def train(dataset: Path, run_dir: Path, recipe: list[str], seed: int, more: list[str]) -> None:
-    """The run is over."""
+    """Run one training to its end."""
     own = [f"data.path={dataset}", f"run.dir={run_dir}", f"run.seed={seed}", "train.threads=1", "wandb.mode=disabled"]
     a_step = _tokens_a_step([*BASE, *recipe, *more])
     own += [f"checkpoint.keep_last={_AVERAGED}", f"checkpoint.every_steps={max(1, _CHECKPOINT_TOKENS // a_step)}"]
@@ -92,7 +97,7 @@ def _tokens_a_step(arguments: list[str]) -> int:
 
 
 def figures(curves: RunCurves, target: float) -> dict[str, Any]:
-    """How far a run came, and when it was at the target first; None: never."""
+    """Return a run's final figures and when it first reached the target; None: never."""
     tokens, hours = (curves.of("val/perplexity", against) for against in ("tokens", "hours"))
     reached = next((place for place, (_, perplexity) in enumerate(tokens) if perplexity <= target), None)
     return {
@@ -104,7 +109,7 @@ def figures(curves: RunCurves, target: float) -> dict[str, Any]:
 
 
 def closer_figures(run_dir: Path, out: Path) -> dict[str, float]:
-    """Over the tokens that bilm-tf scores; and over all, with the mean of the last checkpoints' weights."""
+    """Return perplexities over the tokens that bilm-tf scores, and over all with the mean of the last checkpoints."""
     folder = CheckpointFolder(run_dir / "checkpoints")
     last = [load_trained(str(folder.path(record))) for record in folder.records()[-_AVERAGED:]]
     scored = perplexity_as_bilm_tf_scores(last[-1], out / "text" / "heldout.txt")
@@ -115,7 +120,7 @@ def closer_figures(run_dir: Path, out: Path) -> dict[str, float]:
 
 
 def table(found: dict[str, list[dict[str, Any]]], target: float) -> str:
-    """A row for each recipe; seeds side by side."""
+    """Return the table as Markdown: a row for each recipe, seeds side by side."""
     lines = [
         f"| recipe | difference | held-out perplexity | tokens | to {target:g}: tokens | fewer | seconds, one core |",
         "|---|---|---|---|---|---|---|",
@@ -140,7 +145,7 @@ def _reached(figures: dict[str, Any]) -> str:
 
 
 def draw(found: dict[str, list[dict[str, Any]]], target: float, path: Path) -> None:
-    """Held-out perplexity against tokens, a curve a recipe, the first seed's."""
+    """Plot held-out perplexity against tokens: one curve for each recipe, of its first seed."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import ScalarFormatter
 
@@ -157,7 +162,7 @@ def draw(found: dict[str, list[dict[str, Any]]], target: float, path: Path) -> N
 
 
 def main(arguments: list[str]) -> None:
-    """Trains what is not trained yet, prints the table and writes it, the figures and the curves into OUT."""
+    """Train what is not trained yet; print the table; write table, figures and curves into OUT."""
     options, rest = split_options(arguments, recipes=",".join(RECIPES), seeds="1", closer="", target=TARGET, at_once=2)
     (out, *texts), more = [Path(a) for a in rest if "=" not in a], [a for a in rest if "=" in a]
     names, seeds = options["recipes"].split(","), [int(seed) for seed in options["seeds"].split(",")]

@@ -1,17 +1,19 @@
-"""Opening a dataset for training, and how fast one process makes batches of it, with what limits it.
+"""Measure opening a dataset for training, and the speed at which one process makes batches, with a profile.
 
 python -m benchmarks.loader data.path=DATASET [CONFIG.yaml] [key=value ...] [--lanes=32,128,384] [--seconds=3]
     [--processes=2] [--rounds=5] [--output=FILE.json]
 
-Opening: fresh processes, all at once, each with all that a rank needs for its first batch, lexicon and vocabulary
-included. Their memory is what the opening added: a process's own, and that of mapped files, which all processes of a
-node share (its share: mapped pages over the processes that map them).
-Tokens are positions of the text, each read by both directions. Raw windows: lexicon ids, inputs and targets of both
-directions. Finished batches: unique words, their characters, target ids. Received: these with the step's candidates and
-the places of both, by way of a loader process of PyTorch's, as in training.
-Checks: finished batches of an epoch whose chunks are checked when they are first read, against one without, by turns.
-The same steps are timed, as many as --seconds allow, in CPU time of the one process, which others disturb less. A
-process that stops within its chunks has paid for what it has not read yet: a short run shows more than a long one.
+Opening: new processes start at the same time; each loads what a rank needs for its first batch, lexicon and vocabulary
+included. Memory is what opening added: a process's own pages, and pages of mapped files, which the processes of a node
+share (share: mapped pages divided by the number of processes that map them).
+
+Tokens are positions of the text, each read by both directions. Raw windows: lexicon ids of inputs and targets. Finished
+batches: unique words, their characters, target ids. Received: finished batches with the step's candidates and touched
+rows, from a loader process of PyTorch, as in training.
+
+Checks: finished batches of an epoch whose chunks are checked on first use, and of one without checks, in turns. Both
+time the same steps, as many as --seconds allow, in CPU time of one process, which other processes disturb less. A chunk
+is checked whole even if the run ends before its end, so a short run shows a larger cost than a long one.
 """
 
 import cProfile
@@ -41,7 +43,7 @@ _PATIENCE_SECONDS = 120.0
 
 
 def _memory() -> dict[str, float]:
-    """MiB of this process: its own pages, those of files, and its share of those."""
+    """Return MiB of this process: its own pages, pages of files, and its share of the pages of files."""
     names = {"Anonymous": "own_mib", "Rss": "rss", "Pss_File": "share_of_files_mib"}
     lines = (line.split() for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
     found = {names[key.rstrip(":")]: int(value) / 1024 for key, value, *_ in lines if key.rstrip(":") in names}
@@ -56,7 +58,7 @@ def _open(config: PretrainConfig, together: Any, results: Any) -> None:
     opened = time.perf_counter() - begun
     windows.batch(0, range(windows.lanes.num_lanes))
     seconds = time.perf_counter() - begun
-    together.wait()  # all have it open now
+    together.wait()  # until all processes have opened the dataset
     after = _memory()
     added = {f"added_{name}": after[name] - before[name] for name in after}
     results.put({"open_seconds": opened, "first_batch_seconds": seconds} | added | after)
@@ -64,7 +66,7 @@ def _open(config: PretrainConfig, together: Any, results: Any) -> None:
 
 
 def measure_opening(config: PretrainConfig, processes: int) -> dict[str, float]:
-    """The worst of each figure over processes that open the dataset at once."""
+    """Return the worst of each figure over processes that open the dataset at the same time."""
     context = multiprocessing.get_context("spawn")
     together, results = context.Barrier(processes, timeout=_PATIENCE_SECONDS), context.Queue()
     started = [context.Process(target=_open, args=(config, together, results)) for _ in range(processes)]
@@ -77,7 +79,7 @@ def measure_opening(config: PretrainConfig, processes: int) -> dict[str, float]:
 
 
 def _rate(make: Callable[[int], Any], tokens: int, steps: int, seconds: float) -> float:
-    """Tokens a second of make(step), for so long or until the epoch's steps are through."""
+    """Return tokens per second of make(step), measured for `seconds` or until the end of the epoch."""
     count, begun = 0, time.perf_counter()
     while count < steps and (count < 3 or time.perf_counter() - begun < seconds):
         make(count)
@@ -86,12 +88,12 @@ def _rate(make: Callable[[int], Any], tokens: int, steps: int, seconds: float) -
 
 
 def measure_speed(config: PretrainConfig, seconds: float) -> dict[str, float]:
-    """Tokens a second at the config's lanes."""
+    """Return tokens per second at the config's lanes."""
     lanes = range(config.data.lanes)
     text = Text(config)
     windows = text.windows
     tokens, steps = windows.lanes.tokens_per_step, windows.lanes.windows_per_epoch
-    raw = _rate(lambda step: windows.stretch(step, lanes), tokens, steps, seconds)
+    raw = _rate(lambda step: windows.ids(step, lanes), tokens, steps, seconds)
     unique: list[int] = []
     finished = _rate(lambda step: unique.append(len(windows.batch(step, lanes).characters)), tokens, steps, seconds)
     dataset = StepBatches(windows, [lanes], Preparation(config, text.vocabulary))
@@ -107,9 +109,9 @@ def measure_speed(config: PretrainConfig, seconds: float) -> dict[str, float]:
 
 
 def measure_checks(config: PretrainConfig, seconds: float, rounds: int) -> dict[str, Any]:
-    """CPU seconds of finished batches with chunks checked, over those without: the median of the rounds, and each.
+    """Return the ratio of CPU seconds of finished batches with and without checks of chunks: median, and each round.
 
-    share: of the CPU seconds of batches with checks, those within the checks; other processes disturb it least.
+    share: the checks' share of the CPU seconds of batches with checks; other processes disturb this figure least.
     """
     lanes, epoch = range(config.data.lanes), Text(config).windows.lanes.windows_per_epoch
     tried = min(epoch, 200)
@@ -127,7 +129,7 @@ def measure_checks(config: PretrainConfig, seconds: float, rounds: int) -> dict[
 
 
 def _spent(config: PretrainConfig, steps: int, with_checks: bool) -> tuple[float, float]:
-    """CPU seconds of so many finished batches, and of the checks among them."""
+    """Return CPU seconds of finished batches, and of the checks among them."""
     windows, in_checks = Text(config).windows, 0.0
     split = windows._split
     find = split.faults
@@ -140,7 +142,7 @@ def _spent(config: PretrainConfig, steps: int, with_checks: bool) -> tuple[float
         return found
 
     split.faults = faults  # type: ignore[method-assign, assignment]
-    split._is_checked[:] = not with_checks  # as after a first epoch, in which all are
+    split._is_checked[:] = not with_checks  # True: as after a first epoch, in which all chunks are checked
     begun = time.process_time()
     for step in range(steps):
         windows.batch(step, range(config.data.lanes))
@@ -148,7 +150,7 @@ def _spent(config: PretrainConfig, steps: int, with_checks: bool) -> tuple[float
 
 
 def profile(config: PretrainConfig, seconds: float) -> list[tuple[str, float]]:
-    """The functions in which finished batches take their time, each with its share, own time only."""
+    """Return the functions in which finished batches take their time, each with its share (own time only)."""
     windows, profiler = Text(config).windows, cProfile.Profile()
     make = windows.batch
     profiler.enable()
@@ -164,7 +166,7 @@ def profile(config: PretrainConfig, seconds: float) -> list[tuple[str, float]]:
 
 
 def main(arguments: list[str]) -> None:
-    """Prints the tables and, with --output, writes the figures as JSON."""
+    """Print the tables and, with --output, write the figures as JSON."""
     options, rest = split_options(arguments, lanes="32,128,384", seconds=3.0, processes=2, threads=1, rounds=5)
     files, pairs = yaml_files(rest, "configs/original.yaml")
     sizes = [int(number) for number in options["lanes"].split(",")]

@@ -1,12 +1,13 @@
-"""Peak memory of a training run, beside what its parameters, optimizer and activations take on paper.
+"""Peak memory of a training run, compared with the computed size of parameters, optimizer and activations.
 
 python -m benchmarks.memory [data.path=DATASET] [configs/original.yaml] [key=value ...] [--lanes=32] [--steps=3]
     [--threads=N] [--output=FILE]
 
 The run is `elmo pretrain` in a process of its own, checkpoint at its end included. Without data.path its text is a
 synthetic corpus (benchmarks.synthetic) of 10 M words whose lexicon holds the original vocabulary of 793,471 words.
-On paper, float32 all: parameters; Adagrad's accumulators; gradients of all but the table; of the table the touched
-rows, copied out, with their gradients; what backward needs of a window. Python and libraries are added as they stand.
+Computed sizes, all in float32: parameters; Adagrad's accumulators; gradients of all parameters except the table; copies
+of the touched rows and their gradients; a window's activations for backward. The size of Python and its libraries is
+measured and added.
 """
 
 import subprocess
@@ -32,16 +33,16 @@ _EMPTY = "import pipeline.train.run; print(open('/proc/self/status').read())"
 
 
 def on_paper(config: PretrainConfig, vocabulary: int, words: int, rows: int, characters: float) -> dict[str, float]:
-    """Bytes by kind. words: unique ones of a window; rows of the table it touches; mean ids of a word, bounds too."""
+    """Return bytes by kind. words: unique words of a window. rows: touched rows. characters: mean ids of a word."""
     model = config.model
     with torch.device("meta"):
         sizes = num_parameters(BiLM(model, vocabulary))
     width, hidden = model.projection_dim, model.lstm_dim
     positions = 2 * config.data.lanes * config.data.window
     filters = sum(number for _, number in model.filters)
-    # gates, c, tanh(c) and o * tanh(c); layer's input, h, and the dropped input of the next
+    # gates, c, tanh(c) and o * tanh(c); the layer's input, h, and the next layer's input after dropout
     layers = model.num_layers * positions * (7 * hidden + 3 * width)
-    # convolutions with their maxima; of each highway layer input, gate, transform before and after relu
+    # convolutions and their maxima; for each highway layer: input, gate, transform before and after relu
     encoder = words * (filters * (characters + 1) + model.num_highway * 4 * filters + width)
     softmax = positions * (config.softmax.num_samples + 2 * width)
     floats = {
@@ -55,13 +56,13 @@ def on_paper(config: PretrainConfig, vocabulary: int, words: int, rows: int, cha
 
 
 def empty_process_bytes() -> float:
-    """Peak of a process that has only imported what training needs."""
+    """Return the peak memory of a process that only imports what training needs."""
     done = subprocess.run([sys.executable, "-c", _EMPTY], capture_output=True, text=True, check=True)
     return next(1024.0 * int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("VmHWM:"))
 
 
 def measure(arguments: list[str], lanes: int, steps: int, threads: int, folder: Path) -> dict[str, Any]:
-    """The figures. arguments: of `elmo pretrain`, data.path among them."""
+    """Return the figures. arguments: for `elmo pretrain`, data.path included."""
     own = {
         "data.lanes": lanes, "data.workers": 0, "data.vocab_min_count": 1, "train.threads": threads,
         "train.max_steps": steps, "train.epochs": 1e6, "train.validate_every_steps": _NEVER, "wandb.mode": "disabled",
@@ -83,14 +84,14 @@ def measure(arguments: list[str], lanes: int, steps: int, threads: int, folder: 
 
 
 def make_dataset(folder: Path) -> str:
-    """A dataset of 10 M words and 1.4 M types."""
+    """Make a dataset of 10 M words and 1.4 M types; return its path."""
     paths, _ = write_corpus(folder / "text", Corpus(sentences=400_000, files=2, tail=1.2), workers=2)
     prepare(paths, folder / "data", workers=2)
     return str(folder / "data")
 
 
 def main(arguments: list[str]) -> None:
-    """Prints the table and, with --output, writes the figures as JSON."""
+    """Print the table and, with --output, write the figures as JSON."""
     options, rest = split_options(arguments, lanes=32, steps=3)
     files, pairs = yaml_files(rest, "configs/original.yaml")
     with tempfile.TemporaryDirectory() as name:

@@ -1,7 +1,7 @@
-"""The biLM in plain PyTorch, as one would write it down first: what the benchmarks compare with.
+"""The biLM in plain, straightforward PyTorch: the baseline of the benchmarks.
 
-Every position spelled in all its characters and encoded; AllenNLP's cell stepped one direction, layer and time at a
-time, by autograd; a softmax whose table has a dense gradient. With the weights of a BiLM it gives the same numbers.
+All characters of every position are encoded. AllenNLP's cell runs one direction, layer and step at a time, with
+autograd. The softmax table has a dense gradient. With the weights of a BiLM the numbers are the same.
 """
 
 import copy
@@ -26,7 +26,7 @@ class PlainCell(nn.Module):
         super().__init__()
 
         def linear(weight: Tensor) -> nn.Parameter:
-            return nn.Parameter(weight[direction].detach().t().contiguous())  # nn.Linear's way round
+            return nn.Parameter(weight[direction].detach().t().contiguous())  # nn.Linear's layout
 
         self.input, self.state = linear(layer.weight_input), linear(layer.weight_recurrent)
         self.projection = linear(layer.weight_proj)
@@ -36,7 +36,7 @@ class PlainCell(nn.Module):
     def forward(
         self, x_btd: Tensor, lengths: Sequence[int], backward: bool = False, state: State | None = None
     ) -> tuple[Tensor, State]:
-        """lengths fall: the rows that are still running are the first ones."""
+        """Run the cell over x. lengths must fall, so that the rows still running are the first ones."""
         rows, steps, _ = x_btd.shape
         out = x_btd.new_zeros(rows, steps, len(self.projection))
         hidden, cell = state or (x_btd.new_zeros(rows, len(self.projection)), x_btd.new_zeros(rows, self.hidden))
@@ -55,7 +55,7 @@ class PlainCell(nn.Module):
 
 
 def plain_encode(encoder: TokenEncoder, characters: Tensor) -> Tensor:
-    """(N, C) -> (N, P): every word given, through all its characters."""
+    """Encode (N, C) into (N, P): all characters of every word, repeated words included."""
     x = F.embedding(characters.long(), encoder.char_embed).transpose(1, 2)
     x = torch.cat([convolution(x).max(-1).values for convolution in encoder.convolutions], -1)
     x = torch.relu(x) if encoder.activation == "relu" else torch.tanh(x)
@@ -66,7 +66,7 @@ def plain_encode(encoder: TokenEncoder, characters: Tensor) -> Tensor:
 
 
 class PlainBiLM(nn.Module):
-    """A biLM to train, with copies of a BiLM's weights. Two recurrences: AllenNLP's cells, and nn.LSTM, unclipped."""
+    """A trainable biLM with copies of a BiLM's weights, run by AllenNLP's cells or by nn.LSTM without clips."""
 
     def __init__(self, bilm: BiLM) -> None:
         super().__init__()
@@ -81,13 +81,13 @@ class PlainBiLM(nn.Module):
         self._log_expected = bilm.softmax._log_expected
 
     def encode(self, characters: Tensor) -> Tensor:
-        """(2, T, B, C) -> (2, B, T, P)."""
+        """Encode (2, T, B, C) into (2, B, T, P)."""
         return plain_encode(self.encoder, characters.flatten(0, 2)).unflatten(0, characters.shape[:3]).transpose(1, 2)
 
-    def read(
+    def run_layers(
         self, x: Tensor, states: list[State | None], clipped: bool, dropout: float
     ) -> tuple[Tensor, list[State | None]]:
-        """The top outputs (2, B, T, P) and the next states, one for each layer and direction."""
+        """Return the top outputs (2, B, T, P) and the next states, one for each layer and direction."""
         streams, states = list(x), list(states)
         for depth in range(self.config.num_layers):
             for d in range(2):

@@ -1,14 +1,14 @@
-"""Time, memory and disk of data preparation, beside the obvious pipeline, in one run; the result is verified.
+"""Time, memory and disk of data preparation, compared with an obvious pipeline in one run; the result is verified.
 
 python -m benchmarks.prep FILE... [--workers=N]        on given text: one tokenised sentence a line
 python -m benchmarks.prep [--sentences=N] [--tail=X]   on a synthetic corpus (benchmarks.synthetic), else 768 M words
     [--baseline-sentences=50000] [--repeat=1] [--folder=FOLDER] [--keep=DATASET] [--output=RESULT.json]
 
-The obvious pipeline counts words with Counter, looks ids up in a dict and writes a sentence a member with
-webdataset.ShardWriter; it gets the first N sentences only, as it is slow. Memory is the sum over all processes at its
-peak; disk is all that lies in the output folder at its peak, the finished dataset included, over the dataset alone.
---repeat=10 reads the text ten times over: more text, the same types. FOLDER needs room for both, and the text.
-The dataset is removed at the end, unless --keep names another place for it.
+The obvious pipeline counts words with Counter, looks ids up in a dict and writes one sentence per member with
+webdataset.ShardWriter. It gets the first N sentences only, because it is slow. Memory: peak of the sum over all
+processes. Disk: peak of the output folder, the finished dataset included, relative to the dataset. --repeat=10 reads
+the text ten times: more text, the same types. FOLDER needs room for both datasets and the text. The dataset is removed
+at the end, unless --keep names a place for it.
 """
 
 import argparse
@@ -34,14 +34,14 @@ Result = dict[str, float]
 
 
 def lines_of(files: list[str]) -> Iterator[str]:
-    """The non-empty lines of the files."""
+    """Yield the non-empty lines of the files."""
     for source in find_sources(files, [], ""):
         for block, _ in read_blocks(source.path):
             yield from (line for line in block.data.decode().split("\n") if line.strip())
 
 
 def obvious_pipeline(lines: list[str], folder: Path) -> None:
-    """Counts, numbers and writes the sentences in the way that comes to mind first."""
+    """Count, number and write the sentences in the most straightforward way."""
     import webdataset
 
     counts = Counter(word for line in lines for word in line.split())
@@ -53,7 +53,7 @@ def obvious_pipeline(lines: list[str], folder: Path) -> None:
 
 
 def measure_obvious(files: list[str], sentences: int, folder: Path) -> Result:
-    """The obvious pipeline's figures on the first sentences of the files."""
+    """Return the obvious pipeline's figures on the first sentences of the files."""
     lines = list(itertools.islice(lines_of(files), sentences))
     words = sum(len(line.split()) for line in lines)
     begun = time.perf_counter()
@@ -68,9 +68,12 @@ def measure_obvious(files: list[str], sentences: int, folder: Path) -> Result:
 
 
 def measure_prep(files: list[str], workers: int, output: Path) -> Result:
-    """The figures of one preparation by a process of its own; it is verified, which is not counted."""
+    """Return the figures of one preparation in its own process. The result is verified, which is not counted."""
     ends = {"encode_seconds": 0.0, "merge_seconds": 0.0}
-    firsts = {"encode_seconds": "unit-000000/run-0000/map.npy", "merge_seconds": "merge.json"}  # of the next pass
+    firsts = {
+        "encode_seconds": "unit-000000/spill-0000/map.npy",
+        "merge_seconds": "merge.json",
+    }  # of the next pass
 
     def look(seconds: float) -> None:
         for name, first in firsts.items():
@@ -97,7 +100,7 @@ def measure_prep(files: list[str], workers: int, output: Path) -> Result:
 
 
 def measure(files: list[str], workers: int, baseline_sentences: int, folder: Path, dataset: Path) -> Result:
-    """The figures by name. dataset: where ours is made."""
+    """Return the figures by name. dataset: the folder of our dataset."""
     obvious = measure_obvious(files, baseline_sentences, folder)
     ours = measure_prep(files, workers, dataset)
     ratios = {
@@ -108,7 +111,7 @@ def measure(files: list[str], workers: int, baseline_sentences: int, folder: Pat
 
 
 def repeated(files: list[str], times: int, folder: Path) -> list[str]:
-    """The text so many times over, as one plain file, if that is more than once."""
+    """Return the text repeated `times` times as one plain file, or the files themselves if times is 1."""
     if times == 1:
         return files
     path = folder / "repeated.txt"
@@ -120,7 +123,7 @@ def repeated(files: list[str], times: int, folder: Path) -> list[str]:
 
 
 def table(result: Result) -> str:
-    """The figures as a table to read."""
+    """Return the figures as a printed table."""
     r = result
     return "\n".join(
         [
@@ -156,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Prints the table and, with --output, writes it as JSON."""
+    """Print the table and, with --output, write the figures as JSON."""
     arguments = _parser().parse_args()
     if arguments.only_prepare:
         summary = prepare(arguments.text, arguments.only_prepare, workers=arguments.workers)

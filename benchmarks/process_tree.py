@@ -1,4 +1,4 @@
-"""What a command costs while it runs: memory of all its processes, disk under a folder."""
+"""Measure a command while it runs: memory of all its processes, disk space under a folder."""
 
 import os
 import resource
@@ -14,11 +14,11 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass
 class Cost:
-    """Peaks over a command's life. peak_rss_bytes: the sum over its processes, pages they share counted by each.
+    """Cost of a command. peak_rss_bytes: sum over its processes; shared pages count once for each process.
 
-    peak_private_bytes: the same without pages of mapped files, which the system can take back at any time.
-    largest_rss_bytes: the peak of the one process that had the highest; of all that this process ever waited for.
-    cpu_seconds: of the processes that were waited for, as those of a pool are.
+    peak_private_bytes: the same without pages of mapped files, which the system can free at any time.
+    largest_rss_bytes: the highest peak of one process, among all that this process ever waited for.
+    cpu_seconds: of the processes that were waited for, such as those of a pool.
     """
 
     output: str = ""
@@ -31,9 +31,9 @@ class Cost:
 
 
 def run_watched(command: list[str], folder: Path | None = None, look: Callable[[float], None] | None = None) -> Cost:
-    """The command has ended well; returns its standard output and what it took.
+    """Run the command to its end; return its standard output and its cost.
 
-    folder: whose disk use is watched. look(seconds): called at every poll.
+    folder: measure its disk use. look(seconds): called at every poll.
     """
     cost, begun, cpu = Cost(), time.perf_counter(), _children_cpu_seconds()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -56,17 +56,17 @@ def run_watched(command: list[str], folder: Path | None = None, look: Callable[[
 
 
 def descendants(pid: int) -> list[int]:
-    """All processes below one, as they stand."""
+    """Return the ids of all descendants of a process at this moment."""
     try:
         threads = os.listdir(f"/proc/{pid}/task")
         children = [int(c) for t in threads for c in Path(f"/proc/{pid}/task/{t}/children").read_text().split()]
-    except OSError:  # it has ended
+    except OSError:  # the process has ended
         return []
     return children + [below for child in children for below in descendants(child)]
 
 
 def _memory(pid: int) -> tuple[int, int]:
-    """(resident bytes, those of them that belong to no file)."""
+    """Return (resident bytes, resident bytes that belong to no file)."""
     try:
         _, resident, of_files, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
     except OSError:
@@ -75,13 +75,13 @@ def _memory(pid: int) -> tuple[int, int]:
 
 
 def disk_bytes(folder: Path) -> int:
-    """What the files below a folder take on disk."""
+    """Return the disk space of the files below a folder, in bytes."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
             try:
                 total += os.stat(os.path.join(parent, name), follow_symlinks=False).st_blocks * 512
-            except OSError:  # renamed or removed meanwhile
+            except OSError:  # renamed or removed since it was listed
                 continue
     return total
 

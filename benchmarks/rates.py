@@ -1,21 +1,21 @@
-"""What this machine's matrix products reach, and how many a step of training truly needs."""
+"""The rate of matrix products on this machine, and the operations that a training step needs."""
 
 import time
 
 import torch
 
 from pipeline.config.schema import ModelConfig
-from pipeline.model.backend.matmul import product
+from pipeline.model.backend.matmul import matmul
 
 
 def product_rates(size: int = 1536, seconds: float = 0.5) -> dict[str, float]:
-    """Floating-point operations a second of float32 products on torch's threads: by torch.mm, and as the model does.
+    """Return floating-point operations per second of float32 matrix products, by torch.mm and by the model's matmul.
 
-    The faster of the two is the machine's rate that shares are given of.
+    Shares in other benchmarks are relative to the faster of the two.
     """
     a, b = torch.randn(size, size), torch.randn(size, size)
     out = a @ b
-    ways = {"torch.mm": lambda: torch.mm(a, b, out=out), "product": lambda: product(a, b)}
+    ways = {"torch.mm": lambda: torch.mm(a, b, out=out), "product": lambda: matmul(a, b)}
     rates = {}
     for name, way in ways.items():
         way()
@@ -28,16 +28,16 @@ def product_rates(size: int = 1536, seconds: float = 0.5) -> dict[str, float]:
 
 
 def best_rate(*measured: dict[str, float]) -> float:
-    """The rate of the faster way, at its mean over several measurements: those before and after what is compared."""
+    """Return the higher of the two rates, each averaged over the measurements before and after the compared work."""
     return max(sum(rates[name] for rates in measured) / len(measured) for name in measured[0])
 
 
 def needed_flops(
     model: ModelConfig, candidates: int, unique_share: float, mean_characters: float | None, by_tables: bool = False
 ) -> float:
-    """Floating-point operations that training needs a token: forward x 3, words encoded once each.
+    """Return the floating-point operations that training needs per token: forward x 3, each unique word encoded once.
 
-    mean_characters: convolved of a word, pads not at all; None: all that a word may have. by_tables: as on a CPU
+    mean_characters: of a word, without padding; None: all max_characters are convolved. by_tables: as on a CPU
     (pipeline/model/backend/char_cnn.py), where a window is a sum and only maxima have gradients.
     """
     convolution = 2 * model.character_dim * sum(
@@ -55,6 +55,6 @@ def needed_flops(
 
 
 def layers_flops(model: ModelConfig) -> float:
-    """Floating-point operations of all LSTM layers a token, both directions, forward only."""
+    """Return floating-point operations of all LSTM layers per token, both directions, forward only."""
     gates = 2 * 2 * model.projection_dim * 4 * model.lstm_dim
     return 2 * model.num_layers * (gates + 2 * model.lstm_dim * model.projection_dim)

@@ -1,13 +1,12 @@
-"""What Lightning, logging and callbacks add to a step: a real `elmo pretrain` run beside the bare step.
+"""Measure what Lightning, logging and callbacks add to a step: a real `elmo pretrain` run against the bare step.
 
 python -m benchmarks.step_overhead data.path=DATASET [configs/small.yaml] [key=value ...] [--lanes=32] [--pairs=12]
     [--block=6] [--threads=1] [--output=FILE]
 
-The run is a whole one (wandb offline, metrics, checkpoints, progress); between its steps, in the same process, blocks
-of bare steps of an equal model are computed on another half of the text. Blocks take turns; each block of the run is
-held against the bare blocks before and after it. The first step of a block is left out: caches. Both make their
-batches themselves (data.workers=0), so that what is compared is the step. Checkpoints and validation are not part of a
-step and left out.
+The run is complete (wandb offline, metrics, checkpoints, progress). Between its steps, in the same process, blocks of
+bare steps of an equal model run on the other half of the text. Each block of the run is compared with the bare blocks
+before and after it. The first step of a block is left out, because caches are cold. Both make their batches in the main
+process (data.workers=0), so that only steps are compared. Checkpoints and validation are not part of a step.
 """
 
 import statistics
@@ -28,11 +27,11 @@ Times = tuple[float, float]  # wall, CPU
 
 
 class Alternate(pl.Callback):
-    """Times the steps it is called after, and stops the run now and then to time bare ones."""
+    """Time the run's steps, and interrupt the run at intervals to time bare steps."""
 
     def __init__(self, config: PretrainConfig, block: int) -> None:
         self._bare, self._block = build_steps(config, 0, ["ours"])["ours"], block
-        self._bare.step = self._bare.text.windows.lanes.windows_per_epoch // 2  # shapes that are new to each
+        self._bare.step = self._bare.text.windows.lanes.windows_per_epoch // 2  # new shapes for both
         self._bare()
         self.bare_blocks: list[list[Times]] = []
         self.run_blocks: list[list[Times]] = []
@@ -56,7 +55,7 @@ class Alternate(pl.Callback):
         self._since()
 
     def _since(self) -> Times:
-        """Wall and CPU seconds since the last call."""
+        """Return wall and CPU seconds since the last call."""
         now = time.perf_counter(), time.process_time()
         spent = now[0] - self._last[0], now[1] - self._last[1]
         self._last = now
@@ -68,7 +67,7 @@ def _middle(block: list[Times], column: int) -> float:
 
 
 def overhead(alternate: Alternate, column: int) -> dict[str, float]:
-    """Seconds of both, and the quartiles of the relative overhead over pairs; column: 0 wall, 1 CPU."""
+    """Return seconds of both and the quartiles of the relative overhead over pairs. column: 0 wall, 1 CPU."""
     bare = [_middle(block, column) for block in alternate.bare_blocks]
     runs = [_middle(block, column) for block in alternate.run_blocks if len(block) > 1]
     pairs = list(zip(runs, bare, bare[1:], strict=False))
@@ -80,11 +79,11 @@ def overhead(alternate: Alternate, column: int) -> dict[str, float]:
 
 
 def measure(config: PretrainConfig, block: int) -> dict[str, dict[str, float]]:
-    """The overhead in wall and in CPU seconds."""
+    """Return the overhead in wall and in CPU seconds."""
     made, build = [Alternate(config, block)], train_run.build_trainer
 
     def with_alternate(config: PretrainConfig, wandb_run: Any, callbacks: list[pl.Callback]) -> pl.Trainer:
-        return build(config, wandb_run, [*callbacks, made[0]])  # last: it sees what all others take
+        return build(config, wandb_run, [*callbacks, made[0]])  # last, so that its times include all other callbacks
 
     train_run.build_trainer = with_alternate  # type: ignore[assignment]
     try:
@@ -95,7 +94,7 @@ def measure(config: PretrainConfig, block: int) -> dict[str, dict[str, float]]:
 
 
 def main(arguments: list[str]) -> None:
-    """Prints the table and, with --output, writes the figures as JSON."""
+    """Print the table and, with --output, write the figures as JSON."""
     options, rest = split_options(arguments, lanes=32, pairs=12, block=6, threads=1)
     files, pairs = yaml_files(rest, "configs/small.yaml")
     never = 1 << 30

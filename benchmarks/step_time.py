@@ -1,11 +1,11 @@
-"""How long a training step would take on 1 to 256 GPUs: a model on paper, from assumptions; nothing here is measured.
+"""Predict the time of a training step on 1 to 256 GPUs from assumptions; nothing here is measured.
 
 python -m benchmarks.step_time data.path=DATASET [CONFIG.yaml] [--lanes-per-gpu=128] [--compute-ms=MS]
     [--network-gb=50] [--output=FILE.json]
 
---compute-ms takes the place of the model's first part by what one GPU was seen to need for lanes-per-gpu lanes.
---network-gb is what each GPU has of its node's network, in 1e9 bytes a second: 50 is one 400 Gbit/s card a GPU, 3 is
-one 200 Gbit/s card for eight. Bytes are those of benchmarks.communication, for rows of real text.
+--compute-ms: measured milliseconds of one GPU for lanes-per-gpu lanes, instead of the computed time. --network-gb: each
+GPU's share of its node's network, in 1e9 bytes per second: 50 is one 400 Gbit/s card per GPU, 3 is one 200 Gbit/s card
+for eight GPUs. Bytes are those of benchmarks.communication, for touched rows of real text.
 """
 
 import math
@@ -31,25 +31,25 @@ BENCHMARK_TOKENS = 768_648_884  # of the 1B Word Benchmark's training part: bilm
 class Assumptions:
     """H200s in nodes of eight."""
 
-    flops: float = 790e12  # bfloat16, what large products reach
-    share_of_flops: float = 0.6  # what this model's products reach of that
-    memory_bytes_a_second: float = 4.3e12  # of the 4.8e12 that are advertised
+    flops: float = 790e12  # bfloat16, reached by large matrix products
+    share_of_flops: float = 0.6  # reached by this model's matrix products
+    memory_bytes_a_second: float = 4.3e12  # of 4.8e12 advertised
     kernel_seconds: float = 5e-6  # from one dependent kernel to the next, in a CUDA graph
-    kernels: int = 3  # one after the other for each token of a layer: product, gates, projection
-    optimizer_bytes: int = 20  # a parameter: gradient, weight and accumulator read, the latter two written, float32
-    nvlink_bytes_a_second: float = 350e9  # of 450e9 each way, as rings reach them
-    network_bytes_a_second: float = 50e9  # a GPU
-    network_share: float = 0.8  # of it that rings reach
-    collective_seconds: float = 20e-6  # to start one, and to cross a node
+    kernels: int = 3  # sequential ones per token of a layer: recurrent matmul, gates, projection
+    optimizer_bytes: int = 20  # per parameter: read gradient, weight and accumulator, write the latter two, float32
+    nvlink_bytes_a_second: float = 350e9  # reached by rings, of 450e9 each way
+    network_bytes_a_second: float = 50e9  # per GPU
+    network_share: float = 0.8  # reached by rings
+    collective_seconds: float = 20e-6  # to start a collective and to cross a node
     hop_seconds: float = 5e-6  # between nodes; a tree has 2 log2(nodes)
     bucket_bytes: int = 25 << 20  # of float32 gradients: DDP's default
     small_collectives: int = 3  # targets, rows, and the loss with the requests
-    overlap: float = 0.8  # of backward's time that can hide traffic; the rest is slowed by it
+    overlap: float = 0.8  # share of backward's time that can hide traffic
 
 
 @dataclass
 class Step:
-    """Seconds. compute: of one GPU. traffic: of all bytes. waits: the part of it that backward does not hide."""
+    """Seconds of a step. compute: of one GPU. traffic: of all bytes. waits: traffic that backward does not hide."""
 
     gpus: int
     compute: float
@@ -71,12 +71,12 @@ class Step:
 
 
 def compute_seconds(config: PretrainConfig, here: Traffic, lanes: int, a: Assumptions) -> float:
-    """Products at their rate, the recurrence's kernels one after the other, the optimizer at that of the memory."""
+    """Return seconds of compute: matrix products at their rate, sequential kernels, the optimizer at memory speed."""
     needed = needed_flops(config.model, config.softmax.num_samples, here.unique_share, mean_characters=None)
-    products = lanes * config.data.window * needed / (a.flops * a.share_of_flops)
-    in_turn = 2 * a.kernels * config.data.window * config.model.num_layers * a.kernel_seconds
+    matmuls = lanes * config.data.window * needed / (a.flops * a.share_of_flops)
+    sequential = 2 * a.kernels * config.data.window * config.model.num_layers * a.kernel_seconds
     parameters = _dense_parameters(config) + here.union_rows * (config.model.projection_dim + 1)
-    return products + in_turn + a.optimizer_bytes * parameters / a.memory_bytes_a_second
+    return matmuls + sequential + a.optimizer_bytes * parameters / a.memory_bytes_a_second
 
 
 def step(config: PretrainConfig, here: Traffic, compute: float, lanes: int, a: Assumptions) -> Step:
@@ -84,13 +84,13 @@ def step(config: PretrainConfig, here: Traffic, compute: float, lanes: int, a: A
     if here.ranks == 1:
         return Step(1, compute, 0.0, 0.0, tokens)
     nodes = math.ceil(here.ranks / GPUS_PER_NODE)
-    network = a.network_share * a.network_bytes_a_second * GPUS_PER_NODE  # eight rings leave a node side by side
+    network = a.network_share * a.network_bytes_a_second * GPUS_PER_NODE  # eight rings leave a node in parallel
     rate = min(a.nvlink_bytes_a_second, network) if nodes > 1 else a.nvlink_bytes_a_second
     each = a.collective_seconds + 2 * math.log2(nodes) * a.hop_seconds
     buckets = math.ceil(4 * _dense_parameters(config) / a.bucket_bytes)
     traffic_seconds = here.bytes / rate + (buckets + a.small_collectives) * each
-    last = a.bucket_bytes / rate + 2 * each  # the first layer's gradients are the last, then the ranks agree to go on
-    hidden = min(traffic_seconds, a.overlap * compute * 2 / 3)  # backward is two thirds
+    last = a.bucket_bytes / rate + 2 * each  # the first layer's gradients, then the loss
+    hidden = min(traffic_seconds, a.overlap * compute * 2 / 3)  # backward takes two thirds
     return Step(here.ranks, compute, traffic_seconds, max(traffic_seconds - hidden, last), tokens)
 
 

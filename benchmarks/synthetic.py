@@ -2,13 +2,14 @@
 
 python -m benchmarks.synthetic FOLDER [--sentences=30301028] [--files=99] [--seed=0] [--workers=0] [--tail=1.78]
 
-FOLDER gets N text files of one tokenised sentence a line; the same options give the same bytes (with one NumPy) for
-any number of workers. By default 30.3 M sentences, about 768 M words of 2.4 M types, 0.79 M of them seen three times.
+FOLDER gets text files with one tokenised sentence per line. The same options give the same bytes for any number of
+workers (with the same version of NumPy). Default: 30.3 M sentences, about 768 M words of 2.4 M types, of which 0.79 M
+occur at least three times.
 
 Words are drawn independently. Type k has probability ~ 1 / (k + 2.7) up to rank 5,000 (Zipf-Mandelbrot) and ~ k^-tail
-beyond, as large corpora do (Ferrer i Cancho and Sole 2001); there are 46.8 M types to draw from. A smaller tail gives
-more of them: 1.4 gives 10 M types in 768 M words. Spellings are syllables, fewer for frequent types: 5.3 bytes
-a word, its space included.
+beyond, as in large corpora (Ferrer i Cancho and Sole 2001). There are 46.8 M types to draw from. A smaller tail gives
+more types: 1.4 gives 10 M types in 768 M words. Spellings are syllables, fewer for frequent types: 5.3 bytes per word,
+its space included.
 Sentences have 1 + floor(Gamma(4) x 6.2) words: mean 25.3, standard deviation 12.4.
 """
 
@@ -37,7 +38,7 @@ NUM_TYPES = _NEAR + _BASE**3
 
 @dataclass(frozen=True)
 class Corpus:
-    """What determines a corpus. tail: the exponent of rare words' frequencies, above 1."""
+    """All that determines a corpus. tail: the exponent of rare words' frequencies, above 1."""
 
     sentences: int = 30_301_028
     files: int = 99
@@ -45,12 +46,12 @@ class Corpus:
     tail: float = 1.78
 
     def sentences_in(self, file: int) -> int:
-        """Sentences of file number `file`; all have about equally many."""
+        """Return the number of sentences of file number `file`; all files have about equally many."""
         return self.sentences * (file + 1) // self.files - self.sentences * file // self.files
 
 
 class WordSampler:
-    """Draws types by inverting the distribution function, which needs no table."""
+    """Draw types by inverting the distribution function, which needs no table."""
 
     def __init__(self, tail: float) -> None:
         self._slope = tail - 1
@@ -60,7 +61,7 @@ class WordSampler:
         self._total = self._head + (1 - end**-self._slope) / self._slope
 
     def draw(self, random: np.random.Generator, number: int) -> np.ndarray:
-        """(number,) int64: ranks of types, 0 the most frequent."""
+        """Return (number,) int64: ranks of types, 0 the most frequent."""
         mass = random.random(number)
         mass *= self._total
         rare = np.flatnonzero(mass >= self._head)
@@ -72,7 +73,7 @@ class WordSampler:
         return np.minimum(value.astype(np.int64), NUM_TYPES - 1)
 
     def expected_types(self, words: int) -> float:
-        """Of how many types a corpus of so many words is expected to hold at least one."""
+        """Return the expected number of types in a corpus of this number of words."""
         edges = np.concatenate([np.arange(_NEAR), np.geomspace(_NEAR, NUM_TYPES, 1 << 16)]) + _SHIFT
         beyond = (1 - np.maximum(edges / self._edge, 1) ** -self._slope) / self._slope
         below = np.log(np.minimum(edges, self._edge) / _SHIFT) + beyond
@@ -81,7 +82,7 @@ class WordSampler:
 
 
 class Speller:
-    """Spells types as rows of 16 bytes: letters and zeros, then a space."""
+    """Spell types as rows of 16 bytes: letters and zeros, then a space."""
 
     def __init__(self) -> None:
         self._syllables = np.array([s.encode().ljust(4, b"\0") for s in _SYLLABLES], "S4").view(np.uint32)
@@ -89,7 +90,7 @@ class Speller:
         self._near = self._spell(np.arange(_NEAR)).view(np.uint8)
 
     def _spell(self, ranks: np.ndarray) -> np.ndarray:
-        """(n, 4) uint32. Consonants and vowels alternate, so that no two types are spelled alike."""
+        """Return (n, 4) uint32. Consonants and vowels alternate, so that no two types have the same spelling."""
         rows = np.zeros((len(ranks), 4), np.uint32)
         rows[:, 3] = self._space
         for syllables, first, stop in ((1, 0, _BASE), (2, _BASE, _NEAR), (3, _NEAR, NUM_TYPES)):
@@ -101,7 +102,7 @@ class Speller:
         return rows
 
     def text(self, ranks: np.ndarray, ends: np.ndarray) -> bytes:
-        """The words, parted by spaces; a newline after those at `ends`."""
+        """Return the words separated by spaces, with a newline after the words at `ends`."""
         rows = self._near.take(np.minimum(ranks, _NEAR - 1), axis=0)
         far = np.flatnonzero(ranks >= _NEAR)
         rows[far] = self._spell(ranks[far]).view(np.uint8)
@@ -110,7 +111,7 @@ class Speller:
 
 
 def write_file(path: Path, corpus: Corpus, file: int) -> int:
-    """File number `file` of the corpus is written; returns its words."""
+    """Write file number `file` of the corpus; return its number of words."""
     random = np.random.Generator(np.random.PCG64(np.random.SeedSequence((corpus.seed, file))))
     sampler, speller, words = WordSampler(corpus.tail), Speller(), 0
     left = corpus.sentences_in(file)
@@ -125,7 +126,7 @@ def write_file(path: Path, corpus: Corpus, file: int) -> int:
 
 
 def write_corpus(folder: Path, corpus: Corpus, workers: int = 1) -> tuple[list[str], int]:
-    """The corpus is in `folder`, which is made; returns its files' names and its words."""
+    """Write the corpus into `folder`, which is created; return its files' names and its number of words."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"part-{file:05d}-of-{corpus.files:05d}.txt" for file in range(corpus.files)]
     if workers == 1:
@@ -138,7 +139,7 @@ def write_corpus(folder: Path, corpus: Corpus, workers: int = 1) -> tuple[list[s
 
 
 def add_corpus_options(parser: argparse.ArgumentParser, sentences: int = Corpus.sentences) -> None:
-    """The options that make a Corpus, for other benchmarks too."""
+    """Add the options of a Corpus to a parser; other benchmarks use them too."""
     parser.add_argument("--sentences", type=int, default=sentences)
     parser.add_argument("--files", type=int, default=Corpus.files)
     parser.add_argument("--seed", type=int, default=Corpus.seed)
@@ -146,12 +147,12 @@ def add_corpus_options(parser: argparse.ArgumentParser, sentences: int = Corpus.
 
 
 def corpus_of(arguments: argparse.Namespace) -> Corpus:
-    """The corpus that the options of add_corpus_options describe."""
+    """Return the corpus that the options of add_corpus_options describe."""
     return Corpus(**{name: getattr(arguments, name) for name in asdict(Corpus())})
 
 
 def main() -> None:
-    """Writes the corpus and prints what it holds."""
+    """Write the corpus and print what it holds."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.synthetic")
     parser.add_argument("folder", type=Path)
     add_corpus_options(parser)

@@ -1,7 +1,7 @@
-"""One training step, whole or in timed parts: this project's way, and the plain ways it is compared with.
+"""One training step, whole or in timed parts, by this project's code and by plain PyTorch.
 
-For the parts the graph is cut between them and the gradients are handed on, so that forward and backward of a part
-are timed together and the result is that of the whole step.
+To time parts, the autograd graph is cut between them and gradients are passed on. So forward and backward of a part are
+timed together, and the result is that of the whole step.
 """
 
 import time
@@ -18,9 +18,9 @@ from benchmarks.plain import PlainBiLM, State
 from data_prep.dataset.open import open_dataset
 from pipeline.characters import PAD
 from pipeline.config.schema import PretrainConfig
-from pipeline.data.datamodule import choose_vocabulary
 from pipeline.data.lanes import TrainLanes
-from pipeline.data.windows import Batch, BatchMaker, TrainWindows, Vocabulary
+from pipeline.data.vocabulary import Vocabulary, choose_vocabulary
+from pipeline.data.windows import Batch, BatchMaker, TrainWindows
 from pipeline.model.bilm import BiLM, DropoutKey, States, detach
 from pipeline.model.sampler import LogUniformSampler
 from pipeline.model.softmax import Candidates, Places, find_places
@@ -48,16 +48,16 @@ class Clock:
 
 
 class Way(Protocol):
-    """How a step is computed. lengths, places: as GroupInputs has them, where the CPU has said them beforehand."""
+    """A way to compute a step. lengths, places: as in GroupInputs, if the CPU has computed them beforehand."""
 
     def encode(self, batch: Batch, lengths: Tensor | None = None) -> Tensor: ...
-    def read(self, x: Tensor, step: int, dropout: float) -> Tensor: ...
+    def run_layers(self, x: Tensor, step: int, dropout: float) -> Tensor: ...
     def loss(self, y: Tensor, batch: Batch, candidates: Candidates, places: Places | None = None) -> Tensor: ...
     def update(self) -> None: ...
 
 
 class Ours:
-    """As pipeline.train.step.module does it, without Lightning."""
+    """The step of pipeline.train.step.module, without Lightning."""
 
     def __init__(self, config: PretrainConfig, bilm: BiLM) -> None:
         keep_freed_memory()
@@ -65,15 +65,15 @@ class Ours:
         self.optimizer = build_optimizer(config.optimizer, bilm.parameters(), bilm.softmax.parameters())
         self.softmax_gradient = SoftmaxGradient(bilm.softmax)
         self.states: States = bilm.initial_states(config.data.lanes)
-        self._report = torch.zeros(2)  # loss and request, as the module's
+        self._report = torch.zeros(2)  # loss and request, as in the module
         self._check = torch.zeros(1, dtype=torch.int32, device=bilm.device)
 
     def encode(self, batch: Batch, lengths: Tensor | None = None) -> Tensor:
         words = self.bilm.encoder(batch.characters, lengths).to(self.states[0].h.dtype)
-        return torch.nn.functional.embedding(batch.index, words)
+        return torch.nn.functional.embedding(batch.word_index, words)
 
-    def read(self, x: Tensor, step: int, dropout: float) -> Tensor:
-        outputs, states = self.bilm.read(x, self.states, DropoutKey(0, step, 0) if dropout else None)
+    def run_layers(self, x: Tensor, step: int, dropout: float) -> Tensor:
+        outputs, states = self.bilm.run_layers(x, self.states, DropoutKey(0, step, 0) if dropout else None)
         self.states = detach(states)
         return outputs[-1]
 
@@ -107,15 +107,15 @@ class Plain:
         self.states: list[State | None] = [None] * len(bilm.cells)
 
     def encode(self, batch: Batch, lengths: Tensor | None = None) -> Tensor:
-        return self.bilm.encode(batch.characters[batch.index])
+        return self.bilm.encode(batch.characters[batch.word_index])
 
-    def read(self, x: Tensor, step: int, dropout: float) -> Tensor:
-        y, states = self.bilm.read(x, self.states, self.clipped, dropout)
+    def run_layers(self, x: Tensor, step: int, dropout: float) -> Tensor:
+        y, states = self.bilm.run_layers(x, self.states, self.clipped, dropout)
         self.states = [state and (state[0].detach(), state[1].detach()) for state in states]
         return y
 
     def loss(self, y: Tensor, batch: Batch, candidates: Candidates, places: Places | None = None) -> Tensor:
-        targets = batch.targets.transpose(1, 2).flatten(1)  # lane by lane, as the cell gives its outputs
+        targets = batch.targets.transpose(1, 2).flatten(1)  # lane by lane, in the order of the cell's outputs
         return self.bilm.loss(y.flatten(1, 2), targets, candidates)
 
     def update(self) -> None:
@@ -125,7 +125,7 @@ class Plain:
 
 
 class Text:
-    """The windows of a config's dataset, and the candidates of each. vocabulary: its words, 0 for what is usual."""
+    """The windows of a config's dataset and their candidates. vocabulary: number of words, 0 for the config's."""
 
     def __init__(self, config: PretrainConfig, vocabulary: int = 0) -> None:
         dataset = open_dataset(config.data.path)
@@ -141,14 +141,14 @@ class Text:
         return LogUniformSampler(self.vocabulary, self._candidates)
 
     def draw(self, step: int) -> tuple[Batch, Candidates]:
-        """The window and the candidates of a step."""
+        """Return the window and the candidates of a step."""
         batch = self.windows.batch(step, range(self.windows.lanes.num_lanes))
         ids, tries = self._sampler.draw(0, step)
         return batch, Candidates(torch.from_numpy(ids).unsqueeze(0), torch.tensor([tries]))
 
 
 class Steps:
-    """Runs steps of a way over a text."""
+    """Run steps of a way over a text."""
 
     def __init__(self, config: PretrainConfig, text: Text, way: Way, in_bf16: bool = False) -> None:
         self.config, self.text, self.way, self._in_bf16 = config, text, way, in_bf16
@@ -159,11 +159,11 @@ class Steps:
         return torch.autocast("cpu", torch.bfloat16, enabled=self._in_bf16)
 
     def first_loss(self) -> float:
-        """The loss of the first window without dropout. States stay where they were; only the softmax learns."""
+        """Return the loss of the first window without dropout. States are kept; only the softmax is updated."""
         batch, candidates = self.text.draw(0)
         states = self.way.states  # type: ignore[attr-defined]
         with torch.no_grad():
-            y = self.way.read(self.way.encode(batch), 0, 0.0)
+            y = self.way.run_layers(self.way.encode(batch), 0, 0.0)
         self.way.states = states  # type: ignore[attr-defined]
         loss = self.way.loss(y.requires_grad_(), batch, candidates)
         loss.backward()
@@ -171,10 +171,10 @@ class Steps:
         return loss.item()
 
     def __call__(self) -> float:
-        """One step is done; returns its loss."""
+        """Run one step and return its loss."""
         batch, candidates = self.text.draw(self.step)
         with self._autocast():
-            y = self.way.read(self.way.encode(batch), self.step, self.config.model.dropout)
+            y = self.way.run_layers(self.way.encode(batch), self.step, self.config.model.dropout)
             loss = self.way.loss(y, batch, candidates)
         (loss * self.config.data.window).backward()
         self.way.update()
@@ -182,7 +182,7 @@ class Steps:
         return loss.item()
 
     def in_parts(self) -> float:
-        """As a call, with each part timed. A little slower: memory of one part is not reused by the next."""
+        """Run one step with each part timed; return its loss. Slightly slower: parts do not share memory."""
         clock = self.clock
         with clock.part("data"):
             batch, candidates = self.text.draw(self.step)
@@ -190,14 +190,14 @@ class Steps:
             encoded = self.way.encode(batch)
         x = encoded.detach().requires_grad_()
         with clock.part("recurrence"), self._autocast():
-            read = self.way.read(x, self.step, self.config.model.dropout)
-        y = read.detach().requires_grad_()
+            outputs = self.way.run_layers(x, self.step, self.config.model.dropout)
+        y = outputs.detach().requires_grad_()
         with clock.part("softmax"):
             with self._autocast():
                 loss = self.way.loss(y, batch, candidates)
             (loss * self.config.data.window).backward()
         with clock.part("recurrence"):
-            read.backward(y.grad)
+            outputs.backward(y.grad)
         with clock.part("encoder"):
             encoded.backward(x.grad)
         with clock.part("optimizer"):

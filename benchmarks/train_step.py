@@ -1,18 +1,18 @@
-"""Training speed of configs on this machine, beside plain PyTorch and the rate of matrix products, in one run.
+"""Training speed of configs on this machine, compared with plain PyTorch and the rate of matrix products, in one run.
 
 python -m benchmarks.train_step data.path=DATASET [configs/small.yaml ...] [key=value ...] [--lanes=32,128]
     [--seconds=20] [--rounds=3] [--vocabulary=N] [--ways=ours,plain,nn.LSTM] [--parts] [--threads=N] [--output=FILE]
 
-Ways: ours; plain PyTorch with AllenNLP's per-step cell, every position encoded through all its characters, a dense
-gradient of the table and torch's Adagrad (benchmarks/plain.py); the same with nn.LSTM(proj_size), which has no clips.
-With -bf16 behind its name a way computes products in bfloat16, as train.precision=bf16-mixed does:
---ways=ours,ours-bf16,plain,plain-bf16. Ours keeps freed memory, as training does (pipeline/train/trainer.py), others
-give it back, as programs of PyTorch do; with -kept or -freed behind its name a way does as that says. Ours and plain
+Ways: ours; plain PyTorch with AllenNLP's per-step cell, all characters of every position encoded, a dense gradient of
+the table and torch's Adagrad (benchmarks/plain.py); the same with nn.LSTM(proj_size), which has no clips. A way whose
+name ends in -bf16 computes matrix products in bfloat16, as train.precision=bf16-mixed does:
+--ways=ours,ours-bf16,plain,plain-bf16. Ours keeps freed memory, as training does
+(pipeline/train/trainer.py), the others give it back, as programs of PyTorch do; with -kept or -freed behind its name a way does as that says. Ours and plain
 give the same loss in float32 (checked). The ways take turns, so many rounds, each turn after a step that does not
 count; a way's figure is its median step.
-Share: of the operations truly needed (words encoded once each, their windows by sums of table rows) in the rate of
-float32 products, the faster of torch's and the model's, measured before and after. --parts: where the time goes.
---vocabulary: words of the softmax [default: as the config and the dataset say]. No Lightning, no loader process.
+Share: the rate of operations that are needed (unique words encoded once, their windows by sums of table rows), relative
+to the rate of float32 matrix products (the faster of torch's and the model's, measured before and after). --parts: the
+time of each part. --vocabulary: words of the softmax [default: by config and dataset]. No Lightning, no loader process.
 """
 
 import statistics
@@ -45,7 +45,7 @@ def _is_known(way: str) -> bool:
 
 
 def build_steps(config: PretrainConfig, vocabulary: int, ways: list[str]) -> dict[str, Steps]:
-    """Steps of each way, from the same weights on the same text."""
+    """Return Steps of each way, from the same weights on the same text."""
     texts = {name: Text(config, vocabulary) for name in ways}
     torch.manual_seed(0)
     bilm = BiLM(config.model, texts[ways[0]].vocabulary)
@@ -59,13 +59,13 @@ def build_steps(config: PretrainConfig, vocabulary: int, ways: list[str]) -> dic
 
 
 def check_equal(steps: dict[str, Steps]) -> None:
-    """The ways that should give the same loss do."""
+    """Check that ours and plain give the same loss."""
     losses = {name: one.first_loss() for name, one in steps.items() if name in ("ours", "plain")}
     assert not losses or max(losses.values()) - min(losses.values()) < 1e-3, f"the ways differ: {losses}"
 
 
 def measure(config: PretrainConfig, options: dict[str, Any]) -> dict[str, Any]:
-    """The figures of each way, and of the machine in the same run."""
+    """Return the figures of each way, and of the machine in the same run."""
     steps = build_steps(config, options["vocabulary"], options["ways"].split(","))
     check_equal(steps)
     for number, one in enumerate(steps.values()):
@@ -109,7 +109,7 @@ def _keeps_memory(way: str) -> bool:
 
 
 def _run(steps: Steps, times: list[tuple[float, float]], seconds: float) -> None:
-    """Steps for so long, and a few at least; times gets wall and CPU seconds of each."""
+    """Run steps for `seconds`, and at least a few; append wall and CPU seconds of each to times."""
     begun, count = time.perf_counter(), 0
     while count < _LEAST_STEPS or time.perf_counter() - begun < seconds:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -119,7 +119,7 @@ def _run(steps: Steps, times: list[tuple[float, float]], seconds: float) -> None
 
 
 def print_rows(name: str, result: dict[str, Any]) -> None:
-    """The figures of one config and number of lanes."""
+    """Print the figures of one config and number of lanes."""
     ours = result["ways"].get("ours")
     for way, row in result["ways"].items():
         ratio = cpu_ratio = float("nan")
@@ -138,7 +138,7 @@ def print_rows(name: str, result: dict[str, Any]) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Prints the table and, with --output, writes the figures as JSON."""
+    """Print the table and, with --output, write the figures as JSON."""
     options, rest = split_options(
         arguments, lanes="32,128", seconds=20.0, rounds=3, vocabulary=0, ways=",".join(WAYS), parts=False
     )

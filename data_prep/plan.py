@@ -1,4 +1,4 @@
-"""What is to be done: the options, the input, and its division into units of work."""
+"""The plan of a preparation: options, input files, and their division into units of work."""
 
 import math
 import re
@@ -15,15 +15,15 @@ from data_prep.text.compressed import compression_of
 from data_prep.text.corpus import STDIN, InputIdentity, Source
 from data_prep.workspace import WORK_REMEDY
 
-UNIT_BYTES = 64 << 20  # of a large plain file: some 12 M words, ten seconds of work
+UNIT_BYTES = 64 << 20  # size of a unit of a large plain file: some 12 M words, ten seconds of work
 _LINE_END, _EMPTY_LINE = re.compile(rb"\n"), re.compile(rb"\n[ \t\r]*\n")
 SHUFFLES, ON_ERROR = ("sentences", "documents", "none"), ("fail", "skip")
-_VERSION = 2  # of what units hold: work of another version is not continued
+_VERSION = 3  # of the work folder: unfinished work of another version is refused
 
 
 @dataclass(frozen=True)
 class Options:
-    """Everything besides the text that determines the dataset's bytes. Meaning: prepare.prepare."""
+    """Everything besides the text that determines the dataset's bytes. Meanings: see prepare.prepare."""
 
     heldout: float | int = 0.0
     tokenize: bool = False
@@ -67,7 +67,7 @@ def _at_least(name: str, value: float, least: int) -> None:
 
 @dataclass(frozen=True)
 class Unit:
-    """A part of the input that one process encodes: bytes start..stop of a source (stop None: to its end)."""
+    """A part of the input that one process encodes: bytes start..stop of a source (stop None: to the source's end)."""
 
     number: Count
     source: Count
@@ -76,22 +76,22 @@ class Unit:
 
 
 class Identity(TypedDict):
-    """What a rerun must share to continue a preparation: options and inputs, wherever those lie."""
+    """Options and inputs (without paths) that a rerun must share to continue a preparation."""
 
     options: dict[str, Any]
     inputs: list[InputIdentity]
 
 
 class _SavedPlan(TypedDict):
-    version: Literal[2]
+    version: Literal[3]
     options: Options
     sources: list[Source]
     units: list[Unit]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The whole preparation, as saved in the work folder; the same for all processes that take part."""
+class PrepPlan:
+    """The plan as saved in the work folder, the same for all processes of a preparation."""
 
     options: Options
     sources: list[Source]
@@ -99,28 +99,28 @@ class Plan:
 
     @property
     def has_stdin(self) -> bool:
-        """Standard input cannot be read twice, nor recognised."""
+        """Whether an input is standard input, which cannot be read twice or recognised in a rerun."""
         return any(source.path == STDIN for source in self.sources)
 
     def source_of(self, unit: Unit) -> Source:
-        """The input file a unit is a part of."""
+        """Return the input file of a unit."""
         return self.sources[unit.source]
 
     def num_bytes(self, unit: Unit) -> int:
-        """The unit's bytes in its file (compressed ones where it is compressed)."""
+        """Return the unit's bytes in its file (compressed bytes of a compressed file)."""
         return (self.source_of(unit).num_bytes if unit.stop is None else unit.stop) - unit.start
 
     def identity(self) -> Identity:
-        """What a rerun must share to continue this preparation."""
+        """Return what a rerun must share to continue this preparation."""
         return {"options": asdict(self.options), "inputs": [source.identity() for source in self.sources]}
 
     def save(self, path: Path) -> None:
-        """The plan is in a file that load() reads."""
+        """Write the plan into a file that load() reads."""
         write_json(path, {"version": _VERSION, **asdict(self)})
 
     @classmethod
-    def load(cls, path: Path) -> "Plan":
-        """The plan that save() wrote."""
+    def load(cls, path: Path) -> "PrepPlan":
+        """Return the plan that save() wrote."""
         saved = load_json(path, _SavedPlan, WORK_REMEDY)
         plan = cls(saved["options"], saved["sources"], saved["units"])
         if any(unit.number != i or unit.source >= len(plan.sources) for i, unit in enumerate(plan.units)):
@@ -134,12 +134,12 @@ def load_identity(path: Path) -> Identity:
     return identity
 
 
-def make_plan(sources: list[Source], options: Options) -> Plan:
-    """The plan for these inputs. It depends on nothing else, so every process that makes it makes the same."""
+def make_plan(sources: list[Source], options: Options) -> PrepPlan:
+    """Return the plan for these inputs and options: a pure function, so all processes get the same plan."""
     ranges = [
         (number, start, stop) for number, source in enumerate(sources) for start, stop in _ranges(source, options)
     ]
-    return Plan(options, sources, [Unit(i, *parts) for i, parts in enumerate(ranges)])
+    return PrepPlan(options, sources, [Unit(i, *parts) for i, parts in enumerate(ranges)])
 
 
 def _ranges(source: Source, options: Options) -> Iterator[tuple[int, int | None]]:
@@ -157,7 +157,7 @@ def _ranges(source: Source, options: Options) -> Iterator[tuple[int, int | None]
 
 
 def _after_next(pattern: re.Pattern[bytes], read: Any, position: int) -> int:
-    """The position after the next match, or after the file's end."""
+    """Return the position after the next match, or the file's end."""
     tail = b""
     while data := read(1 << 16):
         if found := pattern.search(tail + data):
@@ -168,7 +168,7 @@ def _after_next(pattern: re.Pattern[bytes], read: Any, position: int) -> int:
 
 
 def differences(before: Identity, now: Identity, except_for: Sequence[str] = ()) -> list[str]:
-    """What differs between two identities, as "name: before -> now". except_for: options that may differ."""
+    """Return the differences of two identities as "name: before -> now". except_for: options that may differ."""
     found = [
         f"{field.name}: {before['options'].get(field.name)} -> {now['options'][field.name]}"
         for field in fields(Options)

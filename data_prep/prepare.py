@@ -1,7 +1,7 @@
-"""Text to dataset in three passes: encode (by unit of input), merge the lexicons, assemble (by shard).
+"""Prepare a dataset from text in three passes: encode units of input, merge their lexicons, assemble shards.
 
-Each pass is a set of independent tasks whose results are recorded once they are in place, so a preparation can be
-killed at any moment and run again, in one process or many, and always gives the same bytes.
+Each pass is a set of independent tasks. A result is recorded only after it is in place, so a preparation can be killed
+at any moment and run again, in one process or many, and always gives the same bytes.
 """
 
 import time
@@ -18,7 +18,7 @@ from data_prep.dataset.typed_json import load_json
 from data_prep.passes.assemble import assemble_shard
 from data_prep.passes.encode import FaultWatch, encode_unit, read_record
 from data_prep.passes.merge import merge, read_merge_record
-from data_prep.plan import Identity, Options, Plan, differences, load_identity, make_plan
+from data_prep.plan import Identity, Options, PrepPlan, differences, load_identity, make_plan
 from data_prep.progress import Progress
 from data_prep.text.corpus import STDIN, find_sources
 from data_prep.workers import num_workers, run_tasks
@@ -49,20 +49,21 @@ def prepare(
     task: int = 0,
     tasks: int = 1,
 ) -> Summary:
-    """A finished dataset is in `output`; what an earlier, killed call did for it is not done again.
+    """Write a finished dataset into `output`. Results that an earlier, killed call recorded are used, not made again.
 
     inputs, heldout_inputs: files, globs, folders, or "-" (standard input); plain, .gz, .xz, .bz2 or .zst.
         One tokenised sentence a line; with tokenize, running text in `language`.
-    heldout: a share of the sentences (float below 1) or a number of them (int), at random; the last ones if
-        shuffle="none". shuffle: "sentences"; "documents" (parted by empty lines and file ends, kept whole and in
-        order, in random order among each other); "none" (the input's order).
-    workers: processes, 0 for one a core; being spawned, they need `if __name__ == "__main__"` in a script.
-    on_error: "fail", or "skip" (leave out and list) lines that cannot be used.
-    max_sentence_words: longer lines are errors. shard_tokens, chunk_tokens: sizes to aim at, </S> included
-        (chunks of a small corpus are smaller: about a thousand of them, of 4,096 tokens at least).
-    overwrite: what `output` held of a dataset is removed first.
-    step, task, tasks: only part `task` of `tasks` of one pass, for a job array; the summary says what is pending.
-    Raises DataError: bad input, options that differ from those of the work in `output`, a full disk.
+    heldout: a share (float below 1) or a number (int) of the sentences, drawn at random; the last ones if
+        shuffle="none".
+    shuffle: "sentences"; "documents" (separated by empty lines and file ends; a document stays whole and in order,
+        documents are permuted); "none" (the input's order).
+    workers: number of processes, 0 for one per core. They are spawned, so a script needs `if __name__ == "__main__"`.
+    on_error: "fail" or "skip" (leave out and list) for lines that cannot be used.
+    max_sentence_words: longer lines are errors. shard_tokens, chunk_tokens: target sizes, </S> included (a small
+        corpus gets smaller chunks: about a thousand, of at least 4,096 tokens).
+    overwrite: first remove the files of a dataset that `output` holds.
+    step, task, tasks: do only part `task` of `tasks` of one pass, for a job array; the summary names what is pending.
+    Raises DataError for bad input, for options that differ from those of the work in `output`, and for a full disk.
     """
     begun = time.monotonic()
     options = Options(
@@ -115,8 +116,8 @@ def _check_call(
         raise DataError("step needs inputs that every task can read, not standard input; save it to a file first")
 
 
-def _is_finished(work: Workspace, plan: Plan, overwrite: bool) -> bool:
-    """Whether the dataset is there already, from this input with these options; DataError if from others."""
+def _is_finished(work: Workspace, plan: PrepPlan, overwrite: bool) -> bool:
+    """Return whether the dataset exists already, from this input and these options; raise DataError if from others."""
     work.refuse_foreign_files()
     if overwrite or not work.index.exists():
         return False
@@ -132,7 +133,9 @@ def _is_finished(work: Workspace, plan: Plan, overwrite: bool) -> bool:
     return True
 
 
-def _refuse_other(work: Workspace, before: Identity | None, plan: Plan, what: str, except_for: Sequence[str]) -> None:
+def _refuse_other(
+    work: Workspace, before: Identity | None, plan: PrepPlan, what: str, except_for: Sequence[str]
+) -> None:
     if before is None:
         raise DataError(f"{work.output} holds {what} of unknown options; use overwrite=true or another output folder")
     if found := differences(before, plan.identity(), except_for):
@@ -142,8 +145,8 @@ def _refuse_other(work: Workspace, before: Identity | None, plan: Plan, what: st
         )
 
 
-def _begin(work: Workspace, plan: Plan, overwrite: bool, alone: bool) -> None:
-    """The work folder holds this plan, and of earlier work what belongs to it."""
+def _begin(work: Workspace, plan: PrepPlan, overwrite: bool, alone: bool) -> None:
+    """Write the plan into the work folder. Earlier work that belongs to the plan is kept."""
     if overwrite:
         work.clear_dataset()
     if alone and plan.has_stdin:
@@ -151,12 +154,12 @@ def _begin(work: Workspace, plan: Plan, overwrite: bool, alone: bool) -> None:
     work.folder.mkdir(parents=True, exist_ok=True)
     if alone:
         work.clear_temporaries()
-    if work.plan.exists():  # on_error decides over the records of units, not over what they hold
-        _refuse_other(work, Plan.load(work.plan).identity(), plan, "an unfinished preparation", ("on_error",))
-    plan.save(work.plan)  # the text may lie elsewhere now
+    if work.plan.exists():  # on_error may differ: it does not change the encoded units
+        _refuse_other(work, PrepPlan.load(work.plan).identity(), plan, "an unfinished preparation", ("on_error",))
+    plan.save(work.plan)  # with today's paths: the input may have moved
 
 
-def _encode(work: Workspace, plan: Plan, workers: int, show: bool, task: int, tasks: int) -> None:
+def _encode(work: Workspace, plan: PrepPlan, workers: int, show: bool, task: int, tasks: int) -> None:
     mine = plan.units[task::tasks]
     todo = [unit for unit in mine if not work.unit_record(unit.number).exists()]
     done = [unit for unit in mine if unit not in todo]
@@ -166,26 +169,26 @@ def _encode(work: Workspace, plan: Plan, workers: int, show: bool, task: int, ta
     faults.check(done)
     progress = Progress("1/3 reading", total, show)
     if plan.has_stdin:
-        workers = 1  # only this process has it
-    todo.sort(key=plan.num_bytes, reverse=True)  # a large compressed file last would leave the others idle
+        workers = 1  # only this process can read standard input
+    todo.sort(key=plan.num_bytes, reverse=True)  # if a large compressed file came last, all other workers would idle
     arguments = [(work.output, unit.number) for unit in todo]
     run_tasks(encode_unit, arguments, workers, progress, before, lambda _, number: faults.unit_ended(number))
     faults.pass_ended()
 
 
-def _merge(work: Workspace, plan: Plan, workers: int, show: bool, task: int, tasks: int) -> None:
+def _merge(work: Workspace, plan: PrepPlan, workers: int, show: bool, task: int, tasks: int) -> None:
     if missing := [unit.number for unit in plan.units if not work.unit_record(unit.number).exists()]:
         raise DataError(
             f"{len(missing)} of {len(plan.units)} units are not encoded (the first: {missing[0]}); run "
             "step=encode for all tasks first"
         )
     FaultWatch(work, plan).check(plan.units)
-    num_runs = sum(len(read_record(work, unit.number).run_tokens) for unit in plan.units)
+    num_spills = sum(len(read_record(work, unit.number).spill_tokens) for unit in plan.units)
     if task == 0:
-        run_tasks(merge, [(work.output,)], 1, Progress("2/3 lexicon", num_runs, show))
+        run_tasks(merge, [(work.output,)], 1, Progress("2/3 lexicon", num_spills, show))
 
 
-def _shard(work: Workspace, plan: Plan, workers: int, show: bool, task: int, tasks: int) -> None:
+def _shard(work: Workspace, plan: PrepPlan, workers: int, show: bool, task: int, tasks: int) -> None:
     if not work.merge_record.exists():
         raise DataError("the lexicons are not merged; run step=merge first")
     record = read_merge_record(work)
@@ -210,10 +213,10 @@ def _shards(counts: dict[str, int]) -> list[tuple[str, int]]:
     return [(split, number) for split in SPLITS for number in range(counts.get(split, 0))]
 
 
-def _finish(work: Workspace, plan: Plan, begun: float) -> Summary:
-    """The index is written if all shards are there; returns the summary, or one that says what is missing."""
+def _finish(work: Workspace, plan: PrepPlan, begun: float) -> Summary:
+    """Write the index if all shards exist; return the summary, which names what is pending otherwise."""
     location = str(work.output)
-    if work.index.exists():  # another task of the array was as quick
+    if work.index.exists():  # another task of the array has just finished the dataset
         return Summary.from_index(location, read_index(work.output), time.monotonic() - begun)
     encoded = sum(work.unit_record(unit.number).exists() for unit in plan.units)
     if not work.merge_record.exists():
@@ -235,7 +238,7 @@ def _finish(work: Workspace, plan: Plan, begun: float) -> Summary:
     return Summary.from_index(location, index, time.monotonic() - begun)
 
 
-def _index(work: Workspace, plan: Plan) -> Index:
+def _index(work: Workspace, plan: PrepPlan) -> Index:
     record = read_merge_record(work)
     splits: dict[str, SplitEntry] = {}
     for split in SPLITS:

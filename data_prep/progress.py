@@ -1,4 +1,4 @@
-"""How far a pass is, on standard error: a bar in a terminal, a line now and then elsewhere."""
+"""Progress of a pass on standard error: a bar in a terminal, a line every ten seconds elsewhere."""
 
 import sys
 import time
@@ -8,7 +8,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Shows one pass: share done, words a second, time left. total: in any unit, 0 if unknown (standard input)."""
+    """Show one pass: share done, words per second, time left. total: in any unit, 0 if unknown (standard input)."""
 
     def __init__(self, title: str, total: int, show: bool = True) -> None:
         self.title, self.total = title, total
@@ -28,13 +28,13 @@ class Progress:
             )
 
     def start_at(self, done: int, words: int) -> None:
-        """That much was done by an earlier run: it counts as done but not for the speed."""
+        """Set what earlier calls have done: it counts as done, but not for the speed."""
         self._at_start = (done, words)
         if self._bar is not None:
             self._bar.initial = self._bar.n = done
 
     def update(self, done: int, words: int) -> None:
-        """`done` of `total` and `words` words are done, all in all."""
+        """Show that `done` of `total` and `words` words are done, earlier calls included."""
         self._done = done
         if self._bar is not None:
             self._bar.n = done
@@ -44,7 +44,7 @@ class Progress:
             print(self._line(words), file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """The bar is left as it is and the cursor is on a new line."""
+        """Leave the bar as it is and move the cursor to a new line."""
         if self._bar is not None:
             self._bar.close()
 

@@ -1,4 +1,4 @@
-"""Runs independent tasks in worker processes; a worker that fails or is killed ends the run with one clear error."""
+"""Run independent tasks in worker processes. A worker that fails or is killed ends all with one clear error."""
 
 import concurrent.futures
 import ctypes
@@ -16,19 +16,19 @@ from typing import Any
 from data_prep.dataset.files import DataError, describe_os_error
 from data_prep.progress import Progress
 
-Report = Callable[[int, int], None]
-"""report(done, words): how much of a task is done so far, in the progress bar's unit, and its words."""
+ReportProgress = Callable[[int, int], None]
+"""report(done, words): progress of a task so far, in the progress bar's unit, and in words."""
 Task = Callable[..., None]
-"""task(*arguments, report): module-level, as worker processes import it by name."""
+"""task(*arguments, report): a module-level function, because worker processes import it by name."""
 
 _POLL_SECONDS = 0.2
 _ORPHAN_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_done_and_words: Any = None  # in a worker: the shared array that the parent reads the progress from
+_done_and_words: Any = None  # in a worker: the shared array from which the parent reads the progress
 
 
 def num_workers(workers: int) -> int:
-    """`workers`, or as many as this process may use cores if that is 0."""
+    """Return `workers`, or the number of cores that this process may use if workers is 0."""
     if workers < 0:
         raise DataError(f"workers={workers} is no number of processes; use 0 (one a core) or more")
     if workers:
@@ -44,10 +44,10 @@ def run_tasks(
     before: tuple[int, int] = (0, 0),
     ended: Callable[..., None] = lambda *argument: None,
 ) -> None:
-    """Every task(*arguments[i], report) has ended well. before: (done, words) of earlier runs, for the progress.
+    """Run task(*arguments[i], report) for every i. before: (done, words) of earlier calls, for the progress.
 
-    ended: called in this process with arguments[i] when that task has ended; an error it raises ends the run.
-    Raises DataError: the first failure, after the running tasks have stopped.
+    ended: called in this process with arguments[i] when task i has ended; an error that it raises stops all tasks.
+    Raises DataError for the first failure, after the running tasks have stopped.
     """
     progress.start_at(*before)
     if workers > 1 and len(arguments) > 1:
@@ -76,7 +76,7 @@ def _run_here(
         before = (before[0] + latest[0], before[1] + latest[1])
 
 
-def _run_one(task: Task, argument: tuple[Any, ...], report: Report) -> None:
+def _run_one(task: Task, argument: tuple[Any, ...], report: ReportProgress) -> None:
     try:
         task(*argument, report)
     except OSError as error:
@@ -94,7 +94,7 @@ def _run_in_pool(
     ended: Callable[..., None],
 ) -> None:
     shared = RawArray(ctypes.c_int64, 2 * len(arguments))
-    # Spawned, not forked: the caller may hold threads (torch, a logger), which a fork would freeze.
+    # Spawn, do not fork: the caller may have threads (torch, a logger) whose locks a forked child would never get.
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, _begin_worker, (shared,))
     try:
@@ -121,7 +121,7 @@ def _run_in_pool(
 
 
 def _stop(pool: concurrent.futures.ProcessPoolExecutor) -> None:
-    """No worker is left. Tasks are atomic, so one that is stopped leaves nothing that counts."""
+    """Stop all workers. Tasks are atomic, so a stopped task leaves no result behind."""
     processes = list((pool._processes or {}).values())
     pool.shutdown(wait=False, cancel_futures=True)
     for process in processes:
@@ -132,15 +132,15 @@ def _stop(pool: concurrent.futures.ProcessPoolExecutor) -> None:
 def _begin_worker(shared: Any) -> None:
     global _done_and_words
     _done_and_words = shared
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: only the parent answers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; only the parent handles it
     end_with_parent()
 
 
 def end_with_parent(parent: int | None = None) -> None:
-    """From now on this process ends within seconds of its parent, even if the parent is killed with -9.
+    """Make this process end within seconds of its parent, even if the parent is killed with -9.
 
-    parent: its process id; None: the process that multiprocessing says. Ended by SIGKILL, which nothing can block;
-    Linux sends it when the parent's thread that started this process ends, and that has to be the main thread.
+    parent: process id of the parent; None: as multiprocessing knows it. Linux ends this process with SIGKILL, which
+    nothing can block, when the parent's thread that started this process ends: start it from the main thread.
     """
     if parent is None:
         process = multiprocessing.parent_process()
@@ -148,12 +148,12 @@ def end_with_parent(parent: int | None = None) -> None:
         parent = process.pid
     if not _kernel_ends_orphans():
         threading.Thread(target=_end_orphan, args=(parent,), daemon=True).start()
-    elif os.getppid() != parent:  # it died before the kernel was told
+    elif os.getppid() != parent:  # the parent ended before the call above
         os._exit(1)
 
 
 def _kernel_ends_orphans() -> bool:
-    """Whether the kernel kills this process when its parent ends."""
+    """Ask the kernel to kill this process when its parent ends; return whether the kernel will."""
     return sys.platform == "linux" and ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0
 
 

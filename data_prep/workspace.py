@@ -1,4 +1,4 @@
-"""Where a preparation keeps what is not finished: a hidden folder in the output folder, removed at the end."""
+"""The work folder of a preparation: a hidden folder in the output folder, removed at the end."""
 
 import fcntl
 import os
@@ -21,54 +21,54 @@ WORK_REMEDY = "start the preparation again (overwrite=true, or remove the folder
 
 @dataclass(frozen=True)
 class Workspace:
-    """Names in the output folder. Everything below `folder` goes when the dataset is finished."""
+    """Paths in the output folder. `folder` and all below it are removed when the dataset is finished."""
 
     output: Path
 
     @property
     def folder(self) -> Path:
-        """The work folder itself."""
+        """The work folder."""
         return self.output / ".work"
 
     @property
     def plan(self) -> Path:
-        """The saved Plan."""
+        """The saved PrepPlan."""
         return self.folder / "plan.json"
 
     @property
     def merge_record(self) -> Path:
-        """The MergeRecord: its presence says that pass 2 is done."""
+        """The MergeRecord: it exists once pass 2 is done."""
         return self.folder / "merge.json"
 
     @property
     def bounds(self) -> Path:
-        """The slices of the runs that make each shard."""
+        """The folder of the shards' bounds."""
         return self.folder / "bounds"
 
     @property
     def index(self) -> Path:
-        """The dataset's index: its presence says that the dataset is finished."""
+        """The dataset's index: it exists once the dataset is finished."""
         return self.output / INDEX
 
     @property
     def identity(self) -> Path:
-        """Options and inputs of the finished dataset, to recognise a rerun."""
+        """Options and inputs of the finished dataset, by which a rerun is recognised."""
         return self.output / ".prepared.json"
 
     def unit_folder(self, number: int) -> Path:
-        """The runs of a unit."""
+        """Return the folder of a unit's spills."""
         return self.folder / f"unit-{number:06d}"
 
     def unit_record(self, number: int) -> Path:
-        """The UnitRecord: its presence says that the unit is encoded."""
+        """Return the path of a unit's UnitRecord, which exists once the unit is encoded."""
         return self.folder / f"unit-{number:06d}.json"
 
     def shard_record(self, split: str, number: int) -> Path:
-        """A shard's index entry: its presence says that the shard is written."""
+        """Return the path of a shard's index entry, which exists once the shard is written."""
         return self.folder / f"{split}-{number:06d}.json"
 
     def temporary_folder(self, name: str) -> Path:
-        """A new folder that counts for nothing until it is renamed."""
+        """Make and return a temporary folder, whose content counts only once it is renamed."""
         return Path(tempfile.mkdtemp(prefix=f"{name}.", suffix=".tmp", dir=self.folder))
 
     def clear_temporaries(self) -> None:
@@ -90,12 +90,12 @@ class Workspace:
                 path.unlink(missing_ok=True)
 
     def clear_work(self) -> None:
-        """The work folder is gone; of the output only finished files are left."""
+        """Remove the work folder; finished files stay in the output folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def clear_dataset(self) -> None:
-        """Every file of a dataset is gone from the output folder, the index first; other files stay."""
-        self.folder.mkdir(parents=True, exist_ok=True)  # says whose files these are, should this be cut short
+        """Remove every file of a dataset from the output folder, the index first; other files stay."""
+        self.folder.mkdir(parents=True, exist_ok=True)  # marks the files left as ours, if this is interrupted
         self.index.unlink(missing_ok=True)
         for name in (*LEXICON_FILES, SKIPPED, self.identity.name):
             (self.output / name).unlink(missing_ok=True)
@@ -105,7 +105,7 @@ class Workspace:
         self.clear_work()
 
     def refuse_foreign_files(self) -> None:
-        """DataError if the folder holds anything and is neither a dataset nor one in the making."""
+        """Raise DataError if the output folder holds files and neither a dataset nor unfinished work."""
         if self.index.exists() or self.folder.exists() or not self.output.exists():
             return
         if names := sorted(path.name for path in self.output.iterdir()):
@@ -113,7 +113,7 @@ class Workspace:
 
     @contextmanager
     def locked(self, shared: bool) -> Iterator[None]:
-        """Nobody else prepares into this folder meanwhile (shared: but for other tasks of the same job array)."""
+        """Keep other processes from preparing into this folder (shared: except tasks of the same job array)."""
         self.output.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.output, os.O_RDONLY)
         try:
@@ -122,7 +122,7 @@ class Workspace:
             os.close(handle)
             raise DataError(f"another process is preparing into {self.output}; wait for it or stop it") from None
         except OSError:
-            pass  # a file system without locks (some network ones): the user has to see to it
+            pass  # some network file systems have no locks: the user must not start two preparations there
         try:
             yield
         finally:

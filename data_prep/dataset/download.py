@@ -1,7 +1,7 @@
-"""Files behind URLs, copied block by block: so many bytes at most, in bounded time, with a few retries that are logged.
+"""Copy files behind URLs block by block, with a limit of bytes, a limit of time, and a few retries that are logged.
 
-http and https come with the package; s3, gs and hf need the library of an extra. A library that hangs is left behind
-in a thread of its own: its own timeouts and retries are not the same everywhere, and some have none.
+http and https come with the package; s3, gs and hf need the library of an extra. Each library runs in a thread, which
+is abandoned if the library hangs: timeouts and retries differ between libraries, and some libraries have none.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ T = TypeVar("T")
 _EXTRAS = {"http": "", "https": "", "s3": "[s3]", "gs": "[gs]", "hf": "[hub]"}
 _BLOCK_BYTES = 1 << 20
 _ATTEMPTS = 3
-_SECONDS_BEFORE_RETRY = 1.0  # and twice as long before the next
-_OPEN_SECONDS, _READ_SECONDS = 12.0, 30.0  # without an answer
+_SECONDS_BEFORE_RETRY = 1.0  # doubled before each further retry
+_OPEN_SECONDS, _READ_SECONDS = 12.0, 30.0  # limits for an answer
 
 
 class _FetchError(Exception):
-    """is_final: another attempt would not help."""
+    """A failed attempt. is_final: another attempt would not help."""
 
     def __init__(self, reason: str, is_final: bool) -> None:
         super().__init__(reason)
@@ -35,7 +35,7 @@ class _FetchError(Exception):
 def download(source: str | Path, file: BinaryIO, max_bytes: int) -> tuple[int, str]:
     """Copy a URL or a local file into `file`; return its bytes and its SHA-256 (hex).
 
-    Raises DataError for a source that cannot be read, or holds more than max_bytes; OSError where `file` fails.
+    Raises DataError for a source that cannot be read or holds more than max_bytes; OSError if writing `file` fails.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         file.seek(0)
@@ -83,7 +83,7 @@ def _remote_blocks(url: str) -> Iterator[bytes]:
         while block := _attempt(_READ_SECONDS, lambda: stream.read(_BLOCK_BYTES)):
             yield block
     finally:
-        threading.Thread(target=stream.close, daemon=True).start()  # which may hang as reading may
+        threading.Thread(target=stream.close, daemon=True).start()  # closing may hang, as reading may
 
 
 def _open(url: str) -> Any:
@@ -91,14 +91,14 @@ def _open(url: str) -> Any:
 
     scheme = url.partition(":")[0].lower()
     if scheme == "gs":
-        logging.getLogger("gcsfs").setLevel(logging.ERROR)  # its warnings are tracebacks, many of one cause
+        logging.getLogger("gcsfs").setLevel(logging.ERROR)  # it logs many tracebacks for one cause
     try:
         files = fsspec.filesystem(scheme, **_options(scheme))
     except (ImportError, ValueError) as error:
         raise _FetchError(
             f"{scheme}:// needs a library: pip install 'elmo-pipeline{_EXTRAS[scheme]}'", is_final=True
         ) from error
-    if scheme in ("http", "https"):  # as one stream; the size given saves a request and is not used
+    if scheme in ("http", "https"):  # as one stream; any size saves the request for the size, and is not used
         return files.open(url, "rb", block_size=0, size=1, headers={"Accept-Encoding": "identity"})
     return files.open(url, "rb")
 
@@ -106,13 +106,13 @@ def _open(url: str) -> Any:
 def _options(scheme: str) -> dict[str, Any]:
     if scheme not in ("http", "https"):
         return {}
-    from aiohttp import ClientTimeout  # of which the default ends any download after five minutes
+    from aiohttp import ClientTimeout  # aiohttp's default ends any download after five minutes
 
     return {"client_kwargs": {"timeout": ClientTimeout(total=None, connect=_OPEN_SECONDS, sock_read=_READ_SECONDS)}}
 
 
 def _attempt(seconds: float, function: Callable[[], T]) -> T:
-    """Return what the function returns. Raises _FetchError for whatever it raises, and where it takes too long."""
+    """Return what the function returns. Raises _FetchError for any error of the function, and if it takes too long."""
     found: queue.SimpleQueue[tuple[T | None, Exception | None]] = queue.SimpleQueue()
 
     def run() -> None:
@@ -140,7 +140,7 @@ def _reason(error: Exception) -> str:
 
 
 def _is_final(error: Exception) -> bool:
-    status = getattr(error, "status", None)  # of an answer by HTTP
+    status = getattr(error, "status", None)  # of an HTTP response
     if isinstance(status, int):
         return 400 <= status < 500 and status not in (408, 429)
     return isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError)

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, hashes, and the one error users see."""
+"""Atomic writes (a file is whole or absent), hashes, and the error that users see."""
 
 import errno
 import hashlib
@@ -16,18 +16,18 @@ from typing import Any, BinaryIO
 import numpy as np
 import xxhash
 
-NPY_HEADER_BYTES = 128  # of the arrays that save_npy writes here, which have one dimension or two
+NPY_HEADER_BYTES = 128  # of arrays of one or two dimensions, as save_npy writes them
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp", re.DOTALL)  # what _name_aside makes
 
 
 class DataError(ValueError):
-    """What is wrong with the user's data or options, in one sentence: the value, the rule, the remedy."""
+    """A fault in the user's data or options, in one sentence: the value, the rule, the remedy."""
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file that becomes `path` when the block ends well, durably, and leaves nothing when it does not."""
+    """Yield a file that durably becomes `path` when the block ends without an error, and is removed otherwise."""
     aside = _name_aside(path)
     try:
         with os.fdopen(_create(aside), "wb") as file:
@@ -38,14 +38,14 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         aside.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a failed write does not say to what
+            error.filename = str(path)  # the error of a failed write names no file
         raise
     sync_folder(path.parent)
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a path aside that becomes `path` as in `atomic_file`, for a library that opens the file itself."""
+    """Yield a temporary path that becomes `path`, as in `atomic_file`, for a library that opens the file itself."""
     aside = _name_aside(path)
     try:
         handle = _create(aside)
@@ -54,7 +54,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield aside
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
-        os.chmod(aside, mode)  # some libraries make files that only their owner can read
+        os.chmod(aside, mode)  # some libraries create files that only their owner can read
         os.replace(aside, path)
     except BaseException:
         aside.unlink(missing_ok=True)
@@ -63,7 +63,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 class HashingFile(io.RawIOBase):
-    """Passes writes on and hashes them, so that what may be gigabytes is not read again to be hashed."""
+    """Pass writes on to a file and hash them, so that gigabytes need not be read again to be hashed."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.digest, self.written = file, hashlib.sha256(), 0
@@ -75,36 +75,36 @@ class HashingFile(io.RawIOBase):
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """`path` holds exactly `data`, durably; a crash leaves the old file or the new one."""
+    """Write `data` to `path` durably; a crash leaves the old file or the new one."""
     with atomic_file(path) as file:
         file.write(data)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`path` holds `value` as JSON, durably; the same value always gives the same bytes."""
+    """Write `value` to `path` as JSON, durably; the same value always gives the same bytes."""
     write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def write_npy(path: Path, array: np.ndarray) -> None:
-    """`path` holds `array` in NumPy's .npy format, durably."""
+    """Write `array` to `path` in NumPy's .npy format, durably."""
     with atomic_file(path) as file:
         save_npy(file, array)
 
 
 def save_npy(file: BinaryIO | io.BytesIO, array: np.ndarray) -> None:
-    """`array` is written in .npy format. Unlike np.save, a full disk is reported as one, not as a short count."""
+    """Write `array` in .npy format. Unlike np.save, report a full disk as such, not as a short count."""
     contiguous = np.ascontiguousarray(array)
     np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(contiguous))
     file.write(contiguous.data if contiguous.size else b"")
 
 
 def map_npy(path: Path, dtype: type[np.generic], ndim: int = 1) -> np.ndarray:
-    """Return a .npy file as a read-only memory map of `ndim` dimensions. Raises DataError if it is not that."""
+    """Return a .npy file as a read-only memory map of `ndim` dimensions. Raises DataError for any other file."""
     try:
         array = np.lib.format.open_memmap(path, mode="r")
     except OSError:
         raise
-    except Exception as error:  # the header is parsed as Python: SyntaxError, TokenError, OverflowError, ...
+    except Exception as error:  # NumPy parses the header as Python: SyntaxError, TokenError, OverflowError, ...
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path} is damaged ({reason}); copy or prepare the dataset again") from error
     if array.dtype != dtype or array.ndim != ndim:
@@ -129,7 +129,7 @@ def remove_temporaries_of(path: Path) -> None:
 
 
 def xxh3_64_of(path: Path) -> str:
-    """Return the file's XXH3-64 as 16 hexadecimal digits: it finds damage at ten times the speed of SHA-256."""
+    """Return the file's XXH3-64 as 16 hexadecimal digits; it finds damage ten times as fast as SHA-256."""
     digest = xxhash.xxh3_64()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -138,7 +138,7 @@ def xxh3_64_of(path: Path) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """The file's SHA-256 as 64 hexadecimal digits."""
+    """Return the file's SHA-256 as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return (
             hashlib.file_digest(file, "sha256").hexdigest()
@@ -148,14 +148,14 @@ def sha256_of(path: Path) -> str:
 
 
 def _sha256_in_blocks(file: BinaryIO) -> str:
-    digest = hashlib.sha256()  # hashlib.file_digest is not there before Python 3.11
+    digest = hashlib.sha256()  # Python 3.10 has no hashlib.file_digest
     while block := file.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
 
 
 def sync_folder(folder: Path) -> None:
-    """The names in the folder are durable: a rename in it survives a power cut."""
+    """Make the names in the folder durable, so that a rename survives a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -164,12 +164,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def is_full_disk(error: OSError) -> bool:
-    """Whether a write failed for want of room, quota included."""
+    """Return whether a write failed because the disk or the quota is full."""
     return error.errno in _FULL_DISK
 
 
 def describe_os_error(error: OSError) -> str:
-    """One sentence for a user about a failed read or write, with the remedy where one is known."""
+    """Return one sentence for the user about a failed read or write, with the remedy if one is known."""
     where = error.filename or "the output folder"
     if is_full_disk(error):
         return (
@@ -180,15 +180,15 @@ def describe_os_error(error: OSError) -> str:
 
 
 def _name_aside(path: Path) -> Path:
-    """Return the name under which the content of `path` is written first. Raises DataError for a device or a pipe."""
+    """Return the temporary name under which `path` is written first. Raises DataError for a device or a pipe."""
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise DataError(f"{path} is no regular file (a device or a pipe), and would be replaced by one; name a file")
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def _create(path: Path) -> int:
-    """Return a handle of a new file with the mode that the process's umask gives new files.
+    """Return a handle of a new file whose mode follows the process's umask.
 
-    The umask itself can only be read by changing it, for all threads: files they create meanwhile would be open to all.
+    The umask cannot be read without changing it for all threads, whose new files would be open to all in that moment.
     """
     return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)

@@ -1,4 +1,4 @@
-"""index.json: what a dataset's folder holds. It is read once, and every name, size and count in it is checked then."""
+"""index.json: what a dataset's folder holds. Every name, size and count in it is checked when it is read."""
 
 import hashlib
 import re
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from annotated_types import Ge, Le, Len, Predicate
-from pydantic import FailFast  # lists have a million entries, and each could be a fault to describe
+from pydantic import FailFast  # stops at the first fault: lists may have a million entries
 from typing_extensions import NotRequired, TypedDict
 
 from data_prep.dataset.files import NPY_HEADER_BYTES, DataError
 from data_prep.dataset.lexicon import FILES as LEXICON_FILES
-from data_prep.dataset.lexicon import file_sizes
+from data_prep.dataset.lexicon import NUM_SPECIALS, file_sizes
 from data_prep.dataset.typed_json import Count, FileName, Sha256, parse_json
 
 INDEX = "index.json"
@@ -32,11 +32,11 @@ def _is_xxh3(text: str) -> bool:
 Xxh3 = Annotated[str, Predicate(_is_xxh3)]
 Positive = Annotated[int, Ge(1), Le(1 << 60)]
 Chunk = tuple[Count, Positive, Positive, Xxh3]
-"""Byte offset in the shard, tokens, sentences, XXH3-64 of the tokens' bytes."""
+"""A chunk: byte offset in the shard, tokens, sentences, XXH3-64 of the tokens' bytes."""
 
 
 class FileEntry(TypedDict):
-    """A lexicon file. sha256 is checked where the file is copied, xxh3_64 where a dataset is opened."""
+    """A lexicon file. sha256 is checked when the file is copied, xxh3_64 when the dataset is opened."""
 
     bytes: Count
     sha256: Sha256
@@ -45,19 +45,19 @@ class FileEntry(TypedDict):
 
 if TYPE_CHECKING:
     Files = dict[str, FileEntry]
-else:  # with the keys that there may be: of a dict, each of a million wrong keys would be a fault to describe
+else:  # fixed keys: with a dict, pydantic would describe each of a million wrong keys
     Files = TypedDict("Files", dict.fromkeys(LEXICON_FILES, FileEntry))
 
 
 class LexiconEntry(TypedDict):
-    """types: with <S>, </S> and <UNK>."""
+    """types: number of word types, <S>, </S> and <UNK> included."""
 
-    types: Annotated[int, Ge(3), Le(_MAX_TYPES)]
+    types: Annotated[int, Ge(NUM_SPECIALS), Le(_MAX_TYPES)]
     files: Files
 
 
 class ShardEntry(TypedDict):
-    """A shard, as `shards.write_shard` wrote it."""
+    """A shard, as `shards.write_shard` returns it."""
 
     file: FileName
     bytes: Count
@@ -68,7 +68,7 @@ class ShardEntry(TypedDict):
 
 
 class SplitEntry(TypedDict):
-    """tokens, sentences: of all shards."""
+    """tokens, sentences: totals of all shards."""
 
     tokens: Count
     sentences: Count
@@ -77,12 +77,12 @@ class SplitEntry(TypedDict):
 
 if TYPE_CHECKING:
     Splits = dict[str, SplitEntry]
-else:  # as Files; of other splits nothing is read, nor do they enter the fingerprint
+else:  # fixed keys, as for Files; other splits are not read and not part of the fingerprint
     Splits = TypedDict("Splits", dict.fromkeys(SPLITS, SplitEntry), total=False)
 
 
 class Index(TypedDict):
-    """made and summary only inform (data_prep/dataset/summary.py): training needs neither."""
+    """index.json. made and summary are information for the user (summary.py); training needs neither."""
 
     format: str
     version: int
@@ -99,7 +99,7 @@ class _Version(TypedDict):
 
 
 def read_index(folder: Path) -> Index:
-    """Return the checked index of the dataset in `folder`. Raises DataError where there is none, or a damaged one."""
+    """Return the checked index of the dataset in `folder`. Raises DataError if it is missing or damaged."""
     path = folder / INDEX
     if not path.is_file():
         raise DataError(f"{folder} holds no {INDEX}, so it is no finished dataset; make one with elmo prep")
@@ -109,7 +109,7 @@ def read_index(folder: Path) -> Index:
 
 
 def check_index(data: bytes, location: str) -> Index:
-    """Return the index that `data` holds, if this code can read it and it is consistent; else raise DataError."""
+    """Return the index that `data` holds. Raises DataError for another format version or an inconsistent index."""
     name = f"{location}: {INDEX}"
     head = parse_json(data, _Version, name, _REMEDY)
     if (found := (head.get("format"), head.get("version"))) != (FORMAT, VERSION):
@@ -126,9 +126,9 @@ def check_index(data: bytes, location: str) -> Index:
 
 
 def fingerprint_of(lexicon: LexiconEntry, splits: dict[str, SplitEntry]) -> str:
-    """Return the SHA-256 (hex) over what determines the content: format version, lexicon, each shard's hash and counts.
+    """Return the SHA-256 (hex) of what determines the content: format version, lexicon, each shard's hash and counts.
 
-    Neither names nor dates nor options enter.
+    Names, dates and options are not part of it.
     """
     digest = hashlib.sha256(f"{FORMAT} {VERSION}\n".encode())
     digest.update("".join(f"{name} {lexicon['files'][name]['sha256']}\n" for name in LEXICON_FILES).encode())
@@ -145,12 +145,12 @@ def files_in(index: Index) -> dict[str, FileEntry | ShardEntry]:
 
 
 def chunk_numbers(split: SplitEntry) -> np.ndarray:
-    """(chunks, 3) int64: byte offset, tokens and sentences of each chunk, shard after shard."""
+    """Return (chunks, 3) int64: byte offset, tokens and sentences of each chunk, shard after shard."""
     return np.array([chunk[:3] for shard in split["shards"] for chunk in shard["chunks"]], np.int64).reshape(-1, 3)
 
 
 def _faults(index: Index) -> Iterator[str]:
-    """What does not fit together, one sentence each."""
+    """Yield each inconsistency of the index, as a part of a sentence."""
     names = [shard["file"] for split in index["splits"].values() for shard in split["shards"]]
     if len(set(names) | {INDEX, *LEXICON_FILES}) != len(names) + 1 + len(LEXICON_FILES):
         yield "it names a file twice"

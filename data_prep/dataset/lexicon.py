@@ -1,7 +1,7 @@
 """The lexicon: every word type of a corpus with its id and its count, memory-mapped for reading.
 
-Ids 0, 1, 2 are <S>, </S>, <UNK>; then come all words by falling count in the training split, then by their
-UTF-8 bytes, so that any prefix of the lexicon is the vocabulary of the most frequent words.
+Ids 0, 1, 2 are <S>, </S>, <UNK>. All words follow, by falling count in the training split, then by their UTF-8 bytes.
+So any prefix of the lexicon is a vocabulary of the most frequent words.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,22 +16,23 @@ from data_prep.dataset.files import NPY_HEADER_BYTES, DataError, atomic_file, ma
 
 BOS_ID, EOS_ID, UNK_ID = 0, 1, 2
 SPECIALS = ("<S>", "</S>", "<UNK>")
+NUM_SPECIALS = len(SPECIALS)  # the id of the first word of the text
 TSV, UTF8, OFFSETS, COUNTS = "lexicon.tsv", "lexicon.utf8.npy", "lexicon.offsets.npy", "lexicon.counts.npy"
 FILES = (TSV, UTF8, OFFSETS, COUNTS)
-_LINES_A_BLOCK = 1 << 16
+_LINES_PER_BLOCK = 1 << 16
 
 
 def file_sizes(types: int) -> dict[str, int]:
-    """Return the bytes of those lexicon files whose size follows from the number of types."""
+    """Return the sizes in bytes of the lexicon files whose size depends on the number of types only."""
     return {OFFSETS: NPY_HEADER_BYTES + 8 * (types + 1), COUNTS: NPY_HEADER_BYTES + 8 * types}
 
 
 @dataclass(frozen=True)
 class Lexicon:
-    """utf8 (bytes,) uint8: all words end to end; offsets (types + 1,) int64 into it; counts (types,) int64.
+    """utf8 (bytes,) uint8: all words end to end; offsets (types + 1,) int64 into utf8; counts (types,) int64.
 
-    folder: where it is mapped from, None for one in memory.
-    counts are occurrences in the training split; a word seen only in held-out text has 0 and stands at the end.
+    counts: occurrences in the training split; a word of held-out text only has 0 and comes last.
+    folder: of the mapped files, None for a lexicon in memory.
     """
 
     utf8: np.ndarray
@@ -40,7 +41,7 @@ class Lexicon:
     folder: Path | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self.folder is not None:  # pickled, a memory map would become a copy of the whole lexicon
+        if self.folder is not None:  # a pickled memory map would be a copy of the whole lexicon
             return Lexicon.open, (self.folder,)
         return Lexicon, (self.utf8, self.offsets, self.counts)
 
@@ -48,7 +49,7 @@ class Lexicon:
         return len(self.counts)
 
     def word(self, index: int) -> str:
-        """The spelling of a word id, 0 <= index < len."""
+        """Return the spelling of a word id, 0 <= index < len."""
         if not 0 <= index < len(self):
             raise IndexError(f"word id {index} is not in 0..{len(self) - 1}")
         try:
@@ -57,14 +58,14 @@ class Lexicon:
             raise _damaged(self.folder, f"a word is not UTF-8: {error}") from error
 
     def words(self, start: int = 0, stop: int | None = None) -> list[str]:
-        """The spellings of ids start..stop-1 (stop None: to the end)."""
+        """Return the spellings of ids start..stop-1 (stop None: to the end)."""
         try:
             return [word.decode() for word in self.words_utf8(start, stop)]
         except UnicodeDecodeError as error:
             raise _damaged(self.folder, f"a word is not UTF-8: {error}") from error
 
     def words_utf8(self, start: int = 0, stop: int | None = None) -> list[bytes]:
-        """The spellings of ids start..stop-1 as UTF-8."""
+        """Return the spellings of ids start..stop-1 as UTF-8."""
         start, stop, _ = slice(start, stop).indices(len(self))
         if start >= stop:
             return []
@@ -73,18 +74,18 @@ class Lexicon:
         return [text[i:j] for i, j in pairwise(bounds)]
 
     def byte_lengths(self) -> np.ndarray:
-        """(types,) int64: the UTF-8 bytes of each word."""
+        """Return (types,) int64: the number of UTF-8 bytes of each word."""
         return np.diff(self.offsets)
 
     def tsv_blocks(self) -> Iterator[bytes]:
-        """The lines of lexicon.tsv, "word<TAB>count", some ten thousand at a time."""
-        for start in range(0, len(self), _LINES_A_BLOCK):
-            words = self.words_utf8(start, start + _LINES_A_BLOCK)
-            counts = self.counts[start : start + _LINES_A_BLOCK].tolist()
+        """Yield the lines of lexicon.tsv, "word<TAB>count", some ten thousand at a time."""
+        for start in range(0, len(self), _LINES_PER_BLOCK):
+            words = self.words_utf8(start, start + _LINES_PER_BLOCK)
+            counts = self.counts[start : start + _LINES_PER_BLOCK].tolist()
             yield b"".join(b"%s\t%d\n" % pair for pair in zip(words, counts, strict=True))
 
     def write(self, folder: Path) -> None:
-        """The four lexicon files are in `folder`, each whole."""
+        """Write the four lexicon files into `folder`, each atomically."""
         write_npy(folder / UTF8, self.utf8)
         write_npy(folder / OFFSETS, self.offsets)
         write_npy(folder / COUNTS, self.counts)
@@ -93,7 +94,7 @@ class Lexicon:
 
     @classmethod
     def open(cls, folder: Path, checksums: Mapping[str, str] | None = None) -> "Lexicon":
-        """Return the lexicon in `folder`, memory-mapped. checksums: XXH3-64 of its files by name, to be checked first.
+        """Return the lexicon in `folder`, memory-mapped. checksums: XXH3-64 of its files by name, checked first.
 
         Raises DataError for files that are damaged or do not belong together.
         """
@@ -115,10 +116,11 @@ class Lexicon:
 
     @classmethod
     def from_words(cls, words: Sequence[str] | Sequence[bytes], counts: Sequence[int] | np.ndarray) -> "Lexicon":
-        """A lexicon in memory. words: all of them in id order, <S>, </S>, <UNK> first; counts: one for each."""
+        """Return a lexicon in memory. words: in id order, <S>, </S>, <UNK> first; counts: one for each word."""
         spellings = [word.encode() if isinstance(word, str) else word for word in words]
-        if [word.decode() for word in spellings[:3]] != list(SPECIALS):
-            raise DataError(f"a lexicon begins with {' '.join(SPECIALS)}, this one with {list(words[:3])}; add them")
+        if [word.decode() for word in spellings[:NUM_SPECIALS]] != list(SPECIALS):
+            first = list(words[:NUM_SPECIALS])
+            raise DataError(f"a lexicon begins with {' '.join(SPECIALS)}, this one with {first}; add them")
         if len(spellings) != len(counts):
             raise DataError(f"{len(spellings)} words but {len(counts)} counts; give one count a word")
         offsets = np.zeros(len(spellings) + 1, np.int64)

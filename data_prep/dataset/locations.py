@@ -1,7 +1,7 @@
-"""What a location is: a local path, or a URL of one of few schemes. Nothing else is opened, and no shell is reached.
+"""Locations: a local path, or a URL with a known scheme. Nothing else is opened, and nothing reaches a shell.
 
-A word with a colon behind it, as in `pipe:` or `ssh:`, is a scheme unless a file or folder of that name exists here;
-`./NAME` always is a local path.
+A word followed by a colon, such as `pipe:` or `ssh:`, is a scheme unless a file or folder of that name exists here.
+`./NAME` is always a local path.
 """
 
 import os
@@ -15,7 +15,7 @@ _KNOWN_URL = re.compile(rf"({'|'.join(SCHEMES)})://", re.IGNORECASE)
 
 
 def is_url(location: str) -> bool:
-    """Return whether a location is a URL that this project opens, or else a local path. Raises DataError if neither."""
+    """Return True for a URL that this project opens, False for a local path. Raises DataError for anything else."""
     found = _SCHEME.match(location)
     if found is None or (_KNOWN_URL.match(location) is None and os.path.lexists(location)):
         return False
@@ -30,9 +30,9 @@ def is_url(location: str) -> bool:
 
 
 def local_path(location: str | Path, name: str = "") -> Path:
-    """Return the path of a location that must be local, `~` expanded. name: the option it is given with.
+    """Return the path of a location that must be local, `~` expanded. name: the option that holds the location.
 
-    Raises DataError for a URL, which would otherwise become a folder called "s3:".
+    Raises DataError for a URL, which would otherwise become a folder named "s3:".
     """
     location = os.fspath(location)
     found = _SCHEME.match(location)
@@ -46,7 +46,7 @@ def local_path(location: str | Path, name: str = "") -> Path:
 
 
 def file_of(url: str) -> Path | None:
-    """Return the path that a file: URL names, None for another URL."""
+    """Return the path that a file: URL names, None for any other URL."""
     return Path(unquote(urlsplit(url).path)) if urlsplit(url).scheme == "file" else None
 
 
@@ -64,6 +64,6 @@ def _check_url(url: str, scheme: str) -> None:
 
 
 def _refusal(message: str) -> ValueError:
-    from data_prep.dataset.files import DataError  # NumPy comes with it, for which `elmo -h` does not wait
+    from data_prep.dataset.files import DataError  # imports NumPy, for which `elmo -h` should not wait
 
     return DataError(message)

@@ -1,4 +1,4 @@
-"""Open a dataset where it lies: in a folder, in copies on this node, or behind a URL."""
+"""Open a dataset: in a folder, in copies on this node, or behind a URL."""
 
 import os
 from pathlib import Path
@@ -12,11 +12,11 @@ from data_prep.dataset.shards import Dataset, check_size, locate_in, readable
 def open_dataset(
     location: str | Path, cache_dir: str | Path | None = None, stage_dir: str | Path | None = None
 ) -> Dataset:
-    """Return the dataset in a folder or behind a URL: its index and lexicon are checked, and the sizes of its shards.
+    """Return the dataset in a folder or behind a URL, after a check of index, lexicon and sizes of shards.
 
-    cache_dir: where files of a URL dataset are kept on this node (default: remote.default_cache_dir()).
-    stage_dir: where files of a folder are copied to, each when it is first used (default: they are read in place).
-    Raises DataError for a folder that holds no dataset, another format version, a missing, short or damaged file.
+    cache_dir: folder on this node for the files of a URL dataset (default: remote.default_cache_dir()).
+    stage_dir: folder on this node to which the files of a folder are copied, each on first use (default: read in
+    place). Raises DataError for a folder without a dataset, another format version, and missing or damaged files.
     """
     if is_url(str(location)):
         return remote.open_remote(str(location), cache_dir)

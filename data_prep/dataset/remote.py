@@ -1,4 +1,4 @@
-"""A dataset behind a URL: its files are fetched whole, once for each node, checked, and then read as local ones."""
+"""A dataset behind a URL: fetch its files whole, once per node, check them, and read them as local files."""
 
 import fcntl
 import io
@@ -17,15 +17,15 @@ from data_prep.dataset.shards import Dataset
 
 
 def default_cache_dir() -> Path:
-    """$ELMO_CACHE, or elmo-pipeline in $XDG_CACHE_HOME or ~/.cache."""
+    """Return $ELMO_CACHE, or elmo-pipeline in $XDG_CACHE_HOME or ~/.cache."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("ELMO_CACHE") or base / "elmo-pipeline")
 
 
 def open_remote(url: str, cache_dir: str | Path | None = None) -> Dataset:
-    """Return the dataset behind a URL: index and lexicon are fetched now, each shard when it is first used.
+    """Return the dataset behind a URL. Index and lexicon are fetched now, each shard on first use.
 
-    Files live in cache_dir/FINGERPRINT, so a dataset that changed behind its URL never mixes with the one before.
+    Files are kept in cache_dir/FINGERPRINT: if a dataset changes behind its URL, old and new files never mix.
     """
     url = url.rstrip("/")
     origin, data = file_of(url) or url, io.BytesIO()
@@ -50,9 +50,9 @@ def hashes_in(index: Index) -> dict[str, tuple[int, str]]:
 
 @dataclass(frozen=True)
 class Fetched:
-    """Gives the local path of a dataset's file, fetching it first if this node has not. hashes: (bytes, sha256).
+    """Return the local path of a dataset's file, fetched first if this node does not have it.
 
-    origin: the URL, or the folder, that the file is copied from.
+    origin: the URL or the folder of the dataset. hashes: (bytes, sha256) of each file.
     """
 
     origin: str | Path
@@ -66,11 +66,11 @@ class Fetched:
             raise DataError(describe_os_error(error)) from error
 
     def fetched(self, name: str) -> Path:
-        """Return the local path. Raises OSError where it cannot be written."""
+        """Return the local path. Raises OSError if it cannot be written."""
         path = self.folder / name
         if not self._is_there(path):
             with _locked(self.folder / f".{name}.lock"):
-                if not self._is_there(path):  # nor did another process meanwhile
+                if not self._is_there(path):  # another process may have fetched it while this one waited
                     self._fetch(name, path)
         return path
 

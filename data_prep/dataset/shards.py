@@ -1,7 +1,7 @@
-"""The dataset on disk, written and read: webdataset tars of token ids behind one index.
+"""Write and read the shards of a dataset: webdataset tars of token ids.
 
-A shard is a tar; its member KEY.tokens.npy is one chunk: int32 lexicon ids of whole sentences, each ended by
-EOS_ID. index.json says where each chunk's ids lie in the tar, so that a chunk is a view into a memory map.
+A member KEY.tokens.npy of a tar is one chunk: int32 lexicon ids of whole sentences, each ended by EOS_ID. index.json
+holds the offset of each chunk's ids in the tar, so that a chunk is a view into a memory map.
 """
 
 import io
@@ -32,7 +32,7 @@ _MAX_OPEN_MAPS = 64
 
 
 def shard_name(split: str, number: int) -> str:
-    """The file name of a shard, as in train-000000.tar."""
+    """Return the file name of a shard, such as train-000000.tar."""
     return f"{split}-{number:06d}.tar"
 
 
@@ -41,7 +41,7 @@ def write_shard(folder: Path, split: str, number: int, chunks: Iterable[tuple[np
 
     chunks: pairs of int32 token ids and the number of sentences they hold. The same chunks give the same bytes.
     """
-    import webdataset  # pulls in torch where that is installed: seconds that only the writer should pay
+    import webdataset  # imports torch if installed: seconds that only the writer should pay
 
     entries: list[Chunk] = []
     with atomic_file(folder / shard_name(split, number)) as file:
@@ -75,10 +75,10 @@ Locate = Callable[[str], Path]
 
 @dataclass
 class Split:
-    """One split's chunks, in the dataset's order, as views into memory-mapped shards.
+    """The chunks of one split, in the dataset's order, as views into memory-mapped shards.
 
     chunk_tokens, chunk_shard (chunks,) int64: the tokens of each chunk (</S> included) and its shard's number.
-    A Split can be pickled and forked: maps are opened, and chunks checked, where they are used.
+    A Split can be pickled and forked: each process opens its maps and checks chunks on first use.
     """
 
     name: str
@@ -99,13 +99,13 @@ class Split:
 
     @property
     def num_chunks(self) -> int:
-        """How many chunks chunk(i) can give."""
+        """Number of chunks."""
         return len(self.chunk_tokens)
 
     def chunk(self, index: int) -> np.ndarray:
-        """(chunk_tokens[index],) int32, read-only: the ids of chunk `index`, a view into the shard's map.
+        """Return (chunk_tokens[index],) int32, read-only: the ids of chunk `index`, a view into the shard's map.
 
-        Raises DataError for a damaged one. It is checked when this process first reads it, and trusted from then on.
+        Raises DataError for a damaged chunk. A chunk is checked only when this process first reads it.
         """
         ids = self.view(index)
         if not self._is_checked[index]:
@@ -118,21 +118,21 @@ class Split:
         return ids
 
     def view(self, index: int) -> np.ndarray:
-        """Return what `chunk` returns, unchecked."""
+        """Return the ids of chunk `index`, as `chunk` does, without a check."""
         shard = self._map(int(self.chunk_shard[index]))
         return np.frombuffer(shard, np.int32, int(self.chunk_tokens[index]), int(self._chunk_offset[index]))
 
     def faults(self, index: int, ids: np.ndarray) -> Iterator[str]:
-        """What is wrong with the ids of chunk `index`: one sentence at most, as checked from the worst on."""
+        """Yield what is wrong with the ids of chunk `index`: the first fault found, the most serious one first."""
         if xxhash.xxh3_64_intdigest(ids.data) != int(self._checksums[index]):
             yield "has changed: its checksum is not the one in the index"
-        elif ids.view(np.uint32).max() >= self._num_types or ids.min() == BOS_ID:  # unsigned, negative ids are large
+        elif ids.view(np.uint32).max() >= self._num_types or ids.min() == BOS_ID:  # as uint32, negative ids are large
             yield f"holds ids outside 1..{self._num_types - 1}"
         elif ids[-1] != EOS_ID:
             yield "does not end with a sentence's end"
 
     def chunk_offset(self, index: int) -> int:
-        """Where the chunk's ids begin in its shard, in bytes."""
+        """Return the offset of the chunk's ids in its shard, in bytes."""
         return int(self._chunk_offset[index])
 
     def _path(self, index: int) -> Path:
@@ -148,7 +148,7 @@ class Split:
         with readable(path), open(path, "rb") as file:
             self._maps[number] = mmap.mmap(file.fileno(), num_bytes, access=mmap.ACCESS_READ)
         while len(self._maps) > _MAX_OPEN_MAPS:
-            self._maps.popitem(last=False)  # chunks handed out keep their map alive
+            self._maps.popitem(last=False)  # chunks in use keep their map open
         return self._maps[number]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class Split:
     def from_index(cls, name: str, entry: SplitEntry, num_types: int, locate: Locate) -> "Split":
         """Return the split that index.json describes in `entry`.
 
-        num_types: of the lexicon. locate(file name) gives a shard's path on this machine.
+        num_types: size of the lexicon. locate(file name) returns a shard's path on this machine.
         """
         shards, numbers = entry["shards"], chunk_numbers(entry)
         return cls(
@@ -177,7 +177,7 @@ class Split:
 
 @dataclass
 class Dataset:
-    """A prepared corpus: `splits` ("train", and "heldout" where there is one), `lexicon`, `fingerprint`, `index`."""
+    """A prepared corpus. splits: "train" and, if there is held-out text, "heldout"."""
 
     location: str
     fingerprint: str
@@ -187,7 +187,7 @@ class Dataset:
 
     @classmethod
     def from_index(cls, location: str, index: Index, folder: Path, locate: Locate) -> "Dataset":
-        """Return the dataset that `index` describes, its lexicon in `folder`, its shards where `locate` says."""
+        """Return the dataset that `index` describes. folder: of the lexicon. locate: gives the shards' paths."""
         types = index["lexicon"]["types"]
         splits = {name: Split.from_index(name, entry, types, locate) for name, entry in index["splits"].items()}
         checksums = {name: entry["xxh3_64"] for name, entry in index["lexicon"]["files"].items()}
@@ -195,12 +195,12 @@ class Dataset:
 
 
 def locate_in(folder: Path) -> Locate:
-    """Finds shards in the dataset's own folder; can be pickled, as a Dataset must."""
+    """Return a function that finds shards in the dataset's own folder; it can be pickled, as a Dataset needs."""
     return partial(Path.joinpath, folder)
 
 
 def check_size(path: Path, num_bytes: int) -> None:
-    """Raise DataError where the file is missing, or has not so many bytes."""
+    """Raise DataError if the file is missing or has another size than num_bytes."""
     with readable(path):
         found = path.stat().st_size if path.exists() else None
     if found != num_bytes:
@@ -213,7 +213,7 @@ def check_size(path: Path, num_bytes: int) -> None:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Raise an OSError of the block as a DataError."""
+    """Turn an OSError of the block into a DataError."""
     try:
         yield
     except OSError as error:

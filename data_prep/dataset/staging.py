@@ -1,7 +1,7 @@
-"""Shards of a dataset copied to a disk of this node when they are first used: whole, checked, once for all processes.
+"""Copy shards of a dataset to a disk of this node on first use: whole, checked, once for all processes.
 
-A rank reads a few stretches of an epoch at a time, so a node copies the shards that its lanes are in and no others.
-Where the disk has no room, shards not used lately make place, and else a shard is read where it lies.
+A rank reads few parts of an epoch at a time, so a node copies only the shards that hold its lanes. If the disk is full,
+shards that were not used recently are removed; if that is not enough, a shard is read from its own place.
 """
 
 import os
@@ -15,11 +15,11 @@ from data_prep.dataset.index import Index
 from data_prep.dataset.remote import Fetched, hashes_in
 from data_prep.dataset.shards import Dataset
 
-_IN_USE_SECONDS = 600.0  # a shard used so lately is not removed: a process may be about to open it
+_IN_USE_SECONDS = 600.0  # a shard used within this time is not removed: a process may be about to open it
 
 
 def open_staged(folder: Path, index: Index, stage_dir: Path) -> Dataset:
-    """Return the dataset in `folder`, read from copies in stage_dir/FINGERPRINT; the lexicon's are made now."""
+    """Return the dataset in `folder`, read from copies in stage_dir/FINGERPRINT. The lexicon is copied now."""
     staged = stage_dir / index["fingerprint"]
     staged.mkdir(parents=True, exist_ok=True)
     locate = _Staged(folder.resolve(), staged, hashes_in(index), folder)
@@ -31,7 +31,7 @@ def open_staged(folder: Path, index: Index, stage_dir: Path) -> Dataset:
 def remove_damaged(index: Index, stage_dir: Path) -> list[str]:
     """Remove copies whose bytes are not the dataset's, so that they are copied again; return their names.
 
-    index: a checked one, whose names all are plain: nothing outside stage_dir/FINGERPRINT is touched.
+    index: a checked index. Its names are plain file names, so nothing outside stage_dir/FINGERPRINT is touched.
     """
     staged, damaged = stage_dir / index["fingerprint"], []
     for name, (num_bytes, sha256) in hashes_in(index).items():
@@ -44,7 +44,7 @@ def remove_damaged(index: Index, stage_dir: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class _Staged(Fetched):
-    """As Fetched, from a folder; where a copy has no room, the file's own place."""
+    """Return the path of a copy, as Fetched does; if the disk has no room for the copy, the path of the file itself."""
 
     source: Path
 
@@ -62,12 +62,12 @@ class _Staged(Fetched):
         return self.source / name
 
     def _make_room(self, num_bytes: int) -> bool:
-        """Whether there is as much room, once shards that were not used lately gave up theirs."""
-        lately = time.time() - _IN_USE_SECONDS
+        """Remove shards that were not used recently until num_bytes are free; return whether they are."""
+        recently = time.time() - _IN_USE_SECONDS
         for path in sorted(self.folder.glob("*.tar"), key=lambda path: path.stat().st_mtime):
-            if self._has_room(num_bytes) or path.stat().st_mtime > lately:
+            if self._has_room(num_bytes) or path.stat().st_mtime > recently:
                 break
-            path.unlink(missing_ok=True)  # maps of it stay good, and keep its room until they are closed
+            path.unlink(missing_ok=True)  # open maps stay valid, and keep the space until they are closed
         return self._has_room(num_bytes)
 
     def _has_room(self, num_bytes: int) -> bool:

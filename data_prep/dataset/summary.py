@@ -1,4 +1,4 @@
-"""What a preparation did, as a value and as a table to read."""
+"""The summary of a preparation, as a value and as a printed table."""
 
 import json
 import logging
@@ -13,11 +13,11 @@ from data_prep.dataset.lexicon import SPECIALS
 from data_prep.dataset.typed_json import Count, parse_json
 
 log = logging.getLogger(__name__)
-_AnyOther = {"extra": "allow"}  # pydantic's: what a later version adds is kept
+_AnyOther = {"extra": "allow"}  # pydantic's setting: keep keys that a later version adds
 
 
 class Figures(TypedDict, total=False):
-    """What pass 2 counted, in index.json under "summary". Meaning: Summary."""
+    """Counts of pass 2, in index.json under "summary". Meanings: see Summary."""
 
     __pydantic_config__ = _AnyOther  # type: ignore[misc]
 
@@ -45,14 +45,17 @@ class Input(TypedDict):
 
 
 class Made(TypedDict, total=False):
-    """How a dataset was made, in index.json under "made"."""
+    """Options and inputs of a dataset, in index.json under "made"."""
 
     options: dict[str, Any]
     inputs: list[Input]
 
 
 def informing(index: Index, section: Literal["made", "summary"], schema: Any) -> Any:
-    """Return a section of an index that only informs, as its schema; empty, with a warning, where it is damaged."""
+    """Return a section of the index that is information only, typed by its schema.
+
+    A damaged section is logged as a warning, and an empty one is returned.
+    """
     try:
         data = json.dumps(index.get(section, {})).encode()
         return parse_json(data, schema, f'"{section}" of the index', "it only informs and is left out")
@@ -63,13 +66,13 @@ def informing(index: Index, section: Literal["made", "summary"], schema: Any) ->
 
 @dataclass(frozen=True)
 class Summary:
-    """Figures of a dataset. Word counts leave sentence ends out.
+    """Figures of a dataset. Word counts do not include sentence ends.
 
-    sentences, words: of all splits together; of each in *_by_split. types: without <S>, </S>, <UNK>.
-    oov_share: {split: {vocabulary size: share of its words outside the first so many lexicon entries}}.
+    sentences, words: of all splits together; *_by_split: of each split. types: without <S>, </S>, <UNK>.
+    oov_share: {split: {vocabulary size: share of the split's words outside a vocabulary of this size}}.
     repaired_characters: control characters of running text that were replaced (clean.py).
-    cut_words_share: words longer than 48 UTF-8 bytes, of which ELMo reads only the beginning.
-    seconds: of this call, all passes. pending: "" or, of a job-array step, what is still to be done.
+    cut_words_share: share of words longer than 48 UTF-8 bytes, of which ELMo reads only the beginning.
+    seconds: of this call, all passes. pending: "", or what a step of a job array leaves to be done.
     """
 
     location: str

@@ -1,6 +1,6 @@
-"""JSON files read back as the typed values that were written; anything else is refused in one sentence.
+"""Read JSON files into typed values; refuse anything else in one sentence.
 
-A schema is a dataclass, a TypedDict or any other type that pydantic knows. Bounds stand in the schema itself, as
+A schema is a dataclass, a TypedDict or any other type that pydantic supports. The schema holds the bounds of values, as
 annotations of annotated_types: `Count`, `FileName` and `Sha256` below cover most of what this project stores.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MAX_JSON_BYTES = 1 << 30  # an index of 30 M sentences has 2 MB
 _SHOWN_CHARACTERS = 80
-_SHOWN = reprlib.Repr()  # of a value that may be nested without end
+_SHOWN = reprlib.Repr()  # for values that may be nested deeply
 _SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = _SHOWN_CHARACTERS
 
 
@@ -36,14 +36,14 @@ def _is_sha256(text: str) -> bool:
 FileName = Annotated[str, Predicate(is_file_name)]
 Sha256 = Annotated[str, Predicate(_is_sha256)]
 Count = Annotated[int, Ge(0), Le(1 << 60)]
-"""A number of bytes, tokens, sentences or steps: with the bound, sums of some fit 64 bits."""
+"""A number of bytes, tokens, sentences or steps. The bound lets a sum of several fit 64 bits."""
 
 
 def load_json(path: Path, schema: Any, remedy: str, error: type[ValueError] = DataError) -> Any:
     """Return the value of type `schema` in the JSON file at `path`.
 
-    remedy: what the user should do, which ends the sentence. Raises `error` for a file that is not JSON of this type,
-    OSError for one that cannot be read.
+    remedy: what the user should do, the end of the error's sentence. Raises `error` for a file that is not JSON of this
+    type, OSError for a file that cannot be read.
     """
     size = path.stat().st_size
     if size > MAX_JSON_BYTES:
@@ -52,7 +52,7 @@ def load_json(path: Path, schema: Any, remedy: str, error: type[ValueError] = Da
 
 
 def parse_json(data: bytes, schema: Any, name: str, remedy: str, error: type[ValueError] = DataError) -> Any:
-    """Return the value of type `schema` that `data` holds. name: what the data is called in the error."""
+    """Return the value of type `schema` that `data` holds. name: the data's name in the error."""
     from pydantic import ValidationError
 
     try:
@@ -62,7 +62,7 @@ def parse_json(data: bytes, schema: Any, name: str, remedy: str, error: type[Val
 
 
 def check_value(value: Any, schema: Any, name: str, remedy: str, error: type[ValueError] = DataError) -> None:
-    """Raise `error` where a value that was read in another way than from JSON is not of type `schema`."""
+    """Raise `error` if a value that does not come from JSON is not of type `schema`."""
     from pydantic import ValidationError
 
     try:
@@ -73,7 +73,7 @@ def check_value(value: Any, schema: Any, name: str, remedy: str, error: type[Val
 
 @lru_cache(maxsize=64)
 def _adapter(schema: Any) -> "TypeAdapter[Any]":
-    from pydantic import TypeAdapter  # a tenth of a second that commands without JSON should not pay
+    from pydantic import TypeAdapter  # takes a tenth of a second, which commands without JSON should not pay
 
     return TypeAdapter(schema)
 
@@ -81,7 +81,7 @@ def _adapter(schema: Any) -> "TypeAdapter[Any]":
 def _first_fault(found: Any) -> str:
     fault = found.errors(include_url=False, include_context=False)[0]
     where = ".".join(map(str, fault["loc"]))
-    if fault["type"] == "value_error":  # raised by the schema's own __post_init__, a sentence by itself
+    if fault["type"] == "value_error":  # raised by the schema's own __post_init__: already a whole sentence
         return str(fault["msg"]).removeprefix("Value error, ")
     message = fault["msg"][:1].lower() + fault["msg"][1:]
     if fault["type"] in ("json_invalid", "missing", "unexpected_keyword_argument"):

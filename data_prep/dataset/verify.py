@@ -1,4 +1,4 @@
-"""Whether a dataset is still what it was when it was made, and what it holds."""
+"""Check that a dataset is unchanged since it was made, and describe what it holds."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from data_prep.dataset.summary import Made, Summary, informing
 
 @dataclass
 class Report:
-    """What verify() found. faults: one sentence each, none if the dataset is sound."""
+    """Result of verify(). faults: one sentence each; empty if the dataset is sound."""
 
     location: str
     files: int = 0
@@ -26,7 +26,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there is no fault."""
         return not self.faults
 
     def __str__(self) -> str:
@@ -43,9 +43,9 @@ class Report:
 
 
 def verify(folder: str | Path) -> Report:
-    """Check every hash, size, offset and count of a dataset in a folder; all faults are in the report.
+    """Check every hash, size, offset and count of a dataset in a folder; return a report of all faults.
 
-    Raises DataError only where there is no index that can be read.
+    Raises DataError only if the index cannot be read.
     """
     path = local_path(folder)
     with readable(path):
@@ -63,7 +63,7 @@ def verify(folder: str | Path) -> Report:
 
 
 def describe(folder: str | Path) -> str:
-    """Return a table of what a dataset holds and how it was made. Reads the index only."""
+    """Return a table of what a dataset holds and how it was made. Only the index is read."""
     path = local_path(folder)
     with readable(path):
         index = read_index(path)
@@ -81,7 +81,7 @@ def describe(folder: str | Path) -> str:
 
 
 def _check_file(path: Path, entry: FileEntry | ShardEntry, report: Report) -> bool:
-    """Return whether the file is the one recorded; what is not goes to the report."""
+    """Return whether the file is the recorded one; add a fault to the report if not."""
     if not path.exists():
         report.faults.append(f"{path.name} is missing")
         return False
@@ -117,7 +117,7 @@ def _open_lexicon(path: Path, index: Index, report: Report) -> Lexicon | None:
 def _check_split(
     path: Path, name: str, entry: SplitEntry, sound: set[str], types: int, report: Report
 ) -> tuple[np.ndarray, bool]:
-    """(types,) int64 counts of the ids in the split's shards, and whether all could be counted."""
+    """Return (types,) int64 counts of the ids in the split's shards, and whether all could be counted."""
     split = Split.from_index(name, entry, types, locate_in(path))
     recorded = [chunk[2] for shard in entry["shards"] for chunk in shard["chunks"]]
     counts, complete, sentences = np.zeros(types, np.int64), True, []

@@ -1,4 +1,4 @@
-"""Pass 1: one unit of input becomes runs. The text is read here and never again."""
+"""Pass 1: turn one unit of input into spills. No later pass reads the text."""
 
 import os
 import shutil
@@ -10,13 +10,13 @@ import numpy as np
 
 from data_prep.dataset.files import DataError, sync_folder, write_json
 from data_prep.dataset.typed_json import Count, load_json
-from data_prep.passes.sorted_spills import MARK_ID, RUN_TOKENS, write_run
-from data_prep.plan import Options, Plan, Unit
+from data_prep.passes.sorted_spills import MARK_ID, SPILL_TOKENS, write_spill
+from data_prep.plan import Options, PrepPlan, Unit
 from data_prep.text.clean import MARK, clean
 from data_prep.text.corpus import Block, Source, read_blocks
 from data_prep.text.faults import Fault, are_enough, error_of
 from data_prep.text.tokenizer import Tokenizer
-from data_prep.workers import Report
+from data_prep.workers import ReportProgress
 from data_prep.workspace import WORK_REMEDY, Workspace
 
 SKIP_REMEDY = "let elmo prep skip such lines: on_error=skip"
@@ -24,9 +24,10 @@ SKIP_REMEDY = "let elmo prep skip such lines: on_error=skip"
 
 @dataclass
 class UnitRecord:
-    """What a finished unit tells the later passes. skipped: [line in the unit from 0, fault].
+    """Result of encoding a unit, for the later passes.
 
-    repaired: control characters of running text that were replaced.
+    skipped: pairs of a line number in the unit, from 0, and its fault. repaired: control characters of running text
+    that were replaced. spill_tokens: tokens of each spill.
     """
 
     lines: Count
@@ -35,11 +36,11 @@ class UnitRecord:
     words: Count
     repaired: Count
     skipped: list[tuple[Count, str]]
-    run_tokens: list[Count]
+    spill_tokens: list[Count]
 
 
 class _Ids(dict[str, int]):
-    """Local ids by first appearance. A dict that fills itself: no Python code runs for a word seen before."""
+    """Local ids in order of first appearance. A dict that fills itself runs no Python code for known words."""
 
     def __init__(self) -> None:
         super().__init__({MARK: MARK_ID})
@@ -50,14 +51,14 @@ class _Ids(dict[str, int]):
 
 
 def encode_lines(text: str, ids: _Ids) -> tuple[np.ndarray, np.ndarray]:
-    """tokens (int32, MARK_ID after each line) and lengths (int64, each with its mark) of a text of whole lines."""
+    """Return tokens (int32, MARK_ID after each line) and lengths (int64, mark included) of a text of whole lines."""
     words = text.replace("\n", f" {MARK} ").split()
     tokens = np.fromiter(map(ids.__getitem__, words), np.int32, len(words))
     return tokens, np.diff(np.flatnonzero(tokens == MARK_ID), prepend=-1)
 
 
 class _Keys:
-    """The random keys of a unit's sentences, or of its documents: a function of (seed, unit, number) alone."""
+    """Draw a random key for each sentence, or each document, of a unit: a function of (seed, unit, number) only."""
 
     def __init__(self, options: Options, unit: int) -> None:
         self._random = np.random.Philox(key=[options.seed, unit])
@@ -65,7 +66,7 @@ class _Keys:
         self._document_key = self._random.random_raw(1)
 
     def of(self, kept: np.ndarray, ends_document: np.ndarray) -> np.ndarray:
-        """(kept.sum(),) uint64: keys of the block's kept lines. ends_document (lines,): True for an empty line."""
+        """Return (kept.sum(),) uint64: keys of the block's kept lines. ends_document (lines,): True for empty lines."""
         if not self._documents:
             return self._random.random_raw(int(kept.sum()))
         keys = np.concatenate([self._document_key, self._random.random_raw(int(ends_document.sum()))])
@@ -73,8 +74,8 @@ class _Keys:
         return keys[np.cumsum(ends_document)[kept]]
 
 
-class _RunBuffer:
-    """Collects sentences and writes a run whenever it is full."""
+class _SpillBuffer:
+    """Collect sentences and write a spill whenever SPILL_TOKENS are reached."""
 
     def __init__(self, folder: Path, record: UnitRecord, keep_order: bool) -> None:
         self._folder, self._record, self._keep_order = folder, record, keep_order
@@ -88,34 +89,34 @@ class _RunBuffer:
     def add(self, tokens: np.ndarray, lengths: np.ndarray, keys: np.ndarray) -> None:
         self._parts.append((tokens, lengths, keys))
         self._num_tokens += len(tokens)
-        if self._num_tokens >= RUN_TOKENS:
+        if self._num_tokens >= SPILL_TOKENS:
             self.flush()
 
     def flush(self) -> None:
         if self._num_tokens:
             tokens, lengths, keys = (np.concatenate(part) for part in zip(*self._parts, strict=True))
             words = list(self.ids)[1:]
-            folder = self._folder / f"run-{len(self._record.run_tokens):04d}"
+            folder = self._folder / f"spill-{len(self._record.spill_tokens):04d}"
             self._parts.clear()
-            write_run(folder, tokens, lengths, None if self._keep_order else keys, words)
-            self._record.run_tokens.append(len(tokens))
+            write_spill(folder, tokens, lengths, None if self._keep_order else keys, words)
+            self._record.spill_tokens.append(len(tokens))
         self._clear()
 
 
 class _UnitEncoder:
-    """The way of one unit's text from blocks of lines to runs."""
+    """Encode the text of one unit, block by block, into spills."""
 
-    def __init__(self, plan: Plan, unit: Unit, folder: Path) -> None:
+    def __init__(self, plan: PrepPlan, unit: Unit, folder: Path) -> None:
         self.options, self.unit, self.source = plan.options, unit, plan.source_of(unit)
-        self.record = UnitRecord(lines=0, empty_lines=0, sentences=0, words=0, repaired=0, skipped=[], run_tokens=[])
+        self.record = UnitRecord(lines=0, empty_lines=0, sentences=0, words=0, repaired=0, skipped=[], spill_tokens=[])
         self._keys = _Keys(self.options, unit.number)
-        self._runs = _RunBuffer(folder, self.record, self.options.shuffle == "none")
+        self._spills = _SpillBuffer(folder, self.record, self.options.shuffle == "none")
         self._tokenizer = Tokenizer(self.options.language) if self.options.tokenize else None
         self._document_tokens = 0
         self._words_before_fault = 0
 
     def add(self, block: Block) -> None:
-        """The block's sentences are in the runs and its faults are recorded."""
+        """Add the block's sentences to the spills and record its faults."""
         if not self.record.skipped:
             self._words_before_fault = self.record.words
         text, faults, repaired = clean(block, self.options.tokenize)
@@ -127,7 +128,7 @@ class _UnitEncoder:
         if self._tokenizer:
             text, sentences_a_line = self._tokenizer.split(text)
             lines = np.repeat(lines, sentences_a_line)
-        tokens, lengths = encode_lines(text, self._runs.ids)
+        tokens, lengths = encode_lines(text, self._spills.ids)
         too_long = lengths - 1 > self.options.max_sentence_words
         self.record.skipped += [
             (int(line), self._too_long(int(length) - 1))
@@ -145,7 +146,7 @@ class _UnitEncoder:
         self.record.empty_lines += int(empty.sum())
         self.record.sentences += len(lengths)
         self.record.words += len(tokens) - len(lengths)
-        self._runs.add(tokens, lengths, keys)
+        self._spills.add(tokens, lengths, keys)
 
     def _check_documents(self, lengths: np.ndarray, empty: np.ndarray, kept: np.ndarray) -> None:
         document = np.cumsum(empty)
@@ -167,16 +168,16 @@ class _UnitEncoder:
 
     @property
     def has_read_enough(self) -> bool:
-        """Whether faults were found, and so much after the first one that an error can be reported."""
+        """Whether faults were found, and enough text was read after the first one to report an error."""
         return are_enough(len(self.record.skipped), self.record.words - self._words_before_fault)
 
     def finish(self) -> UnitRecord:
-        """All runs are written; returns the unit's record."""
-        self._runs.flush()
+        """Write the last spill and return the unit's record."""
+        self._spills.flush()
         return self.record
 
 
-def faults_of(plan: Plan, unit: Unit, record: UnitRecord) -> list[Fault]:
+def faults_of(plan: PrepPlan, unit: Unit, record: UnitRecord) -> list[Fault]:
     """Return what is wrong with the unit's lines, by their numbers in the file."""
     source = plan.source_of(unit)
     before = _lines_before(source, unit.start) if unit.start and record.skipped else 0
@@ -191,16 +192,16 @@ def _lines_before(source: Source, position: int) -> int:
     return count
 
 
-def encode_unit(output: Path, number: int, report: Report) -> None:
-    """Unit `number` of the plan is encoded and recorded; one that was recorded before is left alone.
+def encode_unit(output: Path, number: int, report: ReportProgress) -> None:
+    """Encode and record unit `number` of the plan, unless it is recorded already.
 
-    Lines at fault are left out and recorded, whatever on_error says: it decides over records (FaultWatch). Only a unit
-    that is long, or full of faults, is not read to its end with on_error=fail, and raises DataError.
+    Faulty lines are left out and recorded for either value of on_error; FaultWatch applies on_error to the records.
+    With on_error=fail a long unit, or one with many faults, is not read to its end and raises DataError.
     """
     work = Workspace(output)
     if work.unit_record(number).exists():
         return
-    plan = Plan.load(work.plan)
+    plan = PrepPlan.load(work.plan)
     temporary, folder = work.temporary_folder(f"unit-{number:06d}"), work.unit_folder(number)
     try:
         unit = plan.units[number]
@@ -211,7 +212,7 @@ def encode_unit(output: Path, number: int, report: Report) -> None:
             if plan.options.on_error == "fail" and encoder.has_read_enough:
                 raise error_of(faults_of(plan, unit, encoder.record), SKIP_REMEDY)
         record = encoder.finish()
-        shutil.rmtree(folder, ignore_errors=True)  # in place but not recorded: a run was killed in between
+        shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed before it recorded the unit
         os.replace(temporary, folder)
         sync_folder(folder.parent)
     except BaseException:
@@ -220,7 +221,7 @@ def encode_unit(output: Path, number: int, report: Report) -> None:
     write_json(work.unit_record(number), asdict(record))
 
 
-def _blocks(plan: Plan, unit: Unit) -> Iterator[tuple[Block, int]]:
+def _blocks(plan: PrepPlan, unit: Unit) -> Iterator[tuple[Block, int]]:
     return read_blocks(plan.source_of(unit).path, unit.start, unit.stop)
 
 
@@ -231,22 +232,22 @@ def read_record(work: Workspace, number: int) -> UnitRecord:
 
 
 class FaultWatch:
-    """End pass 1 with one error that lists the faults of all units, if on_error=fail. Encoded units stay encoded."""
+    """End pass 1 with one error that lists the faults of all units, if on_error=fail. Encoded units are kept."""
 
-    def __init__(self, work: Workspace, plan: Plan) -> None:
+    def __init__(self, work: Workspace, plan: PrepPlan) -> None:
         self._work, self._plan = work, plan
         self._fails = plan.options.on_error == "fail"
         self._found: list[Fault] = []
         self._words = 0
 
     def check(self, units: Iterable[Unit]) -> None:
-        """Raise DataError if faults are known of these units, which are encoded."""
+        """Raise DataError if these encoded units have faults."""
         for unit in units:
             self.unit_ended(unit.number)
         self.pass_ended()
 
     def unit_ended(self, number: int) -> None:
-        """Note the unit's faults; raise DataError if faults are known and enough was read after the first one."""
+        """Add the unit's faults; raise DataError if there are faults and enough was read after the first one."""
         if self._fails:
             record = read_record(self._work, number)
             self._words += record.words if self._found else 0
@@ -255,6 +256,6 @@ class FaultWatch:
                 self.pass_ended()
 
     def pass_ended(self) -> None:
-        """Raise DataError if faults are known."""
+        """Raise DataError if faults were found."""
         if self._found:
             raise error_of(self._found, SKIP_REMEDY)

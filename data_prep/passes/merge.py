@@ -1,4 +1,4 @@
-"""Pass 2: the runs' lexicons become one, and the shards are dealt. One process; it reads types, not text."""
+"""Pass 2: merge the lexicons of all spills and set the bounds of the shards. One process; it reads types, not text."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,21 +13,21 @@ from data_prep.dataset.lexicon import FILES as LEXICON_FILES
 from data_prep.dataset.summary import Figures
 from data_prep.dataset.typed_json import Count, load_json
 from data_prep.passes.encode import UnitRecord, read_record
-from data_prep.passes.shard_bounds import Bounds, deal
-from data_prep.passes.sorted_spills import Run
-from data_prep.plan import Plan
-from data_prep.workers import Report
+from data_prep.passes.shard_bounds import Bounds, shard_bounds
+from data_prep.passes.sorted_spills import Spill
+from data_prep.plan import PrepPlan
+from data_prep.workers import ReportProgress
 from data_prep.workspace import SKIPPED, WORK_REMEDY, Workspace
 
 VOCABULARY_SIZES = (10_000, 50_000, 100_000, 200_000, 500_000, 793_471)
-CUT_BYTES = 48  # of a word's UTF-8: what the 50 character ids of ELMo hold besides begin and end of word
+CUT_BYTES = 48  # UTF-8 bytes of a word that ELMo reads: 50 character ids less begin and end of word
 _UNK = SPECIALS[UNK_ID].encode()
 _LISTED_FAULTS = 20
 
 
 @dataclass(frozen=True)
 class MergeRecord:
-    """What pass 2 found out: the lexicon's entry in the index, figures for the summary, shards of each split."""
+    """Result of pass 2: the lexicon's entry in the index, figures for the summary, number of shards of each split."""
 
     lexicon: LexiconEntry
     figures: Figures
@@ -40,34 +40,39 @@ class _Ids(dict[bytes, int]):
         return number
 
 
-def finished_runs(work: Workspace, plan: Plan) -> tuple[list[Run], list[str], list[UnitRecord]]:
-    """All runs in order, the split each one's input was given for, and the records of all units."""
-    runs, splits, records = [], [], []
+def finished_spills(work: Workspace, plan: PrepPlan) -> tuple[list[Spill], list[str], list[UnitRecord]]:
+    """Return all spills in order, the split of each one's input, and the records of all units."""
+    spills, splits, records = [], [], []
     for unit in plan.units:
         record = read_record(work, unit.number)
         records.append(record)
-        runs += [Run(work.unit_folder(unit.number) / f"run-{i:04d}") for i in range(len(record.run_tokens))]
-        splits += [plan.source_of(unit).split] * len(record.run_tokens)
-    return runs, splits, records
+        spills += [Spill(work.unit_folder(unit.number) / f"spill-{i:04d}") for i in range(len(record.spill_tokens))]
+        splits += [plan.source_of(unit).split] * len(record.spill_tokens)
+    return spills, splits, records
 
 
-def merge(output: Path, report: Report) -> None:
-    """Lexicon, map of each run, bounds of the shards and the list of skipped lines are written and recorded."""
+def merge(output: Path, report: ReportProgress) -> None:
+    """Write and record the lexicon, the map of each spill, the bounds of the shards and the list of skipped lines."""
     work = Workspace(output)
-    plan = Plan.load(work.plan)
-    runs, splits, records = finished_runs(work, plan)
+    plan = PrepPlan.load(work.plan)
+    spills, splits, records = finished_spills(work, plan)
     if not work.merge_record.exists():
-        _merge(work, plan, runs, splits, records, report)
-    for run in runs:  # not before the record: until then a rerun needs them
-        run.drop_lexicon()
+        _merge(work, plan, spills, splits, records, report)
+    for spill in spills:  # only after the record is written: until then a rerun needs the lexicons
+        spill.delete_lexicon()
 
 
 def _merge(
-    work: Workspace, plan: Plan, runs: list[Run], splits: list[str], records: list[UnitRecord], report: Report
+    work: Workspace,
+    plan: PrepPlan,
+    spills: list[Spill],
+    splits: list[str],
+    records: list[UnitRecord],
+    report: ReportProgress,
 ) -> None:
     _check_splits(plan, splits)
-    bounds = deal(runs, splits, plan.options)
-    lexicon, heldout_counts = _merge_lexicons(runs, bounds, report)
+    bounds = shard_bounds(spills, splits, plan.options)
+    lexicon, heldout_counts = _merge_lexicons(spills, bounds, report)
     lexicon.write(work.output)
     for split, bound in bounds.items():
         write_bounds(work, split, bound)
@@ -84,7 +89,7 @@ def read_merge_record(work: Workspace) -> MergeRecord:
 
 
 def write_bounds(work: Workspace, split: str, bounds: Bounds) -> None:
-    """read_bounds() gives these."""
+    """Write the bounds of a split's shards for read_bounds()."""
     work.bounds.mkdir(exist_ok=True)
     write_npy(work.bounds / f"{split}.npy", np.stack([bounds.sentences, bounds.tokens]))
 
@@ -95,26 +100,28 @@ def read_bounds(work: Workspace, split: str) -> Bounds:
     return Bounds(sentences, tokens)
 
 
-def _check_splits(plan: Plan, splits: Sequence[str]) -> None:
+def _check_splits(plan: PrepPlan, splits: Sequence[str]) -> None:
     for split in {source.split for source in plan.sources} | {"train"}:
         if split not in splits:
             names = ", ".join(source.path for source in plan.sources if source.split == split)
             raise DataError(f"there is no {split} text: {names or 'no input'} holds no sentence; name files with text")
 
 
-def _merge_lexicons(runs: Sequence[Run], bounds: dict[str, Bounds], report: Report) -> tuple[Lexicon, np.ndarray]:
-    """The lexicon, and (types,) int64 counts in the held-out split; each run's map to lexicon ids is written."""
+def _merge_lexicons(
+    spills: Sequence[Spill], bounds: dict[str, Bounds], report: ReportProgress
+) -> tuple[Lexicon, np.ndarray]:
+    """Write each spill's map to lexicon ids; return the lexicon and (types,) int64 counts in the held-out split."""
     ids = _Ids()
-    for number, run in enumerate(runs):
-        words = run.words()
-        run.write_map(np.fromiter(map(ids.__getitem__, words), np.int32, len(words)))
+    for number, spill in enumerate(spills):
+        words = spill.words()
+        spill.write_map(np.fromiter(map(ids.__getitem__, words), np.int32, len(words)))
         report(number + 1, 0)
     train, heldout = (np.zeros(len(ids), np.int64) for _ in range(2))
-    for number, run in enumerate(runs):
-        in_heldout = _counts_in(run, number, bounds.get("heldout"))
-        merged = run.read_map()  # distinct within a run, so += is safe
+    for number, spill in enumerate(spills):
+        in_heldout = _counts_in(spill, number, bounds.get("heldout"))
+        merged = spill.read_map()  # no id occurs twice in a spill, so += counts each
         heldout[merged] += in_heldout[1:]
-        train[merged] += run.counts[1:] - in_heldout[1:]
+        train[merged] += spill.counts[1:] - in_heldout[1:]
     words = list(ids)
     ids.clear()
     order = _order(words, train, heldout)
@@ -123,8 +130,8 @@ def _merge_lexicons(runs: Sequence[Run], bounds: dict[str, Bounds], report: Repo
     unknown = words.index(_UNK) if _UNK in words else None
     if unknown is not None:
         global_ids[unknown] = UNK_ID
-    for run in runs:
-        run.write_map(np.concatenate([[np.int32(EOS_ID)], global_ids[run.read_map()]]))
+    for spill in spills:
+        spill.write_map(np.concatenate([[np.int32(EOS_ID)], global_ids[spill.read_map()]]))
     lines = bounds["train"].num_sentences, bounds["heldout"].num_sentences if "heldout" in bounds else 0
     specials = [[0, lines[i], 0 if unknown is None else counts[unknown]] for i, counts in enumerate((train, heldout))]
     spellings = [*(word.encode() for word in SPECIALS), *(words[i] for i in order.tolist())]
@@ -132,21 +139,21 @@ def _merge_lexicons(runs: Sequence[Run], bounds: dict[str, Bounds], report: Repo
     return lexicon, np.concatenate([specials[1], heldout[order]])
 
 
-def _counts_in(run: Run, number: int, bounds: Bounds | None) -> np.ndarray:
-    """(local types,) int64: how often each occurs in the part of the run that is held out."""
-    counts = run.counts
+def _counts_in(spill: Spill, number: int, bounds: Bounds | None) -> np.ndarray:
+    """Return (local types,) int64: occurrences of each type in the held-out part of the spill."""
+    counts = spill.counts
     if bounds is None:
         return 0 * counts
     start, stop = int(bounds.tokens[number, 0]), int(bounds.tokens[number, -1])
     if stop - start == counts.sum():
         return counts
-    return np.bincount(run.tokens(start, stop), minlength=len(counts))
+    return np.bincount(spill.tokens(start, stop), minlength=len(counts))
 
 
 def _order(words: list[bytes], train: np.ndarray, heldout: np.ndarray) -> np.ndarray:
-    """Indices of the words that occur, <UNK> left out, by falling count in train, then bytes."""
+    """Return the indices of words that occur, without <UNK>, by falling count in train, then by bytes."""
     by_bytes = np.array(sorted(range(len(words)), key=words.__getitem__), np.int64)
-    occurs = (train + heldout)[by_bytes] > 0  # words of skipped lines only do not
+    occurs = (train + heldout)[by_bytes] > 0  # a word of skipped lines only has count 0
     by_bytes = by_bytes[occurs]
     order = by_bytes[np.argsort(-train[by_bytes], kind="stable")]
     return order[[words[i] != _UNK for i in order.tolist()]] if _UNK in words else order
@@ -165,7 +172,7 @@ def lexicon_entry(output: Path, lexicon: Lexicon) -> LexiconEntry:
     return {"types": len(lexicon), "files": files}
 
 
-def _figures(plan: Plan, records: Sequence[UnitRecord], bounds: dict[str, Bounds]) -> Figures:
+def _figures(plan: PrepPlan, records: Sequence[UnitRecord], bounds: dict[str, Bounds]) -> Figures:
     skipped = _skipped_lines(plan, records)
     read_by_source = {source.label: 0 for source in plan.sources}
     for unit, record in zip(plan.units, records, strict=True):
@@ -204,8 +211,8 @@ def _lexicon_figures(lexicon: Lexicon, heldout: np.ndarray) -> Figures:
     }
 
 
-def _skipped_lines(plan: Plan, records: Sequence[UnitRecord]) -> list[tuple[str, int, str]]:
-    """(label, line from 1, fault) of every skipped line."""
+def _skipped_lines(plan: PrepPlan, records: Sequence[UnitRecord]) -> list[tuple[str, int, str]]:
+    """Return (label, line number from 1, fault) of every skipped line."""
     found, first_line = [], 0
     for unit, record in zip(plan.units, records, strict=True):
         first_line = 0 if unit.start == 0 else first_line
@@ -214,7 +221,7 @@ def _skipped_lines(plan: Plan, records: Sequence[UnitRecord]) -> list[tuple[str,
     return found
 
 
-def _write_skipped(work: Workspace, plan: Plan, records: Sequence[UnitRecord]) -> None:
+def _write_skipped(work: Workspace, plan: PrepPlan, records: Sequence[UnitRecord]) -> None:
     if skipped := _skipped_lines(plan, records):
         with atomic_file(work.output / SKIPPED) as file:
             file.writelines(f"{label}\t{line}\t{fault}\n".encode() for label, line, fault in skipped)

@@ -1,7 +1,7 @@
-"""Runs: the intermediate form of the text between the passes.
+"""Sorted spills: the intermediate form of the text between the passes.
 
-A run is some millions of tokens of one unit, complete in itself: sentences in the order of their random keys, as
-ids of a lexicon of its own. A shard then is a slice of every run, and the global shuffle a merge of slices.
+A spill holds some millions of tokens of one unit: sentences sorted by their random keys, as ids of the spill's own
+lexicon. A shard is a slice of every spill, so merging slices shuffles globally.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,14 +12,14 @@ import numpy as np
 
 from data_prep.dataset.files import atomic_file, map_npy, write_bytes, write_npy
 
-RUN_TOKENS = 8 << 20  # bounds the memory of a worker; with it a run's ids fit 24 bits
+SPILL_TOKENS = 8 << 20  # bounds the memory of a worker, and keeps a spill's ids below 2^24
 MARK_ID = 0  # local id of a sentence's end
 _GATHER_TOKENS = 1 << 18
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run in its folder, read through memory maps."""
+class Spill:
+    """A spill in its folder, memory-mapped for reading."""
 
     folder: Path
 
@@ -30,42 +30,45 @@ class Run:
 
     @property
     def keys(self) -> np.ndarray | None:
-        """(sentences,) uint64, ascending; None where the text's order is kept."""
+        """(sentences,) uint64, ascending; None if the text's order is kept."""
         path = self.folder / "keys.npy"
         return map_npy(path, np.uint64) if path.exists() else None
 
     @property
     def counts(self) -> np.ndarray:
-        """(local types,) int64: occurrences of each local id in the run."""
+        """(local types,) int64: occurrences of each local id in the spill."""
         return np.array(map_npy(self.folder / "counts.npy", np.int64))
 
     def words(self) -> list[bytes]:
-        """(local types - 1): the spellings of local ids 1, 2, ..."""
+        """Return the (local types - 1) spellings of local ids 1, 2, ..."""
         return (self.folder / "words.txt").read_bytes().split(b"\n")[:-1]
 
-    def drop_lexicon(self) -> None:
-        """Words and counts are gone from the disk: pass 2 alone reads them, and of rare words they are the most."""
+    def delete_lexicon(self) -> None:
+        """Delete words and counts, which only pass 2 reads. With many rare words they take more room than the ids."""
         for name in ("words.txt", "counts.npy"):
             (self.folder / name).unlink(missing_ok=True)
 
     def tokens(self, start: int, stop: int) -> np.ndarray:
-        """(stop - start,) int32: local ids of the run's tokens start..stop-1."""
+        """Return (stop - start,) int32: local ids of the spill's tokens start..stop-1."""
         packed = np.fromfile(self.folder / "tokens.u24", np.uint8, 3 * (stop - start), offset=3 * start)
         return _unpack(packed)
 
     def write_map(self, global_ids: np.ndarray) -> None:
-        """read_map() gives these: (local types,) int32, the lexicon id of each local one."""
+        """Write (local types,) int32: the lexicon id of each local id. read_map() returns it."""
         write_npy(self.folder / "map.npy", global_ids)
 
     def read_map(self) -> np.ndarray:
-        """(local types,) int32: what write_map() was last given."""
+        """Return (local types,) int32: what write_map() last wrote."""
         return np.array(map_npy(self.folder / "map.npy", np.int32))
 
 
-def write_run(
+def write_spill(
     folder: Path, tokens: np.ndarray, lengths: np.ndarray, keys: np.ndarray | None, words: Sequence[str]
 ) -> None:
-    """A run is in the new folder `folder`, sentences by key (equal keys and None: in the order given), durably."""
+    """Write a spill durably into the new folder `folder`, sentences sorted by key.
+
+    Sentences with equal keys, or all if keys is None, keep the order given.
+    """
     assert int(lengths.sum()) == len(tokens) and len(words) < 1 << 24
     folder.mkdir()
     write_npy(folder / "counts.npy", np.bincount(tokens, minlength=len(words) + 1))
@@ -82,9 +85,9 @@ def write_run(
 def gather(
     tokens: np.ndarray, lengths: np.ndarray, order: np.ndarray, part_tokens: int = _GATHER_TOKENS
 ) -> Iterator[np.ndarray]:
-    """The sentences of `tokens` (cut by `lengths`) in the order `order`, in parts of about part_tokens.
+    """Yield the sentences of `tokens` (cut by `lengths`) in the order `order`, in parts of about part_tokens.
 
-    A part holds whole sentences; it ends with the sentence that fills it up.
+    A part holds whole sentences; it ends with the sentence that reaches its size.
     """
     lengths = lengths.astype(np.int64)
     starts = (np.cumsum(lengths) - lengths)[order]
@@ -96,7 +99,7 @@ def gather(
 
 
 def part_bounds(lengths: np.ndarray, part_tokens: int) -> list[tuple[int, int]]:
-    """Sentence ranges of the parts: a part ends with the sentence in which a multiple of part_tokens is reached."""
+    """Return the sentence range of each part: a part ends with the sentence that reaches a multiple of part_tokens."""
     part = (np.cumsum(lengths, dtype=np.int64) - 1) // part_tokens
     cuts = (np.flatnonzero(np.diff(part)) + 1).tolist()
     return list(zip([0, *cuts], [*cuts, len(lengths)], strict=True)) if len(lengths) else []

@@ -1,26 +1,27 @@
-"""What a line of text must not hold, found fast where nothing is wrong, and what is repaired in running text."""
+"""Find faults in lines of text, fast where there are none, and repair control characters in running text."""
 
 import re
 from typing import NamedTuple
 
 from data_prep.text.corpus import MAX_LINE_BYTES, Block
 
-MARK = "\0"  # stands for a line's end among its words: a line with NUL is a fault
-_CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")  # the others are white space to str.split
+MARK = "\0"  # marks a line's end among its words, so a line with NUL is a fault
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")  # str.split takes all others as white space
 _ASCII_CONTROLS = bytes(code for code in range(0x80) if _CONTROL.match(chr(code)))
 _FORGED = frozenset(("<S>", "</S>"))
 
-# A C1 control (U+0080 to U+009F) in running text is a byte of Windows-1252 that was read as Latin-1; HTML and ftfy
-# repair it in the same way. Five have no character there; these and other control characters become white space. NUL
-# stays a fault: it occurs in binary files and in UTF-16, not in text.
+# A C1 control character (U+0080 to U+009F) in running text is a byte of Windows-1252 that was read as Latin-1. HTML
+# and ftfy repair it in the same way. Five of these bytes have no character in Windows-1252; they and other control
+# characters become white space. NUL stays a fault: it occurs in binary files and in UTF-16, not in text.
 _REPAIRS = {chr(code): " " for code in _ASCII_CONTROLS if code}
 _REPAIRS |= {chr(code): bytes([code]).decode("cp1252", "ignore") or " " for code in range(0x80, 0xA0)}
 _REPAIRABLE = re.compile(f"[{''.join(_REPAIRS)}]")
 
 
 class Clean(NamedTuple):
-    """The text of a block with its bad lines emptied, what is wrong with each: {line in the block: fault}, and how
-    many control characters were repaired.
+    """Checked text of a block. text: bad lines emptied. faults: {line in the block: fault}.
+
+    repaired: how many control characters were repaired.
     """
 
     text: str
@@ -41,7 +42,7 @@ def clean(block: Block, is_raw: bool) -> Clean:
 
 
 def _decode(data: bytes, suspicious: re.Pattern[str]) -> str | None:
-    """Return the text, or None if any line may be at fault or to be repaired."""
+    """Return the text, or None if any line may have a fault or need a repair."""
     if len(data.translate(None, _ASCII_CONTROLS)) != len(data) or b"S>" in data:
         return None
     try:
@@ -52,7 +53,7 @@ def _decode(data: bytes, suspicious: re.Pattern[str]) -> str | None:
 
 
 def _read(line: bytes, is_raw: bool) -> tuple[str, str, int]:
-    """Return (text, "", characters repaired) of a line, or ("", what is wrong with the remedy, 0)."""
+    """Return (text, "", characters repaired) of a line, or ("", the fault with its remedy, 0)."""
     try:
         text, repaired = line.decode(), 0
     except UnicodeDecodeError as error:

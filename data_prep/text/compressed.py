@@ -1,4 +1,4 @@
-"""Compressed text: .gz, .xz, .bz2 and .zst, told by their first bytes, and read with damage noticed."""
+"""Read compressed text (.gz, .xz, .bz2, .zst, recognised by the first bytes); raise an error for a damaged file."""
 
 import bz2
 import gzip
@@ -14,11 +14,11 @@ from data_prep.dataset.files import DataError
 CUT_SHORT = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile)
 _MAGIC = {"gz": b"\x1f\x8b", "xz": b"\xfd7zXZ\0", "bz2": b"BZh", "zst": b"\x28\xb5\x2f\xfd"}
 _BLOCK_BYTES = 1 << 16
-_BZ2_BLOCK = (b"1AY&SY", b"\x17rE8P\x90")  # after "BZh" and a digit: no text begins with both
+_BZ2_BLOCK = (b"1AY&SY", b"\x17rE8P\x90")  # follow "BZh" and a digit: text may begin with "BZh", not with both
 
 
 def compression_of(path: str) -> str | None:
-    """ "gz", "xz", "bz2", "zst", or None for plain text, told by the file's first bytes, not by its name."""
+    """Return "gz", "xz", "bz2" or "zst", or None for plain text, by the file's first bytes, not by its name."""
     with open(path, "rb") as file:
         found = sniff(file.read(16))
     suffix = Path(path).suffix[1:]
@@ -28,7 +28,7 @@ def compression_of(path: str) -> str | None:
 
 
 def sniff(head: bytes) -> str | None:
-    """As compression_of, from a file's first 16 bytes."""
+    """Return the compression, as compression_of does, from a file's first 16 bytes."""
     for name, magic in _MAGIC.items():
         if head.startswith(magic) and (name != "bz2" or head[4:10] in _BZ2_BLOCK):
             return name
@@ -36,7 +36,10 @@ def sniff(head: bytes) -> str | None:
 
 
 def open_text(path: str, file: Any) -> Any:
-    """The uncompressed bytes of an open, buffered file. Reading raises one of CUT_SHORT where it is damaged."""
+    """Return a stream of the uncompressed bytes of an open, buffered file.
+
+    Reading raises one of CUT_SHORT if the file is damaged.
+    """
     kind = sniff(file.peek(16)[:16])
     if kind == "gz":
         return gzip.GzipFile(fileobj=file)
@@ -50,10 +53,10 @@ def open_text(path: str, file: Any) -> Any:
 
 
 class _StreamReader(io.RawIOBase):
-    """All streams of a .bz2 or .xz file, zero bytes between them left out.
+    """Read all streams of a .bz2 or .xz file, zero bytes between them left out.
 
-    Raises an error where the last stream is cut short, or something else follows it: the classes of the standard
-    library end in silence there, so that a damaged byte between two streams would lose all text after it.
+    Raises an error if the last stream is cut short or if anything else follows it. The standard library's classes end
+    silently in both cases, so a damaged byte between two streams would lose all text after it.
     """
 
     def __init__(self, file: BinaryIO, new_stream: Callable[[], Any]) -> None:
@@ -91,7 +94,7 @@ class _StreamReader(io.RawIOBase):
 
 
 class _ZstdReader(io.RawIOBase):
-    """All frames of a .zst file; EOFError where the last one is cut short (zstandard's own reader is silent)."""
+    """Read all frames of a .zst file. Raises EOFError if the last one is cut short; zstandard's reader does not."""
 
     def __init__(self, path: str, file: BinaryIO) -> None:
         try:

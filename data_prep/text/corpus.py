@@ -1,4 +1,4 @@
-"""The inputs: which files, in which order, and their text as blocks of whole lines."""
+"""The input files, in a fixed order, and their text in blocks of whole lines."""
 
 import glob
 import os
@@ -16,8 +16,8 @@ from data_prep.dataset.typed_json import Count
 from data_prep.text.compressed import CUT_SHORT, compression_of, open_text
 
 STDIN = "-"
-MAX_LINE_BYTES = 16 << 20  # a file without line ends must not fill the memory
-_BLOCK_BYTES = 1 << 18  # blocks whose words fit the processor's cache are split twice as fast as large ones
+MAX_LINE_BYTES = 16 << 20  # so that a file without line ends does not fill the memory
+_BLOCK_BYTES = 1 << 18  # words of such a block fit the processor's cache: twice as fast as large blocks
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -32,7 +32,7 @@ class InputIdentity(TypedDict):
 
 @dataclass(frozen=True)
 class Source:
-    """One input file. path: as the user named it; label: its name whatever folder the corpus lies in."""
+    """One input file. path: as the user named it. label: its path relative to the folder common to all inputs."""
 
     path: str
     label: str
@@ -41,15 +41,15 @@ class Source:
     mtime_ns: int
 
     def identity(self) -> "InputIdentity":
-        """Return what tells whether the same input is given again, wherever it lies."""
+        """Return what identifies the same input in another call, even if it has moved."""
         return {"label": self.label, "split": self.split, "num_bytes": self.num_bytes, "mtime_ns": self.mtime_ns}
 
 
 @dataclass(frozen=True)
 class Block:
-    """Whole lines as bytes, each with its line end. first_line: 0-based number of the first one in its unit.
+    """Whole lines as bytes, each with its line end. first_line: number of the first line in its unit, from 0.
 
-    too_long: the block stands for one line of more than MAX_LINE_BYTES, of which `data` holds the beginning.
+    too_long: the block stands for one line of more than MAX_LINE_BYTES; `data` holds its beginning only.
     """
 
     first_line: int
@@ -58,10 +58,10 @@ class Block:
 
 
 def find_sources(inputs: Sequence[str], heldout_inputs: Sequence[str], output: str) -> list[Source]:
-    """The files that `inputs` (train) and `heldout_inputs` (heldout) name, in a fixed order.
+    """Return the files that `inputs` (train) and `heldout_inputs` (heldout) name, in a fixed order.
 
-    Files, globs, folders (all files below, but hidden ones, by name) and "-" for standard input. Raises DataError
-    for what does not exist, cannot be read, is named twice, or lies in `output`.
+    A name is a file, a glob, a folder (all files below it except hidden ones, sorted) or "-" (standard input). Raises
+    DataError for an input that does not exist, cannot be read, is named twice, or lies in `output`.
     """
     named = [
         (path, split)
@@ -112,7 +112,7 @@ def _nothing(what: str) -> list[str]:
 
 
 def _refuse_undecodable(path: str) -> None:
-    """A plan and an index name their inputs, in UTF-8."""
+    """Raise DataError for a name that is not UTF-8: plan and index store the names of inputs."""
     full = os.path.abspath(path)
     try:
         full.encode()
@@ -154,9 +154,9 @@ def _source(path: str, split: str, root: str) -> Source:
 def read_blocks(
     path: str, start: int = 0, stop: int | None = None, block_bytes: int = _BLOCK_BYTES
 ) -> Iterator[tuple[Block, int]]:
-    """The text of a file as blocks of whole lines; with each, how many bytes of the file have been read.
+    """Yield the text of a file in blocks of whole lines, each with the number of bytes of the file read so far.
 
-    start, stop: byte range of a plain file (stop must follow a line end); a compressed one is read whole.
+    start, stop: byte range of a plain file (stop must follow a line end); a compressed file is read whole.
     A byte order mark at the beginning of the file is dropped; a last line without line end gets one.
     """
     with nullcontext(sys.stdin.buffer) if path == STDIN else open(path, "rb") as file:
@@ -182,7 +182,7 @@ def _position(file: BinaryIO) -> int:
 
 
 class _Range:
-    """The next num_bytes of a file."""
+    """Read at most num_bytes of a file from its current position."""
 
     def __init__(self, file: BinaryIO, num_bytes: int) -> None:
         self.file, self.left = file, num_bytes

@@ -1,4 +1,4 @@
-"""Lines that cannot be used: how far a text is read on after the first one, and the error that lists them."""
+"""Lines that cannot be used: how much text is read after the first one, and the error that lists them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ _LISTED = 10
 
 
 class Fault(NamedTuple):
-    """A line, from 1, of the file `path`, and what is wrong with the line: "is not UTF-8 ..."."""
+    """A faulty line. line: its number in the file `path`, from 1. what: the fault, such as "is not UTF-8 ..."."""
 
     path: str
     line: int
@@ -18,12 +18,12 @@ class Fault(NamedTuple):
 
 
 def are_enough(faults: int, words: int) -> bool:
-    """Return whether to stop, after so many faults and so many words since the first fault."""
+    """Return whether to stop reading. faults: found so far. words: read since the first fault."""
     return bool(faults) and (faults >= _MOST_FAULTS or words >= _MOST_WORDS)
 
 
 def error_of(faults: Sequence[Fault], remedy: str) -> DataError:
-    """Return the error that lists the first faults and says how many there are. remedy: beside a correction."""
+    """Return the error that lists the first faults and counts all. remedy: what else the user can do than correct."""
     first = [f"{path}, line {line:,} {what}" for path, line, what in sorted(faults)[:_LISTED]]
     if len(faults) == 1:
         return DataError(f"{first[0]} (or {remedy}; no other fault was found so far)")

@@ -1,6 +1,6 @@
-"""Raw text to sentences and words: spaCy's rule-based tokeniser (no model, no download) and a rule for sentences.
+"""Split raw text into sentences and words: spaCy's rule-based tokeniser (no model, no download), our sentence rule.
 
-spaCy's own sentencizer is not used: it gives every straight quote that opens a sentence to the one before.
+spaCy's own sentencizer is not used: it adds a straight quote that opens a sentence to the sentence before.
 """
 
 from collections.abc import Iterator
@@ -13,16 +13,16 @@ from data_prep.dataset.files import DataError
 _TERMINAL = frozenset(".!?…؟।。！？")
 _NEEDS_NO_SPACE = frozenset("。！？")
 _OPENING = frozenset("「『“‘（(《")
-_CLOSING = frozenset("»”’)]）」』》")  # alone after white space, as French quotes are, they end what came before
+_CLOSING = frozenset("»”’)]）」』》")  # belong to the sentence before, even after white space as French quotes do
 _ENGLISH = "al Capt cf Col Cpl Esq ff Hon Lieut Lt Ltd Maj Messrs Mlle Mme Prof Pvt Sen Sgt vols"
-_ABBREVIATIONS = {"en": frozenset(_ENGLISH.split())}  # spaCy parts these from their full stop
+_ABBREVIATIONS = {"en": frozenset(_ENGLISH.split())}  # spaCy splits their full stop off
 _BEFORE_NUMBERS = frozenset(("No.", "Nos.", "Fig.", "Op.", "Vol.", "p.", "pp."))  # "No. 5", but "No. He did."
-_ALWAYS_APART = frozenset(",;")  # a word with one of them behind is the word, known already, and the mark
+_ALWAYS_APART = frozenset(",;")  # a word followed by one of these is split into the word, often cached, and the mark
 _CACHED_CHUNKS = 1 << 19
 
 
 class _Chunk(NamedTuple):
-    """What stood between white space. text: its words parted by spaces (by a line end where a sentence ends)."""
+    """Text between white space. text: its words, separated by spaces, or by a line end where a sentence ends."""
 
     text: str
     may_begin: bool
@@ -30,12 +30,12 @@ class _Chunk(NamedTuple):
 
 
 class Tokenizer:
-    """A line of running text becomes one sentence or several, their words parted by single spaces.
+    """Split each line of running text into sentences, with single spaces between words.
 
-    Words: the language's rules in spaCy (punctuation, quotes and contractions split off; Mr. and U.S. kept whole).
-    Sentences: one ends after . ! ? … and the quotes and brackets that follow without a space, if white space comes
-    next and no small letter after it. A line end is a sentence end. Not split, as both readings occur: after an
-    abbreviation that ends a sentence ("in the U.S. They ...").
+    Words follow spaCy's rules of the language: punctuation, quotes and contractions are split off; Mr. and U.S. stay
+    whole. A sentence ends after . ! ? … and the quotes and brackets that follow without a space, if white space comes
+    next and no lower-case letter after it. A line end always ends a sentence. An abbreviation never does, because
+    "in the U.S. They ..." is ambiguous.
     """
 
     def __init__(self, language: str = "en") -> None:
@@ -44,18 +44,18 @@ class Tokenizer:
         self._chunks: dict[str, _Chunk] = {}
 
     def split(self, text: str) -> tuple[str, np.ndarray]:
-        """Whole lines of sentences, one a line, and (lines,) int64: how many came of each line of `text`.
+        """Return the sentences of `text`, one per line, and (lines,) int64: how many sentences each line gave.
 
-        An empty line gives one empty line, so that documents stay apart.
+        An empty line gives one empty line, so that documents stay separate.
         """
         if len(self._chunks) > _CACHED_CHUNKS:
             self._chunks.clear()
-        with self._nlp.memory_zone():  # without it spaCy keeps every word it ever saw
+        with self._nlp.memory_zone():  # without it spaCy keeps every word that it has seen
             lines = ["\n".join(self._sentences(line)) + "\n" for line in text.split("\n")[:-1]]
         return "".join(lines), np.array([line.count("\n") for line in lines], np.int64)
 
     def _sentences(self, line: str) -> Iterator[str]:
-        """The sentences of a line."""
+        """Yield the sentences of a line."""
         words: list[str] = []
         may_end, before = False, ""
         for spelling in line.split():
@@ -87,7 +87,7 @@ class Tokenizer:
         return chunk
 
     def _words(self, spelling: str) -> list[str]:
-        """The words of a chunk; the full stop of an abbreviation goes with its word."""
+        """Return the words of a chunk; an abbreviation keeps its full stop."""
         words: list[str] = []
         for token in self._nlp.tokenizer(spelling):
             if token.text == "." and words and words[-1] in self._abbreviations:

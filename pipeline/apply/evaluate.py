@@ -19,11 +19,12 @@ from data_prep.dataset.locations import is_url, local_path
 from data_prep.dataset.open import open_dataset
 from data_prep.dataset.shards import Dataset, Split
 from data_prep.prepare import prepare
-from pipeline.apply.load import Trained, load_trained
+from pipeline.apply.load import load_trained
 from pipeline.config.commands import EvaluateCommandConfig
 from pipeline.config.schema import ConfigError, require
 from pipeline.data.datamodule import evaluation_windows, held_out_split
-from pipeline.data.windows import BatchMaker, Vocabulary, vocabulary_map
+from pipeline.data.vocabulary import Vocabulary, vocabulary_of
+from pipeline.data.windows import BatchMaker
 from pipeline.model.backend.choose_device import choose_device
 from pipeline.train.trainer import quieten_lightning
 from pipeline.train.validate import Perplexity, held_out_perplexity
@@ -93,7 +94,7 @@ def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
         "checkpoint of a run, or what `elmo export` made of one",
     )
     with _open(config.data, config.split) as (dataset, split):
-        vocabulary = vocabulary_of(trained, dataset)
+        vocabulary = vocabulary_of(trained.words, dataset.lexicon)
         maker = BatchMaker(dataset.lexicon, vocabulary, trained.bilm.config.max_characters)
         windows = evaluation_windows(split, maker, config.evaluate)
         with fabric.autocast():
@@ -109,13 +110,6 @@ def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
     if config.output:
         write_json(output, result.as_dict())
     return result
-
-
-def vocabulary_of(trained: Trained, dataset: Dataset) -> Vocabulary:
-    """Return the mapping from a dataset's words to the checkpoint's vocabulary, which may come from another text."""
-    if dataset.lexicon.words(0, len(trained.words)) == trained.words:
-        return Vocabulary(len(trained.words))
-    return Vocabulary(len(trained.words), vocabulary_map(dataset.lexicon, trained.words))
 
 
 def unigram_baseline(split: Split, vocabulary: Vocabulary, counts: np.ndarray) -> tuple[float, float, float]:

@@ -25,7 +25,7 @@ from pipeline.config.schema import require
 from pipeline.config.terminal import printable
 from pipeline.model.backend.choose_device import choose_device
 from pipeline.model.bilm import BiLM
-from pipeline.model.elmo.sentence_encoder import Reading, SentenceEncoder
+from pipeline.model.elmo.sentence_encoder import EncodedGroup, SentenceEncoder
 
 _BLOCK_SENTENCES, _BLOCK_WORDS = 1024, 1 << 13  # scored together, to bound memory
 _UNKNOWN_MARK = "*"
@@ -102,19 +102,19 @@ class Scorer:
             np.array([self._ids.get(word, UNK_ID) for word in sentence.words], np.int64) for sentence in sentences
         ]
         found: list[SentenceScore | None] = [None] * len(sentences)
-        for reading in self._encoder.read(self._encoder.spell([sentence.words for sentence in sentences])):
-            nats = self._nats(reading, [targets[number] for number in reading.numbers])
-            for number, row in zip(reading.numbers.tolist(), nats, strict=True):
+        for group in self._encoder.encode_groups(self._encoder.spell([sentence.words for sentence in sentences])):
+            nats = self._nats(group, [targets[number] for number in group.numbers])
+            for number, row in zip(group.numbers.tolist(), nats, strict=True):
                 unknown = np.flatnonzero(targets[number] == UNK_ID).tolist()
                 found[number] = SentenceScore(sentences[number], row, unknown)
         return [score for score in found if score is not None]
 
-    def _nats(self, reading: Reading, targets: list[np.ndarray]) -> list[np.ndarray]:
+    def _nats(self, group: EncodedGroup, targets: list[np.ndarray]) -> list[np.ndarray]:
         """Return nats (2, n + 1) of each sentence, in the order of its words."""
         columns = [np.stack([[*ids, EOS_ID], [*ids[::-1], BOS_ID]]) for ids in targets]
         column = np.repeat(np.arange(len(columns)), [c.shape[1] for c in columns])
         step = np.concatenate([np.arange(c.shape[1]) for c in columns])
-        top = reading.layers[-1][:, torch.from_numpy(step), torch.from_numpy(column)]
+        top = group.layers[-1][:, torch.from_numpy(step), torch.from_numpy(column)]
         wanted = torch.from_numpy(np.concatenate(columns, 1)).to(top.device)
         losses = self.bilm.softmax.full_loss(top.flatten(0, 1), wanted.flatten()).view_as(wanted).double().cpu().numpy()
         parts = np.split(losses, np.cumsum([c.shape[1] for c in columns])[:-1], 1)

@@ -1,4 +1,4 @@
-"""What a run reads: the dataset, its target vocabulary, and loaders that start at any step."""
+"""Loaders of training and evaluation batches, which can start at any step."""
 
 import os
 import signal
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -21,16 +20,9 @@ from pipeline.config.schema import ConfigError, DataConfig, EvaluateConfig
 from pipeline.data.lanes import EvaluationLanes, lane_groups, lane_share
 from pipeline.data.windows import Batch, BatchMaker, EvaluationWindows, Windows
 
-# Chosen here, as Python changes its default. A fork costs least, but the libraries of macOS do not survive it.
+# Set explicitly, because Python's default changes. fork is fastest, but macOS libraries do not support it.
 _START_METHOD = "fork" if sys.platform == "linux" else "spawn"
-_KNOWS_SENDERS = hasattr(signal, "sigwaitinfo")  # whether a process can learn who sent it a signal; macOS: no
-
-
-def choose_vocabulary(dataset: TokenDataset, config: DataConfig) -> int:
-    """Size of the softmax: the lexicon's words seen often enough, at most data.vocab_size of them."""
-    counts = dataset.lexicon.counts
-    often = 3 + int(np.count_nonzero(counts[3:] >= config.vocab_min_count))
-    return min(config.vocab_size, often)
+_KNOWS_SENDERS = hasattr(signal, "sigwaitinfo")  # whether a process can find out who sent a signal; not on macOS
 
 
 def held_out_split(dataset: TokenDataset, name: str = "heldout") -> Split:
@@ -45,16 +37,16 @@ def held_out_split(dataset: TokenDataset, name: str = "heldout") -> Split:
 def evaluation_windows(
     split: Split, maker: BatchMaker, config: EvaluateConfig, max_tokens: int | None = None
 ) -> EvaluationWindows:
-    """Windows over a split, or over about its first max_tokens tokens; no more lanes than tokens."""
+    """Return windows over a split, or over about its first max_tokens tokens, with at most one lane per token."""
     tokens = split.num_tokens if max_tokens is None else min(max_tokens, split.num_tokens)
     return EvaluationWindows(split, maker, EvaluationLanes(tokens, min(config.lanes, tokens), config.window))
 
 
 @dataclass
 class StepBatches(Dataset[Any]):
-    """Item i is step i, a batch for each lane group: a map-style dataset that any worker can serve.
+    """Map-style dataset for any worker: item i is step i, a batch for each lane group.
 
-    prepare: what a worker makes of a step's batches before it hands them over.
+    prepare: applied to a step's batches in the worker.
     """
 
     windows: Windows
@@ -62,9 +54,9 @@ class StepBatches(Dataset[Any]):
     prepare: Callable[[list[Batch]], Any] | None = None
 
     def __getitem__(self, step: int) -> Any:
-        """Return the batches, or the DataError or ConfigError that reading them ended in.
+        """Return the batches, or the DataError or ConfigError that reading them raised.
 
-        Raised here, it would reach the training process as the text of a traceback.
+        If raised here, the error would reach the training process as the text of a traceback.
         """
         try:
             batches = [self.windows.batch(step, lanes) for lanes in self.groups]
@@ -86,10 +78,11 @@ class _From(Sampler[int]):
 
 
 class _Loader(DataLoader[Any]):
-    """A DataLoader whose processes end with their parent, but outlive a SIGTERM that is sent to all of a job.
+    """A DataLoader whose processes end with their parent, but survive a SIGTERM sent to all processes of a job.
 
-    The parent needs them to end its step. They start with the signal blocked: torch gives them threads before
-    worker_init_fn is called, and one thread that takes the signal ends the process, and then the parent.
+    The parent needs its loader processes until its step ends. They start with SIGTERM blocked, because torch starts
+    threads in them before it calls worker_init_fn, and any thread that receives the signal ends the process, and then
+    the parent.
     """
 
     def __iter__(self) -> Any:
@@ -97,7 +90,7 @@ class _Loader(DataLoader[Any]):
         if context is None or not _KNOWS_SENDERS:
             return _unwrapped(super().__iter__())
         if context.get_start_method() != "fork":
-            resource_tracker.ensure_running()  # else it is started below, and unblocks the signal
+            resource_tracker.ensure_running()  # if it were started below, it would unblock the signal
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             return _unwrapped(super().__iter__())
@@ -106,7 +99,7 @@ class _Loader(DataLoader[Any]):
 
 
 def _unwrapped(batches: Iterator[Any]) -> Iterator[Any]:
-    """The batches, until one is an error of the user's data, which is raised."""
+    """Yield the batches; raise the first item that is an error of the user's data."""
     for batch in batches:
         if isinstance(batch, ValueError):
             raise batch
@@ -114,7 +107,7 @@ def _unwrapped(batches: Iterator[Any]) -> Iterator[Any]:
 
 
 def is_killed_worker(error: BaseException) -> bool:
-    """Whether an error of a training comes from the end of a loader process, which torch may report at any moment."""
+    """Return whether an error of a training means that a loader process ended; torch may report this at any moment."""
     chain: BaseException | None = error
     while chain is not None:
         if isinstance(chain, RuntimeError) and str(chain).startswith("DataLoader worker (pid"):
@@ -126,18 +119,18 @@ def is_killed_worker(error: BaseException) -> bool:
 def _begin_worker(worker: int) -> None:
     end_with_parent()
     if _KNOWS_SENDERS:
-        threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
+        threading.Thread(target=_end_on_signal_of_parent, daemon=True).start()
 
 
-def _end_when_the_parent_says_so() -> None:
-    """End on a SIGTERM that the parent sent to this process alone."""
+def _end_on_signal_of_parent() -> None:
+    """End this process on a SIGTERM from its parent; ignore SIGTERM from other senders."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
 
 
 class BiLMDataModule(pl.LightningDataModule):
-    """Training batches from `start_step` on; which they are is arithmetic, so there is no state to save."""
+    """Training batches from `start_step` on. A batch is a function of its step, so there is no loader state to save."""
 
     def __init__(
         self, windows: Windows, config: DataConfig, lane_groups: int, start_step: int,

@@ -1,4 +1,4 @@
-"""Two texts in one batch: some lanes read a domain, the others general text, so that it is not forgotten."""
+"""Two texts in one batch: some lanes read the domain, the others general text, so that the model does not forget it."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from pipeline.data.windows import Batch, Windows
 
 
 def general_lanes(num_lanes: int, share: float) -> int:
-    """How many of the lanes read the general text. Raises ConfigError where that would be none, or all."""
+    """Return how many of the lanes read the general text. Raises ConfigError if none or all would."""
     lanes = round(num_lanes * share)
     require(
         0 < lanes < num_lanes,
@@ -20,9 +20,9 @@ def general_lanes(num_lanes: int, share: float) -> int:
 
 
 class MixedWindows:
-    """Batches whose first lanes read the domain and whose last ones the general text, each in an order of its own.
+    """Batches whose first lanes read the domain and whose last lanes read the general text, each in its own order.
 
-    As in TrainWindows a batch is a function of the step and the lanes alone. An epoch is one of the domain.
+    A batch is a function of step and lanes only. An epoch is an epoch of the domain.
     """
 
     def __init__(self, domain: Windows, general: Windows) -> None:
@@ -30,7 +30,7 @@ class MixedWindows:
         self.lanes = domain.lanes
 
     def batch(self, step: int, lanes: range) -> Batch:
-        """The window of a step for the given lanes of the whole batch."""
+        """Return the window of a step for the given lanes of the whole batch."""
         cut = self._domain.lanes.num_lanes
         of_domain = range(lanes.start, min(lanes.stop, cut))
         of_general = range(max(lanes.start, cut) - cut, lanes.stop - cut)
@@ -42,11 +42,11 @@ class MixedWindows:
 
 
 def _side_by_side(a: Batch, b: Batch) -> Batch:
-    """One batch with the lanes of `a`, then those of `b`; a word that both hold stands twice among the unique ones."""
-    cold = [torch.full((part.index.shape[2],), part.resets_state) for part in (a, b)]
+    """Return one batch of the lanes of `a`, then those of `b`. A word of both occurs twice among the unique words."""
+    cold = [torch.full((part.word_index.shape[2],), part.resets_state) for part in (a, b)]
     both = a.resets_state and b.resets_state
     return Batch(
         a.step, a.first_lane, both, torch.cat([a.characters, b.characters]),
-        torch.cat([a.index, b.index + len(a.characters)], dim=2), torch.cat([a.targets, b.targets], dim=2),
+        torch.cat([a.word_index, b.word_index + len(a.characters)], dim=2), torch.cat([a.targets, b.targets], dim=2),
         cold=torch.cat(cold) if a.resets_state != b.resets_state else None,
     )  # fmt: skip

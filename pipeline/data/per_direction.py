@@ -1,17 +1,18 @@
-"""Batches whose directions read the text in orders of their own, as those of bilm-tf do (BidirectionalLMDataset)."""
+"""Batches in which each direction reads the text in its own order, as in bilm-tf (BidirectionalLMDataset)."""
 
 import numpy as np
 
-from pipeline.data.stream import Stretch
+from pipeline.data.stream import DirectedIds
 from pipeline.data.windows import Batch, TrainWindows
 
-BACKWARD_SEED = 1 << 31  # more than any run.seed: no run's forward order is another's backward one
+BACKWARD_SEED = 1 << 31  # added to run.seed, and larger than any run.seed: no two orders have the same seed
 
 
-class SeparateWindows:
-    """Forward reads one order of each epoch, backward another; more words to encode, gradients that are less alike.
+class PerDirectionWindows:
+    """Batches of two orders of each epoch: one for forward, one for backward.
 
-    As in TrainWindows a batch is a function of the step and the lanes alone.
+    There are more unique words to encode, and the two directions' gradients are less correlated. A batch is a function
+    of step and lanes only.
     """
 
     def __init__(self, forward: TrainWindows, backward: TrainWindows) -> None:
@@ -19,7 +20,8 @@ class SeparateWindows:
         self.lanes = forward.lanes
 
     def batch(self, step: int, lanes: range) -> Batch:
-        """The window of a step for the given lanes."""
-        forward, backward = (windows.stretch(step, lanes) for windows in (self._forward, self._backward))
-        both = Stretch(*(np.stack([one[0], other[1]]) for one, other in zip(forward, backward, strict=True)))
-        return self._forward.batch_of(both, step, lanes)
+        """Return the window of a step for the given lanes."""
+        forward, backward = self._forward.ids(step, lanes), self._backward.ids(step, lanes)
+        inputs = np.stack([forward.inputs[0], backward.inputs[1]])
+        targets = np.stack([forward.targets[0], backward.targets[1]])
+        return self._forward.batch_of(DirectedIds(inputs, targets), step, lanes)

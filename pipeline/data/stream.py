@@ -1,4 +1,4 @@
-"""Any stretch of an epoch's token sequence, read for both directions straight from the memory-mapped chunks."""
+"""Read any part of an epoch's token sequence, for both directions, directly from the memory-mapped chunks."""
 
 from typing import NamedTuple
 
@@ -8,11 +8,11 @@ from data_prep.dataset.files import DataError
 from data_prep.dataset.lexicon import BOS_ID, EOS_ID
 from data_prep.dataset.shards import Split
 
-_SCAN_TOKENS = 128  # around a stretch, in which the sentences that it cuts most likely begin and end
+_SCAN_TOKENS = 128  # searched before and after a part first: sentences cut by its ends mostly begin and end there
 
 
-class Stretch(NamedTuple):
-    """Lexicon ids (2, n) int32: row 0 forward, row 1 backward, each in its own reading order."""
+class DirectedIds(NamedTuple):
+    """inputs, targets (2, n, ...) int32: lexicon ids, 0 forward, 1 backward, each in the direction's reading order."""
 
     inputs: np.ndarray
     targets: np.ndarray
@@ -33,14 +33,14 @@ class Stream:
     def num_tokens(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def read(self, start: int, stop: int) -> Stretch:
-        """Positions [start, stop) of the sequence. Cost: the stretch and the sentences it cuts, no more."""
+    def read(self, start: int, stop: int) -> DirectedIds:
+        """Return inputs and targets of positions [start, stop). Only these and the sentences cut there are read."""
         both = np.empty((2, stop - start + 1), dtype=np.int32)
         self.read_both_ways(start, stop, both)
         return shifted(both)
 
     def read_both_ways(self, start: int, stop: int, out: np.ndarray) -> None:
-        """out (2, stop - start + 1) int32: x and y from start - 1 on, of which `shifted` makes inputs and targets."""
+        """Fill out (2, stop - start + 1) int32 with x and y from start - 1 on; `shifted` makes inputs and targets."""
         place = start - 1
         if not start:
             out[:, 0], place = EOS_ID, 0
@@ -53,19 +53,19 @@ class Stream:
             place, first = end, first + 1
 
 
-def shifted(both: np.ndarray) -> Stretch:
-    """Inputs and targets (2, n, ...) of x and y (2, n + 1, ...): the input of a position is the target before it.
+def shifted(both: np.ndarray) -> DirectedIds:
+    """Return inputs and targets (2, n, ...) of x and y (2, n + 1, ...): a position's input is the target before it.
 
-    Where a sentence begins, forward reads <S> in place of the </S> before it; backward is to foretell <S> at its end.
+    At the start of a sentence, forward reads <S> instead of the </S> before it. At its end, backward predicts <S>.
     """
     inputs, targets = both[:, :-1].copy(), both[:, 1:].copy()
     for ids in (inputs[0], targets[1]):
         np.copyto(ids, BOS_ID, where=ids == EOS_ID)
-    return Stretch(inputs, targets)
+    return DirectedIds(inputs, targets)
 
 
 def _both_ways(chunk: np.ndarray, start: int, stop: int, out: np.ndarray) -> None:
-    """out (2, stop - start): chunk[start:stop], and there each sentence's words reversed, its </S> kept last."""
+    """Fill out (2, stop - start): chunk[start:stop], and the same with each sentence reversed but for its last </S>."""
     left, ends = _whole_sentences(chunk, start, stop)
     starts = np.empty_like(ends)
     starts[0], starts[1:] = left, ends[:-1] + 1
@@ -77,7 +77,7 @@ def _both_ways(chunk: np.ndarray, start: int, stop: int, out: np.ndarray) -> Non
 
 
 def _whole_sentences(chunk: np.ndarray, start: int, stop: int) -> tuple[int, np.ndarray]:
-    """Where the sentence that holds `start` begins; where it and the next end, up to the one that holds stop - 1."""
+    """Return the start of the sentence that holds `start`, and the ends of the sentences up to the one of stop - 1."""
     reach = _SCAN_TOKENS
     while True:
         low, high = max(0, start - reach), min(len(chunk), stop + reach)

@@ -1,6 +1,7 @@
-"""The words that a run predicts, with their counts: a prefix of its lexicon, or a vocabulary brought from elsewhere.
+"""Vocabularies: the words that a run predicts, with their counts, and target ids of a dataset's words.
 
-Words stand by falling count, as the log-uniform candidates want it (pipeline/model/sampler.py).
+A vocabulary is a prefix of the dataset's lexicon, or the words of another source. Words are in order of falling count,
+which log-uniform candidates need (pipeline/model/sampler.py).
 """
 
 from collections.abc import Iterable
@@ -10,22 +11,63 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.dataset.lexicon import BOS_ID, EOS_ID, SPECIALS, UNK_ID, Lexicon
-from pipeline.data.windows import vocabulary_map
+from data_prep.dataset.lexicon import BOS_ID, EOS_ID, NUM_SPECIALS, SPECIALS, UNK_ID, Lexicon
+from data_prep.dataset.shards import Dataset
+from pipeline.config.schema import DataConfig
+
+_BLOCK_WORDS = 1 << 16
+
+
+class Vocabulary:
+    """Map lexicon ids to target ids: a prefix of the lexicon keeps its ids, any other word is <UNK>.
+
+    mapping (lexicon words,) int32: target ids under the vocabulary of another source, from `vocabulary_map`.
+    """
+
+    def __init__(self, size: int, mapping: np.ndarray | None = None) -> None:
+        self.size, self._mapping = size, mapping
+
+    def targets(self, lexicon_ids: np.ndarray) -> np.ndarray:
+        """Return the target ids, int64, of lexicon ids of any shape."""
+        if self._mapping is not None:
+            return self._mapping[lexicon_ids].astype(np.int64)
+        return np.where(lexicon_ids < self.size, lexicon_ids, UNK_ID).astype(np.int64)
+
+
+def vocabulary_of(words: list[str], lexicon: Lexicon) -> Vocabulary:
+    """Return the vocabulary `words` for a dataset with this lexicon, which may be of another text."""
+    if lexicon.words(0, len(words)) == words:
+        return Vocabulary(len(words))
+    return Vocabulary(len(words), vocabulary_map(lexicon, words))
+
+
+def vocabulary_map(lexicon: Lexicon, words: list[str]) -> np.ndarray:
+    """Return (lexicon words,) int32: the place of each word of the lexicon in `words`, <UNK> if it has none."""
+    ids = {word: number for number, word in enumerate(words)}
+    starts = range(0, len(lexicon), _BLOCK_WORDS)
+    blocks = (lexicon.words(start, min(start + _BLOCK_WORDS, len(lexicon))) for start in starts)
+    return np.concatenate([np.fromiter((ids.get(word, UNK_ID) for word in block), np.int32) for block in blocks])
+
+
+def choose_vocabulary(dataset: Dataset, config: DataConfig) -> int:
+    """Return the size of the vocabulary: words with data.vocab_min_count or more, at most data.vocab_size."""
+    counts = dataset.lexicon.counts
+    frequent = NUM_SPECIALS + int(np.count_nonzero(counts[NUM_SPECIALS:] >= config.vocab_min_count))
+    return min(config.vocab_size, frequent)
 
 
 @dataclass
-class Text:
-    """Training text as words are counted in it: a lexicon, and how often the run reads each of its tokens an epoch."""
+class WeightedLexicon:
+    """The lexicon of a training text. weight: how often an epoch of the run reads each token of the text."""
 
     lexicon: Lexicon
     weight: float = 1.0
 
 
 def vocabulary_tensors(lexicon: Lexicon, size: int) -> dict[str, Tensor]:
-    """A prefix of the lexicon as tensors that a checkpoint can hold.
+    """Return a prefix of the lexicon as tensors for a checkpoint.
 
-    words: UTF-8, joined by newlines. counts (size,): in training, those of all other words under <UNK>.
+    words: UTF-8, joined by newlines. counts (size,): in training; those of all other words are added to <UNK>.
     """
     words = "\n".join(lexicon.words(0, size)).encode()
     assert len(words) == int(lexicon.offsets[size]) + size - 1
@@ -35,7 +77,7 @@ def vocabulary_tensors(lexicon: Lexicon, size: int) -> dict[str, Tensor]:
 
 
 def tensors_of(words: list[str], counts: np.ndarray) -> dict[str, Tensor]:
-    """As `vocabulary_tensors`, of any words."""
+    """Return any words and their counts (V,) as tensors for a checkpoint, in the form of `vocabulary_tensors`."""
     return _tensors("\n".join(words).encode(), counts)
 
 
@@ -46,8 +88,8 @@ def _tensors(words: bytes, counts: np.ndarray) -> dict[str, Tensor]:
     }
 
 
-def counts_of(words: list[str], texts: Iterable[Text]) -> np.ndarray:
-    """(V,) float64: how often an epoch of the texts holds each word, all words that are not in the list as <UNK>."""
+def counts_of(words: list[str], texts: Iterable[WeightedLexicon]) -> np.ndarray:
+    """Return (V,) float64: how often an epoch of the texts holds each word. Words not in the list count as <UNK>."""
     counts = np.zeros(len(words))
     for text in texts:
         mapping = vocabulary_map(text.lexicon, words)
@@ -56,23 +98,25 @@ def counts_of(words: list[str], texts: Iterable[Text]) -> np.ndarray:
 
 
 def shares_of(counts: np.ndarray) -> np.ndarray:
-    """(V,) float64: of what both directions predict, in which </S> forward and <S> backward are equally frequent."""
+    """Return (V,) float64: each word's share of all targets of both directions.
+
+    Forward predicts </S> as often as backward predicts <S>, so each gets half of their sum.
+    """
     shares = np.asarray(counts, np.float64) / max(1.0, float(np.sum(counts)))
     shares[[BOS_ID, EOS_ID]] = shares[[BOS_ID, EOS_ID]].sum() / 2
     return shares
 
 
-def extended(words: list[str], new: list[str], texts: Iterable[Text]) -> list[str]:
-    """The words and those of `new` that are not among them, by falling count in the texts; equals as they stood."""
+def extended(words: list[str], new: list[str], texts: Iterable[WeightedLexicon]) -> list[str]:
+    """Return `words` and those of `new` that are not among them, by falling count in the texts; the sort is stable."""
     known = set(words)
     merged = [*words, *(word for word in new if word not in known)]
-    first = len(SPECIALS)
-    assert tuple(merged[:first]) == SPECIALS
-    order = np.argsort(-counts_of(merged, texts)[first:], kind="stable") + first
+    assert tuple(merged[:NUM_SPECIALS]) == SPECIALS
+    order = np.argsort(-counts_of(merged, texts)[NUM_SPECIALS:], kind="stable") + NUM_SPECIALS
     return [*SPECIALS, *(merged[place] for place in order)]
 
 
 def rows_in(words: list[str], source: list[str]) -> np.ndarray:
-    """(V,) int64: where each word stands in `source`, -1 where it does not."""
+    """Return (V,) int64: the place of each word in `source`, -1 if it has none."""
     places = {word: place for place, word in enumerate(source)}
     return np.array([places.get(word, -1) for word in words], np.int64)

@@ -1,4 +1,4 @@
-"""Batches as pure functions: training windows of (dataset, seed, lanes, T, step), evaluation ones of their place."""
+"""Batches as pure functions: a training batch of (dataset, seed, lanes, T, step), an evaluation batch of its window."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,37 +8,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.dataset.lexicon import UNK_ID, Lexicon
+from data_prep.dataset.lexicon import Lexicon
 from data_prep.dataset.shards import Split
 from pipeline.data.lanes import EvaluationLanes, TrainLanes, epoch_order
-from pipeline.data.stream import Stream, Stretch, shifted
-from pipeline.data.word_spellings import WordRows
+from pipeline.data.stream import DirectedIds, Stream, shifted
+from pipeline.data.vocabulary import Vocabulary
+from pipeline.data.word_spellings import WordSpellings
 
-_VISIT_TOKENS = 16384  # of a lane, read together, so that a lane is visited once for many windows
-_BLOCK_TOKENS = 3 << 20  # of all lanes, which are kept meanwhile: 24 MiB
-_PAGE_TOKENS = 1 << 16  # of all lanes, made ready together: 1 MiB
+# A stretch holds many windows of each lane, read from the shards at once. A page is the part of a stretch for which
+# inputs and targets are computed at once. A batch is one window of a page.
+_STRETCH_TOKENS = 16384  # of one lane
+_ALL_STRETCHES_TOKENS = 3 << 20  # upper bound for all lanes together: 24 MiB
+_PAGE_TOKENS = 1 << 16  # of all lanes together: 1 MiB
 
 
 @dataclass
 class Batch:
     """One window of some lanes. Directions: 0 forward, 1 backward.
 
-    characters (U, C) int16: unique words, spelled. index (2, T, B) int32: which of them is read where.
-    targets (2, T, B) int64: vocabulary ids. mask (2, T, B) bool: counted positions (evaluation), or None: all.
-    cold (B,) bool: lanes that start this window from the zero state; None: as resets_state says, all or none.
+    characters (U, C) int16: spellings of the unique words. word_index (2, T, B) int32: the unique word at each place.
+    targets (2, T, B) int64: vocabulary ids. mask (2, T, B) bool: positions that count (evaluation); None: all.
+    cold (B,) bool: lanes that start this window from the zero state; None: all if resets_state, else none.
     """
 
     step: int
     first_lane: int
     resets_state: bool
     characters: Tensor
-    index: Tensor
+    word_index: Tensor
     targets: Tensor
     mask: Tensor | None = None
     cold: Tensor | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Between processes as bytes in a pipe: torch would open a shared file for each tensor, which takes longer."""
+        """Pickle tensors as NumPy arrays, which go through a pipe: torch would open a shared file per tensor."""
         return _batch_of, tuple(v.numpy() if isinstance(v, Tensor) else v for v in vars(self).values())
 
     def pin_memory(self) -> "Batch":
@@ -49,7 +52,7 @@ class Batch:
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         mask, cold = (None if t is None else change(t) for t in (self.mask, self.cold))
-        tensors = (change(self.characters), change(self.index), change(self.targets), mask, cold)
+        tensors = (change(self.characters), change(self.word_index), change(self.targets), mask, cold)
         return Batch(self.step, self.first_lane, self.resets_state, *tensors)
 
 
@@ -58,42 +61,16 @@ def _batch_of(*fields: Any) -> Batch:
     return Batch(*values)
 
 
-class Vocabulary:
-    """Target ids of lexicon ids: a prefix of the lexicon keeps its ids, any other word is <UNK>.
-
-    mapping (lexicon words,) int32: vocabulary ids under a foreign vocabulary, made by `vocabulary_map`.
-    """
-
-    def __init__(self, size: int, mapping: np.ndarray | None = None) -> None:
-        self.size, self._mapping = size, mapping
-
-    def targets(self, lexicon_ids: np.ndarray) -> np.ndarray:
-        if self._mapping is not None:
-            return self._mapping[lexicon_ids].astype(np.int64)
-        return np.where(lexicon_ids < self.size, lexicon_ids, UNK_ID).astype(np.int64)
-
-
-def vocabulary_map(lexicon: Lexicon, words: list[str]) -> np.ndarray:
-    """(lexicon words,) int32: for each word of a dataset its id in a foreign vocabulary, <UNK> where it has none."""
-    ids = {word: number for number, word in enumerate(words)}
-    block = 1 << 16
-    parts = [
-        np.fromiter((ids.get(w, UNK_ID) for w in lexicon.words(s, min(s + block, len(lexicon)))), dtype=np.int32)
-        for s in range(0, len(lexicon), block)
-    ]
-    return np.concatenate(parts)
-
-
 class BatchMaker:
-    """Spells the unique words of a window; its scratch table makes that cost the batch, never the lexicon."""
+    """Make batches with each unique word spelled once. A scratch table makes the cost independent of the lexicon."""
 
     def __init__(self, lexicon: Lexicon, vocabulary: Vocabulary, max_characters: int) -> None:
-        self._vocabulary, self.rows = vocabulary, WordRows(lexicon, max_characters)
+        self._vocabulary, self.spellings = vocabulary, WordSpellings(lexicon, max_characters)
         self._place = np.zeros(len(lexicon), dtype=np.int32)
 
     def unique(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(unique ids, where each of `ids` is among them), without sorting."""
-        flat = ids.ravel().astype(np.intp)  # NumPy would convert them at each use
+        """Return the unique ids, and the place of each of `ids` among them; nothing is sorted."""
+        flat = ids.ravel().astype(np.intp)  # else NumPy would convert them at each use
         places = np.arange(len(flat), dtype=np.int32)
         self._place[flat] = places
         unique = flat[self._place.take(flat) == places]
@@ -104,16 +81,16 @@ class BatchMaker:
         self, inputs: np.ndarray, targets: np.ndarray, *, step: int, first_lane: int, resets_state: bool,
         mask: np.ndarray | None = None,
     ) -> Batch:  # fmt: skip
-        """inputs, targets (2, T, B): lexicon ids."""
+        """Return the batch of inputs and targets (2, T, B), both lexicon ids."""
         unique, index = self.unique(inputs)
         return Batch(
-            step, first_lane, resets_state, torch.from_numpy(self.rows.of(unique)), torch.from_numpy(index),
+            step, first_lane, resets_state, torch.from_numpy(self.spellings.spell(unique)), torch.from_numpy(index),
             torch.from_numpy(self._vocabulary.targets(targets)), None if mask is None else torch.from_numpy(mask),
         )  # fmt: skip
 
 
-class _Visit(NamedTuple):
-    """Windows [first, last) of an epoch, of some lanes: x and y as both (2, B, tokens + 1), see Stream."""
+class _LaneStretch(NamedTuple):
+    """Windows [first, last) of an epoch for some lanes. both (2, B, tokens + 1): x and y of Stream."""
 
     epoch: int
     first: int
@@ -122,7 +99,7 @@ class _Visit(NamedTuple):
 
 
 class Windows(Protocol):
-    """Training batches, each a function of step and lanes alone."""
+    """Training batches. Each is a function of step and lanes only."""
 
     lanes: TrainLanes
 
@@ -130,55 +107,56 @@ class Windows(Protocol):
 
 
 class TrainWindows:
-    """Training batches of a block of lanes: `batch(step)` may be asked for in any order, in any process."""
+    """Training batches. `batch` may be called for steps in any order, in any process; nearby steps are fastest."""
 
     def __init__(
-        self, split: Split, maker: BatchMaker, lanes: TrainLanes, seed: int, visit_tokens: int = _VISIT_TOKENS
+        self, split: Split, maker: BatchMaker, lanes: TrainLanes, seed: int, stretch_tokens: int = _STRETCH_TOKENS
     ) -> None:
         self._split, self._maker, self.lanes, self._seed = split, maker, lanes, seed
-        self._visit_tokens = visit_tokens
+        self._stretch_tokens = stretch_tokens
+        # Caches: the epoch's stream; for each block of lanes its stretch, its page, and the ids of a new page.
         self._epoch: tuple[int, Stream] | None = None
-        self._visits: dict[range, _Visit] = {}
-        self._pages: dict[range, tuple[tuple[int, int], Stretch]] = {}
-        self._unspelled: dict[range, np.ndarray] = {}  # of pages from which no batch was made yet
+        self._stretches: dict[range, _LaneStretch] = {}
+        self._pages: dict[range, tuple[tuple[int, int], DirectedIds]] = {}
+        self._new_ids: dict[range, np.ndarray] = {}  # to be spelled when the page's first batch is made
 
     def batch(self, step: int, lanes: range) -> Batch:
-        """The window of a step for the given lanes."""
-        return self.batch_of(self.stretch(step, lanes), step, lanes)
+        """Return the window of a step for the given lanes."""
+        return self.batch_of(self.ids(step, lanes), step, lanes)
 
-    def batch_of(self, stretch: Stretch, step: int, lanes: range) -> Batch:
-        """The batch of inputs and targets (2, T, B)."""
-        if (ids := self._unspelled.pop(lanes, None)) is not None:
-            self._maker.rows.expect(ids)
+    def batch_of(self, ids: DirectedIds, step: int, lanes: range) -> Batch:
+        """Return the batch of inputs and targets (2, T, B)."""
+        if (new := self._new_ids.pop(lanes, None)) is not None:
+            self._maker.spellings.prefetch(new)
         resets_state = self.lanes.locate(step)[1] == 0
-        return self._maker.make(*stretch, step=step, first_lane=lanes.start, resets_state=resets_state)
+        return self._maker.make(*ids, step=step, first_lane=lanes.start, resets_state=resets_state)
 
-    def stretch(self, step: int, lanes: range) -> Stretch:
-        """Inputs and targets (2, T, B), views of a page of consecutive windows."""
+    def ids(self, step: int, lanes: range) -> DirectedIds:
+        """Return inputs and targets (2, T, B) of a step, views of a page of consecutive windows."""
         epoch, window = self.lanes.locate(step)
         per_page = max(1, _PAGE_TOKENS // (len(lanes) * self.lanes.window))
         number, place = divmod(window, per_page)
         if lanes not in self._pages or self._pages[lanes][0] != (epoch, number):
             self._pages[lanes] = (epoch, number), self._page(epoch, number * per_page, per_page, lanes)
-            self._unspelled[lanes] = self._pages[lanes][1].inputs
+            self._new_ids[lanes] = self._pages[lanes][1].inputs
         here = slice(place * self.lanes.window, (place + 1) * self.lanes.window)
         page = self._pages[lanes][1]
-        return Stretch(page.inputs[:, here], page.targets[:, here])
+        return DirectedIds(page.inputs[:, here], page.targets[:, here])
 
-    def _page(self, epoch: int, window: int, windows: int, lanes: range) -> Stretch:
-        """Inputs and targets (2, tokens, B) of so many windows, or those left, cut from the lanes' last visit."""
-        visited = self._visits.get(lanes)
+    def _page(self, epoch: int, window: int, windows: int, lanes: range) -> DirectedIds:
+        """Return inputs and targets (2, tokens, B) of `windows` windows from `window` on, or of those left."""
+        stretch = self._stretches.get(lanes)
         last = min(window + windows, self.lanes.windows_per_epoch)
-        if visited is None or visited.epoch != epoch or not visited.first <= window < last <= visited.last:
-            visited = self._visits[lanes] = self._visit(epoch, window, windows, lanes)
-        start, stop = ((number - visited.first) * self.lanes.window for number in (window, last))
-        # The copy first: lanes lie a multiple of the cache's size apart, and would drive each other out of it.
-        both = np.ascontiguousarray(visited.both[:, :, start : stop + 1])
+        if stretch is None or stretch.epoch != epoch or not stretch.first <= window < last <= stretch.last:
+            stretch = self._stretches[lanes] = self._read_stretch(epoch, window, windows, lanes)
+        start, stop = ((number - stretch.first) * self.lanes.window for number in (window, last))
+        # Copy before transposing: lanes are a multiple of the cache's size apart and would evict each other from it.
+        both = np.ascontiguousarray(stretch.both[:, :, start : stop + 1])
         return shifted(np.ascontiguousarray(both.swapaxes(1, 2)))
 
-    def _visit(self, epoch: int, window: int, windows: int, lanes: range) -> _Visit:
-        """Of each lane many windows, from `window` on: what is worth a visit, in multiples of `windows`."""
-        most = min(self._visit_tokens, _BLOCK_TOKENS // len(lanes)) // self.lanes.window
+    def _read_stretch(self, epoch: int, window: int, windows: int, lanes: range) -> _LaneStretch:
+        """Read a stretch of each lane from `window` on: a multiple of `windows` windows, or those left."""
+        most = min(self._stretch_tokens, _ALL_STRETCHES_TOKENS // len(lanes)) // self.lanes.window
         last = min(window + max(1, most // windows) * windows, self.lanes.windows_per_epoch)
         length = (last - window) * self.lanes.window
         both = np.empty((2, len(lanes), length + 1), dtype=np.int32)
@@ -186,7 +164,7 @@ class TrainWindows:
         for row, lane in enumerate(lanes):
             start = lane * self.lanes.lane_tokens + window * self.lanes.window
             stream.read_both_ways(start, start + length, both[:, row])
-        return _Visit(epoch, window, last, both)
+        return _LaneStretch(epoch, window, last, both)
 
     def _stream(self, epoch: int) -> Stream:
         if self._epoch is None or self._epoch[0] != epoch:
@@ -195,14 +173,14 @@ class TrainWindows:
 
 
 class EvaluationWindows:
-    """Every token of a split exactly once each way, in the dataset's own order, whatever the batch."""
+    """Evaluation batches: every token of a split exactly once in each direction, in the dataset's own order."""
 
     def __init__(self, split: Split, maker: BatchMaker, lanes: EvaluationLanes) -> None:
         self._maker, self.lanes = maker, lanes
         self._stream = Stream(split, np.arange(len(split.chunk_tokens)))
 
     def batch(self, window: int, lanes: range) -> Batch:
-        """Window number `window` of the given lanes; positions past a lane's end are masked."""
+        """Return window number `window` of the given lanes; positions past a lane's end are masked."""
         inputs = np.zeros((2, self.lanes.window, len(lanes)), dtype=np.int32)
         targets, mask = np.zeros_like(inputs), np.zeros(inputs.shape, dtype=bool)
         for column, lane in enumerate(lanes):

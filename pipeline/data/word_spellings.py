@@ -1,20 +1,23 @@
-"""Character rows of words, kept: few words make up most of a text, and spelling many at once costs little more."""
+"""Spellings of words as rows of character ids, in a cache: few words make up most of a text."""
 
 import numpy as np
 
 from data_prep.dataset.lexicon import Lexicon
 from pipeline.characters import character_rows
 
-_FREQUENT_WORDS = 1 << 15  # of the lexicon, which always are kept: 3 MiB
-_RARE_WORDS = 1 << 16  # room for others, until all of those are forgotten: 6 MiB
+_FREQUENT_WORDS = 1 << 15  # the first words of the lexicon, which always stay in the cache: 3 MiB
+_RARE_WORDS = 1 << 16  # room for other words, which are all dropped when it is full: 6 MiB
 
 
-class WordRows:
-    """Costs 4 bytes a word of the lexicon, of which only those pages are touched that hold words read."""
+class WordSpellings:
+    """Spell words and cache their rows.
+
+    Needs 4 bytes of address space for each word of the lexicon; only pages that hold words of the text are touched.
+    """
 
     def __init__(self, lexicon: Lexicon, max_characters: int) -> None:
         self._lexicon, self._max_characters = lexicon, max_characters
-        self._row = np.zeros(len(lexicon), dtype=np.int32)  # of each word among the kept; 0: none
+        self._row = np.zeros(len(lexicon), dtype=np.int32)  # the row of each cached word; 0: not cached
         self._num_frequent = min(len(lexicon), _FREQUENT_WORDS)
         room = 1 + self._num_frequent + _RARE_WORDS
         self._words = np.empty(room, dtype=np.intp)
@@ -22,20 +25,20 @@ class WordRows:
         self._used = 1
         self._add(np.arange(self._num_frequent))
 
-    def of(self, words: np.ndarray) -> np.ndarray:
-        """(U, max_characters) int16 of unique words (U,)."""
+    def spell(self, words: np.ndarray) -> np.ndarray:
+        """Return (U, max_characters) int16: the characters of unique words (U,)."""
         rows = self._row.take(words)
         if not rows.all():
-            self._keep(words)
+            self._cache(words)
             rows = self._row.take(words)
         return self._rows.take(rows, axis=0)
 
-    def expect(self, ids: np.ndarray) -> None:
-        """The words of ids, of any shape, are spelled together: sooner done than window by window."""
-        self._keep(np.unique(ids[ids >= self._num_frequent]))
+    def prefetch(self, ids: np.ndarray) -> None:
+        """Cache the words of ids, of any shape: spelling many words at once is faster than window by window."""
+        self._cache(np.unique(ids[ids >= self._num_frequent]))
 
-    def _keep(self, words: np.ndarray) -> None:
-        """All of the unique words are kept from now on, for the time being."""
+    def _cache(self, words: np.ndarray) -> None:
+        """Put the unique words into the cache. If it is full, first drop all rare words."""
         new = words[self._row.take(words) == 0]
         if self._used + len(new) > len(self._rows):
             self._row[self._words[1 + self._num_frequent : self._used]] = 0

@@ -16,13 +16,20 @@ from pipeline.config.finetune import FinetuneConfig, FinetuneSection, in_full
 from pipeline.config.load import load
 from pipeline.config.schema import ConfigError, DataConfig, SoftmaxConfig, require, to_dict
 from pipeline.config.terminal import print_text
-from pipeline.data.datamodule import choose_vocabulary
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.mixture import general_lanes
-from pipeline.data.vocabulary import Text, counts_of, extended, rows_in, shares_of, tensors_of
-from pipeline.data.windows import Vocabulary, vocabulary_map
+from pipeline.data.vocabulary import (
+    WeightedLexicon,
+    choose_vocabulary,
+    counts_of,
+    extended,
+    rows_in,
+    shares_of,
+    tensors_of,
+    vocabulary_of,
+)
 from pipeline.finetune.report import FinetuneReport
-from pipeline.finetune.softmax_transfer import copy_rows, estimate_rows
+from pipeline.finetune.softmax_transfer import estimate_rows, transfer_rows
 from pipeline.model.bilm import BiLM
 from pipeline.train.outcome import Outcome
 from pipeline.train.plan import Corpus, Plan, checkpoints_of, open_training_data
@@ -100,16 +107,19 @@ def plan_finetuning(config: FinetuneConfig, trained: Trained, is_begun: bool) ->
         config.finetune.warmup_steps = 0 if trained.bilm.has_softmax else round(_WARMUP_SHARE * total_steps)
     words = trained.words if is_begun else choose_words(config, trained, domain[0], texts)
     counts = counts_of(words, texts)
-    corpora = [Corpus(d, Vocabulary(len(words), vocabulary_map(d.lexicon, words)), n) for d, n in (domain, *general)]
+    corpora = [Corpus(d, vocabulary_of(words, d.lexicon), n) for d, n in (domain, *general)]
     checkpoints, rank = checkpoints_of(config), global_rank(config.train)
     run_dir = local_path(config.run.dir, "run.dir")
-    source = [] if is_begun else [trained]  # freed after its use: it may be as large as the model
+    source = None if is_begun else trained
     report = FinetuneReport(config, run_dir, checkpoints, domain[0], None if is_begun or rank else trained)
 
     def start(bilm: BiLM) -> None:
+        nonlocal source
+        assert source is not None
         if rank == 0:
-            report.score_source(source[0])
-        initialize(bilm, source.pop(), words, counts, config)
+            report.score_source(source)
+        initialize(bilm, source, words, counts, config)
+        source = None  # frees the source, which may be as large as the model
 
     plan = Plan(
         config, run_dir, rank, corpora[0], len(words),
@@ -122,21 +132,22 @@ def plan_finetuning(config: FinetuneConfig, trained: Trained, is_begun: bool) ->
     return plan, report
 
 
-def _open_texts(config: FinetuneConfig) -> tuple[_Read, list[_Read], list[Text]]:
+def _open_texts(config: FinetuneConfig) -> tuple[_Read, list[_Read], list[WeightedLexicon]]:
     """Return the domain and its lanes, the general text and its lanes if any, and both texts for counting words."""
     dataset, lanes, window = open_training_data(config.data, config.data.path), config.data.lanes, config.data.window
     if not config.finetune.mix:
         of_domain = TrainLanes(dataset.splits["train"].num_tokens, lanes, window)
-        return (dataset, of_domain), [], [Text(dataset.lexicon)]
+        return (dataset, of_domain), [], [WeightedLexicon(dataset.lexicon)]
     general = open_training_data(config.data, config.finetune.mix)
     mixed = general_lanes(lanes, config.finetune.mix_share)
     of_domain = TrainLanes(dataset.splits["train"].num_tokens, lanes - mixed, window)
     of_general = TrainLanes(general.splits["train"].num_tokens, mixed, window)
     weight = mixed * of_domain.lane_tokens / of_general.num_tokens  # the share of it that an epoch of the domain reads
-    return (dataset, of_domain), [(general, of_general)], [Text(dataset.lexicon), Text(general.lexicon, weight)]
+    texts = [WeightedLexicon(dataset.lexicon), WeightedLexicon(general.lexicon, weight)]
+    return (dataset, of_domain), [(general, of_general)], texts
 
 
-def choose_words(config: FinetuneConfig, trained: Trained, dataset: Dataset, texts: list[Text]) -> list[str]:
+def choose_words(config: FinetuneConfig, trained: Trained, dataset: Dataset, texts: list[WeightedLexicon]) -> list[str]:
     """Return the target words in the order of the softmax's rows; new vocabularies are sorted by frequency.
 
     data.vocab_size and data.vocab_min_count choose the domain's words from its lexicon.
@@ -163,7 +174,7 @@ def initialize(bilm: BiLM, trained: Trained, words: list[str], counts: np.ndarra
         bilm.softmax.start_as_unigrams(torch.from_numpy(shares))
         return
     rows = rows_in(words, trained.words)
-    copy_rows(bilm.softmax, source.softmax, rows)
+    transfer_rows(bilm.softmax, source.softmax, rows)
     source_counts = trained.counts if len(trained.counts) else np.zeros(len(trained.words))
     source_shares = np.where(rows >= 0, source_counts[rows] / max(1, source_counts.sum()), 0.0)
     encoder = source.encoder if config.finetune.new_rows == "encoder" else None

@@ -20,12 +20,12 @@ from data_prep.dataset.index import INDEX
 from data_prep.dataset.open import open_dataset
 from data_prep.dataset.shards import Dataset
 from data_prep.dataset.typed_json import Count
-from pipeline.apply.evaluate import vocabulary_of
 from pipeline.apply.load import Trained, lineage, load_trained
 from pipeline.config.finetune import FinetuneConfig, FinetuneSection
 from pipeline.config.schema import DataConfig, EvaluateConfig, RunConfig, WandbConfig
-from pipeline.data.bits_per_character import spelling_of
+from pipeline.data.bits_per_character import spelling_cost
 from pipeline.data.datamodule import evaluation_windows
+from pipeline.data.vocabulary import vocabulary_of
 from pipeline.data.windows import BatchMaker
 from pipeline.model.backend.choose_device import choose_device
 from pipeline.train.run_dir.checkpoint import CheckpointFolder
@@ -119,12 +119,12 @@ _SCHEMA = Annotated[Recorded, Predicate(_is_whole)]
 def score(trained: Trained, dataset: Dataset, config: EvaluateConfig, device: torch.device) -> Figures:
     """Score the whole held-out split by full softmax."""
     split = dataset.splits["heldout"]
-    vocabulary = vocabulary_of(trained, dataset)
+    vocabulary = vocabulary_of(trained.words, dataset.lexicon)
     maker = BatchMaker(dataset.lexicon, vocabulary, trained.bilm.config.max_characters)
     windows = evaluation_windows(split, maker, config)
     found = held_out_perplexity(trained.bilm, windows, config, device)
-    spelling = spelling_of(split, dataset.lexicon, vocabulary)
-    bits = spelling.bits_a_character(math.log(found.both) * found.tokens)
+    spelling = spelling_cost(split, dataset.lexicon, vocabulary)
+    bits = spelling.bits_per_character(math.log(found.both) * found.tokens)
     return Figures(
         found.forward, found.backward, found.both, bits, found.tokens, spelling.words, spelling.unknown
     )  # fmt: skip

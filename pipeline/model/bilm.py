@@ -19,7 +19,7 @@ States = list[LSTMPState]
 
 
 class DropoutKey(NamedTuple):
-    """Where a window stands in a run: what its dropout masks are a function of. first_lane: of the batch's rows."""
+    """Key of a window's dropout masks. first_lane: the lane of the batch's first row."""
 
     seed: int
     step: int
@@ -27,14 +27,14 @@ class DropoutKey(NamedTuple):
 
 
 class Window(NamedTuple):
-    """What the model reads. Directions: 0 forward, 1 backward, each in its own reading order.
+    """Input of the model. Directions: 0 forward, 1 backward, each in its own reading order.
 
-    characters (U, C): spelling of the window's unique words. index (2, T, B): which of them stands where.
-    lengths (U,): characters of each, on the CPU, if known there: see TokenEncoder.forward.
+    characters (U, C): spellings of the window's unique words. word_index (2, T, B): the unique word at each place.
+    lengths (U,): characters of each word, on the CPU, or None: see TokenEncoder.forward.
     """
 
     characters: Tensor
-    index: Tensor  # type: ignore[assignment]
+    word_index: Tensor
     lengths: Tensor | None = None
 
 
@@ -72,17 +72,17 @@ class BiLM(nn.Module):
         return [layer.initial_state(num_lanes) for layer in self.layers]  # type: ignore[operator]
 
     def forward(self, window: Window, states: States, dropout: DropoutKey | None = None) -> tuple[list[Tensor], States]:
-        """Returns the token layer and every LSTM layer's output, each (2, T, B, P), and the next states.
+        """Return the token layer and every LSTM layer's output, each (2, T, B, P), and the next states.
 
-        dropout: given in training only; on the input of every layer (the residual carries the dropped input) and
-        on the top output, which is the last of the list (training.py:389-391, 421-424).
+        dropout: given in training only. It applies to the input of every layer (the residual adds the dropped input)
+        and to the top output, the last of the list (training.py:389-391, 421-424).
         """
-        # In the state's dtype: under bf16 the gradients of a frequent word's places would stop adding up at 256.
-        x = F.embedding(window.index, self.encoder(window.characters, window.lengths).to(states[0].h.dtype))
-        return self.read(x, states, dropout)
+        # Cast to the state's dtype: a sum in bf16 of the gradients of one word's places would stop growing at 256.
+        x = F.embedding(window.word_index, self.encoder(window.characters, window.lengths).to(states[0].h.dtype))
+        return self.run_layers(x, states, dropout)
 
-    def read(self, x: Tensor, states: States, dropout: DropoutKey | None = None) -> tuple[list[Tensor], States]:
-        """As `forward`, from token vectors x (2, T, B, P)."""
+    def run_layers(self, x: Tensor, states: States, dropout: DropoutKey | None = None) -> tuple[list[Tensor], States]:
+        """Run the LSTM layers on token vectors x (2, T, B, P); return what `forward` returns."""
         outputs, next_states = [x], []
         for depth, (layer, state) in enumerate(zip(self.layers, states, strict=True)):
             x = self._drop(x, depth, dropout)
@@ -99,14 +99,14 @@ class BiLM(nn.Module):
         return lane_dropout(x, self.config.dropout, mix32(dropout.seed, dropout.step, site), dropout.first_lane)
 
     def token_losses(self, window: Window, targets: Tensor, states: States) -> tuple[Tensor, States]:
-        """Full-softmax loss in nats of every target (2, T, B), without dropout, and the next states."""
+        """Return the full-softmax loss in nats of every target (2, T, B), without dropout, and the next states."""
         outputs, states = self(window, states)
         losses = self.softmax.full_loss(outputs[-1].flatten(0, 2), targets.flatten())
         return losses.view_as(targets), states
 
 
 def num_parameters(bilm: BiLM) -> dict[str, int]:
-    """Parameters of the biLM proper (the paper's count) and of its softmax."""
+    """Return the number of parameters of the biLM (the paper's count) and of its softmax."""
     softmax = sum(p.numel() for p in bilm.softmax.parameters()) if bilm.has_softmax else 0
     return {"bilm": sum(p.numel() for p in bilm.parameters()) - softmax, "softmax": softmax}
 

@@ -1,6 +1,6 @@
-"""Dropout whose mask is a pure function of (key, lane, position), so that no random state has to be saved.
+"""Dropout whose mask is a pure function of (key, lane, position), so that there is no random state to save.
 
-The same lane of the same step drops the same values on one process or on 64, and after any resume.
+A lane drops the same values in a step on one process and on 64, and after any resume.
 """
 
 from typing import Any
@@ -28,8 +28,8 @@ def mix32(*values: int) -> int:
 def lane_dropout(x_dtbp: Tensor, rate: float, key: int, first_lane: int) -> Tensor:
     """Zero a share `rate` of the values and scale the rest by 1 / (1 - rate).
 
-    x_dtbp (2, T, B, P): row b is lane first_lane + b of the global batch. key: 32 bits, another for each step
-    and site. Each time step has a mask of its own, as in bilm-tf (training.py:389-391).
+    x_dtbp (2, T, B, P): row b is lane first_lane + b of the global batch. key: 32 bits, different for each step
+    and site. Each time step has its own mask, as in bilm-tf (training.py:389-391).
     """
     if rate == 0.0:
         return x_dtbp
@@ -40,7 +40,7 @@ def lane_dropout(x_dtbp: Tensor, rate: float, key: int, first_lane: int) -> Tens
 
 
 class _Fused(torch.autograd.Function):
-    """The mask is made twice and kept nowhere."""
+    """Compute the mask in forward and again in backward instead of keeping it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rate: float, key: int, first_lane: int) -> Tensor:
@@ -60,12 +60,12 @@ def _fused(x: Tensor, rate: float, key: int, first_lane: int) -> Tensor:
 
 
 def _threshold(rate: float) -> int:
-    """The least of 16 bits, as a signed number, with which a value stays."""
+    """Return the least signed 16-bit hash for which a value is kept."""
     return min(round(rate * 65536), 65535) - 32768
 
 
 def _keep_mask(x_dtbp: Tensor, rate: float, key: int, first_lane: int) -> Tensor:
-    """Boolean (2, T, B, P), True where the value stays: one 32-bit hash gives 16 bits to each of two neighbours."""
+    """Return bool (2, T, B, P), True where a value is kept. One 32-bit hash gives 16 bits to each of two neighbours."""
     directions, steps, lanes, width = x_dtbp.shape
     pairs = (width + 1) // 2
     device = x_dtbp.device
@@ -81,8 +81,8 @@ def _wrap32(counter: Tensor) -> Tensor:
 
 
 def _hash32_(bits: Tensor) -> Tensor:
-    """In place: a bijective 32-bit mixer of multiplications and shifts (C. Wellons' lowbias32)."""
-    # The masks make the shifts logical: torch shifts int32 arithmetically, which would clear every sign bit.
+    """Mix 32 bits in place by a bijection of multiplications and shifts (C. Wellons' lowbias32)."""
+    # The masks make the shifts logical: torch shifts int32 arithmetically, so the xor would clear every sign bit.
     bits ^= (bits >> 16).bitwise_and_(0xFFFF)
     bits *= 0x7FEB352D
     bits ^= (bits >> 15).bitwise_and_(0x1FFFF)

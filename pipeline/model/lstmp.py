@@ -1,7 +1,7 @@
 """One clipped, projected LSTM layer for both directions at once, with a hand-written backward.
 
-Numerics are TF's LSTMCell as bilm-tf uses it (training.py:365-398): gates in the order i, j, f, o; 1.0 added to
-the forget gate at run time and stored nowhere; c clipped before the output gate reads it, h after projection.
+Numerics are those of TF's LSTMCell as bilm-tf uses it (training.py:365-398): gates in the order i, j, f, o; 1.0 added
+to the forget gate at run time and not stored; c clipped before the output gate uses it, h clipped after projection.
 """
 
 import math
@@ -11,25 +11,25 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from pipeline.model.backend import device as gpu
-from pipeline.model.backend import lstmp_cuda as recurrence
+from pipeline.model.backend.device import uses_kernels
+from pipeline.model.backend.lstmp_cuda import Buffers, CudaRecurrence, KeptBuffers
 from pipeline.model.backend.matmul import (
-    add_products,
-    biased_products,
+    add_batched_matmul,
+    batched_matmul,
+    batched_matmul_into,
+    batched_matmul_with_bias,
     compute_dtype,
     packed,
-    products,
-    products_into,
     transposed,
 )
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
-_clip_backward = torch.ops.aten.hardtanh_backward.grad_input  # 0 where a value stands at a bound, or beyond
+_clip_backward = torch.ops.aten.hardtanh_backward.grad_input  # 0 where a value is at a bound or beyond
 
 
 class LSTMPState(NamedTuple):
-    """What a layer carries from window to window: h (2, B, P), clipped and before the residual; c (2, B, H)."""
+    """State of a layer between windows: h (2, B, P), after clipping and before the residual; c (2, B, H)."""
 
     h: Tensor
     c: Tensor
@@ -39,7 +39,7 @@ class LSTMPState(NamedTuple):
 
 
 class LSTMP(nn.Module):
-    """A layer of both directions. Weights are TF's way round, (in, out), with the direction in front."""
+    """A layer of both directions. Weights have TF's layout, (direction, in, out)."""
 
     def __init__(
         self, input_dim: int, hidden_dim: int, proj_dim: int, cell_clip: float | None, proj_clip: float | None
@@ -51,12 +51,12 @@ class LSTMP(nn.Module):
         self.weight_recurrent = nn.Parameter(torch.empty(2, proj_dim, 4 * hidden_dim))
         self.bias = nn.Parameter(torch.zeros(2, 4 * hidden_dim))
         self.weight_proj = nn.Parameter(torch.empty(2, hidden_dim, proj_dim))
-        self.one_window_at_a_time = False  # training's promise: a window's backward comes before the next's forward
-        self._kept = recurrence.KeptBuffers()
+        self.one_window_at_a_time = False  # True: the caller runs a window's backward before the next one's forward
+        self._kept = KeptBuffers()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Glorot uniform over TF's joint [input; recurrent] kernel and over the projection; bias 0."""
+        """Initialise with Glorot uniform over TF's joint [input; recurrent] kernel and over the projection; bias 0."""
         input_dim = self.weight_input.shape[1]
         kernel_bound = math.sqrt(6 / (input_dim + self.proj_dim + 4 * self.hidden_dim))
         proj_bound = math.sqrt(6 / (self.hidden_dim + self.proj_dim))
@@ -73,14 +73,14 @@ class LSTMP(nn.Module):
         """Run both directions over one window.
 
         x_dtbi (2, T, B, D): direction, time step, lane, value; each direction in its own reading order.
-        Returns y (2, T, B, P) and the next state. Gradients flow to x, the weights and the state given.
+        Returns y (2, T, B, P) and the next state. Gradients flow to x, the weights and the given state.
         """
-        if gpu.uses_kernels(state.c):
+        if uses_kernels(state.c):
             size = (x_dtbi.shape[1], x_dtbi.shape[2], compute_dtype(x_dtbi))
             is_kept = self.one_window_at_a_time and torch.is_grad_enabled()
-            buffers = self._kept.of(self, *size) if is_kept else recurrence.Buffers(self, *size)
+            buffers = self._kept.of(self, *size) if is_kept else Buffers(self, *size)
             bias = run_bias(self.bias, torch.float32)
-            y, c = recurrence.Recurrence.apply(
+            y, c = CudaRecurrence.apply(
                 x_dtbi, *state, self.weight_input, self.weight_recurrent, bias, self.weight_proj, buffers
             )
         else:
@@ -92,9 +92,9 @@ class LSTMP(nn.Module):
 
 
 class _Recurrence(torch.autograd.Function):
-    """The input product is one GEMM for all T steps; in backward each weight's gradient is one GEMM over T * B.
+    """The input's part of the gates is one GEMM for all T steps; in backward each weight gradient is one over T * B.
 
-    GEMMs run in the autocast dtype; gates, cell and state stay in the dtype of the state (float32 in training).
+    GEMMs run in the autocast dtype; gates, cell and state keep the dtype of the state (float32 in training).
     """
 
     @staticmethod
@@ -114,9 +114,9 @@ class _Recurrence(torch.autograd.Function):
             h[:, 0], c[:, 0] = h0, c0
             gates_t, h_t, c_t, tanh_t, m_t = (values.unbind(1) for values in (gates, h, c, tanh_c, m))
             for t in range(steps):
-                add_products(gates_t[t], h_t[t].to(dtype), recurrent)
+                add_batched_matmul(gates_t[t], h_t[t].to(dtype), recurrent)
                 cell_forward(gates_t[t], c_t[t], c_t[t + 1], tanh_t[t], m_t[t], cell_clip)
-                products_into(h_t[t + 1], m_t[t].to(dtype), proj)
+                batched_matmul_into(h_t[t + 1], m_t[t].to(dtype), proj)
                 h_t[t + 1].clamp_(-proj_clip, proj_clip)
         ctx.save_for_backward(x, h, c, gates, tanh_c, m, weight_input, weight_recurrent, weight_proj)
         ctx.clips, ctx.dtype = (cell_clip, proj_clip), dtype
@@ -130,7 +130,7 @@ class _Recurrence(torch.autograd.Function):
         dtype, steps = ctx.dtype, x.shape[1]
         dh_all = grads[0].to(h.dtype).clone(memory_format=torch.contiguous_format)
         dgates = torch.empty_like(gates, dtype=dtype)
-        of_step = torch.empty_like(gates[:, 0])  # where products are of a narrower type
+        dgates_wide = torch.empty_like(gates[:, 0])  # used if the autocast dtype is narrower than the state's
         recurrent_t, proj_t = packed(transposed(weight_recurrent.to(dtype))), packed(transposed(weight_proj.to(dtype)))
         dc = grads[1].to(c.dtype).clone()
         dm = torch.empty_like(dc)
@@ -140,36 +140,36 @@ class _Recurrence(torch.autograd.Function):
             dh = dh_t[t]
             if proj_clip != math.inf:
                 _clip_backward(dh, h_t[t + 1], -proj_clip, proj_clip, grad_input=dh)
-            products_into(dm, dh.to(dtype), proj_t)
-            dstep = dgates_t[t] if dtype == gates.dtype else of_step
+            batched_matmul_into(dm, dh.to(dtype), proj_t)
+            dstep = dgates_t[t] if dtype == gates.dtype else dgates_wide
             _cell_backward(dstep, dm, dc, gates_t[t], c_t[t], c_t[t + 1], tanh_t[t], cell_clip)
-            if dstep is of_step:
-                dgates_t[t].copy_(of_step)
+            if dstep is dgates_wide:
+                dgates_t[t].copy_(dgates_wide)
             if t:
-                add_products(dh_t[t - 1], dgates_t[t], recurrent_t)
+                add_batched_matmul(dh_t[t - 1], dgates_t[t], recurrent_t)
         dh0 = None
         if ctx.needs_input_grad[1]:
             dh0 = torch.empty_like(h_t[0])
-            products_into(dh0, dgates_t[0], recurrent_t)
+            batched_matmul_into(dh0, dgates_t[0], recurrent_t)
         dg = dgates.flatten(1, 2)
         weights = (
-            products(x.flatten(1, 2).transpose(1, 2), dg),
-            products(h[:, :-1].flatten(1, 2).to(dtype).transpose(1, 2), dg),
+            batched_matmul(x.flatten(1, 2).transpose(1, 2), dg),
+            batched_matmul(h[:, :-1].flatten(1, 2).to(dtype).transpose(1, 2), dg),
             dgates.sum((1, 2), dtype=gates.dtype),
-            products(m.flatten(1, 2).to(dtype).transpose(1, 2), dh_all.flatten(1, 2).to(dtype)),
+            batched_matmul(m.flatten(1, 2).to(dtype).transpose(1, 2), dh_all.flatten(1, 2).to(dtype)),
         )
-        dx = products(dg, weight_input.to(dtype).transpose(1, 2)).view_as(x)
+        dx = batched_matmul(dg, weight_input.to(dtype).transpose(1, 2)).view_as(x)
         return dx, dh0, dc, *(w.to(weight_input.dtype) for w in weights), None, None
 
 
 def input_gates(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
-    """(2, T, B, 4H): the input's part of all gates of all steps, bias and forget offset included."""
-    gates = biased_products(x.flatten(1, 2), weight, run_bias(bias, dtype).unsqueeze(1))
+    """Return (2, T, B, 4H): the input's part of the gates of all steps, bias and forget offset included."""
+    gates = batched_matmul_with_bias(x.flatten(1, 2), weight, run_bias(bias, dtype).unsqueeze(1))
     return gates.view(*x.shape[:3], -1)
 
 
 def run_bias(bias: Tensor, dtype: torch.dtype) -> Tensor:
-    """(2, 4H): TF adds 1.0 to the forget gate at run time and stores it nowhere."""
+    """Return (2, 4H): the bias with 1.0 added to the forget gate, which TF adds at run time and does not store."""
     added = bias.to(dtype).clone()
     hidden = bias.shape[1] // 4
     added[:, 2 * hidden : 3 * hidden] += 1.0
@@ -177,7 +177,7 @@ def run_bias(bias: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def cell_forward(gates: Tensor, c_prev: Tensor, c: Tensor, tanh_c: Tensor, m: Tensor, cell_clip: float) -> None:
-    """In place: gates (2, B, 4H) become their activations; c, tanh(c) and m = o * tanh(c) are filled in."""
+    """Turn gates (2, B, 4H) into their activations in place; fill c, tanh_c and m = o * tanh(c)."""
     hidden = c.shape[-1]
     i, j, f, o = gates.split(hidden, dim=-1)
     i.sigmoid_()
@@ -194,7 +194,7 @@ def cell_forward(gates: Tensor, c_prev: Tensor, c: Tensor, tanh_c: Tensor, m: Te
 def _cell_backward(
     dgates: Tensor, dm: Tensor, dc: Tensor, gates: Tensor, c_prev: Tensor, c: Tensor, tanh_c: Tensor, cell_clip: float
 ) -> None:
-    """Fill dgates (2, B, 4H) and turn dc from the gradient of this step's c into that of the step before."""
+    """Fill dgates (2, B, 4H); turn dc from the gradient of this step's c into that of the previous step's."""
     hidden = c.shape[-1]
     i, j, f, o = gates.split(hidden, dim=-1)
     di, dj, df, do = dgates.split(hidden, dim=-1)

@@ -1,6 +1,6 @@
-"""Log-uniform candidate words without repetition, as TF's log_uniform_candidate_sampler draws them.
+"""Log-uniform candidate words without repetition, drawn as by TF's log_uniform_candidate_sampler.
 
-Integer arithmetic only: a floating-point exp differs in its last bit between processors, and ranks would then draw
+Integer arithmetic only: the last bit of a floating-point exp differs between processors, and ranks would then draw
 different candidates.
 """
 
@@ -11,16 +11,16 @@ import numpy as np
 from pipeline.config.schema import ConfigError
 
 _DIGIT_BITS, _DIGITS = 14, 3  # a draw is a fraction u of three digits of 14 bits
-_BLOCK = 8192  # draws made together: buffers that malloc keeps, and does not fetch from the system each time
+_BLOCK = 8192  # draws at a time: malloc reuses buffers of this size instead of asking the system for memory
 _EXACT_BITS = 128  # after the binary point, where the tables are computed
 _FACTOR_BITS = (0, 41, 55)  # after the binary point in the tables of the second and the third digit: below 2^32
 
 
 class LogUniformSampler:
-    """Draws candidates with P(k) = log((k + 2) / (k + 1)) / log(V + 1): words must be sorted by falling count.
+    """Draw candidates with P(k) = log((k + 2) / (k + 1)) / log(V + 1). Words must be sorted by falling count.
 
     A draw is a pure function of its key, the same bits on every processor, so that ranks need not communicate.
-    Each probability is right to 1e-5 of its value up to V = 1,000,000, and to 1 % up to V = 2^30.
+    The relative error of each probability is at most 1e-5 up to V = 1,000,000, and 1 % up to V = 2^30.
     Source: tensorflow/core/kernels/range_sampler.cc; bilm-tf training.py:502-509.
     """
 
@@ -35,11 +35,11 @@ class LogUniformSampler:
         self._first_seen = np.zeros(vocab_size, dtype=np.int32)
 
     def draw(self, *key: int) -> tuple[np.ndarray, int]:
-        """Returns the candidates (num_samples,) int64 in the order drawn, and how many draws that took."""
+        """Return the candidates (num_samples,) int64 in the order drawn, and the number of draws."""
         bits = np.random.Philox(np.random.SeedSequence(key))
         draws = np.empty(0, dtype=np.int64)
         while True:
-            size = max(2 * self.num_samples, 64, len(draws))  # doubles: few rounds even when all words are wanted
+            size = max(2 * self.num_samples, 64, len(draws))  # doubles: few rounds even if all words are needed
             blocks = (bits.random_raw(min(_BLOCK, size - start)) for start in range(0, size, _BLOCK))
             draws = np.concatenate([draws, *map(self._words, blocks)])
             firsts = self._first_occurrences(draws)
@@ -48,9 +48,9 @@ class LogUniformSampler:
                 return draws[firsts[: self.num_samples]], int(last) + 1
 
     def _words(self, bits: np.ndarray) -> np.ndarray:
-        """(n,) int64: floor((V + 1)^u) - 1, u the fraction that the top 42 of each 64 random bits make.
+        """Return (n,) int64: floor((V + 1)^u) - 1, where u is the fraction of the top 42 of each 64 random bits.
 
-        (V + 1)^u is one factor a digit of u. All roundings are down, hence no word is beyond the last.
+        (V + 1)^u is a product of one factor per digit of u. All roundings are down, so no word is beyond the last.
         """
         fraction = (bits >> np.uint64(64 - _DIGIT_BITS * _DIGITS)).view(np.int64)
         power = self._tables[0].take(fraction >> _DIGIT_BITS * 2)
@@ -66,16 +66,16 @@ class LogUniformSampler:
         return power
 
     def _first_occurrences(self, draws: np.ndarray) -> np.ndarray:
-        """Where each drawn word occurs first, rising. Costs the draws, not the vocabulary: no sort, no clearing."""
+        """Return the place of each word's first draw, rising. The cost depends on the draws, not on the vocabulary."""
         places = np.arange(len(draws), dtype=np.int32)
-        self._first_seen[draws[::-1]] = places[::-1]  # the last write wins, hence the first occurrence
+        self._first_seen[draws[::-1]] = places[::-1]  # the last write counts, which is the first occurrence
         return np.flatnonzero(self._first_seen[draws] == places)
 
 
 def _power_tables(base: int) -> tuple[int, list[np.ndarray]]:
-    """(fraction bits of the first table, tables (2^14,) int64 of base^u for each value of each digit of u).
+    """Return (fraction bits of the first table, tables (2^14,) int64 of base^u for each value of each digit of u).
 
-    The first table holds base^u, the others base^u - 1.
+    The first table holds base^u, the others hold base^u - 1.
     """
     one, roots = 1 << _EXACT_BITS, [base << _EXACT_BITS]
     for _ in range(_DIGIT_BITS * _DIGITS):

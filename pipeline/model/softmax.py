@@ -1,4 +1,4 @@
-"""The output layer: sampled loss whose gradient holds touched rows only, and the full loss in vocabulary blocks."""
+"""The output layer: a sampled loss whose gradient holds touched rows only, and the full loss in vocabulary blocks."""
 
 import math
 from typing import Any, NamedTuple
@@ -9,17 +9,17 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from pipeline.model.backend.device import uses_kernels
-from pipeline.model.backend.matmul import product
+from pipeline.model.backend.matmul import matmul
 
-# Logits held at once by the full softmax: 8 MiB in float32, which a cache may hold; on a GPU 256 MiB, to fill it.
+# Logits that the full softmax computes at once: 8 MiB in float32, to fit a CPU's cache; 256 MiB to fill a GPU.
 _BLOCK_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 26}
 
 
 class Places(NamedTuple):
-    """Where a window's words stand: a function of ids alone, so that the CPU can say it before a GPU is asked.
+    """Touched rows of a window and the places of its words among them. The CPU computes them from word ids alone.
 
-    ids (R,) rising: the rows that are needed. candidates (S, C), targets (2, N): places among them, S the number of
-    sets. hits (2, N): the place of each target among its direction's candidates, or -1.
+    ids (R,) rising: the touched rows. candidates (S, C), targets (2, N): places in ids, S the number of sets.
+    hits (2, N): the place of each target among its direction's candidates, or -1.
     """
 
     ids: Tensor
@@ -29,7 +29,7 @@ class Places(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Touched rows of the table as autograd leaves, weight (R, P) and bias (R,), and what stands where in them."""
+    """Touched rows of the table as autograd leaves, weight (R, P) and bias (R,), and the places of words in them."""
 
     places: Places
     weight: Tensor
@@ -41,9 +41,9 @@ class Rows(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Sampled words of a window, one set for both directions or one for each.
+    """Sampled words of a window: one set for both directions, or one for each.
 
-    ids (1 or 2, C) in any order; num_tries (1 or 2,) draws that each unique set took.
+    ids (1 or 2, C) in any order. num_tries (1 or 2,): draws until each set had C distinct words.
     """
 
     ids: Tensor
@@ -62,25 +62,25 @@ class Softmax(nn.Module):
 
     @torch.no_grad()
     def start_as_unigrams(self, shares: Tensor) -> None:
-        """It predicts each word by its share (V,) of the text, whatever it reads; training goes on from there.
+        """Initialise so that each word is predicted by its share (V,) of the text, for any input.
 
-        Rows as large as bilm-tf's are noise, and a rare word's row, seldom touched, keeps it for long: under the full
-        softmax the many rare words then take what belongs to the others, the more the longer the vectors get.
-        A word that was never seen counts as half of the rarest.
+        bilm-tf's random rows are noise. The row of a rare word is seldom trained and keeps its noise for long. Under
+        the full softmax the many rare words then get too much probability, more so the longer the input vectors become.
+        A word that was never seen gets half of the smallest share.
         """
         self.weight.zero_()
         least = shares[shares > 0].min() / 2 if shares.any() else 1.0
         self.bias.copy_(shares.clamp(min=least).log())
 
     def touched_rows(self, places: Places) -> Rows:
-        """Copy out the rows that candidates and targets need; gradients gather there, never in the table."""
+        """Copy the rows of candidates and targets out of the table. Gradients go to the copies, never to the table."""
         leaves = (values.detach()[places.ids] for values in (self.weight, self.bias))
         return Rows(places, *(leaf.requires_grad_(torch.is_grad_enabled()) for leaf in leaves))
 
     def sampled_loss(self, y: Tensor, targets: Tensor, candidates: Candidates, rows: Rows) -> Tensor:
-        """Loss (2, N) in nats of y (2, N, P) for targets (2, N) against sampled candidates.
+        """Return the loss (2, N) in nats of y (2, N, P) for targets (2, N) against sampled candidates.
 
-        Logits less the log of the expected count; a candidate that is the target is left out
+        The log of the expected count is subtracted from logits; a candidate that is the target is left out
         (bilm-tf training.py:502-509, TF's sampled_softmax_loss with remove_accidental_hits).
         """
         sets = len(candidates.ids)
@@ -91,7 +91,7 @@ class Softmax(nn.Module):
         return torch.cat(losses).view_as(targets)
 
     def _sampled(self, y: Tensor, targets: Tensor, candidates: Candidates, s: int, rows: Rows) -> Tensor:
-        """(n,): of all positions whose candidates are set s."""
+        """Return (n,): the loss of all positions whose candidates are set s."""
         sets, dtype, number = len(candidates.ids), rows.weight.dtype, candidates.ids.shape[1]
         places, hits = (values[s::sets].flatten() for values in (rows.places.targets, rows.places.hits))
         ids = torch.cat([candidates.ids[s], targets])
@@ -102,17 +102,17 @@ class Softmax(nn.Module):
         return _SampledLoss.apply(y, weight, bias, true_logits, hits)
 
     def _log_expected(self, word_ids: Tensor, num_tries: Tensor) -> Tensor:
-        """log of -expm1(num_tries log1p(-P)), as in TF, in float64 because 1 - P rounds to 1 in float32."""
+        """Return log(-expm1(num_tries log1p(-P))), as TF does, in float64 because 1 - P rounds to 1 in float32."""
         probability = torch.log1p(1 / (word_ids.double() + 1)) / math.log(self.vocab_size + 1)
         return torch.log(-torch.expm1(num_tries.double() * torch.log1p(-probability)))
 
     def full_loss(self, y: Tensor, targets: Tensor) -> Tensor:
-        """Exact loss (N,) in nats of y (N, P) for targets (N,), in blocks of words: no (N, V) matrix."""
+        """Return the exact loss (N,) in nats of y (N, P) for targets (N,), in blocks of words: no (N, V) matrix."""
         return _FullLoss.apply(y, self.weight, self.bias, targets)
 
 
 def find_places(candidates: Tensor, targets: Tensor) -> Places:
-    """Of candidates (1 or 2, C), each set without repetition, and targets (2, N)."""
+    """Return the places of candidates (1 or 2, C), each set without repetition, and of targets (2, N)."""
     ids, places = torch.unique(torch.cat([candidates.flatten(), targets.flatten()]), return_inverse=True)
     of_candidates, of_targets = places.split([candidates.numel(), targets.numel()])
     of_candidates, of_targets = of_candidates.view_as(candidates), of_targets.view_as(targets)
@@ -140,10 +140,10 @@ class _SampledLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         y, weight, probabilities, true_probability = ctx.saved_tensors
         scale = grads[0]
-        # Scaled are the (N, P) sides of the products, not the (N, C) one; P is far smaller.
+        # Scale the (N, P) operands and not the (N, C) one, because P is far smaller than C.
         low, scaled_y = probabilities.to(ctx.dtype), (y * scale.unsqueeze(1)).to(ctx.dtype)
-        dy = product(low, weight.to(ctx.dtype)).to(y.dtype).mul_(scale.unsqueeze(1))
-        dweight = product(scaled_y.t(), low).t().to(weight.dtype)  # oneDNN copies a left matrix that is a view
+        dy = matmul(low, weight.to(ctx.dtype)).to(y.dtype).mul_(scale.unsqueeze(1))
+        dweight = matmul(scaled_y.t(), low).t().to(weight.dtype)  # oneDNN copies a left matrix that is a view
         dbias = (scale.to(probabilities.dtype) @ probabilities).to(scale.dtype)
         return dy, dweight, dbias, (true_probability - 1) * scale, None
 
@@ -151,7 +151,7 @@ class _SampledLoss(torch.autograd.Function):
 def _sampled_probabilities(
     y: Tensor, weight: Tensor, bias: Tensor, true_logits: Tensor, hits: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(N, C) probabilities of the candidates, 0 at the hits, and (N,) the log-normaliser."""
+    """Return (N, C) probabilities of the candidates, 0 at the hits, and (N,) log-normalisers."""
     logits = _affine(y, weight, bias)
     columns = hits.clamp(min=0).unsqueeze(1)
     kept = torch.where(hits.unsqueeze(1) < 0, logits.gather(1, columns), -math.inf)
@@ -165,10 +165,10 @@ def _sampled_probabilities(
 def _sampled_probabilities_fused(
     y: Tensor, weight: Tensor, bias: Tensor, true_logits: Tensor, hits: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The same, probabilities in the dtype of the products: two passes over what the product wrote."""
+    """Return the same by Triton kernels, in two passes over the logits; probabilities are in the compute dtype."""
     from pipeline.model.backend import triton_kernels as kernels
 
-    logits = product(y, weight.t())
+    logits = matmul(y, weight.t())
     top, total = true_logits.clone(), torch.ones_like(true_logits)
     kernels.add_exponentials(logits, bias, hits, top, total)
     normaliser = top + total.log()
@@ -177,7 +177,7 @@ def _sampled_probabilities_fused(
 
 
 class _FullLoss(torch.autograd.Function):
-    """Keeps only the log-normaliser of each position; backward makes each block's logits again."""
+    """Keep only the log-normaliser of each position; backward computes each block's logits again."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
@@ -202,14 +202,14 @@ class _FullLoss(torch.autograd.Function):
             columns, inside = targets - start, (targets >= start) & (targets < end)
             share.scatter_add_(1, columns.clamp(0, end - start - 1).unsqueeze(1), -inside.to(share.dtype).unsqueeze(1))
             share.mul_(scale)
-            dy += product(share.to(ctx.dtype), block).to(dy.dtype)
-            dweight[start:end] = product(share.to(ctx.dtype).t(), low).to(weight.dtype)
+            dy += matmul(share.to(ctx.dtype), block).to(dy.dtype)
+            dweight[start:end] = matmul(share.to(ctx.dtype).t(), low).to(weight.dtype)
             dbias[start:end] = share.sum(0)
         return dy.to(y.dtype), dweight, dbias, None
 
 
 def _normaliser(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """(N,): log of the sum of exp(y . w + b) over all words."""
+    """Return (N,): log of the sum of exp(y . w + b) over all words."""
     normaliser = torch.full_like(bias[:1], -math.inf).expand(len(y)).clone()
     for start, end in _blocks(weight, len(y)):
         logits = _affine(y, weight[start:end].to(y.dtype), bias[start:end])
@@ -218,13 +218,13 @@ def _normaliser(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _normaliser_fused(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The same, in one pass over what each block's product wrote."""
+    """Return the same by Triton kernels, in one pass over each block's logits."""
     from pipeline.model.backend import triton_kernels as kernels
 
     none = torch.full((len(y),), -1, device=y.device)
     top, total = bias.new_full((len(y),), -math.inf), bias.new_zeros(len(y))
     for start, end in _blocks(weight, len(y)):
-        logits = product(y, weight[start:end].to(y.dtype).t())
+        logits = matmul(y, weight[start:end].to(y.dtype).t())
         kernels.add_exponentials(logits, bias[start:end], none, top, total)
     return top + total.log()
 
@@ -235,10 +235,10 @@ def _gemm_dtype(y: Tensor) -> torch.dtype:
 
 
 def _affine(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """y @ weight.T + bias in the bias's dtype (float32 statistics under bf16)."""
+    """Return y @ weight.T + bias in the dtype of bias (float32 logits under bf16)."""
     if y.dtype == bias.dtype:
-        return product(y, weight.t(), bias)
-    return product(y, weight.t()).to(bias.dtype).add_(bias)
+        return matmul(y, weight.t(), bias)
+    return matmul(y, weight.t()).to(bias.dtype).add_(bias)
 
 
 def _blocks(weight: Tensor, num_positions: int) -> list[tuple[int, int]]:

@@ -1,6 +1,6 @@
-"""Character CNN, highway layers and projection: from the spelling of words to their context-free vectors.
+"""Character CNN, highway layers and projection: from spellings of words to context-free vectors.
 
-Source: bilm-tf training.py:142-333. Each word is encoded once, however often a window holds it.
+Source: bilm-tf training.py:142-333. Each word is encoded once, even if a window holds it many times.
 """
 
 import math
@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.characters import NUM_CHARACTERS, PAD
-from pipeline.model.backend.char_cnn import peaks_by_products, peaks_by_tables, widest
+from pipeline.model.backend.char_cnn import convolve_by_matmul, convolve_by_tables, widest
 from pipeline.model.backend.device import upload
 from pipeline.model.backend.matmul import compute_dtype, linear
 
-BUCKET_LENGTHS = (6, 9, 13)  # characters with both word bounds; splits English unique words about evenly
+BUCKET_LENGTHS = (6, 9, 13)  # in characters, both word bounds included; about equal parts of English unique words
 _WORD_MULTIPLE, _LENGTH_MULTIPLE = 16, 4
 
 
@@ -31,7 +31,7 @@ class TokenEncoder(nn.Module):
         num_highway: int,
         proj_dim: int,
     ) -> None:
-        """filters: (width in characters, number) of each convolution. No projection where it would be square."""
+        """filters: (width in characters, number) of each convolution. Without a projection if it would be square."""
         super().__init__()
         num_filters = sum(number for _, number in filters)
         self.activation = activation
@@ -42,7 +42,7 @@ class TokenEncoder(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """bilm-tf's initialisers (training.py:168-283)."""
+        """Initialise as bilm-tf does (training.py:168-283)."""
         nn.init.uniform_(self.char_embed, -1.0, 1.0)
         for convolution in self.convolutions:
             _init_convolution(convolution, self.activation)
@@ -51,56 +51,57 @@ class TokenEncoder(nn.Module):
             nn.init.zeros_(self.projection.bias)
 
     def forward(self, characters_uc: Tensor, lengths_u: Tensor | None = None) -> Tensor:
-        """(U, C) character ids -> (U, P), P the projection dimension.
+        """Encode (U, C) character ids into (U, P), P the projection dimension.
 
-        lengths_u: `word_lengths`, on the CPU, from who has them: a GPU need not be waited for then.
+        lengths_u: `word_lengths` on the CPU, if known there; then the CPU does not wait for a GPU to compute them.
         """
-        features = self._peaks(_filled(characters_uc), lengths_u)
+        features = self._convolve(_filled(characters_uc), lengths_u)
         for highway in self.highways:
             features = highway(features)
         if self.projection is not None:
             features = linear(features, self.projection.weight, self.projection.bias)
         return features[: len(characters_uc)]
 
-    def _peaks(self, characters_uc: Tensor, lengths_u: Tensor | None = None) -> Tensor:
-        """(U, filters): the maximum of every filter over all windows of a word's C characters, then the activation.
+    def _convolve(self, characters_uc: Tensor, lengths_u: Tensor | None = None) -> Tensor:
+        """Return (U, filters): the maximum of every filter over all windows of C characters, then the activation.
 
-        A word of n ids before its pads has n + 1 windows that matter: one of pads alone stands for all such windows.
+        A word of n ids before its padding needs n + 1 windows only: all windows of padding alone are equal.
         """
         on_cpu = characters_uc.device.type == "cpu"
         lengths = word_lengths(characters_uc).cpu() if on_cpu or lengths_u is None else lengths_u
         order = torch.argsort(lengths, stable=True)
         groups = self._groups(lengths[order], characters_uc.shape[1])
-        there, back = (upload(places, characters_uc.device) for places in (order, torch.argsort(order)))
-        of_groups = peaks_by_tables if on_cpu else peaks_by_products
-        peaks = of_groups(characters_uc[there], groups, self.char_embed, self._convolutions()).index_select(0, back)
-        peaks = peaks.to(compute_dtype(peaks))
-        return peaks.relu() if self.activation == "relu" else peaks.tanh()
+        by_length, back = (upload(places, characters_uc.device) for places in (order, torch.argsort(order)))
+        convolve = convolve_by_tables if on_cpu else convolve_by_matmul
+        maxima = convolve(characters_uc[by_length], groups, self.char_embed, self._convolutions())
+        maxima = maxima.index_select(0, back)
+        maxima = maxima.to(compute_dtype(maxima))
+        return maxima.relu() if self.activation == "relu" else maxima.tanh()
 
     def _convolutions(self) -> list[nn.Conv1d]:
         return cast(list[nn.Conv1d], list(self.convolutions))
 
     def _groups(self, lengths: Tensor, characters: int) -> list[tuple[int, int]]:
-        """(words, windows of each), of words in order of their lengths (U,); characters: the windows there can be."""
+        """Return (words, windows of each word) of each group. lengths (U,): rising. characters: C, the most windows."""
         bounds = torch.tensor(BUCKET_LENGTHS)
         ends = [*torch.searchsorted(lengths, bounds, right=True).tolist(), len(lengths)]
         longest = [*BUCKET_LENGTHS, _round_up(int(lengths[-1]), _LENGTH_MULTIPLE) if len(lengths) else 0]
         width = widest(self._convolutions())
-        # Words so long that windows of theirs would reach beyond the last character are given all windows.
+        # Words so long that their windows would reach beyond the last character get all windows.
         windows = [length + 1 if length + width <= characters else characters for length in longest]
         return [(end - start, count) for start, end, count in zip([0, *ends], ends, windows, strict=False)]
 
 
 def word_lengths(characters_uc: Tensor) -> Tensor:
-    """(U,): ids of each word before its pads."""
+    """Return (U,): the ids of each word before its padding."""
     return (characters_uc != PAD).sum(1)
 
 
 def _filled(characters_uc: Tensor) -> Tensor:
-    """On a CPU with words of pads alone behind, up to a multiple: their vectors are cut off again.
+    """Append words of padding, on a CPU, up to a multiple of _WORD_MULTIPLE; the caller drops their vectors.
 
-    oneDNN makes its programs for a shape when it meets it first, and keeps them: with ever new numbers of words much
-    of a small model's step went into that.
+    oneDNN compiles a kernel for each new shape and caches it. Without padding the number of words differs from step to
+    step, and compiling took much of a small model's step.
     """
     more = -len(characters_uc) % _WORD_MULTIPLE if characters_uc.device.type == "cpu" else 0
     return F.pad(characters_uc, (0, 0, 0, more), value=PAD) if more else characters_uc

@@ -11,12 +11,12 @@ from data_prep.dataset.locations import local_path
 from data_prep.dataset.open import open_dataset
 from data_prep.dataset.shards import Dataset
 from pipeline.config.schema import ConfigError, DataConfig, PretrainConfig
-from pipeline.data.datamodule import choose_vocabulary, evaluation_windows
+from pipeline.data.datamodule import evaluation_windows
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.mixture import MixedWindows
-from pipeline.data.per_direction import BACKWARD_SEED, SeparateWindows
-from pipeline.data.vocabulary import vocabulary_tensors
-from pipeline.data.windows import BatchMaker, EvaluationWindows, TrainWindows, Vocabulary, Windows
+from pipeline.data.per_direction import BACKWARD_SEED, PerDirectionWindows
+from pipeline.data.vocabulary import Vocabulary, choose_vocabulary, vocabulary_tensors
+from pipeline.data.windows import BatchMaker, EvaluationWindows, TrainWindows, Windows
 from pipeline.model.bilm import BiLM
 from pipeline.train.run_dir.checkpoint import CheckpointFolder
 from pipeline.train.run_dir.lock import run_identity
@@ -42,7 +42,7 @@ class Corpus:
         if config.data.order == "shared":
             return shared
         backward = TrainWindows(self.dataset.splits["train"], maker, self.lanes, seed + BACKWARD_SEED)
-        return SeparateWindows(shared, backward)
+        return PerDirectionWindows(shared, backward)
 
 
 @dataclass

@@ -86,7 +86,7 @@ def _score_lanes(bilm: BiLM, windows: EvaluationWindows, lanes: range, device: t
         batch = windows.batch(number, lanes)
         lengths, batch = word_lengths(batch.characters), batch.to(device)
         assert batch.mask is not None
-        losses, states = bilm.token_losses(Window(batch.characters, batch.index, lengths), batch.targets, states)
+        losses, states = bilm.token_losses(Window(batch.characters, batch.word_index, lengths), batch.targets, states)
         totals[:2] += torch.where(batch.mask, losses.double(), 0.0).sum(1)
         totals[2] += batch.mask[0].sum(0)
     return totals

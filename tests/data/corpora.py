@@ -14,7 +14,8 @@ from data_prep.dataset.lexicon import EOS_ID, SPECIALS, Lexicon
 from data_prep.dataset.open import open_dataset
 from data_prep.dataset.shards import Dataset, write_shard
 from data_prep.passes.merge import lexicon_entry
-from pipeline.data.windows import Batch, BatchMaker, Vocabulary
+from pipeline.data.vocabulary import Vocabulary
+from pipeline.data.windows import Batch, BatchMaker
 
 MAX_CHARACTERS = 12
 many = settings(deadline=None, max_examples=80)
@@ -101,7 +102,7 @@ def lane_plans(draw: st.DrawFn, corpus: Corpus) -> tuple[int, int]:
 
 def read_spelled(batch: Batch) -> np.ndarray:
     """(2, T, B, C): the characters of what each direction reads."""
-    return batch.characters.numpy()[batch.index.numpy()]
+    return batch.characters.numpy()[batch.word_index.numpy()]
 
 
 def same(one: Batch, other: Batch) -> bool:

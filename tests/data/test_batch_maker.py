@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from data_prep.dataset.lexicon import SPECIALS, UNK_ID, Lexicon
 from data_prep.dataset.shards import Dataset
-from pipeline.data.windows import BatchMaker, Vocabulary, vocabulary_map
+from pipeline.data.vocabulary import Vocabulary, vocabulary_map
+from pipeline.data.windows import BatchMaker
 from tests.data.corpora import many, same
 
 WORDS = [*SPECIALS, *(f"w{number}" for number in range(40))]

@@ -8,7 +8,8 @@ from data_prep.dataset.shards import Dataset
 from pipeline.config.schema import ConfigError, EvaluateConfig
 from pipeline.data.datamodule import evaluation_windows, held_out_split
 from pipeline.data.lanes import EvaluationLanes, lane_share
-from pipeline.data.windows import BatchMaker, EvaluationWindows, Vocabulary
+from pipeline.data.vocabulary import Vocabulary
+from pipeline.data.windows import BatchMaker, EvaluationWindows
 from tests.data import plain
 from tests.data.corpora import Corpus, corpora, many, read_spelled, some
 
@@ -47,7 +48,7 @@ def test_windows_hold_every_token_once_each_way_for_any_lanes_ranks_and_lanes_at
             for number, batch in enumerate(batches):
                 assert (batch.step, batch.first_lane, batch.resets_state) == (number, first, number == 0)
                 assert batch.mask is not None and batch.mask[0].equal(batch.mask[1])
-                assert batch.targets.shape == batch.index.shape == batch.mask.shape == (2, window, len(group))
+                assert batch.targets.shape == batch.word_index.shape == batch.mask.shape == (2, window, len(group))
             # lane by lane, window after window: the order of the text
             mask = np.concatenate([batch.mask for batch in batches], axis=1).swapaxes(1, 2)
             targets = np.concatenate([batch.targets for batch in batches], axis=1).swapaxes(1, 2)

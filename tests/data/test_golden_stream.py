@@ -15,7 +15,8 @@ from data_prep.dataset.shards import Dataset
 from data_prep.prepare import prepare
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.stream import Stream
-from pipeline.data.windows import Batch, BatchMaker, TrainWindows, Vocabulary, vocabulary_map
+from pipeline.data.vocabulary import Vocabulary, vocabulary_map
+from pipeline.data.windows import Batch, BatchMaker, TrainWindows
 
 FIXTURES = Path(__file__).parents[3] / "shared" / "fixtures" / "bilm-tf"
 pytestmark = pytest.mark.skipif(
@@ -64,7 +65,7 @@ def test_windows_of_the_first_pass_are_bilm_tfs_batches(
     batches = ours(dataset, vocabulary, max_characters, STEPS, complete)
     for number, batch in enumerate(batches):
         assert (batch.targets[:, :, 0].numpy() == golden(key, "next_token_id")[:, number]).all()
-        characters = batch.characters.numpy()[batch.index[:, :, 0].numpy()]
+        characters = batch.characters.numpy()[batch.word_index[:, :, 0].numpy()]
         assert (characters == golden(key, "tokens_characters")[:, number]).all()
 
 
@@ -79,7 +80,7 @@ def test_the_stream_is_bilm_tfs_from_pass_to_pass(
     assert targets.shape[1] == 160 > tokens == 139
     batches = ours(dataset, vocabulary, max_characters, 1, 160)
     assert (np.concatenate([b.targets[:, :, 0] for b in batches], 1) == targets).all()
-    characters = np.concatenate([b.characters.numpy()[b.index[:, :, 0].numpy()] for b in batches], 1)
+    characters = np.concatenate([b.characters.numpy()[b.word_index[:, :, 0].numpy()] for b in batches], 1)
     assert (characters == golden(key, "tokens_characters").reshape(2, 160, -1)).all()
 
 

@@ -18,9 +18,10 @@ from data_prep.dataset.files import DataError
 from data_prep.dataset.lexicon import SPECIALS
 from data_prep.dataset.shards import Dataset
 from pipeline.config.schema import DataConfig
-from pipeline.data.datamodule import BiLMDataModule, choose_vocabulary
+from pipeline.data.datamodule import BiLMDataModule
 from pipeline.data.lanes import TrainLanes
-from pipeline.data.windows import BatchMaker, TrainWindows, Vocabulary
+from pipeline.data.vocabulary import Vocabulary, choose_vocabulary
+from pipeline.data.windows import BatchMaker, TrainWindows
 from tests.data.corpora import few, same
 
 LANES, WINDOW, SEED = 6, 5, 3

@@ -12,7 +12,8 @@ from data_prep.prepare import prepare
 from pipeline.config.schema import ConfigError
 from pipeline.data.lanes import TrainLanes, lane_groups, lane_share
 from pipeline.data.mixture import MixedWindows, general_lanes
-from pipeline.data.windows import Batch, BatchMaker, TrainWindows, Vocabulary, vocabulary_map
+from pipeline.data.vocabulary import Vocabulary, vocabulary_map
+from pipeline.data.windows import Batch, BatchMaker, TrainWindows
 from tests.data.corpora import read_spelled, same
 from tests.data_prep.corpora import write_corpus
 

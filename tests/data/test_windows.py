@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from data_prep.dataset.shards import Dataset
 from pipeline.data.lanes import TrainLanes, epoch_order, lane_groups, lane_share
 from pipeline.data.stream import Stream
-from pipeline.data.windows import BatchMaker, TrainWindows, Vocabulary
+from pipeline.data.vocabulary import Vocabulary
+from pipeline.data.windows import BatchMaker, TrainWindows
 from tests.data import plain
 from tests.data.corpora import Corpus, corpora, few, lane_plans, many, read_spelled, same, some
 
@@ -46,7 +47,7 @@ def test_any_batch_is_its_closed_form(made: tuple[Corpus, TrainWindows, int], da
     assert (batch.targets.numpy() == np.where(np.array(targets) < 5, targets, plain.UNK)).all()
     assert (batch.step, batch.first_lane, batch.resets_state) == (step, first, number == 0)
     assert batch.mask is None
-    dtypes = (batch.characters.dtype, batch.index.dtype, batch.targets.dtype)
+    dtypes = (batch.characters.dtype, batch.word_index.dtype, batch.targets.dtype)
     assert dtypes == (torch.int16, torch.int32, torch.int64)
 
 
@@ -145,7 +146,7 @@ def test_changing_a_batch_changes_none_that_comes_later(prepared: Dataset) -> No
     windows = TrainWindows(split, maker, TrainLanes(split.num_tokens, 4, 5), 3)
     before = windows.batch(2, range(4))
     spoilt = windows.batch(2, range(4))
-    for tensor in (spoilt.characters, spoilt.index, spoilt.targets):
+    for tensor in (spoilt.characters, spoilt.word_index, spoilt.targets):
         tensor.zero_()
     assert same(windows.batch(2, range(4)), before)
 

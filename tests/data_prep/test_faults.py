@@ -140,7 +140,7 @@ def test_what_a_preparation_left_is_checked_when_it_is_read(prepare, tmp_path):
         good = path.read_bytes()
         for bad in (b"", b"{}" * (name == "plan.json"), b"[1]", good[:-40], good.replace(b": 0", b": -1", 9)):
             path.write_bytes(bad)
-            with pytest.raises(DataError, match=f"{name} is damaged .*; start the preparation anew"):
+            with pytest.raises(DataError, match=f"{name} is damaged .*overwrite=true"):
                 prepare(paths, tmp_path / "out")
         path.write_bytes(good)
     prepare(paths, tmp_path / "out")

@@ -158,7 +158,7 @@ def test_tasks_of_a_job_array_in_any_order_give_the_same_bytes(prepare, corpus, 
         prepare(corpus, out, step="shard", **OPTIONS)
     for _ in range(2):  # again: as after a kill at its very end
         assert "0 of " in prepare(corpus, out, step="merge", **OPTIONS).pending
-    assert not list(out.glob(".work/unit-*/run-*/words.txt")), "of rare words they take more than the ids do"
+    assert not list(out.glob(".work/unit-*/spill-*/words.txt")), "of rare words they take more than the ids do"
     for task in (2, 0):
         assert "next: step=shard" in prepare(corpus, out, step="shard", task=task, tasks=3, **OPTIONS).pending
     assert not prepare(corpus, out, step="shard", task=1, tasks=3, **OPTIONS).pending
@@ -168,8 +168,8 @@ def test_tasks_of_a_job_array_in_any_order_give_the_same_bytes(prepare, corpus, 
 @pytest.mark.parametrize(
     ("name", "limit", "workers"),
     [
-        ("run-0000", 2_000, 1),
-        ("run-0000", 8_000, 2),
+        ("spill-0000", 2_000, 1),
+        ("spill-0000", 8_000, 2),
         ("lexicon.tsv", 16_600, 1),
         ("train-000000.tar", 18_000, 1),
     ],

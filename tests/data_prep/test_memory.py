@@ -1,4 +1,4 @@
-"""Memory is bounded by the size of runs and shards, not by the corpus."""
+"""Memory is bounded by the size of spills and shards, not by the corpus."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ _SCRIPT = """
 import resource, sys
 from data_prep import prepare
 from data_prep.passes import encode
-encode.RUN_TOKENS = 1 << 18  # small, as the corpus is
+encode.SPILL_TOKENS = 1 << 18  # small, as the corpus is
 prepare.prepare([sys.argv[1]], sys.argv[2], workers=1, show_progress=False, shard_tokens=1 << 18)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """

@@ -137,8 +137,8 @@ def test_chunks_are_whole_sentences_of_about_the_size_asked(prepare, corpus, tmp
 
 def test_large_files_are_read_in_parts_without_losing_a_line(prepare, tmp_path, monkeypatch):
     monkeypatch.setattr("data_prep.plan.UNIT_BYTES", 3000)
-    monkeypatch.setattr("data_prep.passes.sorted_spills.RUN_TOKENS", 400)
-    monkeypatch.setattr("data_prep.passes.encode.RUN_TOKENS", 400)
+    monkeypatch.setattr("data_prep.passes.sorted_spills.SPILL_TOKENS", 400)
+    monkeypatch.setattr("data_prep.passes.encode.SPILL_TOKENS", 400)
     paths = write_corpus(tmp_path / "corpus", files=2)
     prepare(paths, tmp_path / "out", shuffle="none")
     assert sentences_of(tmp_path / "out") == lines_of(paths)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from data_prep.dataset.files import DataError
-from data_prep.plan import Plan
+from data_prep.plan import PrepPlan
 from tests.data_prep.corpora import bytes_of
 
 OPTIONS = {"heldout": 100, "shard_tokens": 4000, "chunk_tokens": 500}
@@ -62,7 +62,7 @@ def test_a_plan_is_read_back_as_it_was(prepare, corpus, tmp_path) -> None:
     for heldout in (100, 0.25):
         out = tmp_path / str(heldout)
         prepare(corpus, out, **(OPTIONS | {"heldout": heldout}), step="encode")
-        plan = Plan.load(out / ".work/plan.json")
+        plan = PrepPlan.load(out / ".work/plan.json")
         plan.save(tmp_path / "again.json")
         assert (tmp_path / "again.json").read_bytes() == (out / ".work/plan.json").read_bytes()
         assert type(plan.options.heldout) is type(heldout) and plan.sources[0].path == corpus[0]
@@ -79,9 +79,9 @@ def test_a_plan_whose_units_are_of_no_source_is_damaged(prepare, corpus, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["lengths.npy", "keys.npy", "map.npy", "counts.npy"])
-def test_a_damaged_array_of_a_run_is_one_sentence(name: str, prepare, corpus, tmp_path) -> None:
+def test_a_damaged_array_of_a_spill_is_one_sentence(name: str, prepare, corpus, tmp_path) -> None:
     begin(prepare, corpus[:1], tmp_path / "out", 1 if name == "counts.npy" else 2)
-    path = tmp_path / "out/.work/unit-000000/run-0000" / name
+    path = tmp_path / "out/.work/unit-000000/spill-0000" / name
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(DataError, match=rf"{name} is damaged") as error:
         prepare(corpus[:1], tmp_path / "out", **OPTIONS)

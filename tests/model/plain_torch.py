@@ -51,7 +51,7 @@ def _lstmp_direction(layer: LSTMP, d: int, x: Tensor, h: Tensor, c: Tensor) -> t
 
 def bilm(model: BiLM, window: Window, states: States, key: DropoutKey) -> tuple[list[Tensor], States]:
     """Every layer (2, T, B, P) and the next states, in training."""
-    x = encode(model.encoder, window.characters)[window.index]
+    x = encode(model.encoder, window.characters)[window.word_index]
     layers, next_states = [x], []
     for depth, layer in enumerate(model.layers):
         x = x * _factors(x, model, key, depth)

@@ -35,7 +35,7 @@ def assert_twins(bilm: BiLM, words: tiny.Words, ours: States, theirs: list[State
     """Every layer, the loss of every target and the next states of one window are the twin's."""
     twin = NumpyBiLM(bilm.state_dict(), bilm.config)
     window = tiny.window(words, bilm.config.max_characters)
-    targets = tiny.random_targets(bilm.softmax.vocab_size, *window.index.shape[1:])
+    targets = tiny.random_targets(bilm.softmax.vocab_size, *window.word_index.shape[1:])
     with torch.no_grad():
         layers, _ = bilm(window, ours)
         losses, ours = bilm.token_losses(window, targets, ours)

@@ -349,7 +349,7 @@ def test_cached_words_have_the_vectors_of_their_characters(bilm: BiLM) -> None:
 def test_cached_words_come_from_the_table_and_no_others(bilm: BiLM) -> None:
     elmo = Elmo(bilm)
     elmo.cache_vocabulary(["the"])
-    elmo.sentence_encoder.table.vectors += 1.0
+    elmo.sentence_encoder.word_cache.vectors += 1.0
     (found,), (expected,) = elmo.embed([["the", "a"]]), Elmo(bilm).embed([["the", "a"]])
     assert_close(found[0, 0], expected[0, 0] + 1)
     assert_close(found[0, 1], expected[0, 1])

@@ -311,7 +311,7 @@ def test_a_whole_step_is_that_of_plain_torch_however_many_words_a_window_has() -
         states = one.initial_states(4)
         for number, words in enumerate((tiny.random_words(5, 4), [[["the", "cat", "the", "cat"]] * 5] * 2)):
             window = tiny.window(words)
-            window = window._replace(characters=window.characters.to(device), index=window.index.to(device))
+            window = window._replace(characters=window.characters.to(device), word_index=window.word_index.to(device))
             targets = tiny.random_targets(50, 5, 4).flatten(1).to(device)
             candidates = Candidates(*(part.to(device) for part in candidates_of(1, 50, 20)))
             rows = one.softmax.touched_rows(find_places(candidates.ids, targets))

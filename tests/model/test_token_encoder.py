@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.characters import PAD, character_rows
 from pipeline.model import token_encoder
-from pipeline.model.backend.char_cnn import peaks_by_products, peaks_by_tables
+from pipeline.model.backend.char_cnn import convolve_by_matmul, convolve_by_tables
 from pipeline.model.token_encoder import TokenEncoder
 from tests.model import plain_torch
 from tests.model.numpy_bilm import spelling
@@ -47,7 +47,7 @@ def assert_as_in_full(encoder: TokenEncoder, rows: Tensor) -> None:
     """By tables, as on a CPU, and by products, as on a GPU."""
     values = copy.deepcopy(encoder.state_dict())
     assert_one_way_as_in_full(encoder, rows)
-    with mock.patch.object(token_encoder, "peaks_by_tables", peaks_by_products):
+    with mock.patch.object(token_encoder, "convolve_by_tables", convolve_by_matmul):
         encoder.float().load_state_dict(values)
         assert_one_way_as_in_full(encoder, rows)
 
@@ -59,11 +59,11 @@ def assert_one_way_as_in_full(encoder: TokenEncoder, rows: Tensor) -> None:
     with torch.no_grad():
         for parameter in parameters:
             parameter.mul_(4).round_()
-        assert torch.equal(encoder._peaks(rows), plain_torch.convolve(encoder, rows))
+        assert torch.equal(encoder._convolve(rows), plain_torch.convolve(encoder, rows))
         for parameter, value in zip(parameters, random, strict=True):
             parameter.copy_(value)
     encoder.double()
-    ours, theirs = encoder._peaks(rows), plain_torch.convolve(encoder, rows)
+    ours, theirs = encoder._convolve(rows), plain_torch.convolve(encoder, rows)
     weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1), dtype=ours.dtype)
     our_gradients = torch.autograd.grad((ours * weights).sum(), parameters)
     their_gradients = torch.autograd.grad((theirs * weights).sum(), parameters)
@@ -106,11 +106,11 @@ def test_no_window_is_made_that_the_maximum_can_do_without() -> None:
 
     def peaks(words: Tensor, groups: list[tuple[int, int]], *weights: Any) -> Tensor:
         made.append(groups)
-        return peaks_by_tables(words, groups, *weights)
+        return convolve_by_tables(words, groups, *weights)
 
-    with mock.patch.object(token_encoder, "peaks_by_tables", peaks):
-        encoder._peaks(rows_of(["a", "of", "the", "x" * 7, "x" * 11, "x" * 20]))
-        encoder._peaks(rows_of(["x" * 42, "x" * 43]))
+    with mock.patch.object(token_encoder, "convolve_by_tables", peaks):
+        encoder._convolve(rows_of(["a", "of", "the", "x" * 7, "x" * 11, "x" * 20]))
+        encoder._convolve(rows_of(["x" * 42, "x" * 43]))
     assert made == [[(3, 7), (1, 10), (1, 14), (1, 25)], [(0, 7), (0, 10), (0, 14), (2, 50)]]
 
 

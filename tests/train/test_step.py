@@ -8,9 +8,9 @@ from torch import Tensor
 
 from data_prep.dataset.open import open_dataset
 from pipeline.config.schema import PretrainConfig
-from pipeline.data.datamodule import choose_vocabulary
 from pipeline.data.lanes import TrainLanes
-from pipeline.data.windows import Batch, BatchMaker, TrainWindows, Vocabulary
+from pipeline.data.vocabulary import Vocabulary, choose_vocabulary
+from pipeline.data.windows import Batch, BatchMaker, TrainWindows
 from pipeline.model.bilm import BiLM, DropoutKey, States, Window
 from pipeline.model.lstmp import LSTMPState
 from pipeline.model.sampler import LogUniformSampler
@@ -40,7 +40,7 @@ def candidates_of(config: PretrainConfig, vocab_size: int, step: int) -> Candida
 
 
 def loss_of(model: BiLM, config: PretrainConfig, batch: Batch, states: States) -> tuple[Tensor, States]:
-    window = Window(batch.characters, batch.index)
+    window = Window(batch.characters, batch.word_index)
     key = DropoutKey(config.run.seed, batch.step, batch.first_lane)
     outputs, states = plain_torch.bilm(model, window, states, key)
     y, targets = outputs[-1].flatten(1, 2), batch.targets.flatten(1)

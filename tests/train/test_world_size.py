@@ -8,7 +8,8 @@ import torch
 from data_prep.dataset.open import open_dataset
 from pipeline.data.datamodule import StepBatches
 from pipeline.data.lanes import TrainLanes, lane_groups, lane_share
-from pipeline.data.windows import BatchMaker, TrainWindows, Vocabulary
+from pipeline.data.vocabulary import Vocabulary
+from pipeline.data.windows import BatchMaker, TrainWindows
 from pipeline.train.run_dir.tracking import read_metrics
 from tests.train import runs
 
@@ -95,6 +96,6 @@ def test_ranks_and_lane_groups_side_by_side_read_what_one_process_reads(dataset:
         got = [batch for part in parts for batch in part[step]]
         assert [batch.first_lane for batch in got] == [n * 8 // len(got) for n in range(len(got))]
         assert all(batch.step == step and batch.resets_state == expected.resets_state for batch in got)
-        spelled = torch.cat([batch.characters[batch.index.long()] for batch in got], dim=2)
-        assert torch.equal(spelled, expected.characters[expected.index.long()])
+        spelled = torch.cat([batch.characters[batch.word_index.long()] for batch in got], dim=2)
+        assert torch.equal(spelled, expected.characters[expected.word_index.long()])
         assert torch.equal(torch.cat([batch.targets for batch in got], dim=2), expected.targets)

@@ -21,7 +21,8 @@ from data_prep.dataset.open import open_dataset
 from pipeline.config.schema import PretrainConfig
 from pipeline.data.datamodule import BiLMDataModule
 from pipeline.data.lanes import TrainLanes
-from pipeline.data.windows import BatchMaker, TrainWindows, Vocabulary
+from pipeline.data.vocabulary import Vocabulary
+from pipeline.data.windows import BatchMaker, TrainWindows
 from pipeline.model.bilm import BiLM
 from pipeline.train.step.inputs import Preparation
 from pipeline.train.step.module import BiLMModule

@@ -1,7 +1,6 @@
 """Read sentences of text files for the commands that use a model, as `elmo prep` does (docs/reference/dataset.md)."""
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -64,14 +63,14 @@ def _sentences_of(path: str, block: Block, tokenizer: Tokenizer | None, faults: 
 
 
 def in_blocks(sentences: Iterator[Sentence], max_sentences: int, max_words: int) -> Iterator[list[Sentence]]:
-    """Yield lists of consecutive sentences; a list ends where one more sentence would exceed a bound."""
-    size = [0, 0, 0]  # number of the block, its sentences, its words
-
-    def block_of(sentence: Sentence) -> int:
-        if size[1] == max_sentences or (size[1] and size[2] + len(sentence.words) > max_words):
-            size[:] = size[0] + 1, 0, 0
-        size[1:] = size[1] + 1, size[2] + len(sentence.words)
-        return size[0]
-
-    for _, block in groupby(sentences, block_of):
-        yield list(block)
+    """Yield consecutive sentences in lists of at most max_sentences and max_words; a longer sentence is alone."""
+    block: list[Sentence] = []
+    words = 0
+    for sentence in sentences:
+        if block and (len(block) == max_sentences or words + len(sentence.words) > max_words):
+            yield block
+            block, words = [], 0
+        block.append(sentence)
+        words += len(sentence.words)
+    if block:
+        yield block

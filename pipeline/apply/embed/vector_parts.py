@@ -17,7 +17,7 @@ import torch
 from data_prep.dataset.files import DataError, write_bytes, write_json
 from data_prep.progress import Progress
 from data_prep.text.corpus import STDIN, find_sources
-from data_prep.workers import Report, run_tasks
+from data_prep.workers import ReportProgress, run_tasks
 from pipeline.apply.embed.layer_choice import LayerChoice
 from pipeline.apply.embed.text import in_blocks, read_sentences
 from pipeline.apply.embed.vector_plan import (
@@ -199,7 +199,13 @@ def _device_of(device: str, rank: int) -> str:
 
 
 def _embed_share(
-    parts: Parts, share: list[Part], bilm: BiLM, vectors: Vectors, device: str, threads: int | None, report: Report
+    parts: Parts,
+    share: list[Part],
+    bilm: BiLM,
+    vectors: Vectors,
+    device: str,
+    threads: int | None,
+    report: ReportProgress,
 ) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
@@ -221,12 +227,12 @@ def _embed(encoder: SentenceEncoder, sentences: list[list[str]], vectors: Vector
     device = encoder.bilm.device.type
     autocast = torch.autocast(device, torch.bfloat16) if vectors.precision == "bf16-mixed" else nullcontext()
     with autocast:
-        for reading in encoder.read(encoder.spell(sentences)):
-            chosen = reading._replace(layers=vectors.choice.of(reading.layers)).of_words().float()
+        for group in encoder.encode_groups(encoder.spell(sentences)):
+            chosen = group._replace(layers=vectors.choice.of(group.layers)).word_vectors().float()
             if vectors.unit:
                 chosen = torch.nn.functional.normalize(chosen, dim=-1)
             values, first = chosen.cpu().numpy(), 0
-            for number, length in zip(reading.numbers.tolist(), reading.lengths.tolist(), strict=True):
+            for number, length in zip(group.numbers.tolist(), group.lengths.tolist(), strict=True):
                 flat[begin[number] : begin[number + 1]] = values[:, first : first + length].ravel()
                 first += length
     return flat

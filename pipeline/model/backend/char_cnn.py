@@ -1,17 +1,16 @@
-"""The character CNN: the maximum of every filter over the windows of a word, by tables or by products.
+"""Character convolutions and their maximum over the windows of a word: by tables on a CPU, by matmul on a GPU.
 
-By tables, on a CPU: a filter's value at a window is the sum of what each character gives at its place. There are few
-characters, so what they give is computed once, as rows of a table, and a window adds up `width` rows of it: a
-sixteenth of the operations of a convolution over vectors of 16 numbers. The gradient of a maximum touches one window a
-word and filter, so backward adds up that many rows and never sees the other windows. Sums of rows are torch's
-embedding_bag.
+By tables: a filter's value at a window is a sum of contributions, one for each character at its place in the window.
+There are few characters, so all contributions are computed once, as rows of a table, and a window adds `width` rows: a
+sixteenth of the operations of a convolution over vectors of 16 values. Each maximum has a gradient at one window only,
+so backward adds one row per word and filter, and does not touch the other windows. torch's embedding_bag sums the rows.
 
-By products, on a GPU: all filters are one matrix, narrow ones filled up with zeros, and windows are the rows of
-another: for the paper's filters a sixth more operations than seven convolutions, in far fewer and larger launches.
-Backward puts the gradient of each maximum at its window, and is two products.
+By matmul: all filters are one matrix, narrow filters padded with zeros, and windows are the rows of another matrix. For
+the paper's filters this takes a sixth more operations than seven convolutions, in far fewer and larger launches.
+Backward puts the gradient of each maximum at its window and takes two matrix products.
 
-Both ways take words in groups of equal numbers of windows, (words, windows) each, one group behind the other. A window
-that reaches beyond the word's characters is none.
+Both functions take words in groups with the same number of windows, (words, windows) each, one group after the other.
+Windows that reach beyond the word's characters do not count.
 """
 
 from collections.abc import Callable
@@ -28,16 +27,16 @@ from pipeline.model.backend.matmul import compute_dtype
 
 Groups = list[tuple[int, int]]
 
-_VALUES_AT_ONCE = 1 << 20  # of windows, which are still in a cache when their maximum is taken
+_VALUES_AT_ONCE = 1 << 20  # values of windows computed at once, so that they are in the cache for the maximum
 
 
 def widest(convolutions: list[nn.Conv1d]) -> int:
-    """The greatest width of a filter, in characters."""
+    """Return the greatest width of a filter, in characters."""
     return max(convolution.kernel_size[0] for convolution in convolutions)
 
 
-def peaks_by_products(words: Tensor, groups: Groups, embed: Tensor, convolutions: list[nn.Conv1d]) -> Tensor:
-    """words (U, C) of character ids, embed (characters, D), convolutions from D -> (U, filters); no double backward."""
+def convolve_by_matmul(words: Tensor, groups: Groups, embed: Tensor, convolutions: list[nn.Conv1d]) -> Tensor:
+    """Return (U, filters) for character ids (U, C), embed (characters, D), convolutions from D. No double backward."""
     if not len(words):
         return embed.new_zeros(0, sum(convolution.out_channels for convolution in convolutions))
     filters, width = _filters(convolutions), widest(convolutions)
@@ -45,18 +44,18 @@ def peaks_by_products(words: Tensor, groups: Groups, embed: Tensor, convolutions
     longest = max(windows for number, windows in groups if number)
     cropped = F.pad(words, (0, width - 1), value=PAD)[:, : longest + width - 1]
     vectors = F.embedding(cropped.int(), embed).split([number for number, _ in groups])
-    peaks = [
-        _Maxima.apply(
-            of_group[:, : windows + width - 1].unfold(1, width, 1).flatten(2), weights, words.shape[1], filters
+    maxima = [
+        _MaxOfMatmul.apply(
+            group[:, : windows + width - 1].unfold(1, width, 1).flatten(2), weights, words.shape[1], filters
         )
-        for of_group, (number, windows) in zip(vectors, groups, strict=True)
+        for group, (number, windows) in zip(vectors, groups, strict=True)
         if number
     ]
-    return torch.cat(peaks) + _biases(convolutions)
+    return torch.cat(maxima) + _biases(convolutions)
 
 
-class _Maxima(torch.autograd.Function):
-    """Windows (u, windows, D * W), W the greatest width, and weights (F, D * W) to (u, F)."""
+class _MaxOfMatmul(torch.autograd.Function):
+    """Map windows (u, windows, D * W), W the greatest width, and weights (F, D * W) to maxima (u, F)."""
 
     @staticmethod
     def forward(ctx: Any, windows: Tensor, weights: Tensor, length: int, filters: list[tuple[int, int]]) -> Tensor:
@@ -65,11 +64,11 @@ class _Maxima(torch.autograd.Function):
             low, weights = windows.to(dtype), weights.to(dtype)
             values = torch.mm(low.flatten(0, 1), weights.t()).unflatten(0, low.shape[:2])
             if values.shape[1] + max(width for _, width in filters) - 1 > length:
-                _leave_out_beyond(length, values, filters)
-            peaks, places = values.max(1)
+                _mask_beyond(length, values, filters)
+            maxima, places = values.max(1)
         ctx.save_for_backward(low, weights, places.short())
         ctx.dtype = windows.dtype
-        return peaks
+        return maxima
 
     @staticmethod
     @once_differentiable
@@ -82,23 +81,23 @@ class _Maxima(torch.autograd.Function):
         return torch.mm(rows, weights).view_as(low).to(ctx.dtype), dweights, None, None
 
 
-def peaks_by_tables(words: Tensor, groups: Groups, embed: Tensor, convolutions: list[nn.Conv1d]) -> Tensor:
-    """As peaks_by_products."""
+def convolve_by_tables(words: Tensor, groups: Groups, embed: Tensor, convolutions: list[nn.Conv1d]) -> Tensor:
+    """Return what convolve_by_matmul returns, by sums of table rows."""
     if not len(words):
         return embed.new_zeros(0, sum(convolution.out_channels for convolution in convolutions))
     weights = _weights(convolutions).permute(2, 1, 0).contiguous()
-    with torch.autocast(embed.device.type, enabled=False):  # sums of rows, which no narrower type would speed up
-        peaks = _Peaks.apply(embed, weights, words, groups, _filters(convolutions))
-    return peaks + _biases(convolutions)
+    with torch.autocast(embed.device.type, enabled=False):  # a narrower type would not make sums of rows faster
+        maxima = _MaxOfTableSums.apply(embed, weights, words, groups, _filters(convolutions))
+    return maxima + _biases(convolutions)
 
 
 def _filters(convolutions: list[nn.Conv1d]) -> list[tuple[int, int]]:
-    """(number, width) of each convolution."""
+    """Return (number, width) of each convolution."""
     return [(convolution.out_channels, convolution.kernel_size[0]) for convolution in convolutions]
 
 
 def _weights(convolutions: list[nn.Conv1d]) -> Tensor:
-    """(F, D, W): narrow filters with zeros behind."""
+    """Return (F, D, W): all filters, narrow ones padded with zeros at the end."""
     width = widest(convolutions)
     return torch.cat([F.pad(c.weight, (0, width - c.kernel_size[0])) for c in convolutions])
 
@@ -107,8 +106,11 @@ def _biases(convolutions: list[nn.Conv1d]) -> Tensor:
     return torch.cat([convolution.bias for convolution in convolutions if convolution.bias is not None])
 
 
-class _Peaks(torch.autograd.Function):
-    """embed (characters, D) and weights (W, D, F), W the greatest width, to (U, F). filters: (number, width) each."""
+class _MaxOfTableSums(torch.autograd.Function):
+    """Map embed (characters, D) and weights (W, D, F), W the greatest width, to maxima (U, F).
+
+    filters: (number, width) of each convolution.
+    """
 
     @staticmethod
     def forward(
@@ -117,19 +119,19 @@ class _Peaks(torch.autograd.Function):
         (width, _, num_filters), length = weights.shape, words.shape[1]
         table, rows_of = _table(embed, weights, words)
         characters = F.pad(words, (0, width - 1), value=PAD).int().unfold(1, width, 1)
-        ids, peaks, places = [], [], []
+        ids, maxima, places = [], [], []
         for group, (_, windows) in zip(characters.split([number for number, _ in groups]), groups, strict=True):
             for block in group[:, :windows].split(max(1, _VALUES_AT_ONCE // (windows * num_filters))):
                 ids.append(block.flatten(0, 1))
                 values = F.embedding_bag(rows_of(ids[-1]), table, mode="sum").unflatten(0, (-1, windows))
-                _leave_out_beyond(length, values, filters)
-                peak, place = _maximum(values)
-                peaks.append(peak)
+                _mask_beyond(length, values, filters)
+                maximum, place = _maximum(values)
+                maxima.append(maximum)
                 places.append(place)
         numbers, windows_of_groups = torch.tensor(groups).unbind(1)
         windows_of_words = windows_of_groups.repeat_interleave(numbers)
         ctx.save_for_backward(embed, weights, torch.cat(ids), torch.cat(places), windows_of_words)
-        return torch.cat(peaks)
+        return torch.cat(maxima)
 
     @staticmethod
     @once_differentiable
@@ -139,7 +141,8 @@ class _Peaks(torch.autograd.Function):
         rows = places + (windows.cumsum(0) - windows).int().unsqueeze(1)
         starts = torch.arange(0, rows.numel(), len(rows))
         dweights = _sum_rows(rows.t(), F.embedding(ids, embed).flatten(1), starts, grad.t())  # (F, W * D)
-        # Now for each window the filters that have their maximum there. NumPy sorts 16 bits by radix.
+        # The gradient of the windows: sort the filters of each word by the window of their maximum. NumPy sorts 16-bit
+        # integers by radix.
         order = torch.from_numpy(np.argsort(places.short().numpy(), axis=1, kind="stable"))
         found = torch.bincount(rows.flatten(), minlength=len(ids))
         by_filter = weights.flatten(0, 1).t().contiguous()
@@ -149,7 +152,7 @@ class _Peaks(torch.autograd.Function):
 
 
 def _table(embed: Tensor, weights: Tensor, words: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """(W * characters of words, F): what each gives the filters at each place; and which rows windows (n, W) add up."""
+    """Return the table (W * characters of words, F), and a function from windows (n, W) to the rows to be added."""
     is_there = torch.zeros(len(embed), dtype=torch.bool)
     is_there[words.flatten().long()] = True
     is_there[PAD] = True  # windows may reach beyond the words
@@ -171,7 +174,7 @@ def _maximum(values: Tensor) -> tuple[Tensor, Tensor]:
     return peak.flatten(1), place.flatten(1).int()
 
 
-def _leave_out_beyond(length: int, values: Tensor, filters: list[tuple[int, int]]) -> None:
+def _mask_beyond(length: int, values: Tensor, filters: list[tuple[int, int]]) -> None:
     start = 0
     for number, width in filters:
         values[:, length - width + 1 :, start : start + number] = -torch.inf

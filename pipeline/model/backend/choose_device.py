@@ -1,4 +1,4 @@
-"""Which device a command computes on: one decision, for training, evaluation, embedding, scoring and preflight."""
+"""Choose the device of a command: one decision for training, evaluation, embedding, scoring and preflight."""
 
 import torch
 
@@ -6,10 +6,10 @@ from pipeline.config.schema import require
 
 
 def choose_device(accelerator: str, processes: int = 1) -> str:
-    """Return "cuda" or "cpu", which name the device for torch and the accelerator for Lightning.
+    """Return "cuda" or "cpu": the device for torch and the accelerator for Lightning.
 
-    accelerator: auto (a GPU by CUDA where there is one), cpu or gpu. processes: those of a node, one for each GPU.
-    Raises ConfigError where GPUs are missing.
+    accelerator: auto (a CUDA GPU if there is one), cpu or gpu. processes: number on this node, one for each GPU.
+    Raises ConfigError if GPUs are missing.
     """
     found = torch.cuda.device_count() if accelerator != "cpu" and torch.cuda.is_available() else 0
     require(

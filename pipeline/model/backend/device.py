@@ -1,6 +1,6 @@
-"""Which way work on a GPU goes: Triton kernels and CUDA graphs, or plain torch as on a CPU.
+"""Choose how work on a GPU is done: by Triton kernels and CUDA graphs, or by plain torch as on a CPU.
 
-The environment variable ELMO_GPU says it for a whole process: graphs (the default), kernels (no graphs) or plain.
+The environment variable ELMO_GPU sets it for a process: graphs (the default), kernels (without graphs) or plain.
 """
 
 import importlib.util
@@ -16,12 +16,12 @@ from pipeline.config.schema import ConfigError
 
 MODES = ("graphs", "kernels", "plain")
 
-_mode = ""  # of `using`
+_mode = ""  # set by `using`
 
 
 @contextmanager
 def using(mode: str) -> Iterator[None]:
-    """Inside, work goes the way of this one of MODES; "kernels" on a CPU too, where Triton interprets them."""
+    """Set the mode, one of MODES, inside a `with` block; "kernels" also on a CPU, where Triton interprets them."""
     global _mode
     assert mode in MODES
     before, _mode = _mode, mode
@@ -32,19 +32,19 @@ def using(mode: str) -> Iterator[None]:
 
 
 def uses_kernels(values: Tensor) -> bool:
-    """Whether pointwise work beside such float32 values goes to triton_kernels.py."""
+    """Return whether pointwise work on these values is done by triton_kernels.py; only if they are float32."""
     if values.dtype != torch.float32 or not (values.is_cuda or _mode == "kernels"):
         return False
     return (_mode or _from_environment()) != "plain" and _has_triton()
 
 
 def records_graphs(values: Tensor) -> bool:
-    """Whether launches that come again on the same buffers are recorded and replayed."""
+    """Return whether launches that repeat on the same buffers are recorded and replayed as CUDA graphs."""
     return values.is_cuda and (_mode or _from_environment()) == "graphs"
 
 
 def upload(values: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor on the device. A GPU's copy comes in its turn: nobody waits, as one would for memory not pinned."""
+    """Copy a CPU tensor to the device. The CPU does not wait for a GPU, because the memory is pinned."""
     return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
 
 
@@ -58,4 +58,4 @@ def _from_environment() -> str:
 
 @cache
 def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None  # it comes with torch's CUDA builds
+    return importlib.util.find_spec("triton") is not None  # torch's CUDA builds come with Triton

@@ -1,7 +1,7 @@
-"""The recurrence of an LSTMP layer on a GPU: products by cuBLAS, all that lies between them by triton_kernels.py.
+"""The recurrence of an LSTMP layer on a GPU: matrix products by cuBLAS, all work between them by triton_kernels.py.
 
-Numbers are those of lstmp.py. A window's steps run on buffers; where these are kept from window to window, as training
-does, the steps are recorded once, each way, and then replayed as CUDA graphs: one launch in the place of hundreds.
+Numbers are those of lstmp.py. A window's steps run on buffers. Training keeps the buffers from window to window; then
+the steps of forward and of backward are recorded once and replayed as CUDA graphs: one launch instead of hundreds.
 """
 
 import math
@@ -18,7 +18,7 @@ from pipeline.model.backend import device as gpu
 
 
 class Layer(Protocol):
-    """What buffers need to know of an LSTMP layer."""
+    """The attributes of an LSTMP layer that buffers use."""
 
     weight_recurrent: nn.Parameter
     weight_proj: nn.Parameter
@@ -30,21 +30,21 @@ class Layer(Protocol):
 
 
 class Buffers:
-    """What a window's steps read and write; in the compute dtype, but c, dc and dy."""
+    """The tensors that a window's steps read and write, in the compute dtype except c, dc and dy (float32)."""
 
     def __init__(self, layer: Layer, steps: int, lanes: int, dtype: torch.dtype) -> None:
         self.like = layer.weight_proj.detach()
         self.steps, self.lanes, self.hidden, self.width = steps, lanes, layer.hidden_dim, layer.proj_dim
         self.dtype, self.cell_clip = dtype, layer.cell_clip
-        self.proj_clip = float(torch.tensor(layer.proj_clip).to(dtype))  # the bound that values in this dtype stop at
+        self.proj_clip = float(torch.tensor(layer.proj_clip).to(dtype))  # rounded as values of this dtype are
         self.gates = self._empty(steps, lanes, 4 * self.hidden)
         self.h, self.m = self._empty(steps + 1, lanes, self.width), self._empty(steps, lanes, self.hidden)
         self.c = self._empty(steps + 1, lanes, self.hidden, dtype=torch.float32)
         self.recurrent = self._empty(*layer.weight_recurrent.shape[1:])
         self.proj = self._empty(*layer.weight_proj.shape[1:])
         self.bias = self._empty(4 * self.hidden, dtype=torch.float32)
-        self.window = 0  # how many forward passes were made
-        self.is_warm = False  # both ways have been run: all kernels are compiled
+        self.window = 0  # number of forward passes
+        self.is_warm = False  # forward and backward have run, so all kernels are compiled
         self.graphs: tuple[torch.cuda.CUDAGraph, torch.cuda.CUDAGraph] | None = None
         self.are_graphs_checked = [False, False]
         self.may_record = True
@@ -61,8 +61,8 @@ class Buffers:
         return self._empty(self.steps, self.lanes, self.width)
 
     @cached_property
-    def carried(self) -> Tensor:
-        """(2, B, P): what a step gives to the gradient of the h before it; at the end, that of the first state."""
+    def dh_recurrent(self) -> Tensor:
+        """(2, B, P): gradient of the previous step's h from this step; after the last one, of the first state's h."""
         return self._empty(self.lanes, self.width)
 
     @cached_property
@@ -78,7 +78,7 @@ class Buffers:
         return self._empty(self.lanes, self.hidden, dtype=torch.float32)
 
     def run_forward(self) -> None:
-        """From gates (the input's part), h[:, 0] and c[:, 0] to all of gates, h, c and m."""
+        """Compute gates, h, c and m of all steps from gates (the input's part), h[:, 0] and c[:, 0]."""
         self.window += 1
         if self.graphs is not None:
             self._replay(0, self._forward_steps, [self.gates, self.h, self.c], [self.m])
@@ -86,17 +86,18 @@ class Buffers:
             self._forward_steps()
 
     def run_backward(self) -> None:
-        """From dy, and dc of the last step, to dgates, dh, carried, and dc of the first state."""
+        """Compute dgates, dh, dh_recurrent and the first state's dc from dy and the last step's dc."""
         if self.graphs is not None:
-            self._replay(1, self._backward_steps, [self.dc], [self.dgates, self.dh, self.carried])
+            self._replay(1, self._backward_steps, [self.dc], [self.dgates, self.dh, self.dh_recurrent])
         else:
             self._backward_steps()
             self.is_warm = True
 
     def _replay(self, way: int, steps: Callable[[], None], changed: list[Tensor], made: list[Tensor]) -> None:
-        """Each graph's first replay is held against the steps themselves; one that differs is never used again.
+        """Replay a graph: way 0 forward, 1 backward. The first replay is compared with the steps run one by one.
 
-        changed: what the steps read and write; made: what they only write.
+        If they differ, graphs are not used again. changed: tensors that the steps read and write. made: tensors that
+        they only write.
         """
         assert self.graphs is not None
         if self.are_graphs_checked[way]:
@@ -131,22 +132,26 @@ class Buffers:
 
         recurrent_t, proj_t = self.recurrent.transpose(1, 2), self.proj.transpose(1, 2)
         for t in reversed(range(self.steps)):
-            dh, dgates, carried = self.dh[:, t], self.dgates[:, t], self.carried if t + 1 < self.steps else None
-            kernels.clip_backward(dh, self.dy[:, t], carried, self.h[:, t + 1], self.proj_clip)
+            dh, dgates, dh_recurrent = (
+                self.dh[:, t],
+                self.dgates[:, t],
+                self.dh_recurrent if t + 1 < self.steps else None,
+            )
+            kernels.clip_backward(dh, self.dy[:, t], dh_recurrent, self.h[:, t + 1], self.proj_clip)
             torch.bmm(dh, proj_t, out=self.dm)
             kernels.cell_backward(
                 dgates, self.dm, self.dc, self.gates[:, t], self.bias, self.c[:, t], self.c[:, t + 1], self.cell_clip
             )
-            torch.bmm(dgates, recurrent_t, out=self.carried)
+            torch.bmm(dgates, recurrent_t, out=self.dh_recurrent)
 
     def record(self) -> None:
-        """Both ways are graphs from now on. Recording runs nothing; it fails where something is not capturable."""
+        """Record forward and backward as graphs. Recording computes nothing, and fails if an op cannot be captured."""
         with torch.autocast(self.like.device.type, enabled=False):
             self.graphs = _recorded(self._forward_steps), _recorded(self._backward_steps)
 
 
 def _agree(a: Tensor, b: Tensor) -> bool:
-    """To the rounding of bfloat16; what is not finite stands in the same places."""
+    """Return whether a and b are equal up to the rounding of bfloat16, with non-finite values at the same places."""
     a, b = a.float(), b.float()
     wrong = (a.nan_to_num() - b.nan_to_num()).norm()
     return bool((a.isfinite() == b.isfinite()).all() and wrong <= 0.02 * b.nan_to_num().norm())
@@ -154,14 +159,14 @@ def _agree(a: Tensor, b: Tensor) -> bool:
 
 def _recorded(steps: Callable[[], None]) -> torch.cuda.CUDAGraph:
     graph = torch.cuda.CUDAGraph()
-    # Of this thread only: the loader's pins memory meanwhile, which would spoil a recording of all threads.
+    # Record this thread only: a thread of the loader may pin memory at the same time, which would fail the recording.
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         steps()
     return graph
 
 
 class KeptBuffers:
-    """A layer's buffers from one window to the next, of one shape at a time; copies and pickles of it hold none."""
+    """A layer's buffers, kept from window to window for one shape at a time. Copies and pickles are empty."""
 
     def __init__(self) -> None:
         self._key: tuple[Any, ...] = ()
@@ -175,7 +180,7 @@ class KeptBuffers:
         records = gpu.records_graphs(layer.bias)
         key = (steps, lanes, dtype, layer.bias.device, records)
         if self._buffers is None or key != self._key:
-            self._buffers, self._key = None, ()  # its memory is free before more is taken
+            self._buffers, self._key = None, ()  # frees the old buffers before new ones are allocated
             self._buffers, self._key = Buffers(layer, steps, lanes, dtype), key
         if records and self._may_record and self._buffers.may_record and self._buffers.is_warm:
             self._record(self._buffers)
@@ -190,8 +195,8 @@ class KeptBuffers:
             warnings.warn(f"the recurrence runs without CUDA graphs, step by step and slower: {error}", stacklevel=2)
 
 
-class Recurrence(torch.autograd.Function):
-    """As lstmp's, on buffers; h and the input's gradient leave it in float32. bias: with the forget offset."""
+class CudaRecurrence(torch.autograd.Function):
+    """The recurrence of lstmp.py, on buffers. h and the input's gradient are float32. bias: with the forget offset."""
 
     @staticmethod
     def forward(
@@ -227,5 +232,5 @@ class Recurrence(torch.autograd.Function):
             torch.bmm(b.m.flatten(1, 2).transpose(1, 2), b.dh.flatten(1, 2)),
         )
         dx = torch.bmm(dgates, weight_input.to(b.dtype).transpose(1, 2)).view_as(low).to(ctx.x_dtype)
-        dh0 = b.carried.float() if ctx.needs_input_grad[1] else None
+        dh0 = b.dh_recurrent.float() if ctx.needs_input_grad[1] else None
         return dx, dh0, b.dc.clone(), *(w.float() for w in weights), None

@@ -1,11 +1,12 @@
-"""Matrix products. On a CPU in float32 they are oneDNN's where that is faster, everywhere else torch's own.
+"""Matrix products: by oneDNN on a CPU in float32 where it is faster, otherwise by torch's own functions.
 
-torch gives float32 products to MKL, which on AMD processors leaves AVX-512 unused: at the shapes of this model oneDNN
-was about twice as fast there and more (benchmarks/rates.py measures both), in float32 all the same, but for small
-matrices that would be packed. Without AVX-512 it is faster only where few rows meet a packed matrix beyond a cache.
-Under autocast to bfloat16 torch itself asks oneDNN; packed matrices are faster still, if the processor has
-instructions for that type. The op is the one that torch's own compiler emits; where it is missing, torch.mm does.
-Which is used depends on the processor and the shapes alone, so that the same machine computes the same bits.
+torch computes float32 products by MKL, which does not use AVX-512 on AMD processors. There oneDNN is at least twice as
+fast at the shapes of this model (benchmarks/rates.py measures both), except for small matrices that would be packed.
+Without AVX-512 oneDNN is faster only for few rows and a packed matrix that is larger than a cache. Under autocast to
+bfloat16 torch itself uses oneDNN; packed matrices are faster still, if the processor has bfloat16 instructions.
+
+The op is the one that torch's compiler emits; without it torch.mm is used. The choice depends on processor and shapes
+only, so the same machine always computes the same bits.
 """
 
 from typing import Any
@@ -18,19 +19,19 @@ Matrices = Tensor | list[Tensor]  # (D, K, N), or D of (K, N), packed
 
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 _AVX512 = "AVX512" in torch.backends.cpu.get_cpu_capability()
-# Whether this processor has instructions for bfloat16; without them its products are slower than float32's.
+# Whether this processor has bfloat16 instructions; without them bfloat16 products are slower than float32 products.
 HAS_BF16 = any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
-_LEAST_PACKED = 1 << 18 if _AVX512 else 1 << 20  # elements: 1 and 4 MiB; MKL gives each direction a thread
+_LEAST_PACKED = 1 << 18 if _AVX512 else 1 << 20  # elements: 1 and 4 MiB. MKL uses a thread for each direction
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """Of products of x: autocast's where that is on."""
+    """Return the dtype of matrix products of x: autocast's if it is on, otherwise that of x."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
-def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-    """left (M, K) @ right (K, N) + bias (N,); both may be views, and right may be one of `packed`."""
+def matmul(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return left (M, K) @ right (K, N) + bias (N,). Both may be views; right may be a matrix from `packed`."""
     if right.is_mkldnn:
         return _onednn(left, right, bias)
     if suits_onednn(left, right):
@@ -39,58 +40,58 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def packed(right: Tensor) -> Matrices:
-    """Each of right (D, K, N), for many products: in the blocks that oneDNN reads, or as it is."""
+    """Return right (D, K, N) for use in many products: packed for oneDNN if that is faster, otherwise as it is."""
     if not _gets_packed(right):
         return right
     return [torch.ops.mkldnn._reorder_linear_weight(r.detach().t(), None) for r in right]
 
 
-def products(left: Tensor, right: Tensor) -> Tensor:
-    """left (D, M, K) @ right (D, K, N)."""
+def batched_matmul(left: Tensor, right: Tensor) -> Tensor:
+    """Return left (D, M, K) @ right (D, K, N)."""
     if not suits_onednn(left, right):
         return torch.bmm(left, right)
-    return torch.stack([product(a, b) for a, b in zip(left, right, strict=True)])
+    return torch.stack([matmul(a, b) for a, b in zip(left, right, strict=True)])
 
 
-def biased_products(left: Tensor, right: Tensor, bias: Tensor) -> Tensor:
-    """left (D, M, K) @ right (D, K, N) + bias (D, 1, N), in the dtype of bias."""
+def batched_matmul_with_bias(left: Tensor, right: Tensor, bias: Tensor) -> Tensor:
+    """Return left (D, M, K) @ right (D, K, N) + bias (D, 1, N), in the dtype of bias."""
     out = torch.empty(*left.shape[:2], right.shape[2], dtype=bias.dtype, device=bias.device)
     if not suits_onednn(left, right):
         return torch.add(torch.bmm(left, right), bias, out=out)
     for d in range(len(out)):
-        torch.add(product(left[d], right[d]), bias[d], out=out[d])
+        torch.add(matmul(left[d], right[d]), bias[d], out=out[d])
     return out
 
 
-def add_products(total: Tensor, left: Tensor, right: Matrices) -> None:
-    """total (D, M, N) += left (D, M, K) @ right (D, K, N), which may come from `packed`."""
+def add_batched_matmul(total: Tensor, left: Tensor, right: Matrices) -> None:
+    """Add left (D, M, K) @ right (D, K, N) to total (D, M, N). right may come from `packed`."""
     if isinstance(right, list):
         for d, matrix in enumerate(right):
-            total[d].add_(product(left[d], matrix))
+            total[d].add_(matmul(left[d], matrix))
     elif total.device.type == "cpu" or total.dtype != left.dtype:
-        # Into a place of its own: only there MKL gives each direction a thread.
+        # Into a buffer of its own: MKL uses a thread for each direction only then.
         total.add_(torch.bmm(left, right))
     else:
         total.baddbmm_(left, right)
 
 
-def products_into(out: Tensor, left: Tensor, right: Matrices) -> None:
-    """out (D, M, N) = left (D, M, K) @ right (D, K, N), which may come from `packed`."""
+def batched_matmul_into(out: Tensor, left: Tensor, right: Matrices) -> None:
+    """Write left (D, M, K) @ right (D, K, N) into out (D, M, N). right may come from `packed`."""
     if isinstance(right, list):
         for d, matrix in enumerate(right):
-            out[d].copy_(product(left[d], matrix))
+            out[d].copy_(matmul(left[d], matrix))
     else:
         out.copy_(torch.bmm(left, right))
 
 
 def transposed(right: Tensor) -> Tensor:
-    """(D, K, N) -> (D, N, K): a copy where views are slow, as MKL's are by 3 to 4 times, unless `packed` reads it."""
+    """Transpose (D, K, N) to (D, N, K): a view for `packed`, otherwise a copy (MKL is 3 to 4 times slower on views)."""
     view = right.transpose(1, 2)
     return view if _gets_packed(view) else view.contiguous()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """As torch.nn.functional.linear: x (M, K), weight (N, K), bias (N,)."""
+    """Return torch.nn.functional.linear(x, weight, bias): x (M, K), weight (N, K), bias (N,)."""
     if torch.is_autocast_enabled(x.device.type) or not suits_onednn(x, weight):
         return torch.nn.functional.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias)
@@ -100,18 +101,18 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return product(x, weight.t(), bias)
+        return matmul(x, weight.t(), bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        dx = product(grads[0], weight) if ctx.needs_input_grad[0] else None
-        return dx, product(grads[0].t(), x), grads[0].sum(0)
+        dx = matmul(grads[0], weight) if ctx.needs_input_grad[0] else None
+        return dx, matmul(grads[0].t(), x), grads[0].sum(0)
 
 
 def suits_onednn(left: Tensor, right: Tensor) -> bool:
-    """Whether oneDNN is given a product of matrices that are not packed."""
+    """Return whether oneDNN computes the product of these matrices, which are not packed."""
     return _AVX512 and _in_float32(left) and right.dtype == torch.float32 and left.numel() > 0 and right.numel() > 0
 
 

@@ -1,8 +1,8 @@
-"""The pointwise work of the GPU path, in Triton: what lies between two matrix products is one launch, in one pass.
+"""The pointwise work of the GPU path, in Triton: all work between two matrix products is one launch, in one pass.
 
-Products, and what is kept of them, are in the compute dtype (bf16 or float32); cell state, statistics and every sum are
-float32. Triton comes with torch's CUDA builds. With TRITON_INTERPRET=1 set before the import, the same code runs on
-CPU tensors: slowly, and rounding to bf16 towards zero where a GPU rounds to the nearest.
+Matrix products and kept activations are in the compute dtype (bf16 or float32); cell state, statistics and sums are
+float32. Triton comes with torch's CUDA builds. With TRITON_INTERPRET=1 set before the import, the same code runs on CPU
+tensors. It is slow then, and rounds to bf16 towards zero, while a GPU rounds to nearest.
 """
 
 import math
@@ -15,16 +15,16 @@ from torch import Tensor
 from triton.language import constexpr, tensor
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-_BLOCK = 64 if INTERPRETED else 1024  # values of a program
-_FLAT_BLOCK = 1 << 17 if INTERPRETED else 1024  # the same, of a whole parameter
-_COLUMNS = 512 if INTERPRETED else 4096  # of a row of logits, at once
+_BLOCK = 64 if INTERPRETED else 1024  # values of a row per program
+_FLAT_BLOCK = 1 << 17 if INTERPRETED else 1024  # values of a flat tensor per program
+_COLUMNS = 512 if INTERPRETED else 4096  # logits of a row at once
 
 
 def cell_forward(gates: Tensor, bias: Tensor, c_prev: Tensor, c: Tensor, m: Tensor, clip: float) -> None:
     """Fill c and m (2, B, H): the clipped cell, and o * tanh(c) in the compute dtype.
 
-    gates (2, B, 4H) are what the products gave, without bias (2, 4H) float32; lanes lie one behind the other in all,
-    directions need not.
+    gates (2, B, 4H): results of the matrix products, without bias (2, 4H) float32. In all tensors the lanes of a
+    direction are contiguous; directions need not be.
     """
     _cell_forward[_grid(c)](
         gates, bias, c_prev, c, m, gates.stride(0), c.stride(0), m.stride(0), clip, c.shape[2], BLOCK=_BLOCK
@@ -34,9 +34,9 @@ def cell_forward(gates: Tensor, bias: Tensor, c_prev: Tensor, c: Tensor, m: Tens
 def cell_backward(
     dgates: Tensor, dm: Tensor, dc: Tensor, gates: Tensor, bias: Tensor, c_prev: Tensor, c: Tensor, clip: float
 ) -> None:
-    """Fill dgates (2, B, 4H) and turn dc (2, B, H) from the gradient of this step's c into that of the step before.
+    """Fill dgates (2, B, 4H); turn dc (2, B, H) from the gradient of this step's c into that of the previous step's.
 
-    The activations are made again from what the forward pass read, so that they are not rounded to the compute dtype.
+    Activations are computed again from the gates, so that they are not rounded to the compute dtype.
     """
     _cell_backward[_grid(c)](
         dgates, dm, dc, gates, bias, c_prev, c, gates.stride(0), dc.stride(0), c.stride(0), clip, c.shape[2],
@@ -44,16 +44,16 @@ def cell_backward(
     )  # fmt: skip
 
 
-def clip_backward(dh: Tensor, dy: Tensor, carried: Tensor | None, h: Tensor, clip: float) -> None:
-    """Fill dh (2, B, P): dy, and what the step after carries back, where the projection h was not clipped."""
+def clip_backward(dh: Tensor, dy: Tensor, dh_recurrent: Tensor | None, h: Tensor, clip: float) -> None:
+    """Fill dh (2, B, P): dy plus dh_recurrent, the gradient from the next step; 0 where the projection was clipped."""
     _clip_backward[_grid(h)](
-        dh, dy, dy if carried is None else carried, h, dy.stride(0), h.stride(0), clip, h.shape[1], h.shape[2],
-        HAS_CARRIED=carried is not None, BLOCK=_BLOCK,
+        dh, dy, dy if dh_recurrent is None else dh_recurrent, h, dy.stride(0), h.stride(0), clip, h.shape[1],
+        h.shape[2], HAS_RECURRENT=dh_recurrent is not None, BLOCK=_BLOCK,
     )  # fmt: skip
 
 
 def add_exponentials(logits: Tensor, bias: Tensor, hits: Tensor, top: Tensor, total: Tensor) -> None:
-    """top, total (N,) float32 take in logits (N, C) + bias (C,): log of the sum so far is top + log(total).
+    """Add exp(logits (N, C) + bias (C,)) to running sums: the log of a sum is top + log(total), both (N,) float32.
 
     hits (N,): the column of each row that is left out, or -1.
     """
@@ -61,13 +61,13 @@ def add_exponentials(logits: Tensor, bias: Tensor, hits: Tensor, top: Tensor, to
 
 
 def to_probabilities_(logits: Tensor, bias: Tensor, hits: Tensor, normaliser: Tensor) -> None:
-    """In place: logits (N, C) become exp(logits + bias - normaliser), 0 at the hits."""
+    """Turn logits (N, C) into exp(logits + bias - normaliser) in place, 0 at the hits."""
     grid = (len(logits), triton.cdiv(logits.shape[1], _COLUMNS))
     _to_probabilities[grid](logits, bias, hits, normaliser, logits.shape[1], BLOCK=_COLUMNS)
 
 
 def dropout(x: Tensor, threshold: int, scale: float, key: int, first_lane: int) -> Tensor:
-    """x (2, T, B, P) contiguous, times scale where it stays and 0 elsewhere: as dropout.py has it, bit by bit."""
+    """Return x (2, T, B, P), contiguous, times scale where a value is kept, 0 elsewhere: bitwise as dropout.py does."""
     y = torch.empty_like(x)
     _dropout[_flat_grid(x)](
         x, y, threshold, scale, key, first_lane, x.shape[0] * x.shape[1], x.shape[2], x.shape[3], x.numel(),
@@ -79,9 +79,9 @@ def dropout(x: Tensor, threshold: int, scale: float, key: int, first_lane: int) 
 def adagrad_(
     weight: Tensor, accumulator: Tensor, grad: Tensor, ids: Tensor | None, good: Tensor | None, lr: float
 ) -> None:
-    """One pass: accumulator += grad ** 2, weight -= lr * grad / sqrt(accumulator). All contiguous float32.
+    """Update in one pass: accumulator += grad ** 2, weight -= lr * grad / sqrt(accumulator). All contiguous float32.
 
-    ids (R,): the rows that grad (R, ...) is of, each once; None: all. good () int32, 1 or 0: nothing if it is 0.
+    ids (R,): the distinct rows of grad (R, ...); None: all rows. good () int32: 0 leaves everything unchanged.
     """
     _adagrad[_flat_grid(grad)](
         weight, accumulator, grad, *_chosen(grad, ids, good), lr, grad.numel(), HAS_IDS=ids is not None,
@@ -93,7 +93,7 @@ def adam_(
     weight: Tensor, mean: Tensor, square: Tensor, grad: Tensor, ids: Tensor | None, good: Tensor | None,
     steps: Tensor, lr: float, betas: tuple[float, float], eps: float,
 ) -> None:  # fmt: skip
-    """As adagrad_, by Adam's rule. steps (): how many there were, this one included."""
+    """Update as adagrad_ does, by Adam's rule. steps (): number of steps, this one included."""
     _adam[_flat_grid(grad)](
         weight, mean, square, grad, *_chosen(grad, ids, good), steps, lr, betas[1], *(1 - beta for beta in betas),
         *(math.log(beta) if beta else -1e4 for beta in betas), eps, grad.numel(), HAS_IDS=ids is not None,
@@ -102,7 +102,7 @@ def adam_(
 
 
 def _chosen(grad: Tensor, ids: Tensor | None, good: Tensor | None) -> tuple[Tensor, Tensor, int]:
-    """ids, good, and the values of a row; where there are none, any tensor in their place."""
+    """Return ids, good (any tensor in place of None) and the number of values of a row."""
     return grad if ids is None else ids, grad if good is None else good, max(1, grad.numel() // max(1, len(grad)))
 
 
@@ -111,7 +111,7 @@ def _flat_grid(values: Tensor) -> tuple[int]:
 
 
 def _grid(values: Tensor) -> tuple[int, int, int]:
-    """Programs for values (2, B, N): blocks of N, lanes, directions."""
+    """Return the programs for values (2, B, N): blocks of N, lanes, directions."""
     return triton.cdiv(values.shape[2], _BLOCK), values.shape[1], values.shape[0]
 
 
@@ -122,7 +122,7 @@ def _tanh(x: tensor) -> tensor:
 
 @triton.jit
 def _activations(gates: tensor, bias: tensor, mask: tensor, hidden: tensor) -> tensor:
-    """i, j, f, o of some units; gates and bias: where their first gates stand."""
+    """Return i, j, f, o of some units. gates, bias: pointers to the first gate of each unit."""
     i = tl.load(gates, mask, 0.0).to(tl.float32) + tl.load(bias, mask, 0.0)
     j = tl.load(gates + hidden, mask, 0.0).to(tl.float32) + tl.load(bias + hidden, mask, 0.0)
     f = tl.load(gates + 2 * hidden, mask, 0.0).to(tl.float32) + tl.load(bias + 2 * hidden, mask, 0.0)
@@ -141,7 +141,7 @@ def _cell_forward(
     i, j, f, o = _activations(gates, bias + direction * 4 * hidden + unit, mask, hidden)
     at = direction * c_stride + lane * hidden + unit
     value = f * tl.load(c_prev + at, mask, 0.0) + i * j
-    # Not minimum and maximum: they would hide what is not a number.
+    # Not minimum and maximum, which would hide NaN.
     value = tl.where(value > clip, clip, tl.where(value < -clip, -clip, value))
     tl.store(c + at, value, mask)
     m += direction * m_stride + lane * hidden + unit
@@ -163,7 +163,7 @@ def _cell_backward(
     tanh_c = _tanh(value)
     dm_value = tl.load(dm + of_dc, mask, 0.0).to(tl.float32)
     dc_value = tl.load(dc + of_dc, mask, 0.0) + dm_value * o * (1.0 - tanh_c * tanh_c)
-    # Times a mask, as elsewhere: what is not a number stays so.
+    # A product with a mask, as elsewhere, so that NaN stays NaN.
     dc_value *= tl.where((value < clip) & (value > -clip), 1.0, 0.0)
     df = dc_value * tl.load(c_prev + of_c, mask, 0.0) * f * (1.0 - f)
     dgates += of_gates
@@ -176,15 +176,15 @@ def _cell_backward(
 
 @triton.jit
 def _clip_backward(
-    dh: tensor, dy: tensor, carried: tensor, h: tensor, dy_stride: tensor, h_stride: tensor, clip: tensor,
-    lanes: tensor, width: tensor, HAS_CARRIED: constexpr, BLOCK: constexpr,  # noqa: N803
+    dh: tensor, dy: tensor, dh_recurrent: tensor, h: tensor, dy_stride: tensor, h_stride: tensor, clip: tensor,
+    lanes: tensor, width: tensor, HAS_RECURRENT: constexpr, BLOCK: constexpr,  # noqa: N803
 ) -> None:  # fmt: skip
     column, lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1)
     direction, mask = tl.program_id(2).to(tl.int64), column < width
     of_dy = direction * dy_stride + lane * width + column
     total = tl.load(dy + of_dy, mask, 0.0)
-    if HAS_CARRIED:
-        total += tl.load(carried + (direction * lanes + lane) * width + column, mask, 0.0).to(tl.float32)
+    if HAS_RECURRENT:
+        total += tl.load(dh_recurrent + (direction * lanes + lane) * width + column, mask, 0.0).to(tl.float32)
     value = tl.load(h + direction * h_stride + lane * width + column, mask, 0.0).to(tl.float32)
     total *= tl.where((value < clip) & (value > -clip), 1.0, 0.0)
     tl.store(dh + of_dy, total.to(dh.dtype.element_ty), mask)
@@ -192,7 +192,7 @@ def _clip_backward(
 
 @triton.jit
 def _row(logits: tensor, bias: tensor, at: tensor, hit: tensor, number: tensor) -> tensor:
-    """Columns `at` of a row, bias added; -inf behind the last column and at the hit."""
+    """Return columns `at` of a row with bias added; -inf after the last column and at the hit."""
     mask = at < number
     value = tl.load(logits + at, mask, 0.0).to(tl.float32) + tl.load(bias + at, mask, 0.0)
     return tl.where(mask & (at != hit), value, -float("inf"))
@@ -224,7 +224,7 @@ def _to_probabilities(
     tl.store(logits + row * number + at, share.to(logits.dtype.element_ty), at < number)
 
 
-@triton.jit(do_not_specialize=["key", "first_lane"])  # they change from step to step: one kernel for all
+@triton.jit(do_not_specialize=["key", "first_lane"])  # one kernel for all values: these change from step to step
 def _dropout(
     x: tensor, y: tensor, threshold: tensor, scale: tensor, key: tensor, first_lane: tensor, places: tensor,
     lanes: tensor, width: tensor, size: tensor, BLOCK: constexpr,  # noqa: N803
@@ -239,7 +239,7 @@ def _dropout(
     bits ^= bits >> 15
     bits *= 0x846CA68B
     bits ^= bits >> 16
-    half = tl.where(column % 2 == 0, bits, bits >> 16).to(tl.int16)  # of two neighbours the first has the low bits
+    half = tl.where(column % 2 == 0, bits, bits >> 16).to(tl.int16)  # the first of two neighbours gets the low bits
     factor = tl.where(half >= threshold, scale, 0.0)
     tl.store(y + at, (tl.load(x + at, mask, 0.0) * factor).to(y.dtype.element_ty), mask)
 
@@ -248,7 +248,7 @@ def _dropout(
 def _places(
     ids: tensor, good: tensor, width: tensor, size: tensor, HAS_IDS: constexpr, HAS_GOOD: constexpr, BLOCK: constexpr  # noqa: N803
 ) -> tensor:  # fmt: skip
-    """Which values of a gradient a program has, where they stand in the parameter, and which count."""
+    """Return a program's places in the gradient, the places in the parameter, and a mask of places that exist."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     if HAS_GOOD:
         size *= tl.load(good)

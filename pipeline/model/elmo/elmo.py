@@ -1,7 +1,7 @@
 """ELMo as a layer of a task model: sentences in, learned mixes of the biLM's layers out.
 
-Differs from AllenNLP's `Elmo` and bilm-tf's in what is usual: each sentence starts cold (stateful=True is theirs).
-How to move from them: docs/guide/moving.md.
+By default each sentence starts from the zero state. AllenNLP's `Elmo` and bilm-tf keep states from batch to batch, as
+stateful=True does here. How to move from them: docs/guide/moving.md.
 """
 
 import copy
@@ -24,13 +24,13 @@ from pipeline.model.elmo.sentence_batch import character_ids
 from pipeline.model.elmo.sentence_encoder import SentenceEncoder, Sentences, pad
 from pipeline.model.formats.pretrained import Pretrained, load_pretrained, save_pretrained
 
-_OPTIONS = "elmo"  # under which a folder's facts keep a module's own options and mixes
+_OPTIONS = "elmo"  # key in a model folder's facts for the options and mixes of this module
 _MAX_OUTPUTS = 1000
 _Finite = Annotated[float, Predicate(math.isfinite)]
 
 
 class _SavedMix(TypedDict):
-    """State of a ScalarMix: of a learned one s and gamma, of "top" gamma, of one with given weights these alone."""
+    """State of a ScalarMix: s and gamma of a learned mix, gamma of "top", the weights of a mix with given weights."""
 
     gamma: NotRequired[_Finite]
     scalars: NotRequired[list[_Finite]]
@@ -38,7 +38,7 @@ class _SavedMix(TypedDict):
 
 
 class _Saved(TypedDict):
-    """What `Elmo.save_pretrained` keeps; a key that is unknown might change the vectors, so it is refused."""
+    """Options saved by `Elmo.save_pretrained`. Unknown keys are refused, because they might change the vectors."""
 
     __pydantic_config__ = {"extra": "forbid"}  # type: ignore[misc]  # noqa: RUF012
 
@@ -53,9 +53,9 @@ class _Saved(TypedDict):
 
 
 class ElmoOutput(NamedTuple):
-    """mixed: one (B, n, 2 P) for each mix; mask (B, n) bool: where a word stands; zeros elsewhere.
+    """mixed: one (B, n, 2 P) for each mix, zeros at padding. mask (B, n) bool: True at words.
 
-    layers (L + 1, B, n, 2 P): layer 0 is [token, token], the others [forward, backward]; None unless asked for.
+    layers (L + 1, B, n, 2 P): layer 0 is [token, token], the others are [forward, backward]; None unless requested.
     """
 
     mixed: list[Tensor]
@@ -72,9 +72,9 @@ class Elmo(nn.Module):
     ) -> None:  # fmt: skip
         """layers: "mix" (learned), "top", or a fixed weight for each layer. dropout: on each mix, in training.
 
-        layer_norm: normalise each layer over all words of the batch before it is mixed: True is bilm-tf's way;
-        "allennlp" counts <S> and </S> among the words. l2: lambda of `regularization`. trainable: the biLM's weights
-        (whose requires_grad is set) learn too. stateful: rows of a batch go on from the batch before.
+        layer_norm: normalise each layer over all words of the batch before mixing: True as bilm-tf does, "allennlp"
+        with <S> and </S> among the words. l2: lambda of `regularization`. trainable: train the biLM's weights too
+        (this sets their requires_grad). stateful: rows of a batch start from the state of the batch before.
         """
         super().__init__()
         require(num_outputs >= 0, f"num_outputs={num_outputs} must not be negative")
@@ -98,11 +98,14 @@ class Elmo(nn.Module):
 
     @property
     def output_dim(self) -> int:
-        """2 P: values of a word in a layer or a mix."""
+        """2 P: the number of values of a word in a layer or a mix."""
         return 2 * self.bilm.config.projection_dim
 
     def forward(self, sentences: Sentences, return_layers: bool = False) -> ElmoOutput:
-        """sentences: B lists of words; or character ids (B, n, 50) of `character_ids` or AllenNLP's `batch_to_ids`."""
+        """Return the mixes of sentences: B lists of words, or character ids (B, n, 50).
+
+        Character ids come from `character_ids` or from AllenNLP's `batch_to_ids`.
+        """
         packed = self.sentence_encoder.encode(sentences, self._with_bounds)
         mixed = [mix(packed.layers) for mix in self.mixes]
         if self._with_bounds:
@@ -113,34 +116,34 @@ class Elmo(nn.Module):
         return ElmoOutput([self.dropout(pad(m, places)) for m in mixed], mask, layers)
 
     def embed(self, sentences: Sentences) -> list[Tensor]:
-        """All layers (L + 1, n, 2 P) of each sentence, unpadded; no gradient."""
+        """Return all layers (L + 1, n, 2 P) of each sentence, without padding and without gradient."""
         with torch.no_grad():
             return self.sentence_encoder.encode(sentences).sentences()
 
     def character_ids(self, sentences: Sequence[Sequence[str]]) -> Tensor:
-        """(B, n, C) int64, as AllenNLP's `batch_to_ids`: zeros behind a sentence's end."""
+        """Return (B, n, C) int64 as AllenNLP's `batch_to_ids` does: zeros after a sentence's end."""
         return torch.from_numpy(character_ids(sentences, self.bilm.config.max_characters))
 
     def regularization(self) -> Tensor:
-        """lambda times the sum over the mixes of s squared: a term for the caller's loss."""
+        """Return lambda times the sum over the mixes of s squared, to be added to the caller's loss."""
         return self.l2 * sum((mix.squared_scalars() for mix in self.mixes), torch.zeros(()))  # type: ignore[operator]
 
     def cache_vocabulary(self, words: Sequence[str]) -> None:
-        """The context-free vectors of `words` are kept; others are still made of their characters, to the same end.
+        """Compute and cache the context-free vectors of `words`. Vectors do not change; other words take longer.
 
-        Raises ConfigError where the biLM is trainable.
+        Raises ConfigError if the biLM is trainable.
         """
         self.sentence_encoder.cache_vocabulary(words)
 
     def reset_states(self) -> None:
-        """With stateful=True: the next batch starts cold."""
+        """Start the next batch from the zero state (for stateful=True)."""
         self.sentence_encoder.reset_states()
 
     @classmethod
     def from_pretrained(cls, location: str | Path, device: torch.device | str = "cpu", **options: Any) -> "Elmo":
-        """From a folder that `elmo export` or `save_pretrained` made, or from the hub (ORG/NAME).
+        """Load from a folder that `elmo export` or `save_pretrained` wrote, or from the hub (ORG/NAME).
 
-        options: as for Elmo(...); what is not given is as it was saved, learned mixes included.
+        options: arguments of Elmo(...). Options that are not given keep their saved values, learned mixes included.
         """
         pretrained = load_pretrained(location, softmax=False, device=device)
         saved = _read_options(pretrained)
@@ -155,7 +158,7 @@ class Elmo(nn.Module):
         return elmo.to(device)
 
     def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> list[Path]:
-        """`folder` holds the biLM without softmax, the options and the mixes; returns its files."""
+        """Write the biLM without softmax, the options and the mixes into `folder`; return the files."""
         mixes = [{name: value.tolist() for name, value in mix.state_dict().items()} for mix in self.mixes]
         facts = {**self._saved_with.get("facts", {}), _OPTIONS: {**self.options, "mixes": mixes}}
         return save_pretrained(folder, self.bilm, **{**self._saved_with, "facts": facts}, overwrite=overwrite)
@@ -179,14 +182,13 @@ def _read_options(pretrained: Pretrained) -> dict[str, Any]:
 
 
 def representations(layers: Tensor) -> Tensor:
-    """(L + 1, ..., 2 P) -> (2 L + 1, ..., P), the paper's R: the token's vector, then forward and backward of each
-    layer."""
+    """Turn (L + 1, ..., 2 P) into (2 L + 1, ..., P), the paper's R: token vector, then each layer's two directions."""
     tokens, contexts = layers[:1].chunk(2, -1)[0], layers[1:].chunk(2, -1)
     return torch.cat([tokens, torch.stack(contexts, 1).flatten(0, 1)])
 
 
 def _without_softmax(bilm: BiLM) -> BiLM:
-    """The same modules but for the softmax, which would be a parameter that nothing reaches."""
+    """Return a biLM of the same modules without the softmax, whose parameters would never get a gradient."""
     core = copy.copy(bilm)
     core._modules = {name: module for name, module in bilm._modules.items() if name != "softmax"}
     return core

@@ -1,7 +1,7 @@
-"""The LSTM layers where no gradient is wanted: the numbers of `BiLM.read`, in less time and memory.
+"""The LSTM layers without gradient: the numbers of `BiLM.run_layers`, in less time and memory.
 
-A row that has ended is computed no further, a word's part of the first layer's gates is made once however often it
-stands in the window, and gates are kept for some steps only, however long the window is.
+A row is not computed past its end. The first layer computes a word's part of the gates once, even if the word occurs
+many times. Gates are held for a bounded number of steps, whatever the window's length.
 """
 
 from collections.abc import Callable
@@ -11,23 +11,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.model.backend.matmul import Matrices, add_products, compute_dtype, packed, products_into
+from pipeline.model.backend.matmul import Matrices, add_batched_matmul, batched_matmul_into, compute_dtype, packed
 from pipeline.model.bilm import BiLM, States
 from pipeline.model.lstmp import LSTMP, LSTMPState, cell_forward, run_bias
 
 Gates = Callable[[slice, int], Tensor]
-"""gates(steps, rows) -> (directions, steps, rows, 4 H): the input's part, bias included."""
+"""gates(steps, rows) returns (directions, steps, rows, 4 H): the input's part of the gates, bias included."""
 
 ROW_MULTIPLE = 4
-"""Products have so many rows or a multiple: rows left over (one of oneDNN's, one to three of MKL's) go through other
-code, which rounds otherwise, and a sentence read alone would not have, to the bit, the vectors it has in company."""
+"""Matrix products get a multiple of this number of rows. BLAS computes leftover rows (one in oneDNN, one to three in
+MKL) with a kernel that rounds differently, so a sentence's vectors would depend on the size of its batch."""
 
-_PLACES_AT_ONCE = 1024  # steps x rows whose gates are held together
-_WORD_GATES = 1 << 26  # values of the gates of a window's words: more than 256 MiB of them are not kept
+_PLACES_AT_ONCE = 1024  # steps x rows whose gates are held at once
+_WORD_GATES = 1 << 26  # upper bound for the gates of a window's words, held for all steps: 256 MiB
 
 
 class _Weights(NamedTuple):
-    """A layer's, for many products: of each direction, or as they are. bias (2, 4 H): what runs."""
+    """Weights of a layer, packed for many matrix products. bias (2, 4 H): forget offset included."""
 
     input: Matrices
     recurrent: Matrices
@@ -39,25 +39,29 @@ class _Weights(NamedTuple):
 
 
 def version_of(module: nn.Module) -> list[tuple[object, ...]]:
-    """Changes when a weight is written to or replaced; tensors born in inference mode count no writes."""
+    """Return a value that changes when a weight is written to or replaced.
+
+    Writes to tensors that were made in inference mode are not noticed: torch does not count them.
+    """
     return [(id(p), p.data_ptr(), 0 if p.is_inference() else p._version) for p in module.parameters()]
 
 
-class Reader:
-    """Reads with one biLM; keeps its weights as products like them best, and makes these anew when it has changed."""
+class LSTMPInference:
+    """Run the layers of a biLM. The weights are packed once for fast matrix products, and again when they change."""
 
     def __init__(self, bilm: BiLM) -> None:
         self._bilm = bilm
         self._weights: list[_Weights] = []
-        self._made_of: list[tuple[object, ...]] = []
+        self._weights_version: list[tuple[object, ...]] = []
 
     @torch.no_grad()
-    def read(
+    def run_layers(
         self, words_up: Tensor, index_dtb: Tensor, steps: list[int], states: States
     ) -> tuple[list[Tensor], States]:
-        """As `bilm.read` of words[index], row b for steps[b] steps only; behind them layers hold nothing of meaning.
+        """Return what `bilm.run_layers` returns for vectors words_up[index_dtb], with row b run for steps[b] steps.
 
-        steps (B,) must fall. The next states are those after the last step.
+        words_up (U, P). index_dtb (2, T, B). steps (B,) must fall. Values of a row after its last step are undefined;
+        next states are those after the window's last step.
         """
         assert steps == sorted(steps, reverse=True)
         self._prepare(compute_dtype(words_up), states[0].c.dtype)
@@ -73,49 +77,51 @@ class Reader:
         for depth, (layer, state) in enumerate(zip(self._bilm.layers, states, strict=True)):
             assert isinstance(layer, LSTMP)
             words = None if depth else (words_up, index_dtb)
-            y, next_state = _read(layer, self._weights[depth], x, words, active, state)
+            y, next_state = _run_layer(layer, self._weights[depth], x, words, active, state)
             x = y.add_(x) if depth and self._bilm.config.skip_connections else y
             outputs.append(x)
             next_states.append(LSTMPState(next_state.h[:, :rows], next_state.c[:, :rows]))
         return [output[:, :, :rows] for output in outputs], next_states
 
     def _prepare(self, dtype: torch.dtype, state_dtype: torch.dtype) -> None:
-        made_of = [*version_of(self._bilm.layers), (dtype, state_dtype)]
-        if made_of == self._made_of:
+        version = [*version_of(self._bilm.layers), (dtype, state_dtype)]
+        if version == self._weights_version:
             return
         self._weights = []
         for layer in self._bilm.layers:
             assert isinstance(layer, LSTMP)
             whole = (layer.weight_input, layer.weight_recurrent, layer.weight_proj)
-            once, often, last = (packed(matrices.to(dtype)) for matrices in whole)
-            self._weights.append(_Weights(once, often, last, run_bias(layer.bias, state_dtype)))
-        self._made_of = made_of
+            input, recurrent, proj = (packed(matrices.to(dtype)) for matrices in whole)
+            self._weights.append(_Weights(input, recurrent, proj, run_bias(layer.bias, state_dtype)))
+        self._weights_version = version
 
 
-def _read(
+def _run_layer(
     layer: LSTMP, weights: _Weights, x: Tensor, words: tuple[Tensor, Tensor] | None, active: list[int],
     state: LSTMPState,
 ) -> tuple[Tensor, LSTMPState]:  # fmt: skip
-    """words: (words, index), where x is of words. On a CPU one direction after the other: its weights stay in cache."""
+    """Run one layer on x. words: (vectors, index) if x is the first layer's input.
+
+    On a CPU the directions run one after the other, so that the weights of one stay in the cache.
+    """
     y, c = state.h.new_zeros(*x.shape[:3], layer.proj_dim), state.c.clone()
     directions = [slice(0, 1), slice(1, 2)] if x.device.type == "cpu" else [slice(0, 2)]
     dtype = compute_dtype(x)
     with torch.autocast(x.device.type, enabled=False):
         for d in directions:
-            keeps_words = words is not None and layer.bias[d].numel() * len(words[0]) <= _WORD_GATES
-            if keeps_words and words is not None:
+            if words is not None and layer.bias[d].numel() * len(words[0]) <= _WORD_GATES:
                 gates = _gates_of_words(weights.of(d), d, words[0].to(dtype), words[1])
             else:
                 gates = _gates_of_places(weights.of(d), d, x, dtype)
-            _read_steps(layer, weights.of(d), gates, dtype, active, y[d], state.h[d], c[d])
-    last = y[:, -1].clone()  # y may yet become the layer's output, input added
+            _run_steps(layer, weights.of(d), gates, dtype, active, y[d], state.h[d], c[d])
+    last = y[:, -1].clone()  # the caller may add the input to y in place
     return y, LSTMPState(last, c)
 
 
 def _input_product(x: Tensor, weights: _Weights) -> Tensor:
-    """As `input_gates`, but by the same product of two matrices whatever the shapes."""
+    """Return what `input_gates` returns, always by the same matrix product, so that rounding is the same."""
     gates = weights.bias.unsqueeze(1).repeat(1, x.shape[1] * x.shape[2], 1)
-    add_products(gates, x.flatten(1, 2), weights.input)
+    add_batched_matmul(gates, x.flatten(1, 2), weights.input)
     return gates.view(*x.shape[:3], -1)
 
 
@@ -130,11 +136,11 @@ def _gates_of_places(weights: _Weights, d: slice, x: Tensor, dtype: torch.dtype)
     return lambda steps, rows: _input_product(x[d, steps, :rows].to(dtype), weights)
 
 
-def _read_steps(
+def _run_steps(
     layer: LSTMP, weights: _Weights, gates_of: Gates, dtype: torch.dtype, active: list[int], y: Tensor, h: Tensor,
     c: Tensor,
 ) -> None:  # fmt: skip
-    """Fill y (D, T, B, P) and take c (D, B, H) to the end; h (D, B, P) is where it starts."""
+    """Run all steps from the state h (D, B, P), c (D, B, H); fill y (D, T, B, P) and update c in place."""
     tanh_c, m = torch.empty_like(c), torch.empty_like(c)
     start = 0
     while start < len(active):
@@ -142,8 +148,8 @@ def _read_steps(
         gates = gates_of(steps, active[start])
         for t in range(gates.shape[1]):
             rows = active[start + t]
-            add_products(gates[:, t, :rows], h[:, :rows].to(dtype), weights.recurrent)
+            add_batched_matmul(gates[:, t, :rows], h[:, :rows].to(dtype), weights.recurrent)
             cell_forward(gates[:, t, :rows], c[:, :rows], c[:, :rows], tanh_c[:, :rows], m[:, :rows], layer.cell_clip)
-            products_into(y[:, start + t, :rows], m[:, :rows].to(dtype), weights.proj)
+            batched_matmul_into(y[:, start + t, :rows], m[:, :rows].to(dtype), weights.proj)
             h = y[:, start + t].clamp_(-layer.proj_clip, layer.proj_clip)
         start = steps.stop

@@ -1,4 +1,4 @@
-"""The learned mix of layers: gamma * sum over j of softmax(s)_j h_j, once for each place ELMo is used in a task.
+"""The learned mix of layers, gamma * sum over j of softmax(s)_j h_j; each place of ELMo in a task has its own mix.
 
 Source: Peters et al. 2018, equation 1; bilm-tf elmo.py weight_layers.
 """
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from pipeline.config.schema import require
 
-_EPS = 1e-12  # bilm-tf's; AllenNLP's 1e-13 cannot be told from it in float32
+_EPS = 1e-12  # as in bilm-tf; AllenNLP's 1e-13 gives the same float32 values
 
 
 class ScalarMix(nn.Module):
-    """Mixes L + 1 layers. What is learned: s and gamma ("mix"), gamma ("top"), nothing (weights given).
+    """Mix L + 1 layers.
 
-    weights: "mix" (softmax of s, which starts at 0), "top" (the last layer), or a number for each layer that
-    multiplies it as it stands, without softmax.
+    weights: "mix" (softmax of s, which starts at 0), "top" (the last layer), or a fixed factor for each layer, without
+    softmax. Learned parameters: s and gamma ("mix"), gamma ("top"), none (fixed factors).
     """
 
     scalars: nn.Parameter
@@ -40,13 +40,14 @@ class ScalarMix(nn.Module):
 
     @property
     def weights(self) -> Tensor:
-        """(L + 1,): what multiplies each layer, gamma apart."""
+        """(L + 1,): the factor of each layer, without gamma."""
         return torch.softmax(self.scalars, 0) if self.is_learned else self.fixed
 
     def forward(self, layers: Tensor) -> Tensor:
-        """layers (L + 1, N, D) of words, no padding among them -> (N, D).
+        """Mix layers (L + 1, N, D) of words, without padding, into (N, D).
 
-        layer_norm: each layer less its one mean, over its one deviation, of all N x D values, as the peers do.
+        With layer_norm each layer is normalised by the mean and the deviation of all its N x D values, as in bilm-tf
+        and AllenNLP.
         """
         if self.layer_norm and layers.shape[1]:
             mean = layers.mean((1, 2), keepdim=True)
@@ -56,5 +57,5 @@ class ScalarMix(nn.Module):
             return self.gamma * torch.tensordot(self.weights.to(layers.dtype), layers, 1)
 
     def squared_scalars(self) -> Tensor:
-        """Sum of s squared, 0 where s is not learned: times lambda it is the regularisation (no half, bilm-tf)."""
+        """Return the sum of s squared, 0 if s is not learned. Times lambda it is bilm-tf's regularisation (no 1/2)."""
         return self.scalars.square().sum() if self.is_learned else torch.zeros(())

@@ -1,4 +1,4 @@
-"""Sentences as arrays: unique words spelled once, groups of like length, and what each direction reads."""
+"""Sentences as arrays: spellings of unique words, groups of similar length, and the input of each direction."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,13 +10,13 @@ from pipeline.characters import PAD, character_rows
 from pipeline.config.schema import ConfigError, require
 
 BOS, EOS = 0, 1  # places of <S> and </S> among the unique words
-_MAX_PLACES = 1 << 14  # steps x rows of a group: bounds its memory
+_MAX_PLACES = 1 << 14  # most steps x rows of a group, to bound its memory
 
 
 class Spelled(NamedTuple):
-    """characters (U, C) int16: unique words, <S> and </S> first. ids: of each sentence, which of them stands where.
+    """characters (U, C) int16: spellings of unique words, <S> and </S> first. ids: each sentence as places among them.
 
-    words (U): their text, None where only character ids are known.
+    words (U): the text of the unique words, None if only character ids are known.
     """
 
     characters: np.ndarray
@@ -29,8 +29,11 @@ class Spelled(NamedTuple):
 
 
 def spell_sentences(sentences: Sequence[Sequence[str]], max_characters: int) -> Spelled:
-    """Lists of words. The words <S> and </S> are the sentence bounds, and what UTF-8 cannot hold is left out of a
-    word, as in bilm-tf (data.py:104-181)."""
+    """Spell sentences given as lists of words.
+
+    As in bilm-tf (data.py:104-181), the words <S> and </S> are the sentence bounds, and characters that UTF-8 cannot
+    hold are left out.
+    """
     places = {"<S>": BOS, "</S>": EOS}
     for number, sentence in enumerate(sentences):
         require(not isinstance(sentence, str), f"sentence {number} is one string, not a list of words; split it")
@@ -45,7 +48,7 @@ def spell_sentences(sentences: Sequence[Sequence[str]], max_characters: int) -> 
 
 
 def spelled_from_ids(character_ids: Tensor, max_characters: int) -> Spelled:
-    """Character ids (B, n, C) as AllenNLP's `batch_to_ids` makes them: bounds left out, 1 added, 0 behind the end."""
+    """Convert character ids (B, n, C) of AllenNLP's `batch_to_ids`: no bounds, 1 added, 0 after a sentence's end."""
     array = character_ids.detach().cpu().numpy()
     require(
         array.ndim == 3 and array.shape[2] == max_characters and array.dtype.kind in "iu",
@@ -66,14 +69,14 @@ def spelled_from_ids(character_ids: Tensor, max_characters: int) -> Spelled:
     bounds = character_rows(np.zeros(1, np.uint8), np.zeros(3, np.int64), np.arange(2), max_characters)
     unique, inverse = np.unique(np.concatenate([bounds, rows]).view(f"V{2 * max_characters}"), return_inverse=True)
     places = inverse.ravel()
-    order = np.concatenate([places[:2], np.setdiff1d(np.arange(len(unique)), places[:2])])  # the bounds to the front
+    order = np.concatenate([places[:2], np.setdiff1d(np.arange(len(unique)), places[:2])])  # the bounds first
     rank = np.argsort(order)
     ids = np.split(rank[places[2:]], np.cumsum(lengths)[:-1]) if len(lengths) else []
     return Spelled(unique[order].view(np.int16).reshape(-1, max_characters), ids, None)
 
 
 def character_ids(sentences: Sequence[Sequence[str]], max_characters: int) -> np.ndarray:
-    """(B, n, C) int64: as AllenNLP's `batch_to_ids`."""
+    """Return character ids (B, n, C) int64 as AllenNLP's `batch_to_ids` does."""
     spelled = spell_sentences(sentences, max_characters)
     ids = np.zeros((len(sentences), int(spelled.lengths.max(initial=0)), max_characters), np.int64)
     for row, places in zip(ids, spelled.ids, strict=True):
@@ -84,10 +87,10 @@ def character_ids(sentences: Sequence[Sequence[str]], max_characters: int) -> np
 def group_by_length(
     steps: np.ndarray, max_rows: int, step_costs_rows: int, padding_costs: bool = True
 ) -> list[np.ndarray]:
-    """The numbers of `steps` (S,) in groups, longest first in each, together as cheap as can be.
+    """Group sentences by their `steps` (S,) at the least total cost; return their numbers, longest first in a group.
 
-    A group costs its longest's steps times (its rows + step_costs_rows); with padding_costs=False, where a row that
-    has ended costs nothing more, its longest's steps alone count.
+    The cost of a group is the steps of its longest sentence times (rows + step_costs_rows). With padding_costs=False a
+    row costs nothing after its end, and the cost is the steps of the longest times step_costs_rows.
     """
     order = np.argsort(steps, kind="stable")
     cost, begin = np.zeros(len(order) + 1), np.zeros(len(order) + 1, np.int64)
@@ -106,7 +109,10 @@ def group_by_length(
 
 
 def reading_order(ids: list[np.ndarray], whole: bool) -> np.ndarray:
-    """(2, T, B): what each direction reads, from <S> or </S> on; whole: to the other bound. BOS behind the end."""
+    """Return (2, T, B): the input of each direction, from its first bound on; BOS after a sentence's end.
+
+    whole: up to the other bound, included.
+    """
     index = np.zeros((2, max(map(len, ids)) + 1 + whole, len(ids)), np.int64)
     for column, words in enumerate(ids):
         index[0, 1 : len(words) + 1, column] = words

@@ -1,4 +1,4 @@
-"""Vectors of words from their characters, or from a table where a vocabulary is kept: equal either way."""
+"""Vectors of words: computed from their characters, or taken from a cache of a vocabulary; both are equal."""
 
 from collections.abc import Sequence
 
@@ -12,12 +12,12 @@ from pipeline.model.elmo.lstmp_inference import version_of
 from pipeline.model.elmo.sentence_batch import Spelled, spell_sentences
 from pipeline.model.token_encoder import BUCKET_LENGTHS, TokenEncoder
 
-_WORDS_AT_ONCE = 512  # unique words encoded together where no gradient is wanted
-_WORD_MULTIPLE = 16  # few shapes, as ROW_MULTIPLE in lstmp_inference.py: oneDNN makes a program for each
+_WORDS_AT_ONCE = 512  # most unique words that are encoded at once without gradient
+_WORD_MULTIPLE = 16  # keeps the number of shapes small: oneDNN compiles a kernel for each
 
 
-class WordTable(nn.Module):
-    """Starts empty: then every word is made of its characters."""
+class WordCache(nn.Module):
+    """Vectors of the words of a vocabulary. Empty at first: then every word is computed from its characters."""
 
     vectors: Tensor
 
@@ -25,24 +25,24 @@ class WordTable(nn.Module):
         super().__init__()
         self.register_buffer("vectors", torch.empty(0), persistent=False)
         self._rows: dict[str, int] = {}
-        self._made_of: list[tuple[object, ...]] = []
+        self._encoder_version: list[tuple[object, ...]] = []
 
     def fill(self, encoder: TokenEncoder, words: Sequence[str], max_characters: int) -> None:
-        """Raises ConfigError where the encoder is trained."""
+        """Compute and keep the vectors of `words`. Raises ConfigError if the encoder is trained."""
         _refuse_trained(encoder)
         spelled = spell_sentences([list(words)], max_characters)
         assert spelled.words is not None
         with torch.no_grad():
             self.vectors = encode_words(encoder, spelled.characters)
         self._rows = {word: row for row, word in enumerate(spelled.words)}
-        self._made_of = version_of(encoder)
+        self._encoder_version = version_of(encoder)
 
-    def look_up(self, encoder: TokenEncoder, spelled: Spelled) -> Tensor:
-        """(U, P). A table that the encoder's weights have left behind is made anew."""
+    def vectors_of(self, encoder: TokenEncoder, spelled: Spelled) -> Tensor:
+        """Return (U, P) vectors of the unique words. If the encoder's weights have changed, fill the cache again."""
         if spelled.words is None or not self._rows:
             return encode_words(encoder, spelled.characters)
         _refuse_trained(encoder)
-        if version_of(encoder) != self._made_of:
+        if version_of(encoder) != self._encoder_version:
             self.fill(encoder, list(self._rows), spelled.characters.shape[1])
         rows = np.fromiter((self._rows.get(word, -1) for word in spelled.words), np.int64, len(spelled.words))
         missing = np.flatnonzero(rows < 0)
@@ -53,7 +53,10 @@ class WordTable(nn.Module):
 
 
 def encode_words(encoder: TokenEncoder, characters: np.ndarray) -> Tensor:
-    """(U, P) in the encoder's dtype. Without gradient in blocks of words of like length: less padding, less memory."""
+    """Return (U, P) vectors in the encoder's dtype.
+
+    Without gradient, words are encoded in blocks of similar length, which takes less padding and memory.
+    """
     dtype, device = encoder.char_embed.dtype, encoder.char_embed.device
     if torch.is_grad_enabled() or not len(characters):
         return encoder(torch.from_numpy(characters).to(device)).to(dtype)
@@ -67,7 +70,7 @@ def encode_words(encoder: TokenEncoder, characters: np.ndarray) -> Tensor:
 
 
 def _blocks(lengths: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """(order by length, the same in blocks): each of words that the encoder convolves together."""
+    """Return the order by length, and the same order in blocks of words of one bucket of the encoder."""
     order = np.argsort(lengths, kind="stable")
     buckets = np.split(order, np.searchsorted(lengths[order], BUCKET_LENGTHS, side="right"))
     starts = [(bucket, start) for bucket in buckets for start in range(0, len(bucket), _WORDS_AT_ONCE)]

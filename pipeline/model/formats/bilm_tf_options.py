@@ -1,4 +1,4 @@
-"""What lies beside bilm-tf's and AllenNLP's weights: options.json, the architecture, and vocab.txt, the words."""
+"""Read and write the files beside bilm-tf's and AllenNLP's weights: options.json (architecture), vocab.txt (words)."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from data_prep.dataset.lexicon import SPECIALS
 from pipeline.config.schema import ConfigError, ModelConfig, require, to_dict
 from pipeline.model.formats.weight_checks import LARGEST_SIZE
 
-# The one table of keys, read in both directions.
+# Our name and bilm-tf's key of each option, for reading and for writing.
 KEYS = {
     "character_dim": "char_cnn.embedding.dim",
     "filters": "char_cnn.filters",
@@ -27,15 +27,15 @@ KEYS = {
 }
 _ABSENT = {"num_highway": 0, "num_layers": 1, "cell_clip": None, "proj_clip": None, "dropout": ModelConfig.dropout}
 _CHARACTERS = "char_cnn.n_characters"
-INFERENCE_CHARACTERS, TRAINING_CHARACTERS = 262, 261  # with the mask's id and without; weights hold 261 rows always
+INFERENCE_CHARACTERS, TRAINING_CHARACTERS = 262, 261  # with and without the mask's id; weights always have 261 rows
 _ALLENNLP_WORD_CHARACTERS = 50
-_BILM_TF_LAYERS = 8  # model.py, _pretrained_initializer: the names of so many layers are known there
+_BILM_TF_LAYERS = 8  # bilm-tf knows the names of this many layers (model.py, _pretrained_initializer)
 _SHOWN_CHARACTERS = 80
-_NOT_A_WORD = "!!!MAXTERMID"  # bilm-tf passes over it (data.py:37)
+_NOT_A_WORD = "!!!MAXTERMID"  # skipped by bilm-tf (data.py:37)
 
 
 def read_options(path: Path) -> ModelConfig:
-    """The architecture that an options.json describes. Raises ConfigError naming the key that is not right."""
+    """Return the architecture that an options.json describes. Raises ConfigError that names the wrong key."""
     options = _read_json(path)
     require(
         "char_cnn" in options or "lstm" not in options,
@@ -63,7 +63,7 @@ def read_options(path: Path) -> ModelConfig:
 
 
 def write_options(path: Path, config: ModelConfig) -> None:
-    """`path` describes the architecture to bilm-tf and AllenNLP, for inference: n_characters is 262."""
+    """Write the options.json of an architecture for inference with bilm-tf and AllenNLP: n_characters is 262."""
     options: dict[str, Any] = {"bidirectional": True}
     values = {key: to_dict(config)[name] for name, key in KEYS.items()} | {_CHARACTERS: INFERENCE_CHARACTERS}
     for key, value in values.items():
@@ -76,7 +76,7 @@ def write_options(path: Path, config: ModelConfig) -> None:
 
 
 def refusals(config: ModelConfig) -> list[str]:
-    """Who cannot read the model, and why: one line each."""
+    """Return a line for each program that cannot read the model, with the reason."""
     filters = sum(number for _, number in config.filters)
     found = []
     if not config.skip_connections:
@@ -100,9 +100,9 @@ def refusals(config: ModelConfig) -> list[str]:
 
 
 def read_vocabulary(path: Path) -> list[str]:
-    """The words of a vocab.txt, one a line; <S>, </S> and <UNK>, wherever they stand or are missing, come first.
+    """Return the words of a vocab.txt, one per line, with <S>, </S> and <UNK> moved or added to the front.
 
-    Their order is free here, as the weights do not hold the softmax. Raises ConfigError.
+    The order does not matter, because the weights do not hold the softmax. Raises ConfigError.
     """
     try:
         lines = path.read_bytes().decode("utf-8-sig").split("\n")
@@ -124,7 +124,7 @@ def read_vocabulary(path: Path) -> list[str]:
 
 
 def write_vocabulary(path: Path, words: list[str]) -> None:
-    """`path` has one word a line, as bilm-tf reads it."""
+    """Write one word per line, as bilm-tf reads them."""
     write_bytes(path, "".join(f"{word}\n" for word in words).encode())
 
 
@@ -140,7 +140,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _get(options: dict[str, Any], key: str, path: Path) -> Any:
-    """The value of a dotted key, None where it is absent or null."""
+    """Return the value of a dotted key, None if it is absent or null."""
     value: Any = options
     for name in key.split("."):
         require(isinstance(value, dict), f"options={path}: {key} is not where bilm-tf writes it")
@@ -151,7 +151,7 @@ def _get(options: dict[str, Any], key: str, path: Path) -> Any:
 
 
 def _checked(name: str, value: Any, where: str) -> Any:
-    """The value as ModelConfig has it. Raises ConfigError for another kind of value."""
+    """Return the value in the form of ModelConfig. Raises ConfigError for another kind of value."""
     if name == "filters":
         good = isinstance(value, list) and all(isinstance(f, list) and list(map(type, f)) == [int, int] for f in value)
         good = good and all(max(f) < LARGEST_SIZE for f in value)

@@ -1,7 +1,7 @@
-"""bilm-tf's and AllenNLP's HDF5 weights <-> ours: one table of names, read in both directions.
+"""Convert between bilm-tf's and AllenNLP's HDF5 weights and ours: one table of names for both directions.
 
-The file holds float32 arrays TF's way round, without the softmax (bilm-tf training.py, dump_weights). Beside it
-is options.json (bilm_tf_options.py). What stands where: docs/reference/formats.md.
+The file holds float32 arrays in TF's layout, without the softmax (bilm-tf training.py, dump_weights). options.json
+beside it describes the architecture (bilm_tf_options.py). Names and shapes: docs/reference/formats.md.
 """
 
 import io
@@ -25,19 +25,19 @@ from pipeline.model.formats.weight_checks import check_finite, has_projection, n
 
 log = logging.getLogger(__name__)
 View = Callable[[Tensor], Tensor]
-_MAX_COMPRESSION = 1100  # deflate's is 1,032: a smaller file cannot hold the values
+_MAX_COMPRESSION = 1100  # deflate compresses 1,032 times at most: a smaller file cannot hold the values
 _CELL = "RNN_{direction}/RNN/MultiRNNCell/Cell{layer}/LSTMCell"
 
 
 class Part(NamedTuple):
-    """A parameter as it lies in the file: `view` of our tensor has the file's shape, and writes to it go through."""
+    """A parameter in the file. view(our tensor) has the file's shape; writes to the view change our tensor."""
 
     parameter: str
     view: View
 
 
 class Entry(NamedTuple):
-    """A dataset of the file and its shape there: its rows are those of its parts, one under the other."""
+    """A dataset of the file and its shape. Its rows are the rows of its parts, one part after the other."""
 
     dataset: str
     shape: tuple[int, ...]
@@ -45,9 +45,9 @@ class Entry(NamedTuple):
 
 
 def name_table(config: ModelConfig) -> Iterator[Entry]:
-    """Every dataset of a model, and where its values are in ours. The one place that knows both formats.
+    """Yield every dataset of a model and the parameters that hold its values. Only this function knows both formats.
 
-    It is made as it is read, so that settings of a billion layers cost nothing.
+    It is a generator, so a config of a billion layers costs no memory.
     """
     filters, outputs, cells = num_filters(config), config.projection_dim, config.lstm_dim
     yield _entry("char_embed", (NUM_CHARACTERS, config.character_dim), ("encoder.char_embed", _as_it_is))
@@ -81,7 +81,7 @@ def _as_it_is(tensor: Tensor) -> Tensor:
 
 
 def _convolution(weight: Tensor) -> Tensor:
-    """(number, dim, width) as (1, width, dim, number)."""
+    """Return (number, dim, width) as (1, width, dim, number)."""
     return weight.permute(2, 1, 0).unsqueeze(0)
 
 
@@ -94,7 +94,7 @@ def _backward(both: Tensor) -> Tensor:
 
 
 def load_bilm(path: Path, config: ModelConfig) -> BiLM:
-    """The biLM, without softmax, of an HDF5 file. Raises ConfigError naming the dataset that is not right."""
+    """Return the biLM of an HDF5 file, without softmax. Raises ConfigError that names the wrong dataset."""
     with _open_hdf5(path) as file:
         found = _datasets(file)
         unprojected = _lacks_lstm_projection(found, config)
@@ -115,9 +115,9 @@ def load_bilm(path: Path, config: ModelConfig) -> BiLM:
 
 
 def _checked_table(path: Path, found: dict[str, Any], config: ModelConfig, unprojected: bool) -> list[Entry]:
-    """The table, once the file holds just its datasets, in their shapes, with as many values as these need."""
+    """Return the table, after a check that the file holds exactly its datasets, complete and in their shapes."""
     entries = (entry for entry in name_table(config) if not (unprojected and entry.dataset.endswith("/W_P_0")))
-    table = list(islice(entries, len(found) + 1))  # one of more than the file holds is missing there
+    table = list(islice(entries, len(found) + 1))  # one more than the file holds shows what is missing
     _check_names(path, {entry.dataset for entry in table}, found.keys())
     for entry in table:
         _check_dataset(path, found[entry.dataset], entry)
@@ -125,9 +125,11 @@ def _checked_table(path: Path, found: dict[str, Any], config: ModelConfig, unpro
 
 
 def save_weights(path: Path, bilm: BiLM) -> None:
-    """`path` is an HDF5 file of all parameters but the softmax, as bilm-tf writes it. Raises ConfigError for weights
-    that are not finite."""
-    state, content = bilm.state_dict(), io.BytesIO()  # on a full disk h5py takes the process down with it
+    """Write all parameters except the softmax to an HDF5 file, as bilm-tf does.
+
+    Raises ConfigError for weights that are not finite.
+    """
+    state, content = bilm.state_dict(), io.BytesIO()  # in memory: on a full disk h5py would crash the process
     check_finite({name: tensor for name, tensor in state.items() if not name.startswith("softmax.")}, "this model")
     with _h5py().File(content, "w") as file:
         for entry in name_table(bilm.config):
@@ -177,7 +179,7 @@ def _check_names(path: Path, wanted: set[str], found: Collection[str]) -> None:
 
 
 def _lacks_lstm_projection(found: dict[str, Any], config: ModelConfig) -> bool:
-    """TF's cell has no projection, nor the clip after it, where its output is as large (bilm-tf model.py:396)."""
+    """Return whether TF's cell has no projection, and no clip after it: its output has the same size (model.py:396)."""
     return config.projection_dim == config.lstm_dim and not any(name.endswith("/W_P_0") for name in found)
 
 
@@ -202,7 +204,7 @@ def _check_dataset(path: Path, dataset: Any, entry: Entry) -> None:
 
 
 def _read_dataset(path: Path, dataset: Any, entry: Entry, state: dict[str, Tensor]) -> None:
-    with np.errstate(over="ignore"):  # what float32 cannot hold is found as infinite
+    with np.errstate(over="ignore"):  # values too large for float32 become infinite, which is checked below
         values = torch.from_numpy(np.asarray(dataset[...], dtype=np.float32))
     check_finite({entry.dataset: values}, f"weights={path}")
     views = [part.view(state[part.parameter]) for part in entry.parts]

@@ -1,4 +1,4 @@
-"""config.json of a model folder: what decides how it is read is typed, all else is kept as it is."""
+"""config.json of a model folder: entries that decide how the model is read are typed, others are kept as they are."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ class FileRecord(TypedDict):
 
 @dataclass(frozen=True)
 class FolderConfig:
-    """model: the keys of `model.*`, as they are in the file. facts, training: told, never needed to compute."""
+    """model: the keys of `model.*`, as in the file. facts, training: information, never needed to compute."""
 
     format_version: int
     model: dict[str, Any]
@@ -55,7 +55,7 @@ class Perplexity(TypedDict):
 
 
 class Pretraining(TypedDict):
-    """What a model was trained on before it was fine-tuned."""
+    """The text that a model was trained on before it was fine-tuned."""
 
     source: str | None
     corpus: str | None
@@ -77,7 +77,7 @@ class _Head:
 
 
 def read_folder_config(folder: Path) -> FolderConfig:
-    """Raises ConfigError in one sentence for a folder without a config, or with one that cannot be followed."""
+    """Return the config of a model folder. Raises ConfigError if it is missing, damaged or of another version."""
     path = folder / CONFIG
     if not path.is_file():
         raise ConfigError(_why_absent(folder))
@@ -105,12 +105,12 @@ def read_folder_config(folder: Path) -> FolderConfig:
 
 
 def model_sha256(model: dict[str, Any]) -> str:
-    """Return the hash by which an edit of a model's settings is noticed."""
+    """Return the hash that detects changes of a model's settings."""
     return hashlib.sha256(json.dumps(model, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def model_config(folder: Path, model: dict[str, Any]) -> ModelConfig:
-    """Return the settings of the network. A key that is not there has its default, one that is unknown is refused."""
+    """Return the settings of the network. A missing key gets its default; an unknown key is refused."""
     name = f"{folder / CONFIG}, model,"
     unknown = sorted(model.keys() - {field.name for field in fields(ModelConfig)})
     require(
@@ -129,7 +129,7 @@ def model_config(folder: Path, model: dict[str, Any]) -> ModelConfig:
 
 
 def known_facts(facts: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return the facts without those that are not of their type, each of which is warned of. name: of the file."""
+    """Return the facts that have the right type; log a warning for each of the others. name: of the file."""
     kept = dict(facts)
     for key, schema in _FACTS.items():
         if key in kept:

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face hub (extra `hub`): fetch a folder, push one, and the card that tells what it is."""
+"""Models on the Hugging Face hub (extra `hub`): fetch a folder, upload a folder, write a model card."""
 
 import re
 from importlib import metadata
@@ -12,14 +12,14 @@ _INSTALL = "pip install 'elmo-pipeline[hub]'"
 
 
 class HubId(NamedTuple):
-    """A repository on the hub. revision: branch, tag or commit, None for the newest."""
+    """A repository on the hub. revision: branch, tag or commit; None for the newest."""
 
     repository: str
     revision: str | None
 
     @classmethod
     def parse(cls, location: str) -> "HubId | None":
-        """ORG/NAME or ORG/NAME@REVISION; None for all else, RUNS/NAME beside a folder RUNS included."""
+        """Parse ORG/NAME or ORG/NAME@REVISION; return None for anything else, and for RUNS/NAME if RUNS is a folder."""
         match = re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?", location)
         if match is None or location.endswith(".ckpt") or Path(location).exists() or Path(location).parent.is_dir():
             return None
@@ -27,7 +27,7 @@ class HubId(NamedTuple):
 
 
 def fetch(hub_id: HubId, files: list[str]) -> Path:
-    """The folder in the hub's own cache that holds those of `files` which the repository has."""
+    """Download those of `files` that the repository has; return their folder in the hub's own cache."""
     try:
         from huggingface_hub import errors, snapshot_download
     except ImportError:
@@ -47,7 +47,7 @@ def fetch(hub_id: HubId, files: list[str]) -> Path:
 
 
 def upload(folder: Path, names: list[str], repository: str, revision: str | None, private: bool) -> str:
-    """Just the files `names` of a folder are on the hub, as one commit; returns its address."""
+    """Upload the files `names` of a folder, and no others, as one commit; return the commit's address."""
     try:
         from huggingface_hub import HfApi, errors
     except ImportError:
@@ -67,9 +67,9 @@ def upload(folder: Path, names: list[str], repository: str, revision: str | None
 def model_card(
     model: ModelConfig, parameters: dict[str, int], vocabulary: int | None, facts: dict[str, Any], hub: str = ""
 ) -> str:
-    """README.md of a model: corpus, tokens, perplexity, settings, use. A fact that is not known is said to be so.
+    """Return README.md of a model: corpus, tokens, perplexity, settings, use. Unknown facts are marked as unknown.
 
-    hub: the model's name on the hub, if it is known.
+    hub: the model's name on the hub, if known.
     """
     widths = ", ".join(f"{number} of width {width}" for width, number in model.filters)
     rows = [
@@ -99,12 +99,12 @@ def model_card(
 
 
 def _cell(value: str | None) -> str:
-    """On one line of the table, whatever a fact holds."""
+    """Return a fact as one line that fits into a cell of the table."""
     return " ".join(value.replace("|", "/").split()) if value else "unknown"
 
 
 def _address() -> str:
-    """Where to clone the project from, if its installed metadata say so (`project.urls` of pyproject.toml)."""
+    """Return the address of the project's repository from its metadata (`project.urls` of pyproject.toml), or ""."""
     try:
         urls = metadata.metadata("elmo-pipeline").get_all("Project-URL") or []
     except metadata.PackageNotFoundError:
@@ -113,13 +113,13 @@ def _address() -> str:
 
 
 def _pretraining(earlier: list[dict[str, Any]]) -> str:
-    """Corpus and tokens of each training before the last, oldest first."""
-    told = []
+    """Return corpus and tokens of each training before the last, oldest first."""
+    parts = []
     for one in earlier:
         tokens = _number(one.get("tokens"))
         size = f"{tokens} tokens each way" if tokens else "tokens unknown"
-        told.append(f"{one.get('corpus') or one.get('source') or 'unknown'} ({size})")
-    return ", then ".join(told)
+        parts.append(f"{one.get('corpus') or one.get('source') or 'unknown'} ({size})")
+    return ", then ".join(parts)
 
 
 def _number(value: Any) -> str | None:
@@ -127,14 +127,14 @@ def _number(value: Any) -> str | None:
 
 
 def _perplexity(value: dict[str, Any] | None) -> str | None:
-    """What the number is, with the number: direction, tokens, places where states start cold."""
+    """Return the perplexity with what it covers: directions, tokens, number of evaluation lanes."""
     if value is None:
         return None
-    told = [f"**{value['both']:.2f}**"]
-    told += [f"{name} {value[name]:.2f}" for name in ("forward", "backward") if value.get(name) is not None]
-    told += [f"{value['tokens']:,} tokens each way"] if value.get("tokens") else []
-    told += [f"states start cold in {value['lanes']} places"] if value.get("lanes") else []
-    return ", ".join([*told, "full softmax"])
+    parts = [f"**{value['both']:.2f}**"]
+    parts += [f"{name} {value[name]:.2f}" for name in ("forward", "backward") if value.get(name) is not None]
+    parts += [f"{value['tokens']:,} tokens each way"] if value.get("tokens") else []
+    parts += [f"states start cold in {value['lanes']} places"] if value.get("lanes") else []
+    return ", ".join([*parts, "full softmax"])
 
 
 _CARD = """---

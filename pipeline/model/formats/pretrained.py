@@ -1,7 +1,7 @@
-"""A trained biLM as a folder to keep and to share: weights, softmax and vocabulary where known, and their story.
+"""A trained biLM as a folder: weights, softmax and vocabulary if known, and where they come from.
 
-A folder counts once config.json, which is written last, holds the size and sha256 of every other file.
-What each file holds: docs/reference/formats.md.
+config.json is written last and holds the size and sha256 of every other file; a folder without it is not a model.
+Contents of each file: docs/reference/formats.md.
 """
 
 import os
@@ -53,9 +53,10 @@ _FLOATS = ("F32", "F16", "BF16", "F64")  # as safetensors names them
 
 @dataclass
 class Pretrained:
-    """words (V): target vocabulary, <S> </S> <UNK> first; counts (V,) int64 of it in training; None where unknown.
+    """A loaded model. words (V): target vocabulary, <S> </S> <UNK> first; counts (V,) int64: in training.
 
-    facts: where the weights come from. training: the settings of the run that made them, None where unknown.
+    words and counts are None if unknown. facts: where the weights come from. training: the settings of the run that
+    made them, None if unknown.
     """
 
     path: Path
@@ -74,10 +75,10 @@ def save_pretrained(
     folder: str | Path, bilm: BiLM, *, words: list[str] | None = None, counts: np.ndarray | None = None,
     facts: dict[str, Any] | None = None, training: dict[str, Any] | None = None, overwrite: bool = False, hub: str = "",
 ) -> list[Path]:  # fmt: skip
-    """`folder` holds the model, in float32; returns its files. A crash leaves a folder that does not load.
+    """Write the model, in float32, into `folder`; return its files. After a crash the folder does not load.
 
-    hub: the name on the hub that the model card's example shall have. Raises ConfigError where the folder holds
-    something else, or another model and not overwrite, and for weights that are not finite.
+    hub: the model's name on the hub, for the example in the model card. Raises ConfigError if the folder holds other
+    files, or a model and overwrite is False, and for weights that are not finite.
     """
     folder = local_path(folder)
     _check_vocabulary(bilm, words, counts)
@@ -110,9 +111,9 @@ def save_pretrained(
 
 
 def load_pretrained(location: str | Path, *, softmax: bool = True, device: torch.device | str = "cpu") -> Pretrained:
-    """The model in a folder, or on the hub as ORG/NAME or ORG/NAME@REVISION (extra `hub`); ready to use, frozen.
+    """Load a model from a folder, or from the hub as ORG/NAME or ORG/NAME@REVISION (extra `hub`), frozen.
 
-    softmax: read it where there is one; without, a gigabyte may stay unread. Raises ConfigError.
+    softmax: read the softmax if there is one; it may be a gigabyte. Raises ConfigError.
     """
     folder = _locate(str(location), softmax)
     described = read_folder_config(folder)
@@ -130,7 +131,7 @@ def load_pretrained(location: str | Path, *, softmax: bool = True, device: torch
     counts = _read_counts(folder, described) if COUNTS in described.files else None
     vocab_size = len(words or []) if softmax else 0
     names = [MODEL, SOFTMAX] if softmax else [MODEL]
-    for name in names:  # before the modules are made, whose sizes config.json might have from anywhere
+    for name in names:  # before the modules are made: sizes in config.json may be absurd
         wanted = parameter_shapes(config, vocab_size)
         of_file = ((n, shape) for n, shape in wanted if n.startswith(_SOFTMAX_PREFIX) == (name == SOFTMAX))
         check_shapes(_read_shapes(folder / name), of_file, str(folder / name), CONFIG)
@@ -143,10 +144,10 @@ def load_pretrained(location: str | Path, *, softmax: bool = True, device: torch
 
 
 def push_to_hub(folder: str | Path, repository: str, *, revision: str | None = None, private: bool = True) -> str:
-    """A folder that `save_pretrained` made is on the hub, as one commit; returns its address.
+    """Upload a folder that `save_pretrained` wrote to the hub, as one commit; return the commit's address.
 
-    Just the files that config.json names, the card and config.json go there, whatever else the folder holds.
-    private: whether a repository that is not there yet is made so.
+    Only the files that config.json names, the card and config.json are uploaded, whatever else the folder holds.
+    private: whether a new repository is private.
     """
     folder = Path(os.path.expanduser(folder))
     names = [*read_folder_config(folder).files, CARD, CONFIG]
@@ -154,7 +155,10 @@ def push_to_hub(folder: str | Path, repository: str, *, revision: str | None = N
 
 
 def claim_folder(folder: Path, names: tuple[str, ...], *, marker: str, overwrite: bool) -> None:
-    """`folder` is there and holds no whole model, as `marker` is gone. names: the files that will stand in it."""
+    """Make `folder` ready for the files `names`: create it, delete `marker` first, then older files of these names.
+
+    Raises ConfigError if the folder holds other files, or a model and overwrite is False.
+    """
     require(not folder.exists() or folder.is_dir(), f"output={folder} is a file; give a folder")
     held = {path.name for path in folder.iterdir()} if folder.exists() else set()
     require(overwrite or marker not in held, f"output={folder} holds a model; give another folder, or overwrite=true")
@@ -167,12 +171,12 @@ def claim_folder(folder: Path, names: tuple[str, ...], *, marker: str, overwrite
     (folder / marker).unlink(missing_ok=True)
     for name in names:
         (folder / name).unlink(missing_ok=True)
-        remove_temporaries_of(folder / name)  # by a killed export
+        remove_temporaries_of(folder / name)  # left by a killed export
     sync_folder(folder)
 
 
 def is_pretrained(folder: Path) -> bool:
-    """Whether a folder is of this format, or was on the way to be."""
+    """Return whether a folder holds a model of this format, or a part of one."""
     return (folder / CONFIG).is_file() or (folder / MODEL).is_file()
 
 
@@ -230,7 +234,7 @@ def _read_counts(folder: Path, described: FolderConfig) -> np.ndarray:
     path = folder / COUNTS
     try:
         counts = np.array(map_npy(path, np.int64))
-    except Exception:  # DataError, and for a damaged header what Python's own parser raises
+    except Exception:  # DataError; for a damaged header also errors of Python's parser
         raise ConfigError(f"{path} holds no row of int64 counts; copy or export the model again") from None
     require(
         len(counts) == described.vocabulary_size and not (counts < 0).any(),
@@ -252,7 +256,7 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes by the file's header alone, whose sizes safetensors has checked against the file's."""
+    """Return the shapes in the file's header, whose sizes safetensors has checked against the size of the file."""
     from safetensors import SafetensorError, safe_open
 
     shapes = {}

@@ -1,4 +1,4 @@
-"""What a model's weights must be: names, shapes, floats, finite. Checked before anything is built or allocated."""
+"""Check a model's weights (names, shapes, dtype, finite values) before anything is built or allocated."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,11 +11,11 @@ from pipeline.config.schema import ModelConfig, require
 
 log = logging.getLogger(__name__)
 Shape = tuple[int, ...]
-LARGEST_SIZE = 1 << 40  # of one dimension: numbers beyond are no sizes, and too long for a message
+LARGEST_SIZE = 1 << 40  # of one dimension; larger numbers are damage, and too long for a message
 
 
 def has_projection(config: ModelConfig) -> bool:
-    """Whether the token encoder ends in one (bilm-tf training.py:230)."""
+    """Return whether the token encoder ends in a projection (bilm-tf training.py:230)."""
     return num_filters(config) != config.projection_dim
 
 
@@ -24,9 +24,9 @@ def num_filters(config: ModelConfig) -> int:
 
 
 def parameter_shapes(config: ModelConfig, vocab_size: int = 0) -> Iterator[tuple[str, Shape]]:
-    """Yield name and shape of every parameter of `BiLM(config, vocab_size)`, without making any.
+    """Yield name and shape of every parameter of `BiLM(config, vocab_size)`, without allocating any.
 
-    A caller that stops at the first wrong one never pays for sizes that the weights do not have.
+    It is a generator, so a caller that stops at the first mismatch spends no time on a config of absurd sizes.
     """
     filters, cells, outputs = num_filters(config), config.lstm_dim, config.projection_dim
     yield "encoder.char_embed", (NUM_CHARACTERS, config.character_dim)
@@ -51,7 +51,7 @@ def parameter_shapes(config: ModelConfig, vocab_size: int = 0) -> Iterator[tuple
 
 
 def check_shapes(found: Mapping[str, Shape], wanted: Iterable[tuple[str, Shape]], where: str, settings: str) -> None:
-    """Raise ConfigError for the first tensor that is missing, left over or of another shape.
+    """Raise ConfigError for the first tensor that is missing, unexpected or of another shape.
 
     where: the file of the weights. settings: the file that `wanted` comes from. `wanted` is read up to the first fault.
     """
@@ -81,7 +81,7 @@ def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
 
 
 def as_float32(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Return the tensors in float32; rounding, which float64 needs, is said in a warning."""
+    """Return the tensors in float32; log a warning if float64 is rounded."""
     rounded = [name for name, tensor in tensors.items() if tensor.dtype == torch.float64]
     if rounded:
         log.warning("%s: %s of float64 rounded to float32, in which this project computes", where, some(rounded))

@@ -125,7 +125,7 @@ class Preparation:
         """Start those lanes cold too that data.cold_start_share selects."""
         if not self._cold_share:
             return batch
-        lanes = range(batch.first_lane, batch.first_lane + batch.index.shape[2])
+        lanes = range(batch.first_lane, batch.first_lane + batch.word_index.shape[2])
         cold = torch.from_numpy(cold_starts(self._seed, batch.step, lanes, self._cold_share))
         return replace(batch, cold=cold if batch.cold is None else batch.cold | cold)
 

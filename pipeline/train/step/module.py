@@ -119,7 +119,7 @@ class BiLMModule(pl.LightningModule):
         mine, candidates, device_type = inputs.groups[group], inputs.candidates, self.bilm.device.type
         batch = mine.batch
         key = DropoutKey(self.config.run.seed, batch.step, batch.first_lane)
-        window = Window(batch.characters, batch.index, mine.lengths)
+        window = Window(batch.characters, batch.word_index, mine.lengths)
         with torch.autocast(device_type, torch.bfloat16, enabled=self.config.train.precision == "bf16-mixed"):
             outputs, states = self.bilm(window, self._states_before(group, batch), key)
             self.state.lstm[group] = detach(states)
@@ -135,7 +135,7 @@ class BiLMModule(pl.LightningModule):
         """Return the LSTM states at the start of the window, zeros for lanes that start cold."""
         states = self.state.lstm[group]
         if states is None or batch.resets_state:
-            return self.bilm.initial_states(batch.index.shape[2])
+            return self.bilm.initial_states(batch.word_index.shape[2])
         if batch.cold is None:
             return states
         mask = batch.cold.unsqueeze(1)

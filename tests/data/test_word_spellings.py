@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from data_prep.dataset.lexicon import SPECIALS, Lexicon
 from pipeline.characters import character_rows
-from pipeline.data.word_spellings import WordRows
+from pipeline.data.word_spellings import WordSpellings
 from tests.data.corpora import many
 
 WORDS = [*SPECIALS, *(f"w{number}" for number in range(40))]
@@ -23,17 +23,17 @@ def test_words_are_spelled_right_whatever_is_kept(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.data.word_spellings._FREQUENT_WORDS", frequent)
         patch.setattr("pipeline.data.word_spellings._RARE_WORDS", room)
-        rows = WordRows(LEXICON, 20)
+        spellings = WordSpellings(LEXICON, 20)
         for expected, words in asked:
-            rows.expect(np.array([expected], dtype=np.int32))
+            spellings.prefetch(np.array([expected], dtype=np.int32))
             unique = np.array(list(dict.fromkeys(words)), dtype=np.intp)
-            assert np.array_equal(rows.of(unique), character_rows(LEXICON.utf8, LEXICON.offsets, unique, 20))
+            assert np.array_equal(spellings.spell(unique), character_rows(LEXICON.utf8, LEXICON.offsets, unique, 20))
 
 
 def test_rare_words_are_forgotten_when_there_is_no_room_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.data.word_spellings._FREQUENT_WORDS", 5)
     monkeypatch.setattr("pipeline.data.word_spellings._RARE_WORDS", 4)
-    rows = WordRows(LEXICON, 20)
+    spellings = WordSpellings(LEXICON, 20)
     for word in range(len(WORDS)):
-        rows.of(np.array([word]))
-        assert len(rows._rows) == 1 + 5 + 4 and np.count_nonzero(rows._row) <= 5 + 4
+        spellings.spell(np.array([word]))
+        assert len(spellings._rows) == 1 + 5 + 4 and np.count_nonzero(spellings._row) <= 5 + 4

@@ -6,8 +6,9 @@ import torch
 
 from data_prep.dataset.shards import Dataset
 from pipeline.data.lanes import TrainLanes
-from pipeline.data.per_direction import BACKWARD_SEED, SeparateWindows
-from pipeline.data.windows import BatchMaker, TrainWindows, Vocabulary
+from pipeline.data.per_direction import BACKWARD_SEED, PerDirectionWindows
+from pipeline.data.vocabulary import Vocabulary
+from pipeline.data.windows import BatchMaker, TrainWindows
 from tests.data.corpora import read_spelled, same
 
 LANES, WINDOW, SEED = range(6), 5, 3
@@ -25,7 +26,7 @@ def parts(prepared: Dataset) -> tuple[TrainWindows, TrainWindows]:
 
 
 def test_each_direction_reads_what_it_would_in_its_order_alone(parts: tuple[TrainWindows, TrainWindows]) -> None:
-    separate, end = SeparateWindows(*parts), parts[0].lanes.windows_per_epoch
+    separate, end = PerDirectionWindows(*parts), parts[0].lanes.windows_per_epoch
     differ = 0
     for step in [0, 1, end - 1, end, 2 * end + 3]:
         batch = separate.batch(step, LANES)
@@ -39,7 +40,7 @@ def test_each_direction_reads_what_it_would_in_its_order_alone(parts: tuple[Trai
 
 
 def test_both_read_an_epoch_once(parts: tuple[TrainWindows, TrainWindows]) -> None:
-    separate, end = SeparateWindows(*parts), parts[0].lanes.windows_per_epoch
+    separate, end = PerDirectionWindows(*parts), parts[0].lanes.windows_per_epoch
     targets = torch.stack([separate.batch(step, LANES).targets for step in range(end)])
     alone = torch.stack([parts[0].batch(step, LANES).targets for step in range(end)])
     for d in range(2):  # but for the tail that an epoch leaves out, each order another
@@ -48,8 +49,8 @@ def test_both_read_an_epoch_once(parts: tuple[TrainWindows, TrainWindows]) -> No
 
 
 def test_lanes_and_steps_may_be_asked_for_in_any_company(parts: tuple[TrainWindows, TrainWindows]) -> None:
-    whole = SeparateWindows(*parts).batch(7, LANES)
-    again = SeparateWindows(*parts)
+    whole = PerDirectionWindows(*parts).batch(7, LANES)
+    again = PerDirectionWindows(*parts)
     again.batch(2, range(2, 4))
     half = again.batch(7, range(3, 6))
     assert (read_spelled(half) == read_spelled(whole)[:, :, 3:]).all()

@@ -1,18 +1,18 @@
-"""Products are right whoever computes them, for every kind of operand that the model has."""
+"""Matrix products are right by oneDNN and by torch, for every kind of operand that the model has."""
 
 import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from pipeline.model.backend import matmul as products
+from pipeline.model.backend import matmul as backend
 from pipeline.model.backend.matmul import (
-    add_products,
-    biased_products,
+    add_batched_matmul,
+    batched_matmul_into,
+    batched_matmul_with_bias,
     linear,
+    matmul,
     packed,
-    product,
-    products_into,
     transposed,
 )
 
@@ -21,9 +21,9 @@ SHAPES = [(1, 1, 1), (3, 16, 64), (18, 256, 7), (5, 512, 2048), (640, 64, 48)]
 
 @pytest.fixture(params=[True, False], ids=["oneDNN", "torch"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param and not products._ONEDNN:
+    if request.param and not backend._ONEDNN:
         pytest.fail("this torch has no oneDNN: the fast path goes untested")
-    monkeypatch.setattr(products, "_ONEDNN", request.param)
+    monkeypatch.setattr(backend, "_ONEDNN", request.param)
 
 
 def operands(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -42,17 +42,17 @@ def assert_right(result: Tensor, left: Tensor, right: Tensor, tolerance: float =
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_product_is_right_to_float32(engine: None, shape: tuple[int, int, int]) -> None:
     left, right = operands(*shape)
-    assert_right(product(left, right), left, right)
+    assert_right(matmul(left, right), left, right)
     bias = torch.ones(shape[2])
-    torch.testing.assert_close(product(left, right, bias), product(left, right) + bias)
+    torch.testing.assert_close(matmul(left, right, bias), matmul(left, right) + bias)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_views_multiply_as_their_copies(engine: None, shape: tuple[int, int, int]) -> None:
     left, right = operands(*shape)
-    assert_right(product(left.t().contiguous().t(), right.t().contiguous().t()), left, right)
+    assert_right(matmul(left.t().contiguous().t(), right.t().contiguous().t()), left, right)
     wide = torch.cat([left, left, left], 1)[:, left.shape[1] : 2 * left.shape[1]]
-    assert_right(product(wide, right), left, right)
+    assert_right(matmul(wide, right), left, right)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -60,13 +60,13 @@ def test_views_multiply_as_their_copies(engine: None, shape: tuple[int, int, int
 def test_packed_matrices_multiply_alike(
     engine: None, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(products, "HAS_BF16", True)  # without instructions for it oneDNN is slow, and as right
-    monkeypatch.setattr(products, "_LEAST_PACKED", 1)
+    monkeypatch.setattr(backend, "HAS_BF16", True)  # without instructions for it oneDNN is slow, and as right
+    monkeypatch.setattr(backend, "_LEAST_PACKED", 1)
     left, right = operands(2, *shape, dtype=dtype)
     tolerance = 4e-7 if dtype == torch.float32 else 2e-2
     out, total = torch.empty(2, shape[0], shape[2]), torch.zeros(2, shape[0], shape[2])
-    products_into(out, left, packed(right))
-    add_products(total, left, packed(transposed(right.transpose(1, 2).contiguous())))
+    batched_matmul_into(out, left, packed(right))
+    add_batched_matmul(total, left, packed(transposed(right.transpose(1, 2).contiguous())))
     for d in range(2):
         assert_right(out[d], left[d], right[d], tolerance)
         assert_right(total[d], left[d], right[d], tolerance)
@@ -75,7 +75,7 @@ def test_packed_matrices_multiply_alike(
 def test_a_sum_is_added_to(engine: None) -> None:
     left, right = operands(2, 4, 8, 8)
     total = torch.ones(2, 4, 8)
-    add_products(total, left, right)
+    add_batched_matmul(total, left, right)
     torch.testing.assert_close(total, 1 + left @ right)
 
 
@@ -83,30 +83,30 @@ def test_a_sum_is_added_to(engine: None) -> None:
 def test_a_bias_is_added_in_its_own_dtype(engine: None, dtype: torch.dtype) -> None:
     left, right = operands(2, 6, 8, 16, dtype=dtype)
     bias = torch.randn(2, 1, 16)
-    found = biased_products(left, right, bias)
+    found = batched_matmul_with_bias(left, right, bias)
     assert found.dtype == torch.float32
     tolerance = 1e-5 if dtype == torch.float32 else 0.03
     torch.testing.assert_close(found, left.float() @ right.float() + bias, atol=tolerance, rtol=0)
 
 
 def test_nothing_times_something_is_nothing(engine: None) -> None:
-    assert product(torch.empty(0, 3), torch.ones(3, 2)).shape == (0, 2)
-    assert torch.equal(product(torch.empty(2, 0), torch.ones(0, 2)), torch.zeros(2, 2))
+    assert matmul(torch.empty(0, 3), torch.ones(3, 2)).shape == (0, 2)
+    assert torch.equal(matmul(torch.empty(2, 0), torch.ones(0, 2)), torch.zeros(2, 2))
 
 
 def test_other_dtypes_keep_theirs(engine: None) -> None:
     for dtype, tolerance in ((torch.float64, 1e-15), (torch.bfloat16, 2e-2)):
         left, right = operands(4, 8, 8, dtype=dtype)
-        assert product(left, right).dtype == dtype
-        assert_right(product(left, right), left, right, tolerance)
+        assert matmul(left, right).dtype == dtype
+        assert_right(matmul(left, right), left, right, tolerance)
 
 
 def test_rows_are_the_same_in_any_company(engine: None) -> None:
     left, right = operands(1, 64, 4096, 512)
     (kept,) = packed(right)
-    whole = product(left[0], kept)
+    whole = matmul(left[0], kept)
     for rows in (4, 8, 12, 32, 60):
-        assert torch.equal(product(left[0, :rows], kept), whole[:rows])
+        assert torch.equal(matmul(left[0, :rows], kept), whole[:rows])
 
 
 def test_gradients_of_a_linear_layer_are_autograds(engine: None) -> None:

@@ -10,8 +10,8 @@ import pytest
 from data_prep.dataset.open import open_dataset
 from data_prep.dataset.shards import Dataset
 from data_prep.prepare import prepare
-from pipeline.data.bits_per_character import letter_nats, spelling_of
-from pipeline.data.windows import Vocabulary
+from pipeline.data.bits_per_character import letter_nats, spelling_cost
+from pipeline.data.vocabulary import Vocabulary
 from tests.data import plain
 
 
@@ -20,13 +20,13 @@ def test_a_split_s_characters_and_its_unknown_words_are_counted_and_spelled(prep
     split, words = prepared.splits["heldout"], prepared.lexicon.words()
     text = [[words[i] for i in sentence] for chunk in plain.text_of(split) for sentence in chunk]
     unknown = [word for sentence in text for word in sentence if words.index(word) >= size]
-    found = spelling_of(split, prepared.lexicon, Vocabulary(size))
+    found = spelling_cost(split, prepared.lexicon, Vocabulary(size))
     assert found.characters == len("".join(" ".join(sentence) + "\n" for sentence in text))
     assert (found.words, found.unknown) == (sum(map(len, text)), len(unknown))
     letters = letter_nats(prepared.lexicon)
     expected = sum(letters[byte] for word in unknown for byte in [*word.encode(), 256])
     assert found.nats == pytest.approx(expected)
-    assert found.bits_a_character(7.0) == pytest.approx((7.0 + expected) / math.log(2) / found.characters)
+    assert found.bits_per_character(7.0) == pytest.approx((7.0 + expected) / math.log(2) / found.characters)
 
 
 def test_letters_are_those_of_the_training_types_and_every_word_has_a_probability(prepared: Dataset) -> None:
@@ -43,7 +43,8 @@ def test_the_unk_words_of_a_text_are_spelled_but_not_counted_as_unknown(tmp_path
     (tmp_path / "a.txt").write_text("a <UNK> a b\n<UNK> a\n")
     prepare([str(tmp_path / "a.txt")], tmp_path / "out", workers=1, show_progress=False)
     dataset = open_dataset(tmp_path / "out")
-    found, letters = spelling_of(dataset.splits["train"], dataset.lexicon, Vocabulary(4)), letter_nats(dataset.lexicon)
+    found = spelling_cost(dataset.splits["train"], dataset.lexicon, Vocabulary(4))
+    letters = letter_nats(dataset.lexicon)
     assert (found.words, found.unknown) == (6, 1)  # b; the vocabulary ends with a
     spelled = [*b"b", 256, *[*b"<UNK>", 256] * 2]
     assert found.nats == pytest.approx(sum(letters[byte] for byte in spelled))
