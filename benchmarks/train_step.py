@@ -6,9 +6,9 @@ python -m benchmarks.train_step data.path=DATASET [configs/small.yaml ...] [key=
 Ways: ours; plain PyTorch with AllenNLP's per-step cell, all characters of every position encoded, a dense gradient of
 the table and torch's Adagrad (benchmarks/plain.py); the same with nn.LSTM(proj_size), which has no clips. A way whose
 name ends in -bf16 computes matrix products in bfloat16, as train.precision=bf16-mixed does:
---ways=ours,ours-bf16,plain,plain-bf16. Ours keeps freed memory, as training does
-(pipeline/train/trainer.py), the others give it back, as programs of PyTorch do; with -kept or -freed behind its name a way does as that says. Ours and plain
-give the same loss in float32 (checked). The ways take turns, so many rounds, each turn after a step that does not
+--ways=ours,ours-bf16,plain,plain-bf16. Ours keeps freed memory, as training does (pipeline/train/trainer.py); the
+others give it back, as programs of PyTorch do. A way whose name ends in -kept or -freed does as that says. Ours and
+plain give the same loss in float32 (checked). The ways take turns, so many rounds, each turn after a step that does not
 count; a way's figure is its median step.
 Share: the rate of operations that are needed (unique words encoded once, their windows by sums of table rows), relative
 to the rate of float32 matrix products (the faster of torch's and the model's, measured before and after). --parts: the

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -122,7 +123,7 @@ def test_a_run_file_mutated_anywhere_never_ends_in_a_traceback(dataset: Path, be
         try:
             check_identity(tmp_path / "run", identity)
         except ConfigError as error:
-            assert "cannot be resumed with these settings" in str(error)
+            assert re.search("cannot be resumed with these settings|holds a run of version", str(error))
 
 
 def test_a_checkpoint_of_another_run_is_refused_by_name_and_nothing_is_changed(
@@ -247,7 +248,7 @@ def test_no_byte_of_a_record_changes_unseen(begun: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("file", ["/dev/zero", "/dev/null", "/proc/self/mem", "."])
 def test_what_is_no_checkpoint_file_is_refused_at_once(file: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is not a readable checkpoint"):
+    with pytest.raises(ConfigError, match=r"is not a readable checkpoint|is no checkpoint, or it is cut short"):
         load_checkpoint(Path(file))
     (tmp_path / "notes.ckpt").write_text("not a checkpoint")
     with pytest.raises(ConfigError, match="is no checkpoint, or it is cut short; give RUN_DIR"):
