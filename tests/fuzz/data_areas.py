@@ -94,12 +94,12 @@ OFTEN = [6, 6, 6, 3, 2, 2, 1, 0.3]
 
 
 def index(world: World, chance: Random, folder: Path, case: int) -> None:
-    """index.json is damaged. What only informs may differ in `prep info`; nothing else may."""
+    """index.json is damaged. What only informs, and files' sizes, may differ in `prep info`; nothing else may."""
     copy = folder / "dataset"
     shutil.copytree(world.dataset, copy)
     note(damage := damage_file(copy / "index.json", chance))
     use = chance.choices(DATASET_USES, OFTEN)[0]
-    if use is info and any(name in damage for name in (".made", ".summary")):
+    if use is info and any(name in damage for name in (".made", ".summary", ".bytes")):
         call(info, world, copy)
     else:
         world.check(use, copy)
@@ -142,14 +142,14 @@ def members(world: World, chance: Random, folder: Path, case: int) -> None:
     world.check(chance.choices(DATASET_USES[1:], OFTEN[1:])[0], copy)
 
 
-def forged(world: World, chance: Random, folder: Path, case: int) -> None:
+def forged(world: World, chance: Random, folder: Path, case: int, damage: int | None = None) -> None:
     """A dataset with good checksums whose ids are none of its words, or whose sentences do not end."""
     copy = folder / "dataset"
     shutil.copytree(world.dataset, copy)
     index = json.loads((copy / "index.json").read_text())
     split, types = chance.choice(sorted(index["splits"])), index["lexicon"]["types"]
     bad = [[3, 4, types, EOS_ID], [3, 2**31 - 1, EOS_ID], [3, -1, EOS_ID], [3, 0, EOS_ID], [3, 4], []]
-    tokens = chance.choice(bad)
+    tokens = chance.choice(bad) if damage is None else bad[damage]
     note(f"{split}: {tokens[:9]}")
     entry = write_shard(copy, split, 0, [(np.array(tokens * 60, np.int32), max(1, tokens.count(EOS_ID) * 60))])
     index["splits"][split] |= {"shards": [entry], "tokens": entry["tokens"], "sentences": entry["sentences"]}

@@ -65,6 +65,7 @@ def _datasets(path: Path) -> dict[str, np.ndarray]:
     return dict(sorted(found.items()))
 
 
+FORGED_HDF5 = [*FORGED, "text", "external"]
 MODEL_USES: list[Use] = [load, embed, score, export, export_allennlp]
 
 
@@ -74,12 +75,12 @@ def model(world: World, chance: Random, folder: Path, case: int) -> None:
     world.check(chance.choices(MODEL_USES, [5, 2, 1, 1, 1])[0], copy)
 
 
-def forged_model(world: World, chance: Random, folder: Path, case: int) -> None:
+def forged_model(world: World, chance: Random, folder: Path, case: int, kind: str = "") -> None:
     """Tensors of another kind, with config.json made to fit: nothing loads that is not finite float32 of its shape."""
     copy = folder / "model"
     shutil.copytree(world.model, copy)
     path = copy / chance.choice(["model.safetensors", "softmax.safetensors"])
-    tensors, kind = load_file(path), chance.choice(FORGED)
+    tensors, kind = load_file(path), kind or chance.choice(FORGED)
     name = chance.choice(sorted(tensors))
     note(f"{kind} in {name}")
     tensors[f"{name}x" if kind == "extra" else name] = forged(tensors[name], kind, chance)
@@ -98,12 +99,12 @@ def imported(world: World, chance: Random, folder: Path, case: int) -> None:
     _import(damaged_copy(world.weights, folder, ["options.json"] * 2 + ["weights.hdf5", "vocab.txt"], chance))
 
 
-def forged_weights(world: World, chance: Random, folder: Path, case: int) -> None:
+def forged_weights(world: World, chance: Random, folder: Path, case: int, kind: str = "") -> None:
     """A dataset of the HDF5 file is of another type or shape, holds what is no number, or lies in another file."""
     copy = folder / "weights"
     shutil.copytree(world.weights, copy)
     found = _datasets(copy / "weights.hdf5")
-    name, kind = chance.choice(sorted(found)), chance.choice([*FORGED, "text", "external"])
+    name, kind = chance.choice(sorted(found)), kind or chance.choice(FORGED_HDF5)
     note(f"{kind} in {name}")
     (folder / "foreign").write_bytes(found[name].tobytes())
     values = np.array([b"text"] * 3) if kind == "text" else forged(found[name], kind, chance)

@@ -45,7 +45,7 @@ AREAS: dict[str, tuple[Area, float, int]] = {  # what is tried, its share of the
     "vectors": (model_areas.vectors, 4, 25),
 }
 WHOLE: dict[str, tuple[Area, Callable[[World], int]]] = {  # what is tried in all its cases, and how many those are
-    "known": (known.known, lambda world: len(known.ALL)),
+    "known": (known.known, lambda world: known.NUMBER),
     "not yaml": (config_areas.not_yaml, lambda world: len(config_areas.FIRST)),
     "places": (config_areas.places, lambda world: len(config_areas.PLACES)),
     "documents": (config_areas.documents, lambda world: len(config_areas.DOCUMENTS)),
