@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.dataset.files import DataError, atomic_file, map_npy, sha256_of, write_json, write_npy, xxh3_64_of
-from data_prep.dataset.index import FileEntry, LexiconEntry
+from data_prep.dataset.index import FileEntry, LexiconEntry, Xxh3
 from data_prep.dataset.lexicon import EOS_ID, SPECIALS, UNK_ID, Lexicon
 from data_prep.dataset.lexicon import FILES as LEXICON_FILES
 from data_prep.dataset.summary import Figures
@@ -27,11 +27,15 @@ _LISTED_FAULTS = 20
 
 @dataclass(frozen=True)
 class MergeRecord:
-    """Result of pass 2: the lexicon's entry in the index, figures for the summary, number of shards of each split."""
+    """Result of pass 2: the lexicon's entry in the index, figures for the summary, number of shards of each split.
+
+    bounds: XXH3-64 of the file of each split's bounds.
+    """
 
     lexicon: LexiconEntry
     figures: Figures
     shards: dict[str, Count]
+    bounds: dict[str, Xxh3]
 
 
 class _Ids(dict[bytes, int]):
@@ -79,7 +83,8 @@ def _merge(
     figures = _figures(plan, records, bounds) | _lexicon_figures(lexicon, heldout_counts)
     _write_skipped(work, plan, records)
     shards = {split: bound.num_shards for split, bound in bounds.items()}
-    write_json(work.merge_record, asdict(MergeRecord(lexicon_entry(work.output, lexicon), figures, shards)))
+    checksums = {split: xxh3_64_of(_bounds_path(work, split)) for split in bounds}
+    write_json(work.merge_record, asdict(MergeRecord(lexicon_entry(work.output, lexicon), figures, shards, checksums)))
 
 
 def read_merge_record(work: Workspace) -> MergeRecord:
@@ -91,13 +96,20 @@ def read_merge_record(work: Workspace) -> MergeRecord:
 def write_bounds(work: Workspace, split: str, bounds: Bounds) -> None:
     """Write the bounds of a split's shards for read_bounds()."""
     work.bounds.mkdir(exist_ok=True)
-    write_npy(work.bounds / f"{split}.npy", np.stack([bounds.sentences, bounds.tokens]))
+    write_npy(_bounds_path(work, split), np.stack([bounds.sentences, bounds.tokens]))
 
 
 def read_bounds(work: Workspace, split: str) -> Bounds:
-    """Return the bounds of a split's shards."""
-    sentences, tokens = map_npy(work.bounds / f"{split}.npy", np.int64, ndim=3)
+    """Return the bounds of a split's shards. Raises DataError if they are not those that merge() wrote."""
+    path = _bounds_path(work, split)
+    if not path.exists() or xxh3_64_of(path) != read_merge_record(work).bounds.get(split):
+        raise DataError(f"{path} is missing or damaged; {WORK_REMEDY}")
+    sentences, tokens = map_npy(path, np.int64, ndim=3)
     return Bounds(sentences, tokens)
+
+
+def _bounds_path(work: Workspace, split: str) -> Path:
+    return work.bounds / f"{split}.npy"
 
 
 def _check_splits(plan: PrepPlan, splits: Sequence[str]) -> None:

@@ -79,7 +79,7 @@ def plan_parts(folder: Path, text: Text, vectors: Vectors, bilm: BiLM, output: P
     rows, files = _write_texts(folder, text, sources)
     require(bool(rows), f"input={' '.join(text.input)} has no text; give files of one sentence a line")
     sentences, words = sum(row.sentences for row in rows), sum(row.words for row in rows)
-    plan = Plan(identity, width, files, sentences, words, rows)
+    plan = Plan(identity, width, files, sentences, words, rows).sealed()
     write_json(folder / PLAN, asdict(plan))
     remove_texts_from(folder, len(rows))
     parts = Parts(folder, plan)

@@ -1,9 +1,10 @@
 """Read vectors in parts, after a check that plan.json is consistent and matches the files beside it."""
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class Part:
 class Plan:
     """identity: settings that must stay the same. width: values of a vector. files: (path, its first sentence).
 
-    sentences, words: of the whole text.
+    sentences, words: of the whole text. seal: SHA-256 of the other fields, made by `sealed`.
     """
 
     identity: dict[str, Any]
@@ -44,6 +45,12 @@ class Plan:
     sentences: Count
     words: Count
     parts: list[Part]
+    seal: str = ""
+
+    def sealed(self) -> "Plan":
+        """Return the plan with its seal, as it is written."""
+        values = json.dumps(asdict(replace(self, seal="")), sort_keys=True)
+        return replace(self, seal=hashlib.sha256(values.encode()).hexdigest())
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,8 @@ class VectorsRecord:
 def load_plan(folder: Path) -> Plan:
     """Return the plan in a folder. Raises DataError if it is damaged."""
     plan: Plan = load_json(folder / PLAN, Plan, _REMEDY)
+    if plan != plan.sealed():
+        raise damaged(folder / PLAN, "it was changed since it was written")
     return plan
 
 
