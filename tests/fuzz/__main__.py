@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 from tempfile import mkdtemp
 
+# Before torch and the hub's client are imported: one thread, and no network. Only here: pytest imports the runner too.
+os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", WANDB_MODE="disabled", MPLBACKEND="agg")
+
 from tests.fuzz.runner import again, fuzz
 
 OPTIONS = {"cases": "10000", "seed": "0", "only": "", "minutes": "1000", "jobs": "2", "area": "", "case": "0"}

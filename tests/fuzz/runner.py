@@ -3,7 +3,6 @@
 import gc
 import logging
 import multiprocessing
-import os
 import shutil
 import sys
 import time
@@ -14,9 +13,6 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
-
-# Before torch and the hub's client are imported: one thread, and no network.
-os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", WANDB_MODE="disabled", MPLBACKEND="agg")
 
 import torch
 
