@@ -4,11 +4,12 @@ The text is the State of the Union addresses, 1790 to today, in the public domai
 imported only where vectors are compared, so that the first command starts at once.
 """
 
-import ctypes
 import json
+import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from itertools import combinations, product
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_prep.dataset.files import write_bytes
 from data_prep.dataset.locations import local_path
+from data_prep.workers import end_with_parent
 from pipeline.config.schema import ConfigError
 from pipeline.train.cluster.signals import EXIT_PREEMPTED
 
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 LAST_YEAR = 1945
 _REPEATS = "1945-Roosevelt-2"  # the radio version of the message before it: would leak held-out sentences into training
 _BRIEFLY = ["train.epochs=0.4", "train.validate_tokens=5000"]  # the final table scores all held-out tokens
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 WORD = "act"
 SENSES = {
@@ -127,16 +128,13 @@ def _elmo(arguments: list[str]) -> int:
     before = {signum: signal.signal(signum, forward_signal) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         command = [sys.executable, "-m", "pipeline.cli", *arguments]
-        child.append(subprocess.Popen(command, preexec_fn=_end_with_parent if sys.platform == "linux" else None))
+        ends = partial(end_with_parent, os.getpid())
+        child.append(subprocess.Popen(command, preexec_fn=ends if sys.platform == "linux" else None))
         code = child[0].wait()
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
     return code if code >= 0 else 128 - code
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
 
 
 def _perplexity_table(result: dict[str, Any]) -> str:

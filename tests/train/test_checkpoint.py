@@ -121,7 +121,7 @@ def test_one_generation_of_checkpoints_set_aside_is_kept(tmp_path: Path, caplog:
         folder.save(content(step), None, unix_time=0.0)
         assert [path.name for path in sorted(tmp_path.glob("damaged-*.ckpt"))] == [f"damaged-{newest.file}"]
     assert steps(folder) == [10, 11] and "set aside as damaged" in caplog.text
-    (tmp_path / "damaged-step-00000012.ckpt").rename(tmp_path / "step-00000012.ckpt")  # put back, and mended
+    (tmp_path / "damaged-step-00000012.ckpt").rename(tmp_path / "step-00000012.ckpt")  # put back by hand, whole again
     (tmp_path / "damaged-step-00000012.json").rename(tmp_path / "step-00000012.json")
     flip_a_bit(tmp_path / "step-00000012.ckpt")
     assert folder.newest_good() == folder.records()[-1] and folder.records()[-1].step == 12
