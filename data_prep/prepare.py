@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Literal
 
 from data_prep.dataset.files import DataError, describe_os_error, write_json
-from data_prep.dataset.index import FORMAT, SPLITS, VERSION, Index, ShardEntry, SplitEntry, fingerprint_of, read_index
+from data_prep.dataset.index import (
+    FORMAT,
+    SPLITS,
+    VERSION,
+    Index,
+    ShardEntry,
+    SplitEntry,
+    fingerprint_of,
+    information_sha256,
+    read_index,
+)
 from data_prep.dataset.locations import local_path
 from data_prep.dataset.summary import Made, Summary
 from data_prep.dataset.typed_json import load_json
@@ -262,6 +272,7 @@ def _index(work: Workspace, plan: PrepPlan) -> Index:
         "fingerprint": fingerprint_of(record.lexicon, splits),
         "made": made,
         "summary": record.figures,
+        "information_sha256": information_sha256(made, record.figures),
         "lexicon": record.lexicon,
         "splits": splits,
     }
