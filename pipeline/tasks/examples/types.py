@@ -1,7 +1,7 @@
 """What the readers of this folder return and the networks train on: one frozen dataclass a task.
 
 `texts()` of each returns the token sequences that a biLM reads for it, in order. Spans are (first, last), both ends
-included, in word numbers.
+included, in word numbers. Labels are empty where they are not known, as in text to predict.
 """
 
 from dataclasses import dataclass
