@@ -5,7 +5,8 @@ lines, which end a sentence, and of CoNLL-U files comments, multiword tokens and
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,7 +50,7 @@ def read_columns(
 
 def scheme_of(path: str | Path, tag_column: int = -1) -> Scheme:
     """Return the scheme of a file's entity tags."""
-    return find_scheme([fields[tag_column] for _, fields in rows] for rows in _sentences(path, (tag_column,)))
+    return _scheme(path, ([fields[tag_column] for _, fields in rows] for rows in _sentences(path, (tag_column,))))
 
 
 def write_columns(
@@ -137,16 +138,28 @@ def _check_columns(path: str | Path, width: int, columns: tuple[int, ...]) -> No
 
 
 def _in_bioes(path: str | Path, sentences: list[TaggedSentence], lines: list[list[int]]) -> list[TaggedSentence]:
-    try:
-        for number, sentence in enumerate(sentences):  # noqa: B007
+    for sentence, numbers in zip(sentences, lines, strict=True):
+        with _faults_at(path, numbers):
             check_form(sentence.tags)
-        number = -1
-        scheme = find_scheme(sentence.tags for sentence in sentences)
-        converted = []
-        for number, sentence in enumerate(sentences):
+    scheme = _scheme(path, (sentence.tags for sentence in sentences))
+    converted = []
+    for sentence, numbers in zip(sentences, lines, strict=True):
+        with _faults_at(path, numbers):
             converted.append(TaggedSentence(sentence.words, to_bioes(sentence.tags, scheme)))
-        return converted
+    return converted
+
+
+def _scheme(path: str | Path, sequences: Iterable[Sequence[str]]) -> Scheme:
+    try:
+        return find_scheme(sequences)
     except TagFault as fault:
-        if fault.index < 0:
-            raise DataError(f"{path}: {fault}") from None
-        raise bad_line(path, lines[number][fault.index], f"has a tag that does not fit: {fault}") from None
+        raise DataError(f"{path}: {fault}") from None
+
+
+@contextmanager
+def _faults_at(path: str | Path, lines: list[int]) -> Iterator[None]:
+    """Turn a TagFault of a sentence into the error of its line. lines: of each word."""
+    try:
+        yield
+    except TagFault as fault:
+        raise bad_line(path, lines[fault.index], f"has a tag that does not fit: {fault}") from None

@@ -137,11 +137,13 @@ def _clusters_of(path: str | Path, part: Part) -> tuple[tuple[Span, ...], ...]:
 def _rewritten_conll(source: str | Path, clusters: Sequence[Clusters]) -> Iterator[str]:
     parts = [sum(map(len, part.sentences)) for part in read_parts(source)]
     assert len(parts) == len(clusters), "clusters of every document are needed"
-    columns = [[column] for words, found in zip(parts, clusters, strict=True) for column in brackets_of(words, found)]
+    columns = [
+        [column] for words, found in zip(parts, clusters, strict=True) for column in mention_brackets(words, found)
+    ]
     return rewritten_conll(source, iter(columns), -1, None)
 
 
-def brackets_of(num_words: int, clusters: Clusters) -> list[str]:
+def mention_brackets(num_words: int, clusters: Clusters) -> list[str]:
     """Return the last column of a CoNLL-2012 document, one string a word. Clusters are numbered in their order."""
     begins: dict[int, list[str]] = defaultdict(list)
     ends: dict[int, list[str]] = defaultdict(list)

@@ -112,20 +112,24 @@ def _bio_of(path: str | Path, rows: list[Row], column: int) -> tuple[str, ...]:
     for row in rows:
         found = _ROLE.fullmatch(row.fields[column])
         if found is None or (found[1] and role):
-            what = f"has {row.fields[column]!r} in column {column}; a role is written (ROLE* ... *), none inside another"
+            what = f"has {row.fields[column]!r} in column {column}; write roles as (ROLE* ... *), none inside another"
             raise bad_line(path, row.line, what)
         tags.append(f"B-{found[1]}" if found[1] else f"I-{role}" if role else "O")
         role = found[1] or role
         if found[2]:
             if not role:
-                raise bad_line(path, row.line, f"ends a role in column {column} that does not begin; open it with (ROLE*")
+                raise bad_line(
+                    path, row.line, f"ends a role in column {column} that does not begin; open it with (ROLE*"
+                )
             role = ""
     if role:
-        raise bad_line(path, rows[-1].line, f"ends a sentence inside the role {role} in column {column}; close it with *)")
+        raise bad_line(
+            path, rows[-1].line, f"ends a sentence inside the role {role} in column {column}; close it with *)"
+        )
     return tuple(tags)
 
 
-def brackets_of(tags: Sequence[str]) -> list[str]:
+def role_brackets(tags: Sequence[str]) -> list[str]:
     """Return BIO tags in the brackets of CoNLL-2005 and CoNLL-2012, one string a word."""
     found = []
     for index, tag in enumerate(tags):
@@ -139,7 +143,7 @@ def _rewritten_conll(source: str | Path, tags: Iterator[Sequence[str]]) -> Itera
     columns: list[list[str]] = []
     for part in read_parts(source):
         for rows in part.sentences:
-            frames = [brackets_of(next(tags)) for _ in range(_num_frames(rows))]
+            frames = [role_brackets(next(tags)) for _ in range(_num_frames(rows))]
             columns += [[frame[index] for frame in frames] for index in range(len(rows))]
     return rewritten_conll(source, iter(columns), FIRST_ROLE, -1)
 

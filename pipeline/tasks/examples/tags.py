@@ -113,8 +113,8 @@ def _begins(tags: Sequence[str], index: int, scheme: Scheme) -> bool:
     if prefix == "B" and not same_before and scheme == "IOB1":
         raise TagFault(
             index,
-            f"{tags[index]} follows no entity of type {kind}, but elsewhere entities begin with I: this is neither IOB1 "
-            "nor IOB2; begin every entity with B",
+            f"{tags[index]} follows no entity of type {kind}, but elsewhere entities begin with I: this is neither "
+            "IOB1 nor IOB2; begin every entity with B",
         )
     return prefix == "B" or (prefix == "I" and not same_before)
 
@@ -126,7 +126,7 @@ def _check_bioes(tags: Sequence[str], renamed: Sequence[str]) -> None:
         is_open = before[0] in ("B", "I")
         if is_open != (prefix in ("I", "E")) or (is_open and before[1] != kind):
             follows = tags[index - 1] if index else "the sentence's beginning"
-            raise TagFault(index, f"{tags[index]} must not follow {follows}; an entity runs from B over I to E, or is S")
+            raise TagFault(index, f"{tags[index]} must not follow {follows}; an entity is B I ... E, or S alone")
         before = prefix, kind
     if before[0] in ("B", "I"):
         raise TagFault(len(tags) - 1, f"{tags[-1]} ends the sentence inside an entity; end it with E, or use S")
