@@ -1,0 +1,56 @@
+"""Read pretrained word vectors in GloVe's text format: a word and its numbers a line, separated by single spaces.
+
+A first line of two numbers, as word2vec and fastText write it, is passed over.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.dataset.files import DataError
+from pipeline.tasks.examples.lines import bad_line, read_lines, shown
+
+
+def read_word_vectors(path: str | Path, words: Iterable[str], lower: bool = True) -> tuple[list[str], np.ndarray]:
+    """Return the words found, in the file's order, and their vectors (words, D) float32.
+
+    lower: look words up in lower case, and return them so. The first vector of a word counts. Raises DataError.
+    """
+    wanted = {word.lower() for word in words} if lower else set(words)
+    found: list[str] = []
+    vectors: list[np.ndarray] = []
+    size, left = 0, set(wanted)
+    for line, text in read_lines(path):
+        if line == 1 and _is_header(text):
+            continue
+        text = text.rstrip(" ")
+        size = size or text.count(" ")
+        if size < 2:
+            raise bad_line(path, line, f"is no word vector ({shown(text)}); give a word and its numbers a line")
+        word = text.partition(" ")[0] if text.count(" ") == size else text.rsplit(" ", size)[0]
+        if text.count(" ") < size:
+            what = f"has {text.count(' ')} numbers, but the first vector has {size}; the file is damaged"
+            raise bad_line(path, line, what)
+        if word in left:
+            left.remove(word)
+            found.append(word)
+            vectors.append(_numbers(path, line, text, size))
+    if wanted and not found:
+        raise DataError(f"{path} has a vector for none of the {len(wanted):,} words; check its language and case")
+    return found, np.stack(vectors) if vectors else np.zeros((0, size), np.float32)
+
+
+def _is_header(text: str) -> bool:
+    fields = text.split()
+    return len(fields) == 2 and all(field.isdecimal() for field in fields)
+
+
+def _numbers(path: str | Path, line: int, text: str, size: int) -> np.ndarray:
+    try:
+        vector = np.array(text.rsplit(" ", size)[1:], np.float32)
+    except ValueError:
+        raise bad_line(path, line, f"has a field that is no number ({shown(text)}); the file is damaged") from None
+    if not np.isfinite(vector).all():
+        raise bad_line(path, line, f"has a number that is not finite ({shown(text)}); remove the line")
+    return vector
