@@ -1,0 +1,121 @@
+"""What all task networks have in common, and how a task is trained by default."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from pipeline.tasks.examples.types import Words
+from pipeline.tasks.networks.embedder import Embedder, EmbedderConfig
+from pipeline.tasks.networks.placement import ElmoConfig, ElmoPlacement
+from pipeline.tasks.networks.sequences import (
+    Batch,
+    Sequences,
+    Tables,
+    WordTable,
+    WordVectors,
+    choose_characters,
+    choose_words,
+)
+
+Example = TypeVar("Example")
+BatchOf = TypeVar("BatchOf", bound=Batch)
+Prediction = TypeVar("Prediction")
+
+
+@dataclass(frozen=True)
+class TaskTraining:
+    """How a task is trained. Early stopping watches the task's metric on dev, higher is better.
+
+    batch_size: examples, for coreference documents. patience: epochs without a better score, None to train
+    `max_epochs`. schedule: "plateau" multiplies the rate by `decay` after each epoch with `plateau_patience` epochs
+    before it without a better score; "steps" multiplies it by `decay` every `decay_every_steps`. clip_norm: bound of
+    the global L2 norm; clip_value: bound of each element. ema: decay of the moving average of all trained weights,
+    which is what is evaluated. max_tokens: longer training examples are left out. validate_every_steps: None for once
+    an epoch. label_all_phrases: train on each labelled phrase of a tree.
+    """
+
+    optimizer: Literal["adam", "adadelta"] = "adam"
+    learning_rate: float = 1e-3
+    rho: float = 0.95
+    eps: float = 1e-8
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    batch_size: int = 32
+    max_epochs: int = 75
+    patience: int | None = None
+    schedule: Literal["constant", "plateau", "steps"] = "constant"
+    decay: float = 0.5
+    plateau_patience: int = 0
+    decay_every_steps: int = 100
+    ema: float | None = None
+    max_tokens: int | None = None
+    validate_every_steps: int | None = None
+    label_all_phrases: bool = False
+
+
+@dataclass(frozen=True)
+class TaskDefaults:
+    """A task's own configuration of its network, its embedder, ELMo in it, and training."""
+
+    network: Any
+    embedder: EmbedderConfig
+    elmo: ElmoConfig
+    training: TaskTraining
+
+
+class TaskNetwork(nn.Module, ABC, Generic[Example, BatchOf, Prediction]):
+    """A network that gets examples of a task and predicts their labels.
+
+    `make_batch` and `labels_of` need no weights, so that loader processes can use them. `embed` is the input of the
+    lowest RNN; the network learns its width, and not what is in it.
+    """
+
+    DEFAULTS: ClassVar[TaskDefaults]
+
+    def __init__(self, config: Any, embedder: Embedder, placement: ElmoPlacement, labels: tuple[str, ...]) -> None:
+        super().__init__()
+        self.config, self.embedder, self.placement, self.labels = config, embedder, placement, labels
+        self.input_dim = embedder.output_dim + placement.input_dim
+
+    def embed(self, sequences: Sequences) -> Tensor:
+        """(B, T, input_dim), zeros at padding."""
+        return self.placement.at_input(self.embedder(sequences), sequences)
+
+    @staticmethod
+    @abstractmethod
+    def labels_of(examples: Sequence[Example]) -> tuple[str, ...]:
+        """Return the labels that a network trained on `examples` can predict, in the order of its output."""
+
+    @staticmethod
+    @abstractmethod
+    def make_batch(examples: Sequence[Example], tables: Tables) -> BatchOf:
+        """Turn examples into tensors."""
+
+    @abstractmethod
+    def loss(self, batch: BatchOf) -> Tensor:
+        """Return the loss, without the penalty on ELMo's weights."""
+
+    @abstractmethod
+    def predict(self, batch: BatchOf) -> list[Prediction]:
+        """Return one prediction an example, in the terms of the example's type."""
+
+
+def make_tables(
+    config: EmbedderConfig, texts: Sequence[Words], labels: tuple[str, ...], vectors: WordVectors | None = None,
+    seed: int = 0,
+) -> tuple[Tables, np.ndarray | None]:  # fmt: skip
+    """Return the tables of training texts, and the word vectors for the embedder (None with words="none").
+
+    Fixed vectors: add the texts to predict to `texts`, or all words of the vectors, to know their words as well.
+    """
+    cnn = config.characters
+    characters = choose_characters(texts, cnn.min_count, cnn.max_characters, cnn.min_characters) if cnn else None
+    if config.words == "none":
+        return Tables(WordTable(()), characters, labels), None
+    is_trained = config.words == "trained"
+    words, values = choose_words(texts, config.case, vectors, is_trained, config.normalise, config.dim, seed)
+    return Tables(words, characters, labels), values
