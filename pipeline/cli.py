@@ -18,6 +18,7 @@ from pipeline.config.finetune import FinetuneConfig, in_full
 from pipeline.config.help import EXIT_USER_ERROR, Command, describe, overview, run, show
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig, require
+from pipeline.config.tasks import TASKS, PredictConfig, TaskConfig, task_schema
 from pipeline.config.terminal import make_warnings_printable, print_text
 from pipeline.config.watch import CompareConfig, DashboardConfig, PlotConfig, StatusConfig, SyncConfig
 from pipeline.process import set_defaults_of_libraries
@@ -166,6 +167,36 @@ def score(arguments: list[str]) -> int:
     return 0
 
 
+def task(arguments: list[str]) -> int:
+    signals.install()
+    name, rest = _task_and_rest(arguments)
+    config = load(task_schema(name), rest)
+    from pipeline.tasks.run import train_task
+    from pipeline.train.trainer import global_rank
+
+    result = train_task(name, config)
+    if global_rank(config.training) == 0:
+        print_text(result)
+        if result.stopped_by is not None:
+            return signals.EXIT_PREEMPTED
+        print_text(f"Next: elmo predict model={result.run_dir / 'model'} input=FILE output=FILE")
+    return 0
+
+
+def _task_and_rest(arguments: list[str]) -> tuple[str, list[str]]:
+    names = [argument for argument in arguments if "=" not in argument and not argument.endswith((".yaml", ".yml"))]
+    require(len(names) == 1, f"elmo task takes one task ({', '.join(TASKS)}), as in: elmo task ner train=FILE dev=FILE")
+    return names[0], [argument for argument in arguments if argument != names[0]]
+
+
+def predict(arguments: list[str]) -> int:
+    config = load(PredictConfig, arguments)
+    from pipeline.tasks.predict import predict as write
+
+    print_text(write(config))
+    return 0
+
+
 def neighbors(arguments: list[str]) -> int:
     config = load(NeighborsConfig, arguments)
     from pipeline.apply.embed.neighbors import neighbors as find
@@ -248,6 +279,10 @@ COMMANDS = {
                      "elmo score checkpoint=runs/first input=sentences.txt output=scores.jsonl"),
     "neighbors": Command(neighbors, NeighborsConfig, "find occurrences of a word in a similar context, by cosine",
                          "elmo neighbors checkpoint=runs/first corpus=corpus.txt word=play sentence='a play in acts'"),
+    "task": Command(task, TaskConfig, f"train a task with a biLM or without: {', '.join(TASKS)}",
+                    "elmo task ner train=train.conll dev=dev.conll elmo.checkpoint=runs/first run.dir=runs/ner"),
+    "predict": Command(predict, PredictConfig, "label new text by a trained task",
+                       "elmo predict model=runs/ner/model input=new.conll output=labelled.conll"),
     "status": Command(status, StatusConfig, "show progress, perplexity, checkpoints and restarts of a run",
                       "elmo status runs/first --watch"),
     "plot": Command(plot, PlotConfig, "plot perplexity, speed and gradient norm of runs as PNG or one HTML page",

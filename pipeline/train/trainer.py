@@ -9,7 +9,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytorch_lightning as pl
 import torch
@@ -20,11 +20,13 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 
 from data_prep.workers import end_with_parent
 from pipeline.config.schema import PretrainConfig, TrainConfig
+from pipeline.config.task_networks import TaskTraining
 from pipeline.model.backend.choose_device import choose_device
 
 _LAUNCHER = "ELMO_LAUNCHER_PID"  # in the environment of ranks that Lightning starts: the process of rank 0
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # options of mallopt(3)
 _NEVER = -1
+Machine: TypeAlias = TrainConfig | TaskTraining  # both say on which devices, nodes and threads to train
 _UNWANTED_ADVICE = (
     "You have overridden `transfer_batch_to_device`",
     "The number of training batches",
@@ -36,13 +38,23 @@ _UNWANTED_ADVICE = (
 
 def build_trainer(config: PretrainConfig, wandb_run: Any, callbacks: list[pl.Callback]) -> pl.Trainer:
     """Return a Trainer whose one epoch is the whole rest of the run. wandb_run: None but on rank 0."""
+    logger = WandbLogger(experiment=wandb_run) if wandb_run is not None else False
+    return _trainer(config.train, _strategy(config.train), callbacks, logger=logger)
+
+
+def build_task_trainer(training: TaskTraining, callbacks: list[pl.Callback]) -> pl.Trainer:
+    """Return such a Trainer for a supervised task."""
+    return _trainer(training, DDPStrategy(gradient_as_bucket_view=True), callbacks, precision=training.precision)
+
+
+def _trainer(machine: Machine, strategy: DDPStrategy, callbacks: list[pl.Callback], **options: Any) -> pl.Trainer:
+    """strategy: for more than one rank."""
     quieten_lightning()
-    ranks = config.train.devices * config.train.nodes
     trainer = pl.Trainer(
-        accelerator=choose_device(config.train.accelerator),
-        devices=config.train.devices,
-        num_nodes=config.train.nodes,
-        strategy=_strategy(config.train) if ranks > 1 else "auto",
+        accelerator=choose_device(machine.accelerator),
+        devices=machine.devices,
+        num_nodes=machine.nodes,
+        strategy=strategy if machine.devices * machine.nodes > 1 else "auto",
         max_epochs=1,
         limit_val_batches=0,
         num_sanity_val_steps=0,
@@ -52,8 +64,8 @@ def build_trainer(config: PretrainConfig, wandb_run: Any, callbacks: list[pl.Cal
         enable_model_summary=False,
         callbacks=callbacks,
         log_every_n_steps=1 << 30,
-        logger=WandbLogger(experiment=wandb_run) if wandb_run is not None else False,
         plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
+        **{"logger": False, **options},
     )
     _leave_signals_to_us(trainer)
     return trainer
@@ -65,7 +77,7 @@ def _strategy(config: TrainConfig) -> DDPStrategy:
     return DDPStrategy(gradient_as_bucket_view=True, ddp_comm_hook=hook)
 
 
-def global_rank(config: TrainConfig) -> int:
+def global_rank(config: Machine) -> int:
     """Return this process's rank before Lightning sets anything up, from the launcher's environment variables."""
     quieten_lightning()
     if "RANK" in os.environ:
@@ -91,7 +103,7 @@ def end_with_launcher() -> None:
         end_with_parent(int(os.environ[_LAUNCHER]))
 
 
-def set_threads(config: TrainConfig) -> None:
+def set_threads(config: Machine) -> None:
     """Give each process of a node its share of the cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(config.threads or max(1, cores // config.devices))

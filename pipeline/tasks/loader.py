@@ -1,0 +1,97 @@
+"""Batches for training, in a loader process if there is one, and for evaluation."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.model.elmo.elmo import Elmo
+from pipeline.tasks.layer_cache import LayerCache
+from pipeline.tasks.networks.sequences import Batch
+from pipeline.tasks.order import TrainingOrder
+
+MakeBatch = Callable[[Sequence[Any]], Batch]
+Texts = tuple[tuple[str, ...], ...]
+
+
+class KeptLayers:
+    """Read texts' layers from a cache, as the (L + 1, B, T, D) float32 tensor of a batch, zeros after a text's end."""
+
+    def __init__(self, cache: LayerCache) -> None:
+        self._cache = cache
+
+    def __call__(self, texts: Texts) -> Tensor:
+        found = [self._cache.layers(text) for text in texts]
+        layers, _, dim = found[0].shape
+        padded = np.zeros((layers, len(texts), max(len(text) for text in texts), dim), np.float32)
+        for row, values in enumerate(found):
+            padded[:, row, : values.shape[1]] = values
+        return torch.from_numpy(padded)
+
+
+class BilmLayers(nn.Module):
+    """Run the biLM on texts: (L + 1, B, T, D), with gradients if the biLM is trained."""
+
+    def __init__(self, elmo: Elmo) -> None:
+        super().__init__()
+        self.elmo = elmo
+
+    @property
+    def is_trained(self) -> bool:
+        return bool(self.elmo.options["trainable"])
+
+    def forward(self, texts: Texts) -> Tensor:
+        layers = self.elmo(texts, return_layers=True).layers
+        assert layers is not None
+        return layers
+
+
+def gather(mine: list[Any]) -> list[Any]:
+    """Return the items of all ranks, those of rank 0 first."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return mine
+    found: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(found, mine)
+    return [item for items in found for item in items]
+
+
+class Steps(Dataset[tuple[Batch, float]]):
+    """What each step of a rank trains on: (examples, weight of their loss). Item 0 is step `first`."""
+
+    def __init__(
+        self, examples: Sequence[Any], order: TrainingOrder, make_batch: MakeBatch, first: int, last: int,
+        rank: int, ranks: int, sums_loss: bool,
+    ) -> None:  # fmt: skip
+        """last: the step after the last one. sums_loss: the loss is a sum over examples, not a mean."""
+        self._examples, self._order, self._make_batch = examples, order, make_batch
+        self._first, self._last, self._rank, self._ranks, self._sums_loss = first, last, rank, ranks, sums_loss
+
+    def __len__(self) -> int:
+        return self._last - self._first
+
+    def __getitem__(self, item: int) -> tuple[Batch, float]:
+        """Ranks average their gradients: the weights make of it the loss over all examples of the step."""
+        step = self._first + item
+        chosen = self._order.of_rank(step, self._rank, self._ranks)
+        total = len(self._order.batch(step))
+        weight = self._ranks * (bool(len(chosen)) if self._sums_loss else len(chosen) / total)
+        if not len(chosen):  # every rank has to take part in the step
+            chosen = self._order.batch(step)[:1]
+        return self._make_batch([self._examples[number] for number in chosen]), float(weight)
+
+
+def training_loader(steps: Steps, workers: int) -> DataLoader[tuple[Batch, float]]:
+    return DataLoader(
+        steps, batch_size=None, shuffle=False, num_workers=workers, prefetch_factor=4 if workers else None,
+        multiprocessing_context="fork" if workers else None,
+    )  # fmt: skip
+
+
+def by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Yield the numbers of all examples, in batches of about the same length, the longest first."""
+    order = sorted(range(len(lengths)), key=lambda number: -lengths[number])
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]

@@ -1,0 +1,245 @@
+"""`elmo task`: train a task with or without a biLM, and keep the network that scores best on dev."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from data_prep.dataset.files import sha256_of
+from data_prep.dataset.locations import local_path
+from data_prep.dataset.remote import default_cache_dir
+from pipeline.apply.load import load_trained
+from pipeline.config.schema import require, to_dict
+from pipeline.config.tasks import TaskConfig
+from pipeline.model.elmo.elmo import Elmo
+from pipeline.tasks.callbacks import BEST, LAST, EvaluateAndSave, Progress
+from pipeline.tasks.examples.word_vectors import read_word_vectors
+from pipeline.tasks.kinds import Kind, Scores, kind_of
+from pipeline.tasks.layer_cache import LayerCache
+from pipeline.tasks.loader import BilmLayers, KeptLayers, Steps, by_length, gather, training_loader
+from pipeline.tasks.module import TaskModule
+from pipeline.tasks.networks.network import make_tables
+from pipeline.tasks.networks.sequences import Batch, WordVectors
+from pipeline.tasks.order import TrainingOrder
+from pipeline.tasks.state import TaskState, load_state
+from pipeline.tasks.task import Task, build_network
+from pipeline.train.run_dir.lock import claim
+from pipeline.train.run_dir.tracking import Tracker
+from pipeline.train.trainer import build_task_trainer, end_with_launcher, global_rank, launching_ranks, set_threads
+
+log = logging.getLogger(__name__)
+_NOT_PART_OF_IDENTITY = ("run.name", "wandb", "training.max_epochs", "training.patience", "training.accelerator",
+                         "training.devices", "training.nodes", "training.threads", "training.workers",
+                         "elmo.cache_dir")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Examples of a task. test: empty where there is none."""
+
+    train: list[Any]
+    dev: list[Any]
+    test: list[Any]
+
+    @property
+    def all(self) -> list[Any]:
+        return [*self.train, *self.dev, *self.test]
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """The end of a training. scores: of dev and test, by metric; empty if it was stopped before the end.
+
+    learned: (weights of the layers, gamma) of each place of ELMo. stopped_by: the signal that stopped it.
+    """
+
+    run_dir: Path
+    task: str
+    main: str
+    state: TaskState
+    scores: dict[str, Scores]
+    learned: dict[str, tuple[list[float], float]]
+    stopped_by: str | None = None
+
+    def __str__(self) -> str:
+        if self.stopped_by is not None:
+            step = f"{self.state.step:,}"
+            return f"stopped by {self.stopped_by} at step {step}, which is saved; run the same command again to resume"
+        names = [self.main, *sorted(name for name in self.scores["dev"] if name != self.main)]
+        parts = list(self.scores)
+        width = max(map(len, names))
+        lines = [f"{'':{width}}  " + "".join(f"{part:>8}" for part in parts)]
+        lines += [
+            f"{name:{width}}  " + "".join(f"{self.scores[part].get(name, 0.0):8.2f}" for part in parts)
+            for name in names
+        ]
+        lines.append(f"best on dev at step {self.state.best_step:,} of {self.state.step:,}")
+        for place, (weights, gamma) in self.learned.items():
+            shown = ", ".join(f"layer {number} {weight:.3f}" for number, weight in enumerate(weights))
+            lines.append(f"ELMo at the {place}: {shown}; gamma {gamma:.3f}")
+        return "\n".join(lines)
+
+
+def read_data(config: TaskConfig, kind: Kind) -> TaskData:
+    """Read the files of a task. Raises DataError, ConfigError."""
+    require(bool(config.train), "train= is missing: give one or more files of labelled examples")
+    require(bool(config.dev), "dev= is missing: early stopping needs labelled examples that are not trained on")
+    train = [example for path in config.train for example in kind.read(path, config, True)]
+    limit = config.training.max_tokens
+    kept = [e for e in train if limit is None or max(map(len, e.texts())) <= limit]
+    require(bool(kept), f"no example of train= has at most training.max_tokens={limit} words; raise it")
+    dev = kind.read(config.dev, config, True)
+    test = kind.read(config.test, config, True) if config.test else []
+    return TaskData(subset(kept, config.training.share, config.training.subset_seed), dev, test)
+
+
+def subset(examples: list[Any], share: float, seed: int) -> list[Any]:
+    """Return a share of the examples, at least one, in their order. A smaller share is part of a larger one."""
+    chosen = np.random.default_rng(seed).permutation(len(examples))[: max(1, round(share * len(examples)))]
+    return [examples[number] for number in np.sort(chosen)]
+
+
+class TaskRun:
+    """One training of a task, from its files to its model folder."""
+
+    def __init__(self, task: str, config: TaskConfig) -> None:
+        self.task, self.config, self.kind = task, config, kind_of(task)
+        self.run_dir = local_path(config.run.dir, "run.dir")
+        set_threads(config.training)
+        self.data = read_data(config, self.kind)
+        self.rank, self.ranks = global_rank(config.training), config.training.devices * config.training.nodes
+        texts = [text for example in self.data.all for text in example.texts()]
+        labels = self.kind.network.labels_of(self.data.train)
+        vectors = _vectors(config, texts)
+        self.tables, self._vectors = make_tables(config.words, texts, labels, vectors, config.run.seed)
+        self.elmo = _elmo(config) if config.elmo.is_used else None
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What must stay the same at each start of the run: settings, and the content of files."""
+        settings = {name: value for name, value in _flat(to_dict(self.config)).items()
+                    if not name.startswith(_NOT_PART_OF_IDENTITY)}  # fmt: skip
+        files = [*self.config.train, self.config.dev, self.config.test, self.config.vectors]
+        return {"task": self.task, **settings, "files": [sha256_of(local_path(file)) for file in files if file]}
+
+    @cached_property
+    def kept(self) -> KeptLayers | None:
+        """The biLM's layers of all texts, kept on disk; None where the biLM reads every batch itself."""
+        elmo = self.config.elmo
+        if self.elmo is None or elmo.trained or elmo.keep == "no":
+            return None
+        folder = Path(elmo.cache_dir) if elmo.cache_dir else default_cache_dir() / "layers"
+        texts = {text for example in self.data.all for text in example.texts()}
+        return KeptLayers(LayerCache.open_or_build(folder, elmo.checkpoint, texts, elmo.keep))
+
+    def make_batch(self, examples: Sequence[Any]) -> Batch:
+        """Return a batch, with the biLM's layers where they are kept."""
+        batch: Batch = self.kind.network.make_batch(examples, self.tables)
+        return batch if self.kept is None else batch.with_elmo(self.kept)
+
+    def module(self, state: TaskState) -> TaskModule:
+        torch.manual_seed(self.config.run.seed)
+        network = build_network(self.task, self.config, self.tables, self._vectors, self.elmo)
+        reader = BilmLayers(self.elmo) if self.elmo is not None and self.kept is None else None
+        return TaskModule(network, self.config.training, state, self.config.run.seed, reader)
+
+    def train(self) -> TaskResult:
+        """Train until early stopping, the last epoch or a signal; a resumed training goes on where it stopped."""
+        end_with_launcher()
+        if self.rank != 0:
+            return self._train(None)
+        with claim(self.run_dir):
+            facts = {"task": self.task, **to_dict(self.config)}
+            return self._train(Tracker(self.run_dir, self.config.run.name, self.config.wandb, facts))
+
+    def _train(self, tracker: Tracker | None) -> TaskResult:
+        saved = load_state(self.run_dir / LAST, self.identity)
+        module = self.module(TaskState() if saved is None else saved[0])
+        if saved is not None:
+            module.restore(saved[1])
+        stopped_by = None if module.state.is_over else self._fit(module, tracker)
+        result = TaskResult(self.run_dir, self.task, self.kind.main, module.state, {}, {}, stopped_by)
+        if stopped_by is None and self.rank == 0:
+            result = self._finish(module)
+        if tracker is not None:
+            tracker.summary({f"{name}/{metric}": value for name, found in result.scores.items()
+                             for metric, value in found.items()})  # fmt: skip
+            tracker.finish()
+        return result
+
+    def _fit(self, module: TaskModule, tracker: Tracker | None) -> str | None:
+        """Return the signal that stopped the training, None at its end."""
+        training = self.config.training
+        order = TrainingOrder([sum(map(len, e.texts())) for e in self.data.train], training.batch_size,
+                              self.config.run.seed)  # fmt: skip
+        total = order.steps_an_epoch * training.max_epochs
+        steps = Steps(self.data.train, order, self.make_batch, module.state.step, total, self.rank, self.ranks,
+                      self.kind.sums_loss)  # fmt: skip
+        evaluate = EvaluateAndSave(
+            self.run_dir, self.identity, lambda m: self.score(m, self.data.dev), self.kind.main,
+            training.validate_every_steps or order.steps_an_epoch, total, tracker,
+        )  # fmt: skip
+        progress = Progress(self.task, total, self.kind.main, evaluate)
+        trainer = build_task_trainer(training, [evaluate, progress])
+        with launching_ranks():
+            trainer.fit(module, train_dataloaders=training_loader(steps, training.workers))
+        return evaluate.stopped_by
+
+    def score(self, module: TaskModule, examples: Sequence[Any]) -> Scores:
+        """Return the official scores of the network's predictions; each rank predicts its share."""
+        mine = range(module.global_rank, len(examples), module.trainer.world_size)
+        found: list[tuple[int, Any]] = []
+        lengths = [sum(map(len, examples[number].texts())) for number in mine]
+        for places in by_length(lengths, self.config.training.batch_size):
+            numbers = [mine[place] for place in places]
+            found += zip(numbers, module.predict(self.make_batch([examples[n] for n in numbers])), strict=True)
+        by_number = dict(gather(found))
+        return self.kind.score(examples, [by_number[number] for number in range(len(examples))])
+
+    def _finish(self, module: TaskModule) -> TaskResult:
+        """Score the best network, and write it as a model folder."""
+        module.load_weights(load_file(self.run_dir / BEST))
+        task = Task(self.task, self.config, self.tables, module.network, self.elmo)
+        parts = {"dev": self.data.dev, "test": self.data.test}
+        scores = {
+            name: self.kind.score(examples, task.predict(examples, self.config.training.batch_size))
+            for name, examples in parts.items()
+            if examples
+        }
+        task.save(self.run_dir / "model", scores)
+        learned = module.network.placement.learned()
+        return TaskResult(self.run_dir, self.task, self.kind.main, module.state, scores, learned)
+
+
+def _elmo(config: TaskConfig) -> Elmo:
+    bilm = load_trained(config.elmo.checkpoint, softmax=False).bilm
+    return Elmo(bilm, num_outputs=0, trainable=config.elmo.trained)
+
+
+def _vectors(config: TaskConfig, texts: Sequence[tuple[str, ...]]) -> WordVectors | None:
+    """Return (row of each word, vectors) of the words of `texts` in the file `vectors=`, None without one."""
+    if not config.vectors or config.words.vectors == "none":
+        return None
+    words = {word for text in texts for word in text}
+    if config.words.case == "keep_then_lower":
+        words |= {word.lower() for word in words}
+    found, values = read_word_vectors(config.vectors, words, lower=config.words.case == "lower")
+    return {word: row for row, word in enumerate(found)}, values
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def train_task(task: str, config: TaskConfig) -> TaskResult:
+    """Train a task; see `TaskRun.train`."""
+    return TaskRun(task, config).train()

@@ -1,0 +1,28 @@
+"""Each network learns a made-up task that needs it, in seconds, and answers right on new examples."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.tasks.networks.placement import ElmoConfig
+from tests.tasks.networks.made_up import TASKS, layers_of
+
+
+@pytest.mark.parametrize(("name", "place"), [*((name, "none") for name in TASKS), ("sentiment", "both")])
+def test_a_network_learns_a_task_that_needs_it(name: str, place: str) -> None:
+    task = TASKS[name]
+    training, dev = task.examples(300, seed=1), task.examples(60, seed=2)
+    network, tables = task.network(training, ElmoConfig(place))  # type: ignore[arg-type]
+    optimizer = torch.optim.Adam(network.parameters(), task.rate)
+    generator = np.random.default_rng(3)
+    size = 4 if name == "coreference" else 32
+    for _ in range(task.steps):
+        examples = [training[i] for i in generator.choice(len(training), size, replace=False)]
+        optimizer.zero_grad()
+        network.loss(task.kind.make_batch(examples, tables).with_elmo(layers_of)).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimizer.step()
+    network.eval()
+    predicted = network.predict(task.kind.make_batch(dev, tables).with_elmo(layers_of))
+    right = sum(prediction == task.answer(example) for prediction, example in zip(predicted, dev, strict=True))
+    assert right >= 0.9 * len(dev)
