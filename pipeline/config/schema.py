@@ -177,7 +177,7 @@ class TrainConfig:
     log_every_steps: int = option(50, "steps between logged metrics", 1)
     norms_every_steps: int | None = option(
         None,
-        "steps between norms of gradients, weights and updates by group, with histograms of gates [null: never]",
+        "steps between norms of gradients, weights and updates by group, with histograms of layers [null: never]",
         1,
     )
     validate_every_steps: int = option(5000, "steps between validations by full softmax on the held-out split", 1)
