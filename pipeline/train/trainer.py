@@ -26,7 +26,6 @@ _LAUNCHER = "ELMO_LAUNCHER_PID"  # in the environment of ranks that Lightning st
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # options of mallopt(3)
 _NEVER = -1
 _UNWANTED_ADVICE = (
-    "You have overridden `transfer_batch_to_device`",
     "The number of training batches",
     "The 'train_dataloader' does not have many workers",
     ".*isinstance.treespec, LeafSpec.*",
