@@ -18,7 +18,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.strategies import DDPStrategy
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
-from data_prep.workers import end_with_parent
+from data_prep.orphans import end_with_parent
 from pipeline.config.schema import PretrainConfig, TrainConfig
 from pipeline.model.backend.choose_device import choose_device
 
