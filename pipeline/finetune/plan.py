@@ -16,8 +16,8 @@ from pipeline.config.finetune import FinetuneConfig, FinetuneSection, in_full
 from pipeline.config.load import load
 from pipeline.config.schema import ConfigError, DataConfig, SoftmaxConfig, require, to_dict
 from pipeline.config.terminal import print_text
+from pipeline.data.combined_windows import general_lanes
 from pipeline.data.lanes import TrainLanes
-from pipeline.data.mixture import general_lanes
 from pipeline.data.vocabulary import (
     WeightedLexicon,
     choose_vocabulary,

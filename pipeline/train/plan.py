@@ -11,10 +11,9 @@ from data_prep.dataset.locations import local_path
 from data_prep.dataset.open import open_dataset
 from data_prep.dataset.shards import Dataset
 from pipeline.config.schema import ConfigError, DataConfig, PretrainConfig
+from pipeline.data.combined_windows import BACKWARD_SEED, MixedWindows, PerDirectionWindows
 from pipeline.data.datamodule import evaluation_windows
 from pipeline.data.lanes import TrainLanes
-from pipeline.data.mixture import MixedWindows
-from pipeline.data.per_direction import BACKWARD_SEED, PerDirectionWindows
 from pipeline.data.vocabulary import Vocabulary, choose_vocabulary, vocabulary_tensors
 from pipeline.data.windows import BatchMaker, EvaluationWindows, TrainWindows, Windows
 from pipeline.model.bilm import BiLM
