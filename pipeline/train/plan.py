@@ -16,6 +16,7 @@ from pipeline.data.datamodule import evaluation_windows
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.vocabulary import Vocabulary, choose_vocabulary, vocabulary_tensors
 from pipeline.data.windows import BatchMaker, EvaluationWindows, TrainWindows, Windows
+from pipeline.model.backend.choose_device import choose_device
 from pipeline.model.bilm import BiLM
 from pipeline.train.run_dir.checkpoint import CheckpointFolder
 from pipeline.train.run_dir.lock import run_identity
@@ -50,7 +51,8 @@ class Plan:
 
     general: text that the other lanes of each batch read, if any. vocabulary: returns the target words for a
     checkpoint. start: initializes new weights; None: from the seed alone. group: of the run in wandb; None: its own.
-    notes: lines to print at the start. prepare: makes step inputs from batches, in the loader's processes.
+    notes: lines to print at the start. device: cuda or cpu. prepare: makes step inputs from batches, in the loader's
+    processes.
     """
 
     config: PretrainConfig
@@ -68,10 +70,13 @@ class Plan:
     start: Callable[[BiLM], None] | None = None
     group: str | None = None
     notes: list[str] = field(default_factory=list)
+    device: str = field(init=False)
     prepare: Preparation = field(init=False)
 
     def __post_init__(self) -> None:
-        self.prepare = Preparation(self.config, self.vocab_size)  # raises ConfigError before a folder is claimed
+        """Raise ConfigError for a device or candidates that cannot be had, before a folder is claimed."""
+        self.device = choose_device(self.config.train.accelerator, self.config.train.devices)
+        self.prepare = Preparation(self.config, self.vocab_size)
 
     @property
     def windows(self) -> Windows:
