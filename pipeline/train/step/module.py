@@ -43,9 +43,14 @@ class BiLMModule(pl.LightningModule):
     """Train a BiLM on `StepInputs`. A step is one window of all lanes, computed in `config.lane_groups` groups."""
 
     def __init__(
-        self, config: PretrainConfig, bilm: BiLM, state: TrainingState, freeze: Freeze | None = None,
-        stop_requests: StopRequests | None = None, norms: StepNorms | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        config: PretrainConfig,
+        bilm: BiLM,
+        state: TrainingState,
+        freeze: Freeze | None = None,
+        stop_requests: StopRequests | None = None,
+        norms: StepNorms | None = None,
+    ) -> None:
         """norms: computed in some steps, on rank 0 only."""
         super().__init__()
         self.automatic_optimization = False
