@@ -92,7 +92,7 @@ def _read_pairs(schema: type[Any], pairs: list[str]) -> list[dict[str, Any]]:
         if hint == list[str]:
             listed = _listed(text)
             value = lists[key] = [*lists.get(key, []), text] if listed is None else listed
-        elif hint is str or str in get_args(hint) or get_origin(hint) is Literal:
+        elif _is_text(hint):
             value = None if NoneType in get_args(hint) and text in ("null", "~", "") else _unquoted(text)
         else:
             value = _parse(key, text)
@@ -174,8 +174,11 @@ def _as_written(hint: Any, value: Any, written: Any) -> Any:
         return {key: _as_written(hints.get(key), item, written.get(key)) for key, item in value.items()}
     if isinstance(value, list) and isinstance(written, list) and hint == list[str]:
         return [_as_written(str, item, text) for item, text in zip(value, written, strict=True)]
-    is_text = hint is str or str in get_args(hint)
-    return written if is_text and isinstance(value, bool | int | float) and isinstance(written, str) else value
+    return written if _is_text(hint) and isinstance(value, bool | int | float) and isinstance(written, str) else value
+
+
+def _is_text(hint: Any) -> bool:
+    return hint is str or str in get_args(hint) or get_origin(hint) is Literal
 
 
 def _escaped(value: Any) -> Any:

@@ -52,9 +52,8 @@ class Outcome:
                 f"{self.saved_step:,}; to resume: {again}"
             )
         elif self.saved_step != self.step:
-            print(
-                f"elmo {command}: the end could not be saved: the last checkpoint is of step {self.saved_step:,} of "
-                f"{self.step:,}; free some space and run again: {again}", file=sys.stderr
-            )  # fmt: skip
+            last = f"the last checkpoint is of step {self.saved_step:,} of {self.step:,}"
+            fault = f"the end could not be saved: {last}; free some space and run again: {again}"
+            print(f"elmo {command}: {fault}", file=sys.stderr)
         else:
             print(f"Next: elmo evaluate checkpoint={self.run_dir} data={data}")

@@ -43,9 +43,14 @@ class BiLMModule(pl.LightningModule):
     """Train a BiLM on `StepInputs`. A step is one window of all lanes, computed in `config.lane_groups` groups."""
 
     def __init__(
-        self, config: PretrainConfig, bilm: BiLM, state: TrainingState, freeze: Freeze | None = None,
-        stop_requests: StopRequests | None = None, norms: StepNorms | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        config: PretrainConfig,
+        bilm: BiLM,
+        state: TrainingState,
+        freeze: Freeze | None = None,
+        stop_requests: StopRequests | None = None,
+        norms: StepNorms | None = None,
+    ) -> None:
         """norms: computed in some steps, on rank 0 only."""
         super().__init__()
         self.automatic_optimization = False
@@ -74,9 +79,6 @@ class BiLMModule(pl.LightningModule):
             cast(LSTMP, layer).one_window_at_a_time = True  # on a GPU: keep its buffers and replay its graphs
         exchanged = torch.bfloat16 if self.config.train.exchanges_bfloat16 else torch.float32
         self.softmax_gradient.connect(new_group(), exchanged)
-
-    def transfer_batch_to_device(self, batch: StepInputs, device: torch.device, dataloader_idx: int) -> StepInputs:
-        return batch.to(device)
 
     def training_step(self, inputs: StepInputs, number: int) -> None:
         """Do one optimizer step over all lane groups of this rank."""

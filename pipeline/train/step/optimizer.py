@@ -60,14 +60,16 @@ class RowOptimizer(Optimizer):
 
 def adagrad(params: Iterable[Tensor], rate: float, initial_accumulator: float) -> Group:
     """Return a group for TF's Adagrad: accumulator += g^2, w -= lr * g / sqrt(accumulator) (training.py:903-906)."""
-    return {"params": list(params), "rule": "adagrad", "rate": rate, "lr": rate,
-            "initial_accumulator": initial_accumulator}  # fmt: skip
+    return _group("adagrad", params, rate, initial_accumulator=initial_accumulator)
 
 
 def adam(params: Iterable[Tensor], rate: float, beta1: float, beta2: float, eps: float) -> Group:
     """Return a group for Adam; a sparse gradient leaves the moments of other rows as in torch.optim.SparseAdam."""
-    return {"params": list(params), "rule": "adam", "rate": rate, "lr": rate, "beta1": beta1, "beta2": beta2,
-            "eps": eps}  # fmt: skip
+    return _group("adam", params, rate, beta1=beta1, beta2=beta2, eps=eps)
+
+
+def _group(rule: str, params: Iterable[Tensor], rate: float, **settings: float) -> Group:
+    return {"params": list(params), "rule": rule, "rate": rate, "lr": rate, **settings}
 
 
 def _start_adagrad(parameter: Tensor, group: Group) -> State:
