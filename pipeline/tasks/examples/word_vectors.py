@@ -22,7 +22,7 @@ def read_word_vectors(path: str | Path, words: Iterable[str], lower: bool = True
     vectors: list[np.ndarray] = []
     size, left = 0, set(wanted)
     for line, text in read_lines(path):
-        if line == 1 and _is_header(text):
+        if not text.strip() or (line == 1 and _is_header(text)):
             continue
         text = text.rstrip(" ")
         size = size or text.count(" ")
