@@ -170,7 +170,7 @@ def score(arguments: list[str]) -> int:
 def task(arguments: list[str]) -> int:
     signals.install()
     name, rest = _task_and_rest(arguments)
-    config = load(task_schema(name), rest)
+    config = load(task_schema(name), rest, variant=name, variants=TASKS)
     from pipeline.tasks.run import train_task
     from pipeline.train.trainer import global_rank
 

@@ -9,7 +9,7 @@ import math
 import os
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from types import NoneType
@@ -22,14 +22,19 @@ _SHOWN_CHARACTERS = 300
 _MAX_INTEGER = (1 << 63) - 1
 
 
-def load(schema: type[T], arguments: list[str], under: dict[str, Any] | None = None) -> T:
+def load(
+    schema: type[T], arguments: list[str], under: dict[str, Any] | None = None, variant: str = "",
+    variants: Collection[str] = (),
+) -> T:  # fmt: skip
     """Merge defaults, YAML files and key=value arguments, in this order, into a validated `schema` object.
 
-    under: values that stand in for defaults.
+    under: values that stand in for defaults. variants: names of sections that a YAML file may have for one variant of
+    the schema each; those of `variant` are merged after the rest of the file, those of others are left out.
     Raises ConfigError for unknown keys, wrong types, missing files and values out of range.
     """
     files, pairs = _split_arguments(arguments)
-    return _build(schema, [under or {}, *(_read_yaml(schema, file) for file in files), *_read_pairs(schema, pairs)])
+    yaml = [part for file in files for part in _read_yaml(schema, file, variant, variants)]
+    return _build(schema, [under or {}, *yaml, *_read_pairs(schema, pairs)])
 
 
 def from_dict(schema: type[T], values: dict[str, Any]) -> T:
@@ -150,7 +155,7 @@ def _parse(key: str, text: str) -> Any:
         raise ConfigError(f"{key}={_short(text)} cannot be read as YAML ({_one_sentence(error)})") from None
 
 
-def _read_yaml(schema: type[Any], file: str) -> dict[str, Any]:
+def _read_yaml(schema: type[Any], file: str, variant: str, variants: Collection[str]) -> list[dict[str, Any]]:
     import yaml
     from omegaconf import OmegaConf
 
@@ -159,12 +164,16 @@ def _read_yaml(schema: type[Any], file: str) -> dict[str, Any]:
     try:
         values = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
         with open(file, "rb") as stream:
-            written = yaml.load(stream, yaml.BaseLoader)  # every scalar as its text
+            written = yaml.load(stream, yaml.BaseLoader) or {}  # every scalar as its text
     except Exception as error:  # as in `_parse`
         raise ConfigError(f"{file} is not YAML: {_one_sentence(error)}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{file} holds a list, not keys with values; write for example data: {{lanes: 32}}")
-    return cast(dict[str, Any], _as_written(schema, values, written))
+    own, own_written = values.get(variant) or {}, written.get(variant)
+    if not isinstance(own, dict):
+        raise ConfigError(f"{file}: {variant} is a section; give its keys, as {variant}: {{KEY: VALUE}}")
+    shared = {key: value for key, value in values.items() if key not in variants}
+    return [_as_written(schema, shared, written), _as_written(schema, own, own_written)]
 
 
 def _as_written(hint: Any, value: Any, written: Any) -> Any:

@@ -1,0 +1,184 @@
+"""`elmo task` and `elmo predict`: the whole way from files to labels, resumed, with ELMo and without."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline import cli
+from pipeline.tasks.examples.columns import read_columns
+from pipeline.tasks.metrics.spans import EntityF1
+from pipeline.tasks.order import TrainingOrder
+from pipeline.tasks.run import subset
+from pipeline.tasks.task import Task
+from tests.tasks.training import arguments, make_files, task, weights, with_elmo
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files, and two trained runs: elmo (3 epochs) and baseline (2 epochs)."""
+    folder = make_files(tmp_path_factory.mktemp("tasks"))
+    assert task(folder, "elmo", *with_elmo(folder), "training.max_epochs=3") == 0
+    assert task(folder, "baseline", "training.max_epochs=2") == 0
+    return folder
+
+
+def test_a_task_is_learned_and_its_scores_and_mix_are_shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert task(folder, "learned", *with_elmo(folder), "training.max_epochs=20", "training.learning_rate=0.03") == 0
+    printed = capsys.readouterr().out
+    (f1,) = (float(line.split()[1]) for line in printed.splitlines() if line.startswith("f1 "))
+    assert f1 > 90
+    assert "ELMo at the input: layer 0 " in printed and "gamma" in printed
+    assert f"elmo predict model={folder / 'learned' / 'model'}" in printed
+
+
+def test_predict_writes_the_columns_of_the_task_s_own_predictions(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = folder / "labelled.conll"
+    model = folder / "elmo" / "model"
+    assert cli.main(["predict", f"model={model}", f"input={folder / 'dev.conll'}", f"output={output}"]) == 0
+    scored = EntityF1()
+    for sentence, predicted in zip(
+        read_columns(folder / "dev.conll", entities=True), read_columns(output, entities=True), strict=True
+    ):
+        scored.update(sentence.tags, predicted.tags)
+    saved = json.loads((model / "config.json").read_text())["scores"]["dev"]["f1"]
+    assert scored.result()["f1"] == pytest.approx(saved)
+    assert f"f1 {saved:.2f} by the labels of the input" in capsys.readouterr().out
+
+
+def test_text_without_labels_is_labelled(folder: Path) -> None:
+    text, output = folder / "text.conll", folder / "text.labelled"
+    text.write_text("New\nLima\n\nZoë\nsees\n")
+    assert cli.main(["predict", f"model={folder / 'baseline' / 'model'}", f"input={text}", f"output={output}"]) == 0
+    assert [line.split()[0] for line in output.read_text().split("\n") if line] == ["New", "Lima", "Zoë", "sees"]
+    assert all(len(line.split()) == 2 for line in output.read_text().split("\n") if line)
+
+
+@pytest.mark.parametrize("elmo", [True, False])
+def test_a_training_that_goes_on_equals_an_uninterrupted_one(folder: Path, elmo: bool) -> None:
+    options = with_elmo(folder) if elmo else []
+    run, epochs = ("elmo", 3) if elmo else ("baseline", 2)
+    assert task(folder, f"pieces-{elmo}", *options, "training.max_epochs=1") == 0
+    assert task(folder, f"pieces-{elmo}", *options, f"training.max_epochs={epochs}") == 0
+    assert weights(folder, f"pieces-{elmo}") == weights(folder, run)
+
+
+@pytest.mark.slow
+def test_a_training_that_is_stopped_within_an_epoch_is_resumed_exactly(folder: Path) -> None:
+    """The average of the weights is part of what is resumed."""
+    options = ["training.ema=0.9", "training.optimizer=adadelta", "training.max_epochs=6"]
+    assert task(folder, "whole", *options) == 0
+    command = [sys.executable, "-m", "pipeline.cli", "task", "ner", *arguments(folder, "stopped"), *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "step 5 of at most 30" in process.stderr.readline()  # the end of the first epoch
+        process.send_signal(signal.SIGTERM)
+        process.stderr.read()
+    assert process.returncode in (75, 0)  # 0: the signal came after the last step
+    assert task(folder, "stopped", *options) == 0
+    assert weights(folder, "stopped") == weights(folder, "whole")
+
+
+def test_without_a_place_for_elmo_the_run_is_the_baseline(folder: Path) -> None:
+    assert task(folder, "none", *with_elmo(folder, placement="none"), "training.max_epochs=2") == 0
+    assert weights(folder, "none") == weights(folder, "baseline")
+
+
+def test_layers_that_are_kept_are_those_that_the_bilm_computes_in_each_batch(folder: Path) -> None:
+    assert task(folder, "computed", *with_elmo(folder, keep="no"), "training.max_epochs=3") == 0
+    kept, computed = (load_file(folder / run / "model" / "model.safetensors") for run in ("elmo", "computed"))
+    assert kept.keys() == computed.keys()
+    for name, value in kept.items():
+        torch.testing.assert_close(value, computed[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_bilm_learns_only_if_it_is_trained_with_the_task(folder: Path, trained: bool) -> None:
+    run = f"trained-{trained}"
+    assert task(folder, run, *with_elmo(folder, trained=trained), "training.max_epochs=1") == 0
+    before, after = (load_file(path / "model.safetensors") for path in (folder / "bilm", folder / run / "model/bilm"))
+    assert all(torch.equal(value, after[name]) for name, value in before.items()) is not trained
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(folder: Path) -> None:
+    options = ["training.max_epochs=1", "network.dropout=0.0", "training.learning_rate=0.01"]
+    assert task(folder, "one", *options) == 0
+    command = [sys.executable, "-m", "pipeline.cli", "task", "ner", *arguments(folder, "two"), *options]
+    subprocess.run([*command, "training.devices=2"], check=True, capture_output=True, timeout=120)
+    one, two = (load_file(folder / run / "model" / "model.safetensors") for run in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(value, two[name], rtol=1e-3, atol=1e-4)
+
+
+def test_the_folder_of_a_task_opens_in_python(folder: Path) -> None:
+    task_ = Task.from_pretrained(folder / "elmo" / "model")
+    examples = read_columns(folder / "dev.conll", entities=True)
+    assert task_.predict(examples, batch_size=1) == task_.predict(examples, batch_size=5)
+    assert task_.elmo is not None and task_.name == "ner"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["training.learning_rate=0.5"], "holds a training with other settings"),
+        (["elmo.layers=7", "run.dir=other"], "elmo.layers='7' must be mix, top, or the number of a layer from 0 to 2"),
+        (["vectors=missing.txt", "run.dir=other"], "missing.txt does not exist"),
+        (["dev=train.conll", "format.tag_column=5", "run.dir=other"], "column 5 is asked for"),
+        (["training.share=2"], "training.share=2.0 must be above 0 and at most 1"),
+        (["elmo.checkpoint=nothing", "run.dir=other"], "nothing"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    options: list[str], said: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert task(folder, "elmo", *with_elmo(folder), *options) == 2
+    error = capsys.readouterr().err
+    assert said in error and len(error.strip().splitlines()) == 1 and "Traceback" not in error
+
+
+def test_a_damaged_model_folder_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import shutil
+
+    model = tmp_path / "model"
+    shutil.copytree(folder / "baseline" / "model", model)
+    data = bytearray((model / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (model / "model.safetensors").write_bytes(data)
+    arguments = [f"model={model}", f"input={folder / 'dev.conll'}", f"output={tmp_path / 'out'}"]
+    assert cli.main(["predict", *arguments]) == 2
+    assert "is missing or not the file that config.json was written with" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_example_is_trained_on_once_an_epoch_among_others_of_its_length() -> None:
+    lengths = np.random.default_rng(3).integers(1, 60, 1000).tolist()
+    order = TrainingOrder(lengths, 16, seed=5)
+    for epoch in (0, 7):
+        steps = [order.batch(epoch * order.steps_an_epoch + place) for place in range(order.steps_an_epoch)]
+        assert sorted(np.concatenate(steps).tolist()) == list(range(1000))
+        assert np.mean([np.ptp([lengths[number] for number in step]) for step in steps]) < 10
+    assert order.batch(3).tolist() != order.batch(3 + order.steps_an_epoch).tolist()
+    assert TrainingOrder(lengths, 16, seed=5).batch(70).tolist() == order.batch(70).tolist()
+
+
+def test_ranks_share_each_step_out() -> None:
+    order = TrainingOrder([3] * 41, 8, seed=1)
+    for step in range(order.steps_an_epoch):
+        shares = [order.of_rank(step, rank, 3).tolist() for rank in range(3)]
+        assert sorted(np.concatenate(shares).tolist()) == sorted(order.batch(step).tolist())
+
+
+def test_a_smaller_share_of_the_data_is_part_of_a_larger_one() -> None:
+    examples = list(range(1000))
+    small, large = (subset(examples, share, seed=4) for share in (0.01, 0.1))
+    assert len(small) == 10 and set(small) < set(large) and subset(examples, 1.0, 4) == examples
+    assert subset(examples, 0.01, seed=5) != small
