@@ -9,6 +9,7 @@ import pytest
 
 from tests.slurm.cluster import Cluster, Job, wait_until
 from tests.slurm.training import ELMO, ROOT, Training
+from tests.tasks.training import arguments, make_files, with_elmo
 from tests.train import runs
 
 pytestmark = [pytest.mark.xdist_group("slurm")]
@@ -90,6 +91,23 @@ def test_a_fine_tuning_is_a_job_like_a_pretraining(cluster: Cluster, tmp_path: P
     wait_until(job.has_ended, "it is fine-tuned", lambda: logs(tmp_path))
     assert job.state == "COMPLETED", logs(tmp_path)
     assert (tmp_path / "run/code").is_dir() and "bits a character" in (tmp_path / "run/logs/rank-000.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_task_whose_time_is_up_is_queued_again_and_resumed(cluster: Cluster, tmp_path: Path) -> None:
+    shape = ["--nodes=1", "--gpus-per-node=0", "--ntasks-per-node=2", "--cpus-per-task=1", "--time=120"]
+    folder = make_files(tmp_path)
+    job = cluster.submit(
+        *shape, f"--output={tmp_path}/job-%j.log", "slurm/task.sbatch", "ner", *arguments(folder, "run"),
+        *with_elmo(folder), "training.max_epochs=40", cwd=ROOT, environment={"ELMO": str(ELMO)},
+    )  # fmt: skip
+    wait_until(lambda: (folder / "run/last.ckpt").exists() or job.has_ended(), "it is saved", lambda: logs(tmp_path))
+    cluster.run("login", "scancel", "--signal=USR1", "--batch", str(job.id))
+    wait_until(lambda: job.restarts == 1 or job.has_ended(), "it is queued again", lambda: logs(tmp_path))
+    wait_until(job.has_ended, "it is trained", lambda: logs(tmp_path))
+    assert (job.state, job.restarts) == ("COMPLETED", 1), logs(tmp_path)
+    assert "which is saved; run the same command again to resume" in logs(tmp_path)
+    assert (folder / "run/model/config.json").exists()
 
 
 @pytest.mark.slow
