@@ -66,12 +66,12 @@ def write_columns(
 
 
 def _with_column(source: str | Path, tags: Iterator[Sequence[str]]) -> Iterator[str]:
-    separator = _separator_of(source) or " "
+    separator = _separator_of(source)
     left: list[str] = []
     for row in _rows(source):
         if row.fields:
             left = left or list(reversed(next(tags)))
-            yield f"{row.text.rstrip()}{separator}{left.pop()}"
+            yield f"{row.text}\t{left.pop()}" if separator else f"{row.text.rstrip()} {left.pop()}"
         else:
             assert not left or row.fields is None, "more tags than words of a sentence"
             yield row.text

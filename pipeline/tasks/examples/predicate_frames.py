@@ -118,14 +118,10 @@ def _bio_of(path: str | Path, rows: list[Row], column: int) -> tuple[str, ...]:
         role = found[1] or role
         if found[2]:
             if not role:
-                raise bad_line(
-                    path, row.line, f"ends a role in column {column} that does not begin; open it with (ROLE*"
-                )
+                raise bad_line(path, row.line, f"ends a role in column {column} that does not begin; open it")
             role = ""
     if role:
-        raise bad_line(
-            path, rows[-1].line, f"ends a sentence inside the role {role} in column {column}; close it with *)"
-        )
+        raise bad_line(path, rows[-1].line, f"ends a sentence inside the role {role} of column {column}; close it")
     return tuple(tags)
 
 

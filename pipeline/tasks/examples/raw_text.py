@@ -1,14 +1,16 @@
 """Split raw text into tokens whose places in the text are known, by the rules of `elmo prep tokenize=true`."""
 
+from functools import lru_cache
+
 from data_prep.text.tokenizer import Tokenizer
 from pipeline.tasks.examples.types import Span, Words
 
 
 class OffsetTokenizer:
-    """Split running text into words, sentence bounds left out. language: a spaCy language code."""
+    """Split running text into words; bounds of sentences are left out. language: a spaCy language code."""
 
     def __init__(self, language: str = "en") -> None:
-        self._tokenizer = Tokenizer(language)
+        self._tokenizer = _tokenizer(language)
 
     def words(self, text: str) -> Words:
         lines, _ = self._tokenizer.split(text.replace("\n", " ") + "\n")
@@ -23,3 +25,8 @@ class OffsetTokenizer:
             end = begin + len(word)
             offsets.append((begin, end))
         return words, tuple(offsets)
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(language: str) -> Tokenizer:
+    return Tokenizer(language)  # loading spaCy's rules takes longer than splitting a thousand sentences
