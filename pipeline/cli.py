@@ -18,7 +18,7 @@ from pipeline.config.finetune import FinetuneConfig, in_full
 from pipeline.config.help import EXIT_USER_ERROR, Command, describe, overview, run, show
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig, require
-from pipeline.config.tasks import TASKS, PredictConfig, TaskConfig, task_schema
+from pipeline.config.tasks import TASKS, PredictConfig, StudyConfig, TaskConfig, task_schema
 from pipeline.config.terminal import make_warnings_printable, print_text
 from pipeline.config.watch import CompareConfig, DashboardConfig, PlotConfig, StatusConfig, SyncConfig
 from pipeline.process import set_defaults_of_libraries
@@ -189,6 +189,15 @@ def _task_and_rest(arguments: list[str]) -> tuple[str, list[str]]:
     return names[0], [argument for argument in arguments if argument != names[0]]
 
 
+def study(arguments: list[str]) -> int:
+    signals.install()
+    config = load(StudyConfig, arguments)
+    from pipeline.tasks.study import study as do
+
+    print_text(do(config))
+    return signals.EXIT_PREEMPTED if signals.received() is not None else 0
+
+
 def predict(arguments: list[str]) -> int:
     config = load(PredictConfig, arguments)
     from pipeline.tasks.predict import predict as write
@@ -283,6 +292,8 @@ COMMANDS = {
                     "elmo task ner train=train.conll dev=dev.conll elmo.checkpoint=runs/first run.dir=runs/ner"),
     "predict": Command(predict, PredictConfig, "label new text by a trained task",
                        "elmo predict model=runs/ner/model input=new.conll output=labelled.conll"),
+    "study": Command(study, StudyConfig, "train a grid of task runs, and show one table of them",
+                     "elmo study configs/studies/tasks.yaml mydata.yaml dir=runs/study processes=2"),
     "status": Command(status, StatusConfig, "show progress, perplexity, checkpoints and restarts of a run",
                       "elmo status runs/first --watch"),
     "plot": Command(plot, PlotConfig, "plot perplexity, speed and gradient norm of runs as PNG or one HTML page",

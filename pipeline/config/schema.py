@@ -4,6 +4,7 @@ YAML files hold differences from these only; pipeline/config/load.py reads them.
 """
 
 import os
+from copy import copy
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -22,8 +23,8 @@ class ConfigError(ValueError):
 def option(default: Any, meaning: str, at_least: int | None = None) -> Any:
     """A field with the help text that `elmo COMMAND -h` prints. at_least: lower bound, for `require_bounds`."""
     metadata = {"meaning": meaning, "at_least": at_least}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: copy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 

@@ -6,7 +6,7 @@ Sources of the values: the files of the networks in pipeline/tasks/networks/.
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.config.schema import ConfigError, RunConfig, WandbConfig, option, require
+from pipeline.config.schema import ConfigError, RunConfig, WandbConfig, option, require, require_bounds
 from pipeline.config.task_networks import (
     CharacterCnnConfig,
     CoreferenceConfig,
@@ -145,6 +145,22 @@ def task_schema(name: str) -> type[TaskConfig]:
     if name not in TASKS:
         raise ConfigError(f"there is no task {name!r}; the tasks are {', '.join(TASKS)}")
     return TASKS[name]
+
+
+@dataclass
+class StudyConfig:
+    tasks: list[str] = option([], f"tasks of the grid: {', '.join(TASKS)}")
+    grid: dict[str, Any] = option({}, "in a YAML file: options of `elmo task`, each with its values; default: leave it")
+    configs: list[str] = option([], "YAML files for every run, as configs/tasks/small.yaml")
+    settings: dict[str, Any] = option({}, "in a YAML file: options for every run, and for each task under its name")
+    dir: str = option("runs/study", "folder of the study; it holds a run folder for each point of the grid")
+    processes: int = option(1, "runs at the same time on this machine", 1)
+    part: int = option(0, "number of this job of an array, from 0", 0)
+    parts: int = option(1, "jobs of an array that share the runs out", 1)
+
+    def __post_init__(self) -> None:
+        require_bounds(self)
+        require(self.part < self.parts, f"part={self.part} must be below parts={self.parts}")
 
 
 @dataclass

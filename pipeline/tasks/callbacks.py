@@ -1,6 +1,7 @@
 """What happens around the steps of a task's training: evaluation on dev, early stopping, saving, stop requests."""
 
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,11 @@ class EvaluateAndSave(pl.Callback):
         self.latest: float | None = None  # score on dev, at the step of `latest_step`
         self.latest_step = -1
         self._losses: list[float] = []  # since the last evaluation
+        self._since = time.monotonic()  # up to here, time is counted in the module's state
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         task_module(pl_module).set_rate()
+        self._since = time.monotonic()
         signals.release()
 
     def on_train_batch_end(
@@ -73,6 +76,8 @@ class EvaluateAndSave(pl.Callback):
         self._losses.clear()
 
     def _save(self, trainer: pl.Trainer, module: TaskModule) -> None:
+        now = time.monotonic()
+        module.state.seconds, self._since = module.state.seconds + now - self._since, now
         if trainer.is_global_zero:
             save_state(self._run_dir / LAST, module.state, self._identity, module.content())
 

@@ -27,6 +27,7 @@ from pipeline.tasks.module import TaskModule
 from pipeline.tasks.networks.network import make_tables
 from pipeline.tasks.networks.sequences import Batch, WordVectors
 from pipeline.tasks.order import TrainingOrder
+from pipeline.tasks.result import TaskResult
 from pipeline.tasks.state import TaskState, load_state
 from pipeline.tasks.task import Task, build_network
 from pipeline.train.run_dir.lock import claim
@@ -50,40 +51,6 @@ class TaskData:
     @property
     def all(self) -> list[Any]:
         return [*self.train, *self.dev, *self.test]
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """The end of a training. scores: of dev and test, by metric; empty if it was stopped before the end.
-
-    learned: (weights of the layers, gamma) of each place of ELMo. stopped_by: the signal that stopped it.
-    """
-
-    run_dir: Path
-    task: str
-    main: str
-    state: TaskState
-    scores: dict[str, Scores]
-    learned: dict[str, tuple[list[float], float]]
-    stopped_by: str | None = None
-
-    def __str__(self) -> str:
-        if self.stopped_by is not None:
-            step = f"{self.state.step:,}"
-            return f"stopped by {self.stopped_by} at step {step}, which is saved; run the same command again to resume"
-        names = [self.main, *sorted(name for name in self.scores["dev"] if name != self.main)]
-        parts = list(self.scores)
-        width = max(map(len, names))
-        lines = [f"{'':{width}}  " + "".join(f"{part:>8}" for part in parts)]
-        lines += [
-            f"{name:{width}}  " + "".join(f"{self.scores[part].get(name, 0.0):8.2f}" for part in parts)
-            for name in names
-        ]
-        lines.append(f"best on dev at step {self.state.best_step:,} of {self.state.step:,}")
-        for place, (weights, gamma) in self.learned.items():
-            shown = ", ".join(f"layer {number} {weight:.3f}" for number, weight in enumerate(weights))
-            lines.append(f"ELMo at the {place}: {shown}; gamma {gamma:.3f}")
-        return "\n".join(lines)
 
 
 def read_data(config: TaskConfig, kind: Kind) -> TaskData:
@@ -214,7 +181,9 @@ class TaskRun:
         }
         task.save(self.run_dir / "model", scores)
         learned = module.network.placement.learned()
-        return TaskResult(self.run_dir, self.task, self.kind.main, module.state, scores, learned)
+        result = TaskResult(self.run_dir, self.task, self.kind.main, module.state, scores, learned)
+        result.save()
+        return result
 
 
 def _elmo(config: TaskConfig) -> Elmo:

@@ -18,7 +18,7 @@ class TaskState:
     """step: optimizer steps done. best: the highest score on dev, reached after `best_step` steps.
 
     waited: evaluations since then. waited_for_rate: evaluations since then or since the rate was last lowered.
-    rate: factor of the learning rate. is_over: no further step follows.
+    rate: factor of the learning rate. is_over: no further step follows. seconds: of training, of all starts together.
     """
 
     step: int = 0
@@ -28,6 +28,7 @@ class TaskState:
     waited_for_rate: int = 0
     rate: float = 1.0
     is_over: bool = False
+    seconds: float = 0.0
 
     def record(self, score: float) -> bool:
         """Take note of a score on dev; return whether it is the best so far."""

@@ -52,7 +52,9 @@ class ElmoPlacement(nn.Module):
     def learned(self) -> dict[str, tuple[list[float], float]]:
         """Return (weights of the layers, gamma) of each place."""
         mixes = {place: self._mix_at(place) for place in self.mixes}
-        return {place: (mix.weights.tolist(), float(mix.gamma.detach())) for place, mix in mixes.items()}
+        return {
+            place: (mix.weights.tolist(), torch.as_tensor(mix.gamma).detach().item()) for place, mix in mixes.items()
+        }
 
     def _places(self) -> tuple[str, ...]:
         place = self.config.placement

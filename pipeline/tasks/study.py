@@ -1,0 +1,190 @@
+"""`elmo study`: a grid of task runs from one YAML file, each a run folder that resumes; and one table of them all."""
+
+import csv
+import io
+import itertools
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data_prep.dataset.files import write_bytes, write_json
+from data_prep.dataset.locations import local_path
+from data_prep.dataset.typed_json import load_json
+from data_prep.orphans import end_with_parent
+from pipeline.config.load import load, to_yaml
+from pipeline.config.schema import ConfigError, require
+from pipeline.config.tasks import TASKS, StudyConfig, TaskConfig, task_schema
+from pipeline.tasks.result import RESULT, SavedResult
+from pipeline.train.cluster import signals
+
+DEFAULT = "default"  # value of a grid: leave the option as the task has it
+_SEED = "run.seed"
+_SETTINGS = "settings.yaml"
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """A run of the grid. changes: its own options, in the grid's order."""
+
+    task: str
+    changes: tuple[tuple[str, Any], ...]
+    folder: Path
+
+    @property
+    def result(self) -> SavedResult | None:
+        """What the finished run has left, None before."""
+        try:
+            found: SavedResult = load_json(
+                self.folder / RESULT, SavedResult, "delete it, to make it again", ConfigError
+            )
+        except FileNotFoundError:
+            return None
+        return found
+
+    def arguments(self, config: StudyConfig, settings: Path) -> list[str]:
+        """Return the arguments of `elmo task`."""
+        pairs = [f"{name}={_written(value)}" for name, value in self.changes if value != DEFAULT]
+        return [self.task, *config.configs, str(settings), *pairs, f"run.dir={self.folder}"]
+
+
+def plan_study(config: StudyConfig) -> list[StudyRun]:
+    """Return all runs of the grid. Raises ConfigError for options that a task does not have."""
+    folder = local_path(config.dir, "dir")
+    require(bool(config.tasks), "tasks= is missing: name one or more tasks")
+    for name, values in config.grid.items():
+        require(isinstance(values, list) and bool(values), f"grid: {name} needs a list of values, as in {name}: [1, 2]")
+    runs = []
+    for task in config.tasks:
+        task_schema(task)
+        for values in itertools.product(*config.grid.values()):
+            changes = tuple(zip(config.grid, values, strict=True))
+            name = ",".join(f"{key.rpartition('.')[2]}={_written(value)}" for key, value in changes) or "run"
+            runs.append(StudyRun(task, changes, folder / task / name.replace("/", "_")))
+    return runs
+
+
+def study(config: StudyConfig) -> "StudyTable":
+    """Do what is missing of the study, and return the table of what is done.
+
+    A stop request stops the runs that are in progress; each saves what it has, and the next call resumes them.
+    """
+    runs = plan_study(config)
+    folder = local_path(config.dir, "dir")
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = folder / _SETTINGS
+    write_bytes(settings, to_yaml(config.settings).encode())
+    for run in runs:
+        _checked(run, config, settings)
+    missing = [run for run in runs[config.part :: config.parts] if run.result is None]
+    with ThreadPoolExecutor(config.processes) as pool, tqdm(total=len(missing), unit="run", desc="study") as bar:
+        for code, run in zip(pool.map(partial(_do, config=config, settings=settings), missing), missing, strict=True):
+            bar.update(1)
+            if code not in (0, signals.EXIT_PREEMPTED):
+                bar.write(f"{run.folder} ended with code {code}; {run.folder / 'log.txt'} says why", file=sys.stderr)
+    table = StudyTable(runs)
+    table.write(folder)
+    return table
+
+
+def _checked(run: StudyRun, config: StudyConfig, settings: Path) -> TaskConfig:
+    return load(task_schema(run.task), run.arguments(config, settings)[1:], variant=run.task, variants=TASKS)
+
+
+def _do(run: StudyRun, config: StudyConfig, settings: Path) -> int:
+    """Do a run in a process of its own; return its exit code, EXIT_PREEMPTED where a stop was requested before."""
+    if signals.received() is not None:
+        return signals.EXIT_PREEMPTED
+    run.folder.mkdir(parents=True, exist_ok=True)
+    threads = max(1, (os.cpu_count() or 1) // config.processes)
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline.cli",
+        "task",
+        *run.arguments(config, settings),
+        f"training.threads={threads}",
+    ]
+    with (run.folder / "log.txt").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=partial(end_with_parent, os.getpid()))
+        while True:
+            try:
+                return process.wait(timeout=0.5)
+            except subprocess.TimeoutExpired:
+                if signals.received() is not None:
+                    process.send_signal(signal.SIGTERM)
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+class StudyTable:
+    """The results of a study: a line for each point of the grid, over its seeds."""
+
+    def __init__(self, runs: list[StudyRun]) -> None:
+        self._runs = runs
+
+    def __str__(self) -> str:
+        rows = [("task", "", "runs", "dev", "±", "test", "best step")]
+        for (task, changes), results in self._points().items():
+            shown = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in changes)
+            steps = statistics.mean(result["best_step"] for result in results)
+            rows.append((task, shown, str(len(results)), *_dev_and_test(results), f"{steps:,.0f}"))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        missing = sum(run.result is None for run in self._runs)
+        return "\n".join([*lines, *([f"{missing} of {len(self._runs)} runs are missing"] if missing else [])])
+
+    def write(self, folder: Path) -> None:
+        """Write results.csv, a line a run, and results.json."""
+        records = list(self._records())
+        names = list(dict.fromkeys(name for record in records for name in record))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+        write_bytes(folder / "results.csv", text.getvalue().encode())
+        write_json(folder / "results.json", records)
+
+    def _points(self) -> dict[tuple[str, tuple[tuple[str, Any], ...]], list[SavedResult]]:
+        """Return the results of each task and point of the grid, those of all its seeds together."""
+        points: dict[tuple[str, tuple[tuple[str, Any], ...]], list[SavedResult]] = {}
+        for run in self._runs:
+            if (result := run.result) is not None:
+                changes = tuple((name, _written(value)) for name, value in run.changes if name != _SEED)
+                points.setdefault((run.task, changes), []).append(result)
+        return points
+
+    def _records(self) -> Iterator[dict[str, Any]]:
+        """Yield a flat record a finished run: its options, scores, steps, seconds, and the mix of each place."""
+        for run in self._runs:
+            if (result := run.result) is not None:
+                record: dict[str, Any] = {"task": run.task, **dict(run.changes), "main": result["main"]}
+                for part, scores in result["scores"].items():
+                    record |= {f"{part}/{name}": value for name, value in scores.items() if "/" not in name}
+                record |= {name: result[name] for name in ("best_step", "steps", "seconds")}  # type: ignore[literal-required]
+                for place, mix in result["learned"].items():
+                    record |= {f"{place}/layer{number}": weight for number, weight in enumerate(mix["weights"])}
+                    record[f"{place}/gamma"] = mix["gamma"]
+                yield record
+
+
+def _dev_and_test(results: list[SavedResult]) -> tuple[str, str, str]:
+    """Return mean and standard deviation on dev, and the mean on test, as text; empty where there is none."""
+    dev, test = (
+        [result["scores"][part][result["main"]] for result in results if part in result["scores"]]
+        for part in ("dev", "test")
+    )
+    deviation = f"{statistics.stdev(dev):.2f}" if len(dev) > 1 else ""
+    return f"{statistics.mean(dev):.2f}", deviation, f"{statistics.mean(test):.2f}" if test else ""
