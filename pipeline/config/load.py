@@ -43,10 +43,11 @@ def from_dict(schema: type[T], values: dict[str, Any]) -> T:
 
 
 def to_yaml(config: Any) -> str:
-    """Return the YAML file that `load` reads as `config`."""
+    """Return the YAML file that `load` reads as `config`, a config or nested dicts."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_yaml(OmegaConf.create(_escaped(to_dict(config))), resolve=True)
+    values = config if isinstance(config, dict) else to_dict(config)
+    return OmegaConf.to_yaml(OmegaConf.create(_escaped(values)), resolve=True)
 
 
 def require_text(text: str) -> str:

@@ -42,14 +42,15 @@ _NOT_PART_OF_IDENTITY = ("run.name", "wandb", "training.max_epochs", "training.p
 
 @dataclass(frozen=True)
 class TaskData:
-    """Examples of a task. test: empty where there is none."""
+    """Examples of a task. test: empty where there is none. left_out: training examples that are not used."""
 
     train: list[Any]
     dev: list[Any]
     test: list[Any]
+    left_out: list[Any]
 
     @property
-    def all(self) -> list[Any]:
+    def used(self) -> list[Any]:
         return [*self.train, *self.dev, *self.test]
 
 
@@ -63,13 +64,16 @@ def read_data(config: TaskConfig, kind: Kind) -> TaskData:
     require(bool(kept), f"no example of train= has at most training.max_tokens={limit} words; raise it")
     dev = kind.read(config.dev, config, True)
     test = kind.read(config.test, config, True) if config.test else []
-    return TaskData(subset(kept, config.training.share, config.training.subset_seed), dev, test)
+    used, left_out = subset(kept, config.training.share, config.training.subset_seed)
+    return TaskData(used, dev, test, left_out)
 
 
-def subset(examples: list[Any], share: float, seed: int) -> list[Any]:
-    """Return a share of the examples, at least one, in their order. A smaller share is part of a larger one."""
-    chosen = np.random.default_rng(seed).permutation(len(examples))[: max(1, round(share * len(examples)))]
-    return [examples[number] for number in np.sort(chosen)]
+def subset(examples: list[Any], share: float, seed: int) -> tuple[list[Any], list[Any]]:
+    """Return a share of the examples, at least one, and all others. A smaller share is part of a larger one."""
+    number = max(1, round(share * len(examples)))
+    order = np.random.default_rng(seed).permutation(len(examples))
+    chosen, others = (np.sort(part) for part in (order[:number], order[number:]))
+    return [examples[number] for number in chosen], [examples[number] for number in others]
 
 
 class TaskRun:
@@ -81,7 +85,7 @@ class TaskRun:
         set_threads(config.training)
         self.data = read_data(config, self.kind)
         self.rank, self.ranks = global_rank(config.training), config.training.devices * config.training.nodes
-        texts = [text for example in self.data.all for text in example.texts()]
+        texts = [text for example in self.data.used for text in example.texts()]
         labels = self.kind.network.labels_of(self.data.train)
         vectors = _vectors(config, texts)
         self.tables, self._vectors = make_tables(config.words, texts, labels, vectors, config.run.seed)
@@ -97,12 +101,15 @@ class TaskRun:
 
     @cached_property
     def kept(self) -> KeptLayers | None:
-        """The biLM's layers of all texts, kept on disk; None where the biLM reads every batch itself."""
+        """The biLM's layers of all texts, kept on disk; None where the biLM reads every batch itself.
+
+        Training examples that are left out are among them, so that runs on any share of the data use the same layers.
+        """
         elmo = self.config.elmo
         if self.elmo is None or elmo.trained or elmo.keep == "no":
             return None
         folder = Path(elmo.cache_dir) if elmo.cache_dir else default_cache_dir() / "layers"
-        texts = {text for example in self.data.all for text in example.texts()}
+        texts = {text for example in [*self.data.used, *self.data.left_out] for text in example.texts()}
         return KeptLayers(LayerCache.open_or_build(folder, elmo.checkpoint, texts, elmo.keep))
 
     def make_batch(self, examples: Sequence[Any]) -> Batch:

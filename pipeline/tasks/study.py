@@ -173,7 +173,7 @@ class StudyTable:
                 record: dict[str, Any] = {"task": run.task, **dict(run.changes), "main": result["main"]}
                 for part, scores in result["scores"].items():
                     record |= {f"{part}/{name}": value for name, value in scores.items() if "/" not in name}
-                record |= {name: result[name] for name in ("best_step", "steps", "seconds")}  # type: ignore[literal-required]
+                record |= {name: result[name] for name in ("best_step", "steps", "seconds")}
                 for place, mix in result["learned"].items():
                     record |= {f"{place}/layer{number}": weight for number, weight in enumerate(mix["weights"])}
                     record[f"{place}/gamma"] = mix["gamma"]

@@ -179,6 +179,6 @@ def test_ranks_share_each_step_out() -> None:
 
 def test_a_smaller_share_of_the_data_is_part_of_a_larger_one() -> None:
     examples = list(range(1000))
-    small, large = (subset(examples, share, seed=4) for share in (0.01, 0.1))
-    assert len(small) == 10 and set(small) < set(large) and subset(examples, 1.0, 4) == examples
-    assert subset(examples, 0.01, seed=5) != small
+    (small, others), (large, _) = (subset(examples, share, seed=4) for share in (0.01, 0.1))
+    assert len(small) == 10 and set(small) < set(large) and sorted(small + others) == examples
+    assert subset(examples, 1.0, 4) == (examples, []) and subset(examples, 0.01, seed=5)[0] != small
