@@ -218,3 +218,17 @@ def test_the_baseline_drops_the_same_values_whatever_a_batch_holds_of_elmo(task:
     assert losses[0] == losses[1]
     assert not network.placement.l2_penalty()
     assert not list(network.placement.parameters())
+
+
+def test_the_loss_in_bfloat16_is_near_that_in_float32(task: Task) -> None:
+    """Mixed precision meets tensors of both types in one operation wherever a network joins parts."""
+    examples = task.examples(8, seed=4)
+    network, tables = task.network(examples, BOTH)
+    network.eval()
+    batch = task.kind.make_batch(examples, tables).with_elmo(layers_of)
+    expected = network.loss(batch).detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = network.loss(batch)
+        assert len(network.predict(batch)) == 8
+    loss.backward()
+    torch.testing.assert_close(loss.detach().float(), expected, rtol=0.03, atol=0.03)
