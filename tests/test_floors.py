@@ -38,7 +38,6 @@ FLOORS = (
     ("pipeline.tasks.examples.types",),
     ("pipeline.tasks.examples", "pipeline.tasks.metrics"),
     ("pipeline.tasks.layer_cache",),
-    ("pipeline.tasks.examples",),
     ("pipeline.tasks.networks.layers",),
     ("pipeline.tasks.networks",),
     ("pipeline.tasks",),

@@ -174,7 +174,7 @@ class CoreferenceConfig:
     dropout: float = option(0.2, "dropout of the LSTM's output, the features and the scorers")
     speakers: bool = option(True, "use speakers, where the data names them")
     max_sentences: int = option(50, "longer documents are cut to a random stretch of this length in training", 1)
-    pairs_at_once: int = option(1 << 14, "pairs of spans computed together; changes memory and speed only", 1)
+    pairs_at_once: int = option(1 << 12, "pairs of spans computed together; changes memory and speed only", 1)
 
     def __post_init__(self) -> None:
         require_bounds(self, "network.")

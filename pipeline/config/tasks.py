@@ -81,7 +81,7 @@ class SrlTaskConfig(TaskConfig):
     words: EmbedderConfig = _of(EmbedderConfig(case="lower"))
     elmo: ElmoConfig = _of(ElmoConfig("input", dropout=0.1, l2=0.001))
     training: TaskTraining = _of(
-        TaskTraining(**_ADADELTA, eps=1e-6, clip_value=1.0, batch_size=80, max_epochs=500, patience=20, max_tokens=100)  # type: ignore[arg-type]
+        TaskTraining(**_ADADELTA, eps=1e-6, clip_value=1.0, batch_size=80, max_epochs=500, patience=200, max_tokens=100)  # type: ignore[arg-type]
     )
 
 

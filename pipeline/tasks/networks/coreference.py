@@ -1,6 +1,6 @@
 """Coreference: which spans of a document mean the same, by ranking each span's antecedents (Lee et al. 2017).
 
-Source: e2e-coref (branch e2e) coref_model.py, experiments.conf:38-77; reference/tasks.md section 2.4.
+Source: e2e-coref (branch e2e) coref_model.py, experiments.conf:38-77.
 
     words      GloVe 300d and Turian 50d, cased, each of length 1, fixed, unknown words zero
     characters 8d, 50 filters of each width 3, 4, 5, relu, maximum                 x: 500
@@ -13,6 +13,9 @@ Source: e2e-coref (branch e2e) coref_model.py, experiments.conf:38-77; reference
                2 x 150 relu, dropout 0.2 -> s = s_m(i) + s_m(j) + s_pair; no antecedent scores 0
     loss       minus the log of the summed probability of all gold antecedents, summed over spans
     decoding   best antecedent, transitive closure, single spans dropped
+    ELMo       at the input, dropout 0.5, no lambda (c2f-coref coref_model.py:260-271)
+    training   Adam 1e-3, times 0.999 every 100 steps, global norm 5, one document a step, cut to 50 sentences;
+               at most 150 epochs, patience 10 (AllenNLP coref.jsonnet; e2e-coref trains without end)
 
 ELMo stays out of the sum of x, as in c2f-coref. The LSTM is torch.nn's, as in AllenNLP; e2e-coref has coupled gates, a
 trained initial state and recurrent dropout. AllenNLP has no speaker and no genre, and 100 antecedents. Memory: nothing

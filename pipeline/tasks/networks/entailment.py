@@ -1,6 +1,6 @@
 """Natural language inference: ESIM (Chen et al. 2017).
 
-Sources: AllenNLP training_config/esim.jsonnet and models/esim.py; reference/tasks.md section 2.2. Premise and
+Sources: AllenNLP training_config/esim.jsonnet and models/esim.py. Premise and
 hypothesis share all layers.
 
     words      GloVe 840B 300d, lower-cased, trained
@@ -10,9 +10,12 @@ hypothesis share all layers.
     linear 300, relu; variational dropout 0.5; biLSTM 300                          600
     [mean p; max p; mean h; max h]                                                 2400
     dropout 0.5, linear 300, relu, dropout 0.5, linear 3; cross entropy
+    ELMo at both places, lambda 0.001, layer norm (the paper's appendix); no dropout but the variational one
+    training: Adam 4e-4, halved after each epoch without a better score, batch 32, global norm 10, at most 75 epochs,
+    patience 5
 
 AllenNLP's form throughout, with ELMo's places, mix and dropout as in the paper (its own configuration has ELMo instead
-of GloVe and at the input only). The paper (appendix) has fixed vectors, EmbedderConfig(words="fixed"), clips at norm 5
+of GloVe and at the input only). The paper (appendix) has fixed vectors, words.vectors=fixed, clips at norm 5
 and, with ELMo, adds weight decay and a dropout after attention, which are left out here.
 """
 

@@ -1,6 +1,6 @@
 """Answer a question by a span of a paragraph: BiDAF with self-attention (Clark and Gardner 2018).
 
-Source: the ELMo authors' own code, document-qa elmo/ablate_elmo_model.py; reference/tasks.md section 2.1. "VD" is
+Source: the ELMo authors' own code, document-qa elmo/ablate_elmo_model.py. "VD" is
 variational dropout 0.2. Question and context share layers 1 to 3.
 
     1  words      GloVe 840B 300d, fixed, cased with a fallback to lower case, unknown words zero
@@ -13,6 +13,8 @@ variational dropout 0.2. Question and context share layers 1 to 3.
 
 Loss: cross entropy of start and end, each time for a random one of the gold spans; loss="all" is Clark and Gardner's
 own, on the summed probability of all gold starts and ends. Decoding: the best start + end, at most 17 words.
+ELMo: at both places, dropout 0.5, no lambda. Training: Adadelta rho 0.95, eps 1e-8, rate 1, batch 45, 24 epochs, no
+clipping; the moving average (0.999) of the weights is evaluated every 1,200 steps, and the best is kept.
 """
 
 from collections.abc import Sequence

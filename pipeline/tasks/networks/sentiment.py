@@ -1,7 +1,6 @@
 """Sentiment of a sentence: the biattentive classification network (McCann et al. 2017).
 
-Sources: AllenNLP training_config/biattentive_classification_network[_elmo].jsonnet and its model; reference/tasks.md
-section 2.6.
+Sources: AllenNLP training_config/biattentive_classification_network[_elmo].jsonnet and its model.
 
     words      GloVe 840B 300d, fixed; [with ELMo 1324]; dropout 0.25 (0.5 in AllenNLP's ELMo run)
     linear 300, relu, dropout 0.25; biLSTM 300 a direction: X                      600
@@ -9,9 +8,11 @@ section 2.6.
     biLSTM 300: Y, then ELMo's output place                                        600, with ELMo 1624
     [max Y; min Y; mean Y; self-attentive Y]                                       2400, with ELMo 6496
     dropout 0.1; maxout of 4 pieces: 1200, dropout 0.2; 600, dropout 0.3; 5 classes; cross entropy
+    ELMo at both places, lambda 0.001 (the paper's appendix), no dropout of its own
+    training: every labelled phrase, Adam 1e-3, batch 100, global norm 5, at most 40 epochs, patience 5
 
 The dropout at the input is 0.25 with and without ELMo: the baseline must get what the ELMo run gets. The paper
-(appendix) has two relu layers instead of maxout (SentimentConfig(maxout=False)), Adam 1e-4 and a second biLSTM over the
+(appendix) has two relu layers instead of maxout (network.maxout=false), Adam 1e-4 and a second biLSTM over the
 output ELMo; AllenNLP has ELMo at the input only.
 """
 

@@ -66,15 +66,17 @@ def choose_words(
             chosen[form] = known[form]
         elif trained:
             chosen[forms(word, case)[-1]] = None
-    found = [row for row in chosen.values() if row is not None]
-    width = dim if vectors is None else vectors[1].shape[1]
-    values = np.zeros((len(chosen) + 2, width), np.float32)
+    found = [(place, row) for place, row in enumerate(chosen.values(), start=UNKNOWN + 1) if row is not None]
+    values = np.zeros((len(chosen) + 2, dim if vectors is None else vectors[1].shape[1]), np.float32)
+    mean, deviation = 0.0, 0.1
     if vectors is not None and found:
-        values[[place + 2 for place, row in enumerate(chosen.values()) if row is not None]] = vectors[1][found]
+        places, rows = zip(*found, strict=True)
+        known_values = vectors[1][list(rows)]
+        values[list(places)] = known_values
+        mean, deviation = float(known_values.mean()), float(known_values.std())
     if trained:
-        mean, deviation = (values[2:][values[2:].any(1)].mean(), values[2:].std()) if found else (0.0, 0.1)
-        missing = [UNKNOWN] + [place + 2 for place, row in enumerate(chosen.values()) if row is None]
-        values[missing] = np.random.default_rng(seed).normal(mean, deviation, (len(missing), width))
+        missing = [UNKNOWN] + [place for place, row in enumerate(chosen.values(), start=UNKNOWN + 1) if row is None]
+        values[missing] = np.random.default_rng(seed).normal(mean, deviation, (len(missing), values.shape[1]))
     if normalise:
         values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
     return WordTable(tuple(chosen), case), values

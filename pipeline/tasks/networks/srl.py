@@ -1,14 +1,17 @@
 """Semantic role labelling: the arguments of one predicate, by 8 alternating highway LSTM layers.
 
-Sources: He et al. 2017 (deep_srl); AllenNLP semantic_role_labeler; reference/tasks.md section 2.3.
+Sources: He et al. 2017 (deep_srl); AllenNLP semantic_role_labeler.
 
     words      GloVe 6B 100d, lower-cased, trained
     predicate  embedding of "this is the predicate", 100d                          200, with ELMo 1224
     LSTM       8 layers of 300 units, alternating directions, recurrent dropout 0.1
     linear     one score a BIO tag; softmax, cross entropy
     decoding   Viterbi on log-probabilities: I-X only after B-X or I-X
+    ELMo       at the input, dropout 0.1, lambda 0.001 (semantic_role_labeler_elmo.jsonnet:21,48)
+    training   Adadelta rho 0.95, eps 1e-6, rate 1, batch 80, each gradient value at most 1, at most 500 epochs,
+               patience 200 (AllenNLP: 20 without ELMo, which would flatter ELMo), sentences of at most 100 words
 
-AllenNLP with ELMo leaves GloVe out (input 1124): EmbedderConfig(words="none") is that form; its tutorial and the paper
+AllenNLP with ELMo leaves GloVe out (input 1124): words.vectors=none is that form; its tutorial and the paper
 keep GloVe, as here. The loss is AllenNLP's mean over a sentence's words, then over the batch; deep_srl sums over words
 and clips the global norm at 1.0, where AllenNLP clamps each element.
 """

@@ -1,6 +1,6 @@
 """Tag each word of a sentence: parts of speech by softmax, entities by a CRF.
 
-Sources: AllenNLP training_config/ner.jsonnet and models/crf_tagger.py; reference/tasks.md section 2.5. NER:
+Sources: AllenNLP training_config/ner.jsonnet and models/crf_tagger.py. NER:
 
     words      GloVe 6B 50d, lower-cased, trained
     characters 16d, 128 filters of width 3, relu, maximum                          178, with ELMo 1202
@@ -9,12 +9,15 @@ Sources: AllenNLP training_config/ner.jsonnet and models/crf_tagger.py; referenc
     dropout    0.5
     linear     one score a tag
     CRF        no start or end scores; BIOES rules at decoding only
+    ELMo       at the input, no dropout of its own, lambda 0.1, small beside the summed loss (ner_elmo.jsonnet:50,80)
+    training   Adam 1e-3, batch 64, global norm 5, at most 75 epochs, patience 25
 
 The paper (appendix) has Senna vectors, a second layer of 100 units and variational dropout at both LSTM inputs:
-TaggerConfig(hidden=(200, 100), variational=True) is that form. Labels hold B-, I-, E- and S- of each type, seen or not,
-so that every entity can be decoded.
+network.hidden=[200,100] with network.variational=true is that form. Labels hold B-, I-, E- and S- of each type, seen or
+not, so that every entity can be decoded.
 
-POS has the same layers and a softmax. Neither the paper nor AllenNLP has a POS tagger with a task RNN.
+POS has the same layers and a softmax. Neither the paper nor AllenNLP has a POS tagger with a task RNN. Its training
+(Adam 1e-3, batch 80, at most 50 epochs, patience 3) is that of contextual-repr-analysis, ptb_pos_tagging.json.
 """
 
 from collections.abc import Sequence

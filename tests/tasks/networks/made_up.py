@@ -7,6 +7,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.config.task_networks import (
+    CharacterCnnConfig,
+    CoreferenceConfig,
+    ElmoConfig,
+    EmbedderConfig,
+    EntailmentConfig,
+    QuestionAnsweringConfig,
+    SentimentConfig,
+    SrlConfig,
+    TaggerConfig,
+)
 from pipeline.tasks.examples.types import (
     CorefDocument,
     LabelledSentence,
@@ -15,19 +26,19 @@ from pipeline.tasks.examples.types import (
     SentencePair,
     TaggedSentence,
 )
-from pipeline.tasks.networks.coreference import Coreference, CoreferenceConfig
-from pipeline.tasks.networks.embedder import CharacterCnnConfig, Embedder, EmbedderConfig
-from pipeline.tasks.networks.entailment import Entailment, EntailmentConfig
+from pipeline.tasks.networks.coreference import Coreference
+from pipeline.tasks.networks.embedder import Embedder
+from pipeline.tasks.networks.entailment import Entailment
 from pipeline.tasks.networks.network import TaskNetwork, make_tables
-from pipeline.tasks.networks.placement import ElmoConfig, ElmoPlacement
-from pipeline.tasks.networks.question_answering import QuestionAnswering, QuestionAnsweringConfig
-from pipeline.tasks.networks.sentiment import Sentiment, SentimentConfig
+from pipeline.tasks.networks.placement import ElmoPlacement
+from pipeline.tasks.networks.question_answering import QuestionAnswering
+from pipeline.tasks.networks.sentiment import Sentiment
 from pipeline.tasks.networks.sequences import Tables
-from pipeline.tasks.networks.srl import Srl, SrlConfig
-from pipeline.tasks.networks.tagger import Tagger, TaggerConfig
+from pipeline.tasks.networks.srl import Srl
+from pipeline.tasks.networks.tagger import Tagger
 
 LAYERS, DIM = 3, 6  # of a made-up biLM
-CHARACTERS = CharacterCnnConfig(8, ((2, 8), (3, 8)))
+CHARACTERS = CharacterCnnConfig(8, [[2, 8], [3, 8]])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,27 +170,27 @@ def opinions(number: int, generator: np.random.Generator) -> list[LabelledSenten
 
 TASKS = {
     "pos": Task(
-        Tagger, TaggerConfig((16,), 0.1, crf=False), EmbedderConfig("trained", "lower"), next_word_tags,
-        lambda e: e.tags, 60,
+        Tagger, TaggerConfig([16], 0.1, crf=False), EmbedderConfig("trained", "lower"), next_word_tags,
+        lambda e: e.tags, 80, 3e-2,
     ),
     "ner": Task(
-        Tagger, TaggerConfig((16, 16), 0.1), EmbedderConfig("trained", "lower", characters=CHARACTERS), names,
-        lambda e: e.tags, 60,
+        Tagger, TaggerConfig([16, 16], 0.1), EmbedderConfig("trained", "lower", characters=CHARACTERS), names,
+        lambda e: e.tags, 40,
     ),
-    "srl": Task(Srl, SrlConfig(16, 4, 8, 0.1), EmbedderConfig("trained", "lower"), frames, lambda e: e.tags, 120),
+    "srl": Task(Srl, SrlConfig(16, 4, 8, 0.1), EmbedderConfig("trained", "lower"), frames, lambda e: e.tags, 40),
     "coreference": Task(
-        Coreference, CoreferenceConfig(16, 3, 0.6, 20, 8, (32, 32), 0.1, 0.1), EmbedderConfig("fixed"), documents,
-        lambda e: e.clusters, 150, 3e-3,
+        Coreference, CoreferenceConfig(16, 3, 0.6, 20, 8, [32, 32], 0.1, 0.1), EmbedderConfig("fixed"), documents,
+        lambda e: e.clusters, 60,
     ),
     "question_answering": Task(
         QuestionAnswering, QuestionAnsweringConfig(16, 0.1, 5),
-        EmbedderConfig("fixed", "keep_then_lower", characters=CHARACTERS), questions, lambda e: e.spans[0], 200,
+        EmbedderConfig("fixed", "keep_then_lower", characters=CHARACTERS), questions, lambda e: e.spans[0], 45,
     ),
     "entailment": Task(
-        Entailment, EntailmentConfig(24, 0.1), EmbedderConfig("trained", "lower"), pairs, lambda e: e.label, 200,
+        Entailment, EntailmentConfig(24, 0.1), EmbedderConfig("trained", "lower"), pairs, lambda e: e.label, 160,
     ),
     "sentiment": Task(
-        Sentiment, SentimentConfig(16, 0.1, 0.1, (32, 16), (0.1, 0.1, 0.1)), EmbedderConfig("fixed"), opinions,
-        lambda e: e.label, 120,
+        Sentiment, SentimentConfig(16, 0.1, 0.1, [32, 16], [0.1, 0.1, 0.1]), EmbedderConfig("fixed"), opinions,
+        lambda e: e.label, 80,
     ),
 }  # fmt: skip

@@ -32,7 +32,7 @@ def span_attention(scores: Tensor, spans: Tensor, max_width: int) -> tuple[Tenso
 
 def weighted_words(x_wd: Tensor, places: Tensor, weights: Tensor) -> Tensor:
     """(spans, D): the weighted sum over each span's words, without a (spans, max_width, D) tensor."""
-    return nn.functional.embedding_bag(places, x_wd, per_sample_weights=weights, mode="sum")
+    return nn.functional.embedding_bag(places, x_wd, per_sample_weights=weights.to(x_wd.dtype), mode="sum")
 
 
 def best_without_crossing(spans: Sequence[tuple[int, int]], scores: Sequence[float], most: int) -> list[int]:
