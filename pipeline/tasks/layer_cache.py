@@ -16,7 +16,7 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -83,13 +83,14 @@ class LayerCache:
     @classmethod
     def open_or_build(
         cls, folder: str | Path, elmo_folder: str | Path, texts: Iterable[Text], dtype: DType = "float16",
-        device: torch.device | str = "cpu",
+        device: torch.device | str = "cpu", between_blocks: Callable[[], None] = lambda: None,
     ) -> "LayerCache":  # fmt: skip
         """Return the layers of `texts`, computed first if no earlier run has done so.
 
         elmo_folder: a trained biLM as other commands take it: an exported model, a run's folder, a checkpoint, or a
-        name on the hub. device: where to compute. Other processes that want the same layers wait. Raises DataError for
-        a damaged cache, ConfigError where the layers do not fit on the disk.
+        name on the hub. device: where to compute. between_blocks: called after each block of about 8,000 words, so
+        that it can end the work by an exception; the next call resumes it. Other processes that want the same layers
+        wait. Raises DataError for a damaged cache, ConfigError where the layers do not fit on the disk.
         """
         require(dtype in ("float16", "float32"), f"dtype={dtype} must be float16 or float32")
         bilm = load_trained(str(elmo_folder), device, softmax=False).bilm
@@ -100,7 +101,7 @@ class LayerCache:
         if not _record_path(path).exists():
             with _only_process(path):
                 if not _record_path(path).exists():
-                    _build(path, bilm, different, identity)
+                    _build(path, bilm, different, identity, between_blocks)
         return cls(path, _read_record(_record_path(path), identity), different)
 
     @property
@@ -153,7 +154,7 @@ class LayerCache:
         self._values = self._mapped()
 
 
-def _build(path: Path, bilm: BiLM, texts: list[Text], identity: Identity) -> None:
+def _build(path: Path, bilm: BiLM, texts: list[Text], identity: Identity, between_blocks: Callable[[], None]) -> None:
     """Compute KEY.layers block by block, then write KEY.json. Blocks that a killed process finished are kept."""
     lengths = np.array([len(text) for text in texts], np.int64)
     blocks = _blocks_of(lengths)
@@ -174,6 +175,7 @@ def _build(path: Path, bilm: BiLM, texts: list[Text], identity: Identity) -> Non
             checksums.append(_write_block(file, encoder, texts[first:last], identity.dtype, path))
             write_json(_record_path(part), asdict(_with(record, checksums)))
             progress.update(end, last)
+            between_blocks()
     progress.close()
     os.replace(part, path)
     sync_folder(path.parent)

@@ -30,6 +30,7 @@ from pipeline.tasks.order import TrainingOrder
 from pipeline.tasks.result import TaskResult
 from pipeline.tasks.state import TaskState, load_state
 from pipeline.tasks.task import Task, build_network
+from pipeline.train.cluster import signals
 from pipeline.train.run_dir.lock import claim
 from pipeline.train.run_dir.tracking import Tracker
 from pipeline.train.trainer import build_task_trainer, end_with_launcher, global_rank, launching_ranks, set_threads
@@ -110,7 +111,7 @@ class TaskRun:
             return None
         folder = Path(elmo.cache_dir) if elmo.cache_dir else default_cache_dir() / "layers"
         texts = {text for example in [*self.data.used, *self.data.left_out] for text in example.texts()}
-        return KeptLayers(LayerCache.open_or_build(folder, elmo.checkpoint, texts, elmo.keep))
+        return KeptLayers(LayerCache.open_or_build(folder, elmo.checkpoint, texts, elmo.keep, "cpu", _check_for_stop))
 
     def make_batch(self, examples: Sequence[Any]) -> Batch:
         """Return a batch, with the biLM's layers where they are kept."""
@@ -126,6 +127,10 @@ class TaskRun:
     def train(self) -> TaskResult:
         """Train until early stopping, the last epoch or a signal; a resumed training goes on where it stopped."""
         end_with_launcher()
+        try:
+            self.kept  # noqa: B018  # computed before anything else, since it may take long
+        except StopRequested as stop:
+            return TaskResult(self.run_dir, self.task, self.kind.main, TaskState(), {}, {}, str(stop))
         if self.rank != 0:
             return self._train(None)
         with claim(self.run_dir):
@@ -191,6 +196,16 @@ class TaskRun:
         result = TaskResult(self.run_dir, self.task, self.kind.main, module.state, scores, learned)
         result.save()
         return result
+
+
+class StopRequested(Exception):
+    """A signal came while the biLM's layers were computed; the message is its name."""
+
+
+def _check_for_stop() -> None:
+    signal = signals.received()
+    if signal is not None:
+        raise StopRequested(signal.name)
 
 
 def _elmo(config: TaskConfig) -> Elmo:
