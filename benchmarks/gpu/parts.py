@@ -1,6 +1,5 @@
 """The parts of benchmarks.gpu. Each part measures one thing, prints it, and returns its figures."""
 
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -8,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks.gpu_check import check
-from benchmarks.gpu_steps import Draw, OursAt, inputs_of, train_step, way_of
-from benchmarks.rates import needed_flops
-from benchmarks.timed_step import Text, Way
+from benchmarks.gpu.check import check
+from benchmarks.gpu.steps import Draw, OursAt, inputs_of, train_step, way_of
+from benchmarks.measure.clock import middle, repeat
+from benchmarks.measure.rates import needed_flops
+from benchmarks.measure.timed_step import Text, Way
 from pipeline.characters import PAD
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
@@ -31,20 +32,15 @@ from pipeline.train.step.inputs import Preparation, StepInputs
 Result = dict[str, Any]
 
 WAYS = ("graphs", "kernels", "plain", "nn.LSTM", "loop", "compiled loop")
-TINY = [
-    "model.lstm_dim=16",
-    "model.projection_dim=8",
-    "model.filters=[[1,4],[2,4],[3,8]]",
-    "softmax.num_samples=16",
-    "data.window=3",
-]
+TINY = ["model.lstm_dim=16", "model.projection_dim=8", "model.filters=[[1,4],[2,4],[3,8]]"]
+TINY += ["softmax.num_samples=16", "data.window=3"]
 CHECKED = ["data.lanes=33", "data.window=7", "softmax.num_samples=512"]
 _KEPT_BATCHES = 8
 
 
 @dataclass
 class Job:
-    """Argument of all parts. seconds: time for the current part."""
+    """The argument of all parts. seconds: time for the current part."""
 
     device: torch.device
     arguments: list[str]
@@ -68,16 +64,16 @@ class Job:
 
     def median_seconds(self, run: Callable[[], Any], seconds: float) -> float:
         """Return the median seconds of a call, measured in blocks of calls: reading the clock stops the GPU."""
-        run()
-        self.wait()
-        begun, spent, size = time.perf_counter(), [], 1 if self.is_dry else 5
-        while not spent or time.perf_counter() - begun < seconds:
-            start = time.perf_counter()
+        size = 1 if self.is_dry else 5
+
+        def block() -> None:
             for _ in range(size):
                 run()
             self.wait()
-            spent.append((time.perf_counter() - start) / size)
-        return statistics.median(spent)
+
+        run()
+        self.wait()
+        return middle(repeat(block, seconds)).wall / size
 
 
 def rates(job: Job) -> Result:
@@ -200,11 +196,9 @@ def waiting(job: Job) -> Result:
     config = job.config(f"data.lanes={job.lanes[0]}")
     text, warm = Text(config, job.vocabulary), 1 if job.is_dry else 10
     dataset = StepBatches(text.windows, [range(config.data.lanes)], Preparation(config, job.vocabulary))
-    batches = iter(DataLoader(
-        dataset, sampler=range(1 << 30), batch_size=None,
-        num_workers=config.data.workers, prefetch_factor=4 if config.data.workers else None,
-        pin_memory=job.device.type == "cuda",
-    ))  # fmt: skip
+    workers, is_pinned = config.data.workers, job.device.type == "cuda"
+    loader = partial(DataLoader, dataset, None, sampler=range(1 << 30), num_workers=workers)
+    batches = iter(loader(prefetch_factor=4 if workers else None, pin_memory=is_pinned))
     torch.manual_seed(0)
     with job.device:
         way = OursAt(config, BiLM(config.model, job.vocabulary))
@@ -266,7 +260,13 @@ def pretraining(job: Job) -> Result:
     return {"exit_code": code, "metrics": lines, "right": code in (0, 75)}
 
 
-PARTS: dict[str, Callable[[Job], Result]] = {
-    "rates": rates, "check": check_numbers, "speed": speed, "curves": curves, "waiting": waiting,
-    "evaluation": evaluation, "pretraining": pretraining,
-}  # fmt: skip
+# Each part and its share of --seconds, without the time for compiling and setup.
+PARTS: dict[str, tuple[Callable[[Job], Result], float]] = {
+    "rates": (rates, 0.01),
+    "check": (check_numbers, 0.05),
+    "speed": (speed, 0.4),
+    "curves": (curves, 0.15),
+    "waiting": (waiting, 0.05),
+    "evaluation": (evaluation, 0.05),
+    "pretraining": (pretraining, 0.3),
+}
