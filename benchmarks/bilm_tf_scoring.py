@@ -1,4 +1,4 @@
-"""Held-out perplexity over the tokens that bilm-tf scores: it leaves out tokens that do not fill its last batches.
+"""Score the tokens that bilm-tf scores: bilm-tf leaves out tokens that do not fill its last batches.
 
 python -m benchmarks.bilm_tf_scoring CHECKPOINT HELDOUT [--lanes=256] [--threads=N] [--output=FILE]
 

@@ -1,4 +1,4 @@
-"""Bytes that each rank sends in a training step, by world size, compared with dense data parallelism.
+"""Count the bytes that each rank sends in a training step, by world size, compared with dense data parallelism.
 
 python -m benchmarks.communication data.path=DATASET [CONFIG.yaml] [--lanes-per-rank=128] [--output=FILE.json]
 

@@ -1,4 +1,4 @@
-"""Speed of embedding on this machine, compared with a plain PyTorch loop as in AllenNLP on the same text.
+"""Measure the speed of embedding, compared with a plain PyTorch loop as in AllenNLP on the same text.
 
 python -m benchmarks.embed TEXT [configs/small.yaml ...] [--sentences=600] [--rounds=2] [--threads=1] [--output=FILE]
 

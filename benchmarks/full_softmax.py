@@ -1,11 +1,11 @@
-"""Evaluation by full softmax over a large vocabulary: memory, and tokens/s compared with the bound by matrix products.
+"""Measure evaluation by full softmax over a large vocabulary: memory, and tokens/s compared with a bound.
 
 python -m benchmarks.full_softmax [--vocabulary=793471] [--projection=512] [--positions=320,1280,5120] [--seconds=10]
     [--plain-gib=4] [--threads=N] [--output=FILE]
 
-Positions: scored at once; a token has two, one in each direction. Bound: 2 x V x P operations per position at the rate
-of float32 matrix products measured in the same run. Memory: the process's peak less what it held before, the table
-included. Plain: log_softmax over the whole (positions x V) matrix, if that matrix has at most --plain-gib GiB.
+Positions: scored in one call; a token has two, one in each direction. Bound: 2 x V x P operations per position at the
+rate of float32 matrix products, measured in the same run. Memory: the peak of the process less its memory before, the
+table included. Plain: log_softmax over the whole (positions x V) matrix, if that matrix has at most --plain-gib GiB.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Peak memory of a training run, compared with the computed size of parameters, optimizer and activations.
+"""Measure the peak memory of a training run, compared with the size of parameters, optimizer and activations.
 
 python -m benchmarks.memory [data.path=DATASET] [configs/original.yaml] [key=value ...] [--lanes=32] [--steps=3]
     [--threads=N] [--output=FILE]

@@ -1,4 +1,4 @@
-"""Time, memory and disk of data preparation, compared with an obvious pipeline in one run; the result is verified.
+"""Measure time, memory and disk of data preparation, compared with an obvious pipeline; verify the result.
 
 python -m benchmarks.prep FILE... [--workers=N]        on given text: one tokenised sentence a line
 python -m benchmarks.prep [--sentences=N] [--tail=X]   on a synthetic corpus (benchmarks.synthetic), else 768 M words

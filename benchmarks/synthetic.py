@@ -1,4 +1,4 @@
-"""Synthetic corpora with the word frequencies and sentence lengths of the 1B benchmark, of any size.
+"""Make synthetic corpora with the word frequencies and sentence lengths of the 1B benchmark, of any size.
 
 python -m benchmarks.synthetic FOLDER [--sentences=30301028] [--files=99] [--seed=0] [--workers=0] [--tail=1.78]
 

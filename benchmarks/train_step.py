@@ -1,4 +1,4 @@
-"""Training speed of configs on this machine, compared with plain PyTorch and the rate of matrix products, in one run.
+"""Measure the training speed of configs, compared with plain PyTorch and the rate of matrix products, in one run.
 
 python -m benchmarks.train_step data.path=DATASET [configs/small.yaml ...] [key=value ...] [--lanes=32,128]
     [--seconds=20] [--rounds=3] [--vocabulary=N] [--ways=ours,plain,nn.LSTM] [--parts] [--threads=N] [--output=FILE]

@@ -6,9 +6,9 @@ python -m benchmarks.gpu [data.path=DATASET] [CONFIG.yaml] [key=value ...] [--pa
 rates        bf16 matrix products and copies, from which bounds are computed
 check        training steps, every mode and precision, against the CPU in float64: benchmarks/gpu/check.py
 speed        whole training steps in bf16, side by side: ours with CUDA graphs, with kernels only, in plain torch; the
-             per-step PyTorch loop, eager and compiled (its first number of lanes only); nn.LSTM(proj_size), no clips
+             per-step PyTorch loop, eager and compiled (first number of lanes only); nn.LSTM(proj_size), no clips
 curves       the losses of many steps of configs/small.yaml in bf16 and in float32
-waiting      the share of ours' time that is spent waiting for the next batch from the tar shards
+waiting      the share of our step's time that is spent waiting for the next batch from the tar shards
 evaluation   the full softmax: share of its bound
 pretraining  `elmo pretrain` for some time, if data.path is given
 
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
         lanes = [int(number) for number in options["lanes"].split(",")]
         job = Job(device, [*files, *pairs], lanes, options["vocabulary"], options["dry"], has_data)
         results = run(job, options["parts"].split(","), options["seconds"])
-    machine = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, dry: its speeds say nothing"
+    machine = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, dry: its speeds mean nothing"
     write_result(options["output"], {"machine": machine, "torch": torch.__version__, **results})
     wrong = [name for name, result in results.items() if not result.get("right", True)]
     print(f"\n{machine}; torch {torch.__version__}; {'WRONG: ' + ', '.join(wrong) if wrong else 'nothing was wrong'}")

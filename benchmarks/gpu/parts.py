@@ -49,7 +49,7 @@ class Job:
     is_dry: bool
     has_own_data: bool
     seconds: float = 0.0
-    product_rate: float = 0.0
+    matmul_rate: float = 0.0
 
     def config(self, *more: str) -> PretrainConfig:
         return load(PretrainConfig, [*self.arguments, *more, *(TINY if self.is_dry else [])])
@@ -63,7 +63,7 @@ class Job:
             torch.cuda.synchronize()
 
     def median_seconds(self, run: Callable[[], Any], seconds: float) -> float:
-        """Return the median seconds of a call, measured in blocks of calls: reading the clock stops the GPU."""
+        """Return the median seconds of a call, measured in blocks of calls: each block waits for the GPU."""
         size = 1 if self.is_dry else 5
 
         def block() -> None:
@@ -81,10 +81,10 @@ def rates(job: Job) -> Result:
     a, b = (torch.randn(size, size, device=job.device, dtype=torch.bfloat16) for _ in range(2))
     source = torch.randn(1 << (12 if job.is_dry else 28), device=job.device)
     target = torch.empty_like(source)
-    job.product_rate = 2 * size**3 / job.median_seconds(lambda: torch.mm(a, b), job.seconds / 2)
+    job.matmul_rate = 2 * size**3 / job.median_seconds(lambda: torch.mm(a, b), job.seconds / 2)
     copies = 8 * len(source) / job.median_seconds(lambda: target.copy_(source), job.seconds / 2)
-    print(f"bf16 products {job.product_rate / 1e12:.1f} TFLOP/s, copies {copies / 1e12:.2f} TB/s, read and written")
-    return {"product_flops": job.product_rate, "copy_bytes": copies}
+    print(f"bf16 matrix products {job.matmul_rate / 1e12:.1f} TFLOP/s, copies {copies / 1e12:.2f} TB/s")
+    return {"matmul_flops": job.matmul_rate, "copy_bytes": copies}
 
 
 def check_numbers(job: Job) -> Result:
@@ -94,7 +94,7 @@ def check_numbers(job: Job) -> Result:
     text = Text(config)
     draws = [text.draw(step) for step in range(2 if job.is_dry else 5)]
     words = [len(batch.characters) for batch, _ in draws]
-    assert len(set(words)) > 1, "windows should have unlike numbers of words"
+    assert len(set(words)) > 1, "windows should have different numbers of words"
     rows = check(config, text.vocabulary, draws, job.device)
     for row in rows:
         errors = ", ".join(f"{error:.1e} ({name})" for error, name in row["worst"].values())
@@ -121,7 +121,7 @@ def speed(job: Job) -> Result:
         if "seconds" in row:
             best = result.get(f"{lanes} graphs", row)["seconds"]
             row |= {"tokens_per_second": tokens / row["seconds"], "graphs_is_times": row["seconds"] / best}
-            row["share_of_bound"] = flops * tokens / row["seconds"] / job.product_rate if job.product_rate else None
+            row["share_of_bound"] = flops * tokens / row["seconds"] / job.matmul_rate if job.matmul_rate else None
             figures = f"{row['seconds'] * 1e3:9.2f}{row['tokens_per_second']:11,.0f}{row['share_of_bound'] or 0:9.1%}"
             print(f"{lanes:6} {way:14}{figures}{row['graphs_is_times']:12.2f}{row['gib']:6.1f}", flush=True)
         else:
@@ -186,7 +186,7 @@ def curves(job: Job) -> Result:
     block = max(1, steps // 20)
     means = {name: one[: steps // block * block].view(-1, block).mean(1) for name, one in losses.items()}
     apart = (means["bf16"] - means["float32"]).abs()
-    print(f"{steps} steps; mean losses of {block} steps each, nats; apart at most {apart.max():.4f}")
+    print(f"{steps} steps; mean losses of {block} steps each, in nats; largest difference {apart.max():.4f}")
     for place, pair in enumerate(zip(*means.values(), strict=True)):
         print(f"{place * block:6} float32 {pair[0]:.4f} bf16 {pair[1]:.4f}")
     return {"steps": steps, "means": {k: v.tolist() for k, v in means.items()}, "right": apart.max().item() < 0.05}
@@ -213,7 +213,7 @@ def waiting(job: Job) -> Result:
             train_step(way, config, inputs, steps, job.device)
         steps += 1
     share = waited / (time.perf_counter() - begun)
-    print(f"{share:.2%} of {steps - warm} steps' time at {config.data.lanes} lanes was waiting for data")
+    print(f"waited for data {share:.2%} of the time of {steps - warm} steps at {config.data.lanes} lanes")
     return {"share": share, "steps": steps - warm, "workers": config.data.workers}
 
 
@@ -233,7 +233,7 @@ def evaluation(job: Job) -> Result:
         for mode in ("kernels", "plain"):
             with gpu.using(mode), torch.autocast(job.device.type, torch.bfloat16):
                 each = job.median_seconds(score, job.seconds / 4) / positions
-            share = 2 * job.vocabulary * width / each / job.product_rate if job.product_rate else None
+            share = 2 * job.vocabulary * width / each / job.matmul_rate if job.matmul_rate else None
             result[f"{positions} {mode}"] = {"positions_per_second": 1 / each, "share_of_bound": share}
             print(f"{positions:6} positions, {mode:8}{1 / each:12,.0f} a second, {share or 0:.1%} of the bound")
     return result
@@ -241,7 +241,7 @@ def evaluation(job: Job) -> Result:
 
 def pretraining(job: Job) -> Result:
     if not job.has_own_data and not job.is_dry:
-        print("left out: data.path= names no real text")
+        print("skipped: give real text by data.path=")
         return {}
     with tempfile.TemporaryDirectory() as folder:
         dry = ["train.max_steps=2", "train.accelerator=cpu", *TINY]

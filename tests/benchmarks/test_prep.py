@@ -1,4 +1,4 @@
-"""The benchmark of data preparation, at a size that says nothing but that it runs."""
+"""The benchmark of data preparation runs on a small corpus."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Synthetic corpora: the same at any number of processes, and distributed as they say."""
+"""Synthetic corpora have the same bytes at any number of processes, and the distribution that their docstring gives."""
 
 from pathlib import Path
 

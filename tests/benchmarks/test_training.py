@@ -1,4 +1,4 @@
-"""The plain ways that training is compared with learn the same; the commands run and write what they print."""
+"""The plain ways learn the same as ours; the commands run and write what they print."""
 
 import json
 from dataclasses import replace
@@ -45,7 +45,7 @@ def test_training_speed_is_measured_beside_the_plain_ways(dataset: Path, tmp_pat
         train_step.main([f"data.path={dataset}", "--ways=ours,ours-bf32"])
 
 
-def test_the_memory_of_a_run_is_held_against_paper(dataset: Path, tmp_path: Path) -> None:
+def test_the_memory_of_a_run_is_compared_with_its_computed_size(dataset: Path, tmp_path: Path) -> None:
     output, config = tmp_path / "result.json", tmp_path / "own.yaml"
     config.write_text("model: {num_highway: 1}")
     memory.main([str(config), *SIZES, f"data.path={dataset}", "--lanes=4", "--steps=2", f"--output={output}"])
