@@ -10,8 +10,9 @@ import numpy as np
 
 from data_prep.dataset.files import DataError, sync_folder, write_json
 from data_prep.dataset.typed_json import Count, load_json
+from data_prep.options import PrepConfig
 from data_prep.passes.sorted_spills import MARK_ID, SPILL_TOKENS, write_spill
-from data_prep.plan import Options, PrepPlan, Unit
+from data_prep.plan import PrepPlan, Unit
 from data_prep.text.clean import MARK, clean
 from data_prep.text.corpus import Block, Source, read_blocks
 from data_prep.text.faults import Fault, are_enough, error_of
@@ -60,7 +61,7 @@ def encode_lines(text: str, ids: _Ids) -> tuple[np.ndarray, np.ndarray]:
 class _Keys:
     """Draw a random key for each sentence, or each document, of a unit: a function of (seed, unit, number) only."""
 
-    def __init__(self, options: Options, unit: int) -> None:
+    def __init__(self, options: PrepConfig, unit: int) -> None:
         self._random = np.random.Philox(key=[options.seed, unit])
         self._documents = options.shuffle == "documents"
         self._document_key = self._random.random_raw(1)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import is_dataclass
 from difflib import get_close_matches
 from types import NoneType
-from typing import Any, TypeVar, cast, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from pipeline.config.schema import ConfigError, to_dict
 
@@ -92,7 +92,7 @@ def _read_pairs(schema: type[Any], pairs: list[str]) -> list[dict[str, Any]]:
         if hint == list[str]:
             listed = _listed(text)
             value = lists[key] = [*lists.get(key, []), text] if listed is None else listed
-        elif hint is str or str in get_args(hint):
+        elif any(part is str or get_origin(part) is Literal for part in (hint, *get_args(hint))):
             value = None if NoneType in get_args(hint) and text in ("null", "~", "") else _unquoted(text)
         else:
             value = _parse(key, text)
