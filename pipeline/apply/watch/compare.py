@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.apply.watch.plot import names
-from pipeline.apply.watch.status_text import duration
+from pipeline.apply.watch.status import duration
 from pipeline.config.schema import ConfigError
 from pipeline.config.watch import CompareConfig
 from pipeline.train.run_dir.checkpoint import CheckpointFolder
