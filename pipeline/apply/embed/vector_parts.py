@@ -154,17 +154,8 @@ def digest(bilm: BiLM) -> str:
     return sha256.hexdigest()
 
 
-class SentenceProgress(Progress):
-    """Count words, and show sentences a second."""
-
-    def update(self, done: int, words: int) -> None:
-        super().update(done, words)
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"{words:,} sentences, {self._speed(words):,.0f}/s")
-
-    def _line(self, words: int) -> str:
-        share = f", {100 * self._done / self.total:.0f}%" if self.total else ""
-        return f"{self.title}: {words:,} sentences, {self._speed(words):,.1f} sentences/s{share}"
+def _describe_sentences(sentences: int, per_second: float) -> str:
+    return f"{sentences:,} sentences, {per_second:,.1f} sentences/s"
 
 
 @dataclass(frozen=True)
@@ -184,7 +175,7 @@ def make_parts(parts: Parts, bilm: BiLM, vectors: Vectors, machine: Machine) -> 
     missing = {part.number for part in parts.missing()}
     todo = [part for part in mine if part.number in missing]
     done = [part for part in mine if part.number not in missing]
-    progress = SentenceProgress("embedding", sum(part.words for part in mine))
+    progress = Progress("embedding", sum(part.words for part in mine), describe=_describe_sentences)
     shares = [todo[share :: machine.workers] for share in range(machine.workers)]
     arguments = [
         (parts, share, bilm, vectors, _device_of(machine.device, rank), machine.threads)
