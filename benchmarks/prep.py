@@ -163,7 +163,8 @@ def main() -> None:
     arguments = _parser().parse_args()
     if arguments.only_prepare:
         summary = prepare(arguments.text, arguments.only_prepare, workers=arguments.workers)
-        print(json.dumps({name: getattr(summary, name) for name in ("words", "sentences", "types", "seconds")}))
+        counts = {"words": summary.num_words, "sentences": summary.num_sentences, "types": summary.types}
+        print(json.dumps(counts | {"seconds": summary.seconds}))
         return
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder, files = Path(name), arguments.text

@@ -6,13 +6,14 @@ at any moment and run again, in one process or many, and always gives the same b
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from data_prep.dataset.files import DataError, describe_os_error, write_json
 from data_prep.dataset.index import FORMAT, SPLITS, VERSION, Index, ShardEntry, SplitEntry, fingerprint_of, read_index
 from data_prep.dataset.locations import local_path
-from data_prep.dataset.summary import Made, Summary
+from data_prep.dataset.summary import Summary
 from data_prep.dataset.typed_json import load_json
 from data_prep.options import STEPS, PrepConfig
 from data_prep.passes.assemble import assemble_shard
@@ -147,7 +148,7 @@ def _shard(work: Workspace, plan: PrepPlan, show: bool) -> None:
     record = read_merge_record(work)
     mine = plan.share(_shards(record.shards))
     todo = [shard for shard in mine if not work.shard_record(*shard).exists()]
-    num_words = sum(record.figures["words"].values()) + sum(record.figures["sentences"].values())
+    num_words = sum(record.figures.words.values()) + sum(record.figures.sentences.values())
     share = num_words * len(mine) // max(1, len(_shards(record.shards)))
     before = share * (len(mine) - len(todo)) // max(1, len(mine))
     run_tasks(
@@ -174,13 +175,13 @@ def _finish(work: Workspace, plan: PrepPlan, begun: float) -> Summary:
     encoded = sum(work.unit_record(unit.number).exists() for unit in plan.units)
     if not work.merge_record.exists():
         after = "step=merge" if encoded == len(plan.units) else "step=encode for those left"
-        return Summary(location, pending=f"{encoded} of {len(plan.units)} units are encoded; next: {after}")
+        return Summary(location=location, pending=f"{encoded} of {len(plan.units)} units are encoded; next: {after}")
     record = read_merge_record(work)
     shards = _shards(record.shards)
     written = [work.shard_record(*shard).exists() for shard in shards]
     if not all(written):
         return Summary(
-            location,
+            location=location,
             pending=f"{sum(written)} of {len(shards)} shards are written; next: step=shard for those left",
         )
     work.clear_torn_shards()
@@ -205,7 +206,7 @@ def _index(work: Workspace, plan: PrepPlan) -> Index:
                 "sentences": sum(shard["sentences"] for shard in shards),
                 "shards": shards,
             }
-    made: Made = {
+    made = {
         "options": plan.options.identity(),
         "inputs": [{"name": source.label, "bytes": source.num_bytes, "split": source.split} for source in plan.sources],
     }
@@ -214,7 +215,7 @@ def _index(work: Workspace, plan: PrepPlan) -> Index:
         "version": VERSION,
         "fingerprint": fingerprint_of(record.lexicon, splits),
         "made": made,
-        "summary": record.figures,
+        "summary": asdict(record.figures),
         "lexicon": record.lexicon,
         "splits": splits,
     }

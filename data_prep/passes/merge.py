@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -80,7 +81,7 @@ def _merge(
     lexicon.write(work.output)
     for split, bound in bounds.items():
         write_bounds(work, split, bound)
-    figures = _figures(plan, records, bounds) | _lexicon_figures(lexicon, heldout_counts)
+    figures = Figures(**_text_figures(plan, records, bounds), **_lexicon_figures(lexicon, heldout_counts))
     _write_skipped(work, plan, records)
     shards = {split: bound.num_shards for split, bound in bounds.items()}
     checksums = {split: xxh3_64_of(_bounds_path(work, split)) for split in bounds}
@@ -184,7 +185,7 @@ def lexicon_entry(output: Path, lexicon: Lexicon) -> LexiconEntry:
     return {"types": len(lexicon), "files": files}
 
 
-def _figures(plan: PrepPlan, records: Sequence[UnitRecord], bounds: dict[str, Bounds]) -> Figures:
+def _text_figures(plan: PrepPlan, records: Sequence[UnitRecord], bounds: dict[str, Bounds]) -> dict[str, Any]:
     skipped = _skipped_lines(plan, records)
     read_by_source = {source.label: 0 for source in plan.sources}
     for unit, record in zip(plan.units, records, strict=True):
@@ -201,7 +202,7 @@ def _figures(plan: PrepPlan, records: Sequence[UnitRecord], bounds: dict[str, Bo
     }
 
 
-def _lexicon_figures(lexicon: Lexicon, heldout: np.ndarray) -> Figures:
+def _lexicon_figures(lexicon: Lexicon, heldout: np.ndarray) -> dict[str, Any]:
     counts = {"train": np.array(lexicon.counts), "heldout": heldout}
     is_cut = lexicon.byte_lengths() > CUT_BYTES
     words = {split: int(count[UNK_ID:].sum()) for split, count in counts.items()}
@@ -213,7 +214,7 @@ def _lexicon_figures(lexicon: Lexicon, heldout: np.ndarray) -> Figures:
         "cut_types": int(is_cut.sum()),
         "oov_share": {
             split: {
-                str(size): float((count[size:].sum() + count[UNK_ID]) / words[split])
+                size: float((count[size:].sum() + count[UNK_ID]) / words[split])
                 for size in VOCABULARY_SIZES
                 if size < len(lexicon)
             }
