@@ -4,6 +4,7 @@ Each pass is a set of independent tasks. A result is recorded only after it is i
 at any moment and run again, in one process or many, and always gives the same bytes.
 """
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,7 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.dataset.files import DataError, describe_os_error, write_json
-from data_prep.dataset.index import FORMAT, SPLITS, VERSION, Index, ShardEntry, SplitEntry, fingerprint_of, read_index
+from data_prep.dataset.index import (
+    FORMAT,
+    SPLITS,
+    VERSION,
+    Index,
+    ShardEntry,
+    SplitEntry,
+    fingerprint_of,
+    information_sha256,
+    read_index,
+)
 from data_prep.dataset.locations import local_path
 from data_prep.dataset.summary import Summary
 from data_prep.dataset.typed_json import load_json
@@ -206,6 +217,7 @@ def _index(work: Workspace, plan: PrepPlan) -> Index:
                 "sentences": sum(shard["sentences"] for shard in shards),
                 "shards": shards,
             }
+    summary = json.loads(json.dumps(asdict(record.figures)))  # keys as they are read back
     made = {
         "options": plan.options.identity(),
         "inputs": [{"name": source.label, "bytes": source.num_bytes, "split": source.split} for source in plan.sources],
@@ -215,7 +227,8 @@ def _index(work: Workspace, plan: PrepPlan) -> Index:
         "version": VERSION,
         "fingerprint": fingerprint_of(record.lexicon, splits),
         "made": made,
-        "summary": asdict(record.figures),
+        "summary": summary,
+        "information_sha256": information_sha256(made, summary),
         "lexicon": record.lexicon,
         "splits": splits,
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.dataset.index import information_sha256
 from data_prep.prepare import prepare
 from pipeline.config.terminal import printable
 from tests.train import runs
@@ -60,9 +61,11 @@ def test_an_index_is_shown_and_refused_without_control(dataset: Path, tmp_path: 
         (folder / name).write_bytes((dataset / name).read_bytes())
     index["made"]["options"][EVIL] = EVIL
     index["made"]["inputs"][0]["name"] = f"from{EVIL}"
+    index["information_sha256"] = information_sha256(index["made"], index["summary"])
     (folder / "index.json").write_text(json.dumps(index))
     assert f"from{SHOWN}" in elmo("prep", "info", str(folder))
     index["summary"]["words"] = {f"key{EVIL}": "x"}
+    index["information_sha256"] = information_sha256(index["made"], index["summary"])
     (folder / "index.json").write_text(json.dumps(index))
     assert f"key{SHOWN}" in elmo("prep", "info", str(folder))  # a warning
     index["splits"]["train"] = {}

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 from typing_extensions import TypedDict
 
 from data_prep.dataset.files import DataError
-from data_prep.dataset.index import Index
+from data_prep.dataset.index import Index, information_sha256
 from data_prep.dataset.lexicon import SPECIALS
 from data_prep.dataset.typed_json import Count, parse_json
 
@@ -62,9 +62,12 @@ def informing(index: Index, section: Literal["made", "summary"], schema: type[T]
 
     A damaged section is logged as a warning, and an empty one is returned.
     """
+    name, remedy = f'"{section}" of the index', "it only informs and is left out"
+    if index.get("information_sha256") != information_sha256(index.get("made"), index.get("summary")):
+        log.warning("%s does not match its checksum, so it was changed or damaged; %s", name, remedy)
+        return schema()
     try:
-        data = json.dumps(index.get(section, {})).encode()
-        found: T = parse_json(data, schema, f'"{section}" of the index', "it only informs and is left out")
+        found: T = parse_json(json.dumps(index.get(section, {})).encode(), schema, name, remedy)
         return found
     except DataError as error:
         log.warning("%s", error)

@@ -29,7 +29,7 @@ def load(schema: type[T], arguments: list[str], under: dict[str, Any] | None = N
     Raises ConfigError for unknown keys, wrong types, missing files and values out of range.
     """
     files, pairs = _split_arguments(arguments)
-    return _build(schema, [under or {}, *map(_read_yaml, files), *_read_pairs(schema, pairs)])
+    return _build(schema, [under or {}, *(_read_yaml(schema, file) for file in files), *_read_pairs(schema, pairs)])
 
 
 def from_dict(schema: type[T], values: dict[str, Any]) -> T:
@@ -150,18 +150,32 @@ def _parse(key: str, text: str) -> Any:
         raise ConfigError(f"{key}={_short(text)} cannot be read as YAML ({_one_sentence(error)})") from None
 
 
-def _read_yaml(file: str) -> dict[str, Any]:
+def _read_yaml(schema: type[Any], file: str) -> dict[str, Any]:
+    import yaml
     from omegaconf import OmegaConf
 
     if not os.path.isfile(file):
         raise ConfigError(f"{file}: no such config file; see configs/ for those that come with the project")
     try:
         values = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        with open(file, "rb") as stream:
+            written = yaml.load(stream, yaml.BaseLoader)  # every scalar as its text
     except Exception as error:  # as in `_parse`
         raise ConfigError(f"{file} is not YAML: {_one_sentence(error)}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{file} holds a list, not keys with values; write for example data: {{lanes: 32}}")
-    return cast(dict[str, Any], values)
+    return cast(dict[str, Any], _as_written(schema, values, written))
+
+
+def _as_written(hint: Any, value: Any, written: Any) -> Any:
+    """Return the values of a YAML file in which what is typed as text is the text: `no` and 1e3 are words too."""
+    if isinstance(value, dict) and isinstance(written, dict) and is_dataclass(hint):
+        hints = get_type_hints(hint)
+        return {key: _as_written(hints.get(key), item, written.get(key)) for key, item in value.items()}
+    if isinstance(value, list) and isinstance(written, list) and hint == list[str]:
+        return [_as_written(str, item, text) for item, text in zip(value, written, strict=True)]
+    is_text = hint is str or str in get_args(hint)
+    return written if is_text and isinstance(value, bool | int | float) and isinstance(written, str) else value
 
 
 def _escaped(value: Any) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from data_prep.dataset.files import DataError
-from data_prep.dataset.index import INDEX, check_index, fingerprint_of
+from data_prep.dataset.index import INDEX, check_index, fingerprint_of, information_sha256
 from data_prep.dataset.open import open_dataset
 from data_prep.dataset.staging import remove_damaged
 from data_prep.dataset.summary import Summary
@@ -145,13 +145,25 @@ INFORMING = [
 ]
 
 
+@pytest.mark.parametrize("sealed", [False, True])
 @pytest.mark.parametrize("change", INFORMING)
-def test_what_only_informs_may_be_missing_or_damaged(change: Any, folder: Path, made: Path, caplog: Any) -> None:
+def test_what_only_informs_may_be_missing_or_damaged(
+    change: Any, sealed: bool, folder: Path, made: Path, caplog: Any
+) -> None:
+    """sealed: its checksum is made again, so that its types are what is found wrong."""
     change_index(folder, change)
+    if sealed:
+        change_index(folder, lambda i: i.update(information_sha256=information_sha256(i.get("made"), i.get("summary"))))
     dataset = open_dataset(folder)
     assert sentences_of(dataset) == sentences_of(made) and verify(folder).ok
     assert "1,150 sentences" in describe(folder)
     assert Summary.from_index("x", dataset.index).types == len(dataset.lexicon) - 3
+
+
+def test_a_changed_figure_that_only_informs_is_left_out_with_a_warning(folder: Path, caplog: Any) -> None:
+    change_index(folder, lambda i: i["made"]["options"].update(seed=7))
+    assert "seed=" not in describe(folder)
+    assert '"made" of the index does not match its checksum' in caplog.text
 
 
 def mutate(value: Any, chance: random.Random) -> Any:
