@@ -5,15 +5,13 @@ import ctypes
 import multiprocessing
 import os
 import signal
-import sys
-import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
 from data_prep.dataset.files import DataError, describe_os_error
+from data_prep.orphans import end_with_parent
 from data_prep.progress import Progress
 
 ReportProgress = Callable[[int, int], None]
@@ -22,8 +20,6 @@ Task = Callable[..., None]
 """task(*arguments, report): a module-level function, because worker processes import it by name."""
 
 _POLL_SECONDS = 0.2
-_ORPHAN_SECONDS = 1.0
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _done_and_words: Any = None  # in a worker: the shared array from which the parent reads the progress
 
 
@@ -134,33 +130,6 @@ def _begin_worker(shared: Any) -> None:
     _done_and_words = shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; only the parent handles it
     end_with_parent()
-
-
-def end_with_parent(parent: int | None = None) -> None:
-    """Make this process end within seconds of its parent, even if the parent is killed with -9.
-
-    parent: process id of the parent; None: as multiprocessing knows it. Linux ends this process with SIGKILL, which
-    nothing can block, when the parent's thread that started this process ends: start it from the main thread.
-    """
-    if parent is None:
-        process = multiprocessing.parent_process()
-        assert process is not None and process.pid is not None
-        parent = process.pid
-    if not _kernel_ends_orphans():
-        threading.Thread(target=_end_orphan, args=(parent,), daemon=True).start()
-    elif os.getppid() != parent:  # the parent ended before the call above
-        os._exit(1)
-
-
-def _kernel_ends_orphans() -> bool:
-    """Ask the kernel to kill this process when its parent ends; return whether the kernel will."""
-    return sys.platform == "linux" and ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0
-
-
-def _end_orphan(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_ORPHAN_SECONDS)
-    os._exit(1)
 
 
 def _run_in_worker(task: Task, number: int, argument: tuple[Any, ...]) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_prep.dataset.files import write_bytes
 from data_prep.dataset.locations import local_path
-from data_prep.workers import end_with_parent
+from data_prep.orphans import end_with_parent
 from pipeline.config.schema import ConfigError
 from pipeline.config.terminal import print_text
 from pipeline.train.cluster.signals import EXIT_PREEMPTED

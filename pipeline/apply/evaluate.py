@@ -84,7 +84,7 @@ def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
     quieten_lightning()
     fabric = Fabric(
         accelerator=choose_device(config.accelerator, config.devices), devices=config.devices,
-        precision=config.precision, strategy="ddp" if config.devices > 1 else "auto",  # type: ignore[arg-type]
+        precision=config.precision, strategy="ddp" if config.devices > 1 else "auto",
     )  # fmt: skip
     fabric.launch()
     trained = load_trained(config.checkpoint, fabric.device)

@@ -121,7 +121,7 @@ def _yaml(value: Any) -> str:
 
 def _type(hint: Any) -> str:
     if get_origin(hint) is Literal:
-        return "str"
+        return "|".join(get_args(hint))
     if get_origin(hint) in (Union, UnionType):
         return "|".join(_type(part) for part in get_args(hint))
     return "null" if hint is NoneType else getattr(hint, "__name__", str(hint)).replace("builtins.", "")

@@ -120,7 +120,7 @@ class Metrics(StepCallback):
 
 
 class NormsLog(StepCallback):
-    """Log norms by parameter group and histograms of gates and layers, at their interval. On rank 0 only."""
+    """Log norms by parameter group and histograms of layers, at their interval. On rank 0 only."""
 
     def __init__(self, norms: StepNorms, tracker: Tracker, metrics: Metrics) -> None:
         self._norms, self._tracker, self._metrics = norms, tracker, metrics

@@ -128,7 +128,7 @@ def _fit(
 ) -> tuple[int, str]:
     """Return the step of the last checkpoint and the reason of a stop before the end, "" if there was none."""
     config, step = plan.config, module.state.step
-    data = BiLMDataModule(plan.windows, config.data, config.lane_groups, step, plan.total_steps, plan.prepare)
+    data = BiLMDataModule(plan.windows, config.data, config.lane_groups, range(step, plan.total_steps), plan.prepare)
     metrics = Metrics(tracker, plan.corpus.lanes)
     is_start = plan.start is not None and not is_resumed
     validation = Validation(plan.validation_windows, tracker, metrics, watchdog, is_start)

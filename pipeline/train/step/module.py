@@ -75,9 +75,6 @@ class BiLMModule(pl.LightningModule):
         exchanged = torch.bfloat16 if self.config.train.exchanges_bfloat16 else torch.float32
         self.softmax_gradient.connect(new_group(), exchanged)
 
-    def transfer_batch_to_device(self, batch: StepInputs, device: torch.device, dataloader_idx: int) -> StepInputs:
-        return batch.to(device)
-
     def training_step(self, inputs: StepInputs, number: int) -> None:
         """Do one optimizer step over all lane groups of this rank."""
         state, optimizer = self.state, cast(RowOptimizer, self.optimizers(use_pl_optimizer=False))
