@@ -11,7 +11,7 @@ import numpy as np
 from data_prep.dataset.files import DataError, sync_folder, write_json
 from data_prep.dataset.typed_json import Count, load_json
 from data_prep.options import PrepConfig
-from data_prep.passes.sorted_spills import MARK_ID, SPILL_TOKENS, write_spill
+from data_prep.passes.sorted_spills import MARK_ID, SPILL_TOKENS, Ids, write_spill
 from data_prep.plan import PrepPlan, Unit
 from data_prep.text.clean import MARK, clean
 from data_prep.text.corpus import Block, Source, read_blocks
@@ -40,18 +40,7 @@ class UnitRecord:
     spill_tokens: list[Count]
 
 
-class _Ids(dict[str, int]):
-    """Local ids in order of first appearance. A dict that fills itself runs no Python code for known words."""
-
-    def __init__(self) -> None:
-        super().__init__({MARK: MARK_ID})
-
-    def __missing__(self, word: str) -> int:
-        self[word] = number = len(self)
-        return number
-
-
-def encode_lines(text: str, ids: _Ids) -> tuple[np.ndarray, np.ndarray]:
+def encode_lines(text: str, ids: Ids[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return tokens (int32, MARK_ID after each line) and lengths (int64, mark included) of a text of whole lines."""
     words = text.replace("\n", f" {MARK} ").split()
     tokens = np.fromiter(map(ids.__getitem__, words), np.int32, len(words))
@@ -83,7 +72,7 @@ class _SpillBuffer:
         self._clear()
 
     def _clear(self) -> None:
-        self.ids = _Ids()
+        self.ids = Ids({MARK: MARK_ID})
         self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._num_tokens = 0
 

@@ -15,7 +15,7 @@ from data_prep.dataset.summary import Figures
 from data_prep.dataset.typed_json import Count, load_json
 from data_prep.passes.encode import UnitRecord, read_record
 from data_prep.passes.shard_bounds import Bounds, shard_bounds
-from data_prep.passes.sorted_spills import Spill
+from data_prep.passes.sorted_spills import Ids, Spill
 from data_prep.plan import PrepPlan
 from data_prep.workers import ReportProgress
 from data_prep.workspace import SKIPPED, WORK_REMEDY, Workspace
@@ -37,12 +37,6 @@ class MergeRecord:
     figures: Figures
     shards: dict[str, Count]
     bounds: dict[str, Xxh3]
-
-
-class _Ids(dict[bytes, int]):
-    def __missing__(self, word: bytes) -> int:
-        self[word] = number = len(self)
-        return number
 
 
 def finished_spills(work: Workspace, plan: PrepPlan) -> tuple[list[Spill], list[str], list[UnitRecord]]:
@@ -124,7 +118,7 @@ def _merge_lexicons(
     spills: Sequence[Spill], bounds: dict[str, Bounds], report: ReportProgress
 ) -> tuple[Lexicon, np.ndarray]:
     """Write each spill's map to lexicon ids; return the lexicon and (types,) int64 counts in the held-out split."""
-    ids = _Ids()
+    ids: Ids[bytes] = Ids()
     for number, spill in enumerate(spills):
         words = spill.words()
         spill.write_map(np.fromiter(map(ids.__getitem__, words), np.int32, len(words)))

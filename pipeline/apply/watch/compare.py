@@ -15,6 +15,10 @@ from pipeline.train.run_dir.records import read_end, read_start
 from pipeline.train.run_dir.tracking import read_metrics
 
 _FACTS = ("dataset_fingerprint", "git_revision", "parameters", "softmax_parameters", "total_steps", "tokens_an_epoch")
+_FIGURES = (
+    *("train/tokens", "train/epoch", "train/sampled_perplexity", "train/perplexity"),
+    *("val/perplexity", "val/perplexity_forward", "val/perplexity_backward"),
+)
 _PLACES = ("run.dir", "run.name")  # always differ
 _MAX_CELL = 44
 
@@ -76,8 +80,7 @@ def final_figures(run_dir: Path) -> dict[str, float | int | str]:
     if not metrics:
         raise ConfigError(f"{run_dir} has logged no metrics yet; compare runs that have trained")
     figures: dict[str, float | int | str] = {"step": max(metrics)}
-    for name in ("train/tokens", "train/epoch", "train/sampled_perplexity", "train/perplexity", "val/perplexity",
-                 "val/perplexity_forward", "val/perplexity_backward"):  # fmt: skip
+    for name in _FIGURES:
         found = [values[name] for _, values in sorted(metrics.items()) if name in values]
         if found:
             figures[name] = int(found[-1]) if name == "train/tokens" else found[-1]
