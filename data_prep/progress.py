@@ -71,5 +71,8 @@ class Progress:
         if not self._total:
             return f"{self._title}: {self._text(count)}"
         head = f"{self._unit} {done:,} of {self._total:,}" if self._unit else self._title
-        seconds = (time.monotonic() - self._begun) / max(1, done - self._at_start[0]) * (self._total - done)
-        return f"{head} ({done / self._total:.0%}): {self._text(count)}, {timedelta(seconds=int(seconds))} left"
+        line, progressed = f"{head} ({done / self._total:.0%}): {self._text(count)}", done - self._at_start[0]
+        if progressed <= 0:
+            return line
+        seconds = (time.monotonic() - self._begun) / progressed * (self._total - done)
+        return f"{line}, {timedelta(seconds=int(seconds))} left"

@@ -8,7 +8,7 @@ can (pipeline/data/bits_per_character.py).
 import contextlib
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Predicate
@@ -69,37 +69,26 @@ class After(TypedDict):
     last_step: Count
 
 
-class Before(TypedDict, total=False):
-    domain: Figures
-    general: Figures
-
-
-class AtStart(TypedDict, total=False):
-    """The part of finetune.json that is written before the first step, all of it or nothing."""
+class Recorded(TypedDict, total=False):
+    """The content of finetune.json. The first five fields are written before the first step, the others at the end."""
 
     source: Source
     group: str | None
     general: str
     words_before: Count
-    before: Before | None
-
-
-class AtEnd(TypedDict, total=False):
-    """The part of finetune.json that is written at the end. `after` comes with all other fields."""
-
+    before: dict[Literal["domain", "general"], Figures] | None
     words_after: Count
     is_comparable: bool
     start: float | None
     after: After
 
 
-class Recorded(AtStart, AtEnd, total=False):
-    """The content of finetune.json."""
+_AT_START = {"source", "group", "general", "words_before", "before"}  # all of them or none
 
 
 def _is_whole(record: Recorded) -> bool:
-    at_start, at_end = AtStart.__annotations__.keys(), AtEnd.__annotations__.keys()
-    return record.keys() & at_start in (set(), at_start) and ("after" not in record or record.keys() >= at_end)
+    is_finished = record.keys() >= Recorded.__annotations__.keys() - _AT_START
+    return record.keys() & _AT_START in (set(), _AT_START) and ("after" not in record or is_finished)
 
 
 _SCHEMA = Annotated[Recorded, Predicate(_is_whole)]
