@@ -59,10 +59,7 @@ def _run(home: Path, overrides: list[str]) -> None:
     _elmo("prep", f"input={early}", f"output={data}", "tokenize=true", "heldout=0.02")
     _elmo("pretrain", _config_file("demo"), f"data.path={data}", f"run.dir={run}", *overrides)
     _elmo("evaluate", f"checkpoint={run}", f"data={data}", f"output={result}")
-
-    from pipeline.apply.watch.plot import plot_perplexity
-
-    plot_perplexity(run, png)
+    _elmo("plot", str(run), f"output={png}")
     print_text(f"\n{_perplexity_table(json.loads(result.read_text()))}")
     print_text(f"\n{compare_senses(run, WORD, SENSES)}")
     _elmo("prep", f"input={later}", f"output={domain}", "tokenize=true", "heldout=0.03")

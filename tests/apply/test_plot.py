@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.apply.watch.curves import read_curves, thin
-from pipeline.apply.watch.plot import draw, names, plot_perplexity
+from pipeline.apply.watch.plot import draw, names
 from pipeline.cli import main
 from pipeline.config.schema import ConfigError, WandbConfig
 from pipeline.train.run_dir.tracking import Tracker
@@ -70,13 +70,20 @@ def test_every_panel_has_every_run_against_tokens_and_hours(tmp_path: Path) -> N
     assert list(zip(*both.get_data(), strict=True)) == runs[0].of("val/perplexity", "tokens")
 
 
+def test_curves_are_drawn_of_a_log_whose_last_line_is_cut(tmp_path: Path) -> None:
+    lines = [f'{{"trainer/global_step": {n}, "train/sampled_perplexity": {100 / n}}}' for n in range(1, 9)]
+    lines += ['{"trainer/global_step": 8, "val/perplexity": 300.0}', '{"trainer/global_st']  # cut by a kill
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    assert len(read_curves(tmp_path).of("train/sampled_perplexity")) == 8
+    for name in ("curve.png", "curve.html"):
+        assert main(["plot", str(tmp_path), f"output={tmp_path / name}"]) == 0
+
+
 def test_a_png_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = log_run(tmp_path / "run")
     assert main(["plot", str(run), f"output={tmp_path / 'new' / 'curves.png'}"]) == 0
     assert (tmp_path / "new" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "curves.png: run" in capsys.readouterr().out
-    plot_perplexity(run, tmp_path / "one.png")
-    assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
 
 
 class Page(HTMLParser):
@@ -190,4 +197,4 @@ def test_a_mistake_is_answered_in_one_sentence(
 
 def test_a_run_without_metrics_has_no_curves(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no metrics to draw"):
-        plot_perplexity(tmp_path, tmp_path / "x.png")
+        read_curves(tmp_path)

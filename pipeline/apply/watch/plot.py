@@ -37,15 +37,17 @@ class Panel:
     is_log: bool = True
 
 
-HELD_OUT = Curve("val/perplexity", "held out, both", has_dots=True)
-SAMPLED = Curve(
-    "train/sampled_perplexity", "training, sampled softmax (few candidates: not comparable)", "solid", alpha=0.35
-)
-TRAINING = Curve("train/perplexity", "training, full softmax, with dropout", "solid", alpha=0.35)
-FORWARD = Curve("val/perplexity_forward", "held out, forward", "dotted")
-BACKWARD = Curve("val/perplexity_backward", "held out, backward", "dashed")
 PANELS = (
-    Panel("perplexity", (SAMPLED, TRAINING, FORWARD, BACKWARD, HELD_OUT)),
+    Panel(
+        "perplexity",
+        (
+            Curve("train/sampled_perplexity", "training, sampled softmax (few candidates: not comparable)", alpha=0.35),
+            Curve("train/perplexity", "training, full softmax, with dropout", alpha=0.35),
+            Curve("val/perplexity_forward", "held out, forward", "dotted"),
+            Curve("val/perplexity_backward", "held out, backward", "dashed"),
+            Curve("val/perplexity", "held out, both", has_dots=True),
+        ),
+    ),
     Panel("tokens a second", (Curve("speed/tokens_per_second"),), is_log=False),
     Panel("gradient norm", (Curve("train/gradient_norm"),)),
 )
@@ -94,41 +96,30 @@ def names(folders: list[str]) -> list[str]:
     return short if len(set(short)) == len(short) else folders
 
 
-def plot_perplexity(run_dir: Path, path: Path) -> None:
-    """Write a PNG of a run's perplexity against its steps. Raises ConfigError where the run has logged nothing."""
-    panel = Panel("perplexity", (SAMPLED, TRAINING, HELD_OUT))
-    write_bytes(path, png(draw([read_curves(run_dir)], [panel], ["step"], size=(7, 4.2))))
-
-
-def draw(
-    runs: Sequence[RunCurves],
-    panels: Sequence[Panel] = PANELS,
-    against: Sequence[str] = ("tokens", "hours"),
-    size: tuple[float, float] = (13, 10),
-) -> Any:
-    """Return a matplotlib Figure with a row for each panel and a column for each of `against`."""
+def draw(runs: Sequence[RunCurves]) -> Any:
+    """Return a matplotlib Figure with a row for each panel, against tokens and against hours."""
     try:
         from matplotlib.figure import Figure
         from matplotlib.ticker import EngFormatter
     except ImportError:
         raise _missing("matplotlib") from None
-    figure = Figure(figsize=size, layout="constrained")
-    for panel, row in zip(panels, figure.subplots(len(panels), len(against), squeeze=False), strict=True):
-        for place, axes in zip(against, row, strict=True):
-            axes.set(xlabel=AGAINST[place], ylabel=panel.title, yscale="log" if panel.is_log else "linear")
-            lines = [_line(axes, run, curve, place, f"C{n}") for n, run in enumerate(runs) for curve in panel.curves]
+    figure = Figure(figsize=(13, 10), layout="constrained")
+    for panel, row in zip(PANELS, figure.subplots(len(PANELS), 2), strict=True):
+        for against, axes in zip(("tokens", "hours"), row, strict=True):
+            axes.set(xlabel=AGAINST[against], ylabel=panel.title, yscale="log" if panel.is_log else "linear")
+            lines = [_line(axes, run, curve, against, f"C{n}") for n, run in enumerate(runs) for curve in panel.curves]
             axes.grid(which="both", alpha=0.25)
             axes.set_xlim(left=0)
-            if place != "hours":
+            if against == "tokens":
                 axes.xaxis.set_major_formatter(EngFormatter(sep=""))
             if panel.is_log:
                 axes.yaxis.set_major_formatter("{x:g}")  # 100, not 10^2
                 axes.yaxis.set_minor_formatter(lambda y, _: f"{y:g}" if f"{y:e}"[0] in "235" else "")  # others overlap
             else:
                 axes.set_ylim(bottom=0)
-            if (panel, place) == (panels[0], against[0]):
+            if (panel, against) == (PANELS[0], "tokens"):
                 shown = [line for line in lines if line]
-                figure.legend(handles=shown, loc="outside upper left", ncols=len(against), frameon=False)
+                figure.legend(handles=shown, loc="outside upper left", ncols=2, frameon=False)
     return figure
 
 
@@ -181,7 +172,7 @@ def _column(runs: Sequence[RunCurves], against: str) -> Any:
         plot.add_tools(HoverTool(tooltips=tooltips))
         plot.xaxis.formatter = NumeralTickFormatter(format="0.[00]a")
         _draw_lines(plot, runs, panel, against)
-        if panel.curves[0].label:
+        if plot.legend:
             plot.add_layout(plot.legend[0], "above")
             plot.legend.update(click_policy="hide", ncols=2)
         plots.append(plot)
