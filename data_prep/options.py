@@ -35,7 +35,7 @@ class PrepConfig:
     language: str = _option("en", "language code for the rules of the tokeniser", True)
     shuffle: Shuffle = _option("sentences", "what is shuffled; a document is kept whole", True)
     seed: int = _option(0, "seed of the shuffle and of the choice of held-out sentences", True, at_least=0)
-    workers: int = _option(0, "processes, 0: one a core; the result does not depend on them")
+    workers: int = _option(0, "processes, 0: one a core; the result does not depend on them", at_least=0)
     on_error: OnError = _option("fail", "at a bad line; skipped lines are counted and listed", True)
     max_sentence_words: int = _option(100_000, "words of a line; a longer line is an error", True, at_least=1)
     shard_tokens: int = _option(32 << 20, "tokens of a shard, of 4 bytes each", True, at_least=1)

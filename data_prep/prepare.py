@@ -66,7 +66,7 @@ def make_dataset(config: PrepConfig, show_progress: bool = True) -> Summary:
     alone = config.step is None
     try:
         with work.locked(shared=not alone):
-            plan = make_plan(find_sources(config.input, config.heldout_input, config.output), config)
+            plan = make_plan(find_sources(config.input, config.heldout_input, str(work.output)), config)
             if _is_finished(work, plan):
                 return Summary.from_index(config.output, read_index(work.output), already_done=True)
             _begin(work, plan)

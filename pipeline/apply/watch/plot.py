@@ -1,6 +1,6 @@
 """`elmo plot`: draw the curves of one or several runs as a PNG, or as one HTML page that shows values under the mouse.
 
-matplotlib draws the PNG. Bokeh draws the page and stands in the page itself (1.3 MB; plotly would take 4.7 MB), so that
+matplotlib draws the PNG. Bokeh draws the page and stands in the page itself (1.3 MB; plotly would take 4.8 MB), so that
 the page needs neither a network nor a server.
 """
 
