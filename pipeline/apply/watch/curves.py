@@ -38,10 +38,10 @@ def read_curves(run_dir: Path, name: str | None = None) -> RunCurves:
     metrics = dict(sorted(read_metrics(run_dir).items()))
     if not metrics:
         raise ConfigError(f"{run_dir} has no metrics to draw; give the folder of a run that has trained")
-    return RunCurves(name or run_dir.name or str(run_dir), metrics, _training_hours(metrics))
+    return RunCurves(name or run_dir.name or str(run_dir), metrics, training_hours(metrics))
 
 
-def _training_hours(metrics: dict[int, dict[str, float]]) -> dict[int, float]:
+def training_hours(metrics: dict[int, dict[str, float]]) -> dict[int, float]:
     """Return the hours of training until each step, from tokens and tokens/s; interpolate steps without tokens/s."""
     known_tokens, known_hours = [0.0], [0.0]
     placed = {step: values for step, values in metrics.items() if "train/tokens" in values}
