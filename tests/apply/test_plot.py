@@ -2,6 +2,7 @@
 
 import html
 import math
+import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -142,14 +143,51 @@ def test_the_page_is_whole_and_needs_nothing_else(html_page: Path) -> None:
     assert f"{20 + 500 * math.exp(-40 / 15):,.2f}" in shown  # the last held-out perplexity, in the table
 
 
+needs_browser = pytest.mark.skipif(
+    BROWSER is None, reason="no chromium here; as root on Debian: sh tests/install_browser.sh"
+)
+
+
+def browse(page: Path, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Open a page in a browser that reaches no network."""
+    assert BROWSER is not None
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
+    command += ["--window-size=1200,1900", "--host-resolver-rules=MAP * ~NOTFOUND", *arguments, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200)
+
+
+# Move the mouse down through the first panel; write the text of all tooltips that show into the title.
+MOVE_THE_MOUSE = """<script>
+const inside = root => [...root.querySelectorAll("*")].flatMap(e => [e, ...(e.shadowRoot ? inside(e.shadowRoot) : [])]);
+const named = name => inside(document).filter(e => String(e.className).includes(name));
+const move = (canvas, box, y, shown) => {
+  const place = {clientX: box.left + 0.6 * box.width, clientY: y, pointerType: "mouse", isPrimary: true, pointerId: 1};
+  canvas.dispatchEvent(new PointerEvent("pointermove", {...place, bubbles: true, composed: true}));
+  document.title = shown = shown + named("bk-tooltip").map(e => e.textContent).join(" ");
+  if (y < box.bottom) setTimeout(() => move(canvas, box, y + 3, shown), 40);
+};
+setTimeout(() => {
+  const canvas = named("bk-events")[0], box = canvas.getBoundingClientRect();
+  move(canvas, box, box.top, "");
+}, 3000);
+</script></body>"""
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="no chromium here; as root on Debian: sh tests/install_browser.sh")
+@needs_browser
+def test_a_real_browser_shows_the_value_under_the_mouse(html_page: Path, tmp_path: Path) -> None:
+    page = tmp_path / "moved.html"
+    page.write_text(html_page.read_text("utf-8").replace("</body>", MOVE_THE_MOUSE), "utf-8")
+    title = browse(page, tmp_path, "--virtual-time-budget=25000", "--dump-dom").stdout.partition("</title>")[0]
+    assert re.search(r"one\s+tokens:\s+[\d,]+\s+perplexity:\s+\d", title), title[-500:]
+    assert re.search(r"two &lt;&amp;&gt;\s+tokens:", title), title[-500:]
+
+
+@pytest.mark.slow
+@needs_browser
 def test_a_real_browser_shows_the_curves_of_both_runs(html_page: Path, tmp_path: Path) -> None:
     shot = tmp_path / "shot.png"
-    assert BROWSER is not None
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
-               "--window-size=1200,1900", "--host-resolver-rules=MAP * ~NOTFOUND", f"--screenshot={shot}"]  # fmt: skip
-    done = subprocess.run([*command, html_page.as_uri()], capture_output=True, text=True, timeout=200)
+    done = browse(html_page, tmp_path, f"--screenshot={shot}")
     assert shot.exists(), done.stderr
     from matplotlib.colors import to_rgb
     from matplotlib.image import imread
