@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from pipeline.config.schema import OptimizerConfig
@@ -180,7 +179,8 @@ def clip_global_norm_(params: Sequence[Tensor], bound: float | None) -> Tensor:
     Same as TF's clip_by_global_norm over all variables, as in bilm-tf training.py:926-952.
     """
     values = [rows_of(p.grad)[1] for p in params if p.grad is not None]
-    norm = get_total_norm(values)
+    # One kernel for all tensors, which has no public name.
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values)))
     if bound is not None:
-        torch._foreach_mul_(values, (bound / norm).clamp(max=1.0))  # one kernel for all; it has no public name
+        torch._foreach_mul_(values, (bound / norm).clamp(max=1.0))
     return norm
