@@ -63,8 +63,8 @@ def show(text: str) -> None:
 
 
 def overview(commands: Mapping[str, Command]) -> str:
-    lines = ["Pretrain, evaluate and use ELMo's bidirectional language model.", "",
-             "elmo COMMAND [CONFIG.yaml ...] [key=value ...]      elmo COMMAND -h lists every key", ""]  # fmt: skip
+    usage = "elmo COMMAND [CONFIG.yaml ...] [key=value ...]      elmo COMMAND -h lists every key"
+    lines = ["Pretrain, evaluate and use ELMo's bidirectional language model.", "", usage, ""]
     lines += [f"  {name:10}{command.meaning}" for name, command in commands.items()]
     return "\n".join(lines)
 

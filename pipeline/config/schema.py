@@ -74,6 +74,10 @@ class DataConfig:
         require(self.vocab_size >= 4, f"data.vocab_size={self.vocab_size} must be at least 4: <S>, </S>, <UNK>, a word")
 
     @property
+    def tokens_per_step(self) -> int:
+        return self.lanes * self.window
+
+    @property
     def staged_at(self) -> Path | None:
         """stage_dir on this node; variables of the environment are the node's."""
         return local_path(os.path.expandvars(self.stage_dir), "data.stage_dir") if self.stage_dir else None

@@ -95,15 +95,14 @@ class BatchMaker:
         return unique, self._place.take(flat).reshape(ids.shape)
 
     def make(
-        self, inputs: np.ndarray, targets: np.ndarray, *, step: int, first_lane: int, resets_state: bool,
-        mask: np.ndarray | None = None,
-    ) -> Batch:  # fmt: skip
-        """Return the batch of inputs and targets (2, T, B), both lexicon ids."""
-        unique, index = self.unique(inputs)
-        return Batch(
-            step, first_lane, resets_state, torch.from_numpy(self.spellings.spell(unique)), torch.from_numpy(index),
-            torch.from_numpy(self._vocabulary.targets(targets)), None if mask is None else torch.from_numpy(mask),
-        )  # fmt: skip
+        self, ids: DirectedIds, *, step: int, first_lane: int, resets_state: bool, mask: np.ndarray | None = None
+    ) -> Batch:
+        """Return the batch of inputs and targets (2, T, B)."""
+        unique, index = self.unique(ids.inputs)
+        characters = torch.from_numpy(self.spellings.spell(unique))
+        targets = torch.from_numpy(self._vocabulary.targets(ids.targets))
+        masked = None if mask is None else torch.from_numpy(mask)
+        return Batch(step, first_lane, resets_state, characters, torch.from_numpy(index), targets, masked)
 
 
 class _LaneStretch(NamedTuple):
@@ -146,7 +145,7 @@ class TrainWindows:
         if (new := self._new_ids.pop(lanes, None)) is not None:
             self._maker.spellings.prefetch(new)
         resets_state = self.lanes.locate(step)[1] == 0
-        return self._maker.make(*ids, step=step, first_lane=lanes.start, resets_state=resets_state)
+        return self._maker.make(ids, step=step, first_lane=lanes.start, resets_state=resets_state)
 
     def ids(self, step: int, lanes: range) -> DirectedIds:
         """Return inputs and targets (2, T, B) of a step, views of a page of consecutive windows."""
@@ -206,6 +205,5 @@ class EvaluationWindows:
                 here = (slice(None), slice(0, stop - start), column)
                 inputs[here], targets[here] = self._stream.read(start, stop)
                 mask[here] = True
-        return self._maker.make(
-            inputs, targets, step=window, first_lane=lanes.start, resets_state=window == 0, mask=mask
-        )
+        ids = DirectedIds(inputs, targets)
+        return self._maker.make(ids, step=window, first_lane=lanes.start, resets_state=window == 0, mask=mask)

@@ -16,8 +16,8 @@ from pipeline.config.finetune import FinetuneConfig, FinetuneSection, in_full
 from pipeline.config.load import load
 from pipeline.config.schema import ConfigError, DataConfig, SoftmaxConfig, require, to_dict
 from pipeline.config.terminal import print_text
+from pipeline.data.combined_windows import general_lanes
 from pipeline.data.lanes import TrainLanes
-from pipeline.data.mixture import general_lanes
 from pipeline.data.vocabulary import (
     WeightedLexicon,
     choose_vocabulary,
@@ -34,7 +34,6 @@ from pipeline.model.bilm import BiLM
 from pipeline.train.outcome import Outcome
 from pipeline.train.plan import Corpus, Plan, checkpoints_of, open_training_data
 from pipeline.train.run import open_tracker, run
-from pipeline.train.run_dir.lock import run_identity
 from pipeline.train.step.freeze import Freeze
 from pipeline.train.trainer import global_rank
 
@@ -125,20 +124,15 @@ def plan_finetuning(config: FinetuneConfig, trained: Trained, is_begun: bool) ->
 
     plan = Plan(
         config,
-        run_dir,
-        rank,
         corpora[0],
-        len(words),
-        vocabulary=lambda: tensors_of(words, np.rint(counts)),
-        total_steps=total_steps,
-        identity=run_identity(config, domain[0], len(words)) | _identity(config, general),
-        checkpoints=checkpoints,
-        command="finetune",
-        general=corpora[1] if general else None,
-        freeze=Freeze.checked(config.finetune.freeze, warmup_steps, config.model.num_layers),
-        start=start,
-        group=report.group,
-        notes=_notes(config, None if is_begun else trained, words, general),
+        lambda: tensors_of(words, np.rint(counts)),
+        "finetune",
+        corpora[1] if general else None,
+        Freeze.checked(config.finetune.freeze, warmup_steps, config.model.num_layers),
+        start,
+        report.group,
+        _notes(config, None if is_begun else trained, words, general),
+        _identity(config, general),
     )
     return plan, report
 

@@ -43,9 +43,14 @@ class BiLMModule(pl.LightningModule):
     """Train a BiLM on `StepInputs`. A step is one window of all lanes, computed in `config.lane_groups` groups."""
 
     def __init__(
-        self, config: PretrainConfig, bilm: BiLM, state: TrainingState, freeze: Freeze | None = None,
-        stop_requests: StopRequests | None = None, norms: StepNorms | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        config: PretrainConfig,
+        bilm: BiLM,
+        state: TrainingState,
+        freeze: Freeze | None = None,
+        stop_requests: StopRequests | None = None,
+        norms: StepNorms | None = None,
+    ) -> None:
         """norms: computed in some steps, on rank 0 only."""
         super().__init__()
         self.automatic_optimization = False
@@ -55,7 +60,8 @@ class BiLMModule(pl.LightningModule):
         self.finite_check = FiniteCheck(state, config.train.max_bad_steps)
         self.optimizer_state: dict[str, Any] | None = None  # from a checkpoint, until the optimizer is built
         self.ended: StepEnd | None = None
-        # DDP would all-reduce the whole table; SoftmaxGradient exchanges its touched rows instead.
+        # DDP would all-reduce the whole table; SoftmaxGradient exchanges its touched rows instead. DDP has no other
+        # way to leave parameters out.
         self._ddp_params_and_buffers_to_ignore = ["bilm.softmax.weight", "bilm.softmax.bias"]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
