@@ -38,7 +38,7 @@ _PREPARE = """
 import sys
 from data_prep.prepare import prepare
 made = prepare(sys.argv[3:], sys.argv[1], workers=int(sys.argv[2]))
-print(made.words, made.sentences, made.types, made.seconds)
+print(made.num_words, made.num_sentences, made.types, made.seconds)
 """
 
 

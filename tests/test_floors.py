@@ -15,7 +15,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_FILES = 300, 70, 13  # files of a folder
 # line or below, `pipeline.data` and `pipeline.model` not each other.
 FLOORS = (
     ("data_prep.dataset",),
-    ("data_prep.progress", "data_prep.workers"),
+    ("data_prep.options", "data_prep.orphans", "data_prep.progress", "data_prep.workers"),
     ("data_prep.text",),
     ("data_prep.plan", "data_prep.workspace"),
     ("data_prep.passes",),

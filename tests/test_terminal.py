@@ -10,6 +10,7 @@ import pytest
 from data_prep.dataset.index import information_sha256
 from data_prep.prepare import prepare
 from pipeline.config.terminal import printable
+from pipeline.train.outcome import Outcome
 from tests.train import runs
 
 CONTROLS = "\x1b\x07\x9b\r\x08\u202e"
@@ -51,6 +52,17 @@ def test_status_shows_what_a_run_says_of_itself_without_control(tmp_path: Path) 
     link.symlink_to(run_dir)
     said = elmo("status", str(link))
     assert f"stopped by y{SHOWN}, x{SHOWN}" in said and f"z{SHOWN}" in said
+
+
+@pytest.mark.parametrize(("stopped", "saved_step"), [(True, 4), (False, 3), (False, 4)])
+def test_a_run_names_the_next_command_without_control(
+    stopped: bool, saved_step: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = Outcome(Path(f"run{EVIL}"), 4, saved_step, 8, True, stopped, Path(f"wandb{EVIL}"))
+    outcome.print_next_steps("pretrain", [f"run.dir=run{EVIL}"], f"data{EVIL}")
+    said = "".join(capsys.readouterr())
+    assert f"wandb{SHOWN}" in said and said.count(f"run{SHOWN}") == 2
+    assert not set(said) & set(CONTROLS)
 
 
 def test_an_index_is_shown_and_refused_without_control(dataset: Path, tmp_path: Path) -> None:

@@ -49,9 +49,14 @@ class Perplexity:
 
 @torch.no_grad()
 def held_out_perplexity(
-    bilm: BiLM, windows: EvaluationWindows, config: EvaluateConfig, device: torch.device, rank: int = 0, ranks: int = 1,
+    bilm: BiLM,
+    windows: EvaluationWindows,
+    config: EvaluateConfig,
+    device: torch.device,
+    rank: int = 0,
+    ranks: int = 1,
     on_lanes: Callable[[], None] = lambda: None,
-) -> Perplexity:  # fmt: skip
+) -> Perplexity:
     """Score this rank's lanes and sum over all ranks. The result depends on the lanes only, not on the number of ranks.
 
     on_lanes: called after each group of lanes.
@@ -66,10 +71,9 @@ def held_out_perplexity(
     if ranks > 1:
         dist.all_reduce(totals)
     forward, backward, tokens, diverged_lanes = totals.tolist()
-    return Perplexity(
-        _exp((forward + backward) / (2 * tokens)), _exp(forward / tokens), _exp(backward / tokens), int(tokens),
-        num_lanes, int(diverged_lanes) if diverged_lanes <= num_lanes else 0,
-    )  # fmt: skip
+    both = _exp((forward + backward) / (2 * tokens))
+    diverged = int(diverged_lanes) if diverged_lanes <= num_lanes else 0
+    return Perplexity(both, _exp(forward / tokens), _exp(backward / tokens), int(tokens), num_lanes, diverged)
 
 
 def _count_diverged(of_lanes: torch.Tensor, vocab_size: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ from tests.apply import finetuning
 from tests.train import runs
 
 NO_GPU = "accelerator=gpu, but torch finds no GPU to use by CUDA; use accelerator=cpu"
-MPS = "must be auto, cpu or gpu (by CUDA: MPS has no float64, which perplexity and statistics need)"
+MPS = "must be auto, cpu or gpu (a GPU is used by CUDA: MPS has no float64, which perplexity and statistics need)"
 
 
 def commands(accelerator: str, dataset: Path, trained: Path, folder: Path) -> dict[str, list[str]]:

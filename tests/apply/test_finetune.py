@@ -217,7 +217,7 @@ def test_other_words_lanes_or_sources_are_another_run(trained: Path, domain: Pat
         (["finetune.freeze=[layer3]"], "names no part of the model; it has encoder, layer1, layer2, softmax"),
         (["finetune.freeze=[encoder,layer1,layer2,softmax]"], "names every part"),
         (["finetune.freeze=[softmax]", "finetune.warmup_steps=3"], "which finetune.freeze forbids"),
-        (["finetune.vocabulary=more"], "must be one of"),
+        (["finetune.vocabulary=more"], "must be auto, keep, extend or new"),
         (["mix=DATASET:0.01"], "finetune.mix_share=0.01 of data.lanes=8 is 0 lanes"),
         (["mix=DATASET:0.99"], "is 8 lanes, and must be one at least and not all"),
         (["mix=DATASET:much"], "must be a dataset and a share of the lanes"),

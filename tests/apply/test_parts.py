@@ -57,7 +57,7 @@ def edited(change: Callable[[dict[str, Any]], Any]) -> Callable[[bytes], bytes]:
         ("plan.json", lambda data: b"[]"),
         ("plan.json", edited(lambda p: p.pop("parts"))),
         ("plan.json", edited(lambda p: p.update(identity=None))),
-        ("plan.json", edited(lambda p: p.update(width=7))),
+        ("plan.json", edited(lambda p: p["identity"].update(width=7))),
         ("plan.json", edited(lambda p: p.update(files=[]))),
         ("plan.json", edited(lambda p: p["files"][0].__setitem__(1, 3))),
         ("plan.json", edited(lambda p: p["parts"].pop())),

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.dataset.files import write_json
-from pipeline.apply.watch.status import Status, read_status
-from pipeline.apply.watch.status_text import duration, render
+from pipeline.apply.watch.status import Status, duration, read_status, render
 from pipeline.cli import main
 from pipeline.train.run_dir.lock import is_claimed
 from pipeline.train.run_dir.records import read_restarts

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-import data_prep.workers
+import data_prep.orphans
 from data_prep.dataset.files import DataError
 from data_prep.dataset.lexicon import SPECIALS
 from data_prep.dataset.shards import Dataset
@@ -45,7 +45,7 @@ def loader(
 ) -> DataLoader:
     config = DataConfig(lanes=LANES, window=WINDOW, workers=workers)
     windows = TrainWindows(dataset.splits["train"], maker(dataset), lanes_of(dataset), SEED)
-    module = BiLMDataModule(windows, config, groups, start, stop, start_method=method)
+    module = BiLMDataModule(windows, config, groups, range(start, stop), start_method=method)
     module.trainer = trainer
     return module.train_dataloader()
 
@@ -98,7 +98,7 @@ def test_damaged_data_is_the_same_sentence_from_every_process(
     prepared: Dataset, trainer: pl.Trainer, workers: int
 ) -> None:
     config = DataConfig(lanes=LANES, window=WINDOW, workers=workers)
-    module = BiLMDataModule(Damaged(lanes_of(prepared)), config, 1, 0, 9)  # type: ignore[arg-type]
+    module = BiLMDataModule(Damaged(lanes_of(prepared)), config, 1, range(9))  # type: ignore[arg-type]
     module.trainer = trainer
     batches = iter(module.train_dataloader())
     assert [next(batches)[0][0] for _ in range(3)] == [0, 1, 2]
@@ -118,8 +118,8 @@ class Large:
 def take_one_batch_and_sleep(method: str, has_prctl: bool) -> None:
     """Prints the loader processes, which from then on wait for room in a full pipe."""
     if not has_prctl:
-        data_prep.workers._kernel_ends_orphans = lambda: False
-    module = BiLMDataModule(Large(), DataConfig(lanes=LANES, window=WINDOW, workers=2), 1, 0, 1000, None, method)  # type: ignore[arg-type]
+        data_prep.orphans._kernel_ends_orphans = lambda: False
+    module = BiLMDataModule(Large(), DataConfig(lanes=LANES, window=WINDOW, workers=2), 1, range(1000), None, method)  # type: ignore[arg-type]
     module.trainer = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
     batches = iter(module.train_dataloader())
     next(batches)

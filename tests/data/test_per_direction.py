@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from data_prep.dataset.shards import Dataset
+from pipeline.data.combined_windows import BACKWARD_SEED, PerDirectionWindows
 from pipeline.data.lanes import TrainLanes
-from pipeline.data.per_direction import BACKWARD_SEED, PerDirectionWindows
 from pipeline.data.vocabulary import Vocabulary
 from pipeline.data.windows import BatchMaker, TrainWindows
 from tests.data.corpora import read_spelled, same

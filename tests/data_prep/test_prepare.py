@@ -173,7 +173,7 @@ def test_the_summary_tells_what_was_prepared(prepare, tmp_path):
     (tmp_path / "a.txt").write_text(f"a a a b <UNK>\n\n{long_word} a b c\n", encoding="utf-8")
     (tmp_path / "b.txt").write_text("\n")
     summary = prepare([str(tmp_path / "a.txt"), str(tmp_path / "b.txt")], tmp_path / "out")
-    assert (summary.sentences, summary.words, summary.types, summary.shards) == (2, 9, 4, 1)
+    assert (summary.num_sentences, summary.num_words, summary.types, summary.shards) == (2, 9, 4, 1)
     assert summary.cut_words_share == pytest.approx(1 / 9)
     assert (summary.lines, summary.empty_lines, summary.unk_words) == (4, 2, 1)
     assert summary.inputs_without_text == ["b.txt"]

@@ -91,7 +91,7 @@ def fit(config: PretrainConfig, vocab_size: int, callback: Callback) -> None:
     module = BiLMModule(config, BiLM(config.model, vocab_size), state)
     windows = TrainWindows(data.splits["train"], maker, lanes, config.run.seed)
     prepare = Preparation(config, vocab_size)
-    batches = BiLMDataModule(windows, config.data, config.lane_groups, 0, steps, prepare)
+    batches = BiLMDataModule(windows, config.data, config.lane_groups, range(steps), prepare)
     build_trainer(config, None, [callback]).fit(module, datamodule=batches)
 
 
