@@ -4,6 +4,8 @@ import multiprocessing
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psutil
@@ -127,14 +129,23 @@ def take_one_batch_and_sleep(method: str, has_prctl: bool) -> None:
     time.sleep(1000)
 
 
+@contextmanager
+def loader_processes(method: str, has_prctl: bool) -> Iterator[tuple["subprocess.Popen[str]", list[psutil.Process]]]:
+    """A training process and its loader processes; the training process is killed at the end, whatever happens."""
+    code = f"from tests.data import test_loader; test_loader.take_one_batch_and_sleep({method!r}, {has_prctl})"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        try:
+            assert parent.stdout is not None
+            yield parent, [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+        finally:
+            parent.kill()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "has_prctl"), [("fork", True), ("fork", False), ("spawn", True)])
 def test_loader_processes_end_with_a_parent_that_is_killed(method: str, has_prctl: bool) -> None:
     """Without prctl, as on a Mac, they look for their parent themselves."""
-    code = f"from tests.data import test_loader; test_loader.take_one_batch_and_sleep({method!r}, {has_prctl})"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        processes = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+    with loader_processes(method, has_prctl) as (parent, processes):
         time.sleep(0.5)  # until the pipe is full
         parent.kill()
     assert len(processes) == 2
@@ -144,14 +155,11 @@ def test_loader_processes_end_with_a_parent_that_is_killed(method: str, has_prct
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_loader_processes_take_a_sigterm_from_their_parent_only(method: str) -> None:
-    code = f"from tests.data import test_loader; test_loader.take_one_batch_and_sleep({method!r}, True)"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        processes = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+    with loader_processes(method, True) as (_, processes):
         for process in processes:
             process.terminate()
-        assert psutil.wait_procs(processes, timeout=1)[1] == processes
-        parent.kill()
+        assert len(processes) == 2
+        assert psutil.wait_procs(processes, timeout=1)[0] == []
 
 
 def test_the_vocabulary_is_the_words_seen_often_enough_but_no_more_than_asked_for(prepared: Dataset) -> None:
