@@ -9,6 +9,7 @@ import pytest
 
 from data_prep.prepare import prepare
 from pipeline.config.terminal import printable
+from tests import processes
 from tests.train import runs
 
 CONTROLS = "\x1b\x07\x9b\r\x08\u202e"
@@ -27,7 +28,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def elmo(*arguments: str) -> str:
     """Return what a command prints on both streams, once no character of it controls a terminal."""
     command = [sys.executable, "-m", "pipeline.cli", *arguments]
-    done = subprocess.run(command, cwd=runs.ROOT, env=runs.clean_environment(), capture_output=True)
+    done = subprocess.run(command, cwd=processes.ROOT, env=processes.clean_environment(), capture_output=True)
     said = (done.stdout + done.stderr).decode()
     assert "Traceback" not in said
     assert not set(said) & set(CONTROLS)

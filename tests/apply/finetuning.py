@@ -7,6 +7,7 @@ from data_prep.prepare import prepare
 from pipeline.finetune.plan import finetune, plan_finetuning, read_config
 from pipeline.train.outcome import Outcome
 from pipeline.train.plan import Plan
+from tests import processes
 from tests.train import runs
 
 SETTINGS = [
@@ -47,10 +48,10 @@ def finetune_here(source: Path | str, domain: Path, run_dir: Path, *pairs: str) 
     return finetune(*plan_finetuning(*read_config(arguments(source, domain, run_dir, *pairs))))
 
 
-def start(source: Path, domain: Path, run_dir: Path, *pairs: str, **options: Any) -> runs.Process:
+def start(source: Path, domain: Path, run_dir: Path, *pairs: str, **options: Any) -> processes.Process:
     """`elmo finetune`, running."""
     log = run_dir.parent / f"{run_dir.name}.log"
-    return runs.Process("finetune", *arguments(source, domain, run_dir, *pairs), log=log, **options)
+    return processes.Process("finetune", *arguments(source, domain, run_dir, *pairs), log=log, **options)
 
 
 def at_step(run_dir: Path, step: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from pipeline.apply.embed.embed import embed, embed_sentences
 from pipeline.config.commands import EmbedConfig
 from pipeline.model.formats.pretrained import save_pretrained
 from tests.model import tiny
-from tests.model.test_pretrained import killed_at
+from tests.processes import killed_at
 
 TEXT = "the cat 's tail\n\nw1  wörd7\t漢字 😀\r\n" + "a " * 30 + "\n\nthe cat 's tail\nno line end"
 SENTENCES = [line.split() for line in TEXT.split("\n")]

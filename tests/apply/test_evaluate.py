@@ -17,6 +17,7 @@ from pipeline.config.load import load
 from pipeline.config.schema import ConfigError
 from pipeline.model.bilm import States, Window
 from pipeline.train.run_dir.tracking import read_metrics
+from tests import processes
 from tests.train import runs
 
 
@@ -103,7 +104,7 @@ def test_the_number_does_not_depend_on_the_processes(
 ) -> None:
     command = ["evaluate", f"checkpoint={trained}", f"data={dataset}", "accelerator=cpu", "evaluate.lanes=7"]
     output = tmp_path / "result.json"
-    process = runs.Process(*command, f"devices={devices}", f"output={output}", log=tmp_path / "log")
+    process = processes.Process(*command, f"devices={devices}", f"output={output}", log=tmp_path / "log")
     assert process.wait() == 0, process.output()
     result, expected = json.loads(output.read_text()), score(trained, dataset, "evaluate.lanes=7").as_dict()
     assert result.keys() == expected.keys()

@@ -17,7 +17,7 @@ from pipeline.apply.embed.neighbors import neighbors
 from pipeline.config.commands import NeighborsConfig
 from pipeline.model.formats.pretrained import save_pretrained
 from tests.model import tiny
-from tests.model.test_pretrained import killed_at
+from tests.processes import killed_at
 
 QUERY = "the play a"
 

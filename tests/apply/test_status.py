@@ -15,6 +15,7 @@ from pipeline.apply.watch.status_text import duration, render
 from pipeline.cli import main
 from pipeline.train.run_dir.lock import is_claimed
 from pipeline.train.run_dir.records import read_restarts
+from tests import processes
 from tests.train import runs
 
 
@@ -43,7 +44,7 @@ def test_status_imports_neither_torch_nor_wandb(finished: Path) -> None:
         f"import sys; from pipeline.cli import main; main(['status', {str(finished)!r}])\n"
         "print('imported:', *sorted({'torch', 'wandb', 'pytorch_lightning', 'matplotlib'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=runs.ROOT)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=processes.ROOT)
     assert done.stdout.splitlines()[-1] == "imported:", done.stderr
 
 
@@ -73,7 +74,7 @@ def test_a_run_is_followed_from_training_over_a_kill_to_its_end(dataset: Path, t
     command = killed.next.rpartition(": ")[2].split()
     assert command[:2] == ["elmo", "pretrain"]
     last = killed.checkpoint["step"] + 3
-    again = runs.Process(*command[1:], f"train.max_steps={last}", log=tmp_path / "again.log")
+    again = processes.Process(*command[1:], f"train.max_steps={last}", log=tmp_path / "again.log")
     assert again.wait() == 0, again.output()
     assert (read_status(run_dir).state, read_status(run_dir).step) == ("finished", last)
 

@@ -1,6 +1,5 @@
 """The real DataLoader: any number of workers, any start, gives the batches of the closed form."""
 
-import multiprocessing
 import subprocess
 import sys
 import time
@@ -15,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-import data_prep.workers
 from data_prep.dataset.files import DataError
 from data_prep.dataset.lexicon import SPECIALS
 from data_prep.dataset.shards import Dataset
@@ -108,31 +106,10 @@ def test_damaged_data_is_the_same_sentence_from_every_process(
         next(batches)
 
 
-class Large:
-    """Windows of 1 MiB, of which no pipe holds one."""
-
-    lanes = TrainLanes(10**6, LANES, WINDOW)
-
-    def batch(self, step: int, lanes: range) -> bytes:
-        return bytes(1 << 20)
-
-
-def take_one_batch_and_sleep(method: str, has_prctl: bool) -> None:
-    """Prints the loader processes, which from then on wait for room in a full pipe."""
-    if not has_prctl:
-        data_prep.workers._kernel_ends_orphans = lambda: False
-    module = BiLMDataModule(Large(), DataConfig(lanes=LANES, window=WINDOW, workers=2), 1, 0, 1000, None, method)  # type: ignore[arg-type]
-    module.trainer = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
-    batches = iter(module.train_dataloader())
-    next(batches)
-    print(*(process.pid for process in multiprocessing.active_children()), flush=True)
-    time.sleep(1000)
-
-
 @contextmanager
 def loader_processes(method: str, has_prctl: bool) -> Iterator[tuple["subprocess.Popen[str]", list[psutil.Process]]]:
     """A training process and its loader processes; the training process is killed at the end, whatever happens."""
-    code = f"from tests.data import test_loader; test_loader.take_one_batch_and_sleep({method!r}, {has_prctl})"
+    code = f"from tests.data.waiting_loader import take_one_batch_and_sleep as run; run({method!r}, {has_prctl})"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
         try:
             assert parent.stdout is not None

@@ -16,8 +16,8 @@ from pipeline.model.elmo.scalar_mix import ScalarMix
 from pipeline.model.elmo.sentence_batch import group_by_length
 from pipeline.model.elmo.sentence_encoder import SentenceEncoder
 from tests.model import tiny
+from tests.model.bilm_tf_fixtures import FIXTURES, lists, needs_fixtures
 from tests.model.numpy_bilm import NumpyBiLM
-from tests.model.test_conformance import FIXTURES, lists, reference  # noqa: F401 (a fixture)
 
 SENTENCES = [
     ["the", "Zürich", "漢字"], ["a"], [], ["x" * 1000, "😀", "naïve", "the", ""], ["a", "the"] * 20, ["the", "\ud800a"],
@@ -45,8 +45,8 @@ def by_numpy(bilm: BiLM, sentence: list[str]) -> np.ndarray:
 # The reference
 
 
-@pytest.mark.skipif(not FIXTURES.is_dir(), reason=f"the reference's test model is not at {FIXTURES} (../shared)")
-def test_carried_states_meet_the_embeddings_that_bilm_tf_expects(reference: BiLM) -> None:  # noqa: F811
+@needs_fixtures
+def test_carried_states_meet_the_embeddings_that_bilm_tf_expects(reference: BiLM) -> None:
     """Rows of a batch are the lists, as in the reference's own test; the lists end at different lengths."""
     import h5py
 
@@ -64,8 +64,8 @@ def test_carried_states_meet_the_embeddings_that_bilm_tf_expects(reference: BiLM
         elmo.reset_states()
 
 
-@pytest.mark.skipif(not FIXTURES.is_dir(), reason=f"the reference's test model is not at {FIXTURES} (../shared)")
-def test_without_them_every_layer_is_the_stateless_one(reference: BiLM) -> None:  # noqa: F811
+@needs_fixtures
+def test_without_them_every_layer_is_the_stateless_one(reference: BiLM) -> None:
     import h5py
 
     sentences = [(f"row{k}/{i}", s.split()) for k, row in enumerate(lists()) for i, s in enumerate(row)]

@@ -33,7 +33,7 @@ from pipeline.train.step.finite_check import StepResult, _Pending
 from pipeline.train.step.inputs import Preparation, StepInputs
 from pipeline.train.step.module import BiLMModule
 from pipeline.train.step.state import TrainingState
-from tests.train.test_step import STEPS, batches
+from tests.train.reference_steps import STEPS, batches
 
 ASKS = ("_local_scalar_dense", "nonzero", "_unique2", "unique_consecutive", "masked_select", "equal", "tolist")
 KERNELS = ("cell_forward", "cell_backward", "clip_backward", "add_exponentials", "to_probabilities_", "dropout",

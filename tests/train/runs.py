@@ -1,12 +1,9 @@
 """Runs of the real command on a tiny dataset: started, watched, and what they leave behind."""
 
 import json
-import os
 import random
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +16,8 @@ from pipeline.train.outcome import Outcome
 from pipeline.train.run import pretrain
 from pipeline.train.run_dir.checkpoint import CheckpointFolder, load_checkpoint
 from pipeline.train.run_dir.tracking import read_metrics
+from tests.processes import Process
 
-ROOT = Path(__file__).resolve().parents[2]
-WAIT_SECONDS = 240  # never reached on a sound run, however busy the machine
 MODEL = [
     "model.filters=[[1,8],[2,16],[3,16]]", "model.character_dim=8", "model.num_highway=1", "model.lstm_dim=32",
     "model.projection_dim=16",
@@ -78,55 +74,6 @@ def config_of(dataset: Path, run_dir: Path, *pairs: str) -> PretrainConfig:
 def train_here(dataset: Path, run_dir: Path, *pairs: str) -> Outcome:
     """A run in this process."""
     return pretrain(config_of(dataset, run_dir, *pairs))
-
-
-class Process:
-    """`elmo COMMAND` in a session of its own, so that it can be killed with all that it started."""
-
-    def __init__(
-        self, *command: str, log: Path, environment: dict[str, str] | None = None, preexec: Any = None,
-        module: str = "pipeline.cli",
-    ) -> None:  # fmt: skip
-        self.log = log
-        with log.open("wb") as file:
-            self.popen = subprocess.Popen(
-                [sys.executable, "-m", module, *command], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=file,
-                stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=preexec,
-                env=clean_environment() | (environment or {}),
-            )  # fmt: skip
-
-    def wait(self) -> int:
-        try:
-            return self.popen.wait(WAIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.signal_group(9)
-            raise AssertionError(f"hangs:\n{self.output()}") from None
-
-    def signal_group(self, signum: int) -> None:
-        os.killpg(self.popen.pid, signum)
-
-    def kill_group(self) -> None:
-        self.signal_group(9)
-        self.popen.wait()
-
-    def output(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def wait_until(self, true: Callable[[], Any]) -> bool:
-        """Whether it came true before the process ended."""
-        deadline = time.monotonic() + WAIT_SECONDS
-        while not true():
-            if self.popen.poll() is not None:
-                return bool(true())
-            assert time.monotonic() < deadline, f"nothing happens:\n{self.output()}"
-            time.sleep(0.001)
-        return True
-
-
-def clean_environment() -> dict[str, str]:
-    """No launcher's or wandb's variables, which Lightning leaves in a process that has trained."""
-    launcher = {"LOCAL_RANK", "RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
-    return {k: v for k, v in os.environ.items() if k not in launcher and not k.startswith(("WANDB", "SLURM"))}
 
 
 def start(dataset: Path, run_dir: Path, *pairs: str, **options: Any) -> Process:

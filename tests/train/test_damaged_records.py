@@ -20,6 +20,7 @@ from pipeline.train.run_dir.checkpoint import CheckpointFolder, load_checkpoint,
 from pipeline.train.run_dir.checkpoint_content import check_content
 from pipeline.train.run_dir.lock import claim, record_run
 from pipeline.train.run_dir.tracking import family
+from tests import processes
 from tests.apply.damage import mutations
 from tests.train import runs
 
@@ -359,7 +360,7 @@ def test_a_job_decides_with_damaged_files_as_if_they_were_not_there(
     for name, value in {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "2",
                         "SLURM_JOB_NODELIST": "n1"}.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    spec = importlib.util.spec_from_file_location("requeue", runs.ROOT / "slurm" / "requeue.py")
+    spec = importlib.util.spec_from_file_location("requeue", processes.ROOT / "slurm" / "requeue.py")
     assert spec is not None and spec.loader is not None
     requeue = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(requeue)

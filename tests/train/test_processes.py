@@ -11,6 +11,7 @@ import pytest
 from pipeline.train.cluster import signals, stop_requests
 from pipeline.train.cluster.stop_requests import Request, StopRequests
 from pipeline.train.run_dir.lock import Writer
+from tests import processes
 from tests.train import runs
 
 ENDLESS = ["train.max_steps=100000", "train.epochs=100000", "train.validate_every_steps=100000"]
@@ -18,7 +19,7 @@ ENDLESS = ["train.max_steps=100000", "train.epochs=100000", "train.validate_ever
 NPY_HEADER_BYTES = 128
 
 
-def all_started_by(process: runs.Process) -> list[psutil.Process]:
+def all_started_by(process: processes.Process) -> list[psutil.Process]:
     return psutil.Process(process.popen.pid).children(recursive=True)
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests import processes
 from tests.train import runs
 from tests.train.wandb_files import exit_codes
 
 pytestmark = pytest.mark.slow
 
 
-def assert_stopped_well(process: runs.Process, run_dir: Path) -> int:
+def assert_stopped_well(process: processes.Process, run_dir: Path) -> int:
     """Exit code 75, a checkpoint of the very step that was the last; returns that step."""
     assert process.wait() == 75, process.output()
     step = runs.last_step(run_dir)
@@ -60,7 +61,7 @@ def test_threads_that_torch_gives_a_loader_process_leave_the_signal_to_the_paren
     assert_stopped_well(process, tmp_path / "run")
 
 
-def ranks_started_by(process: runs.Process) -> list[psutil.Process]:
+def ranks_started_by(process: processes.Process) -> list[psutil.Process]:
     try:
         children = psutil.Process(process.popen.pid).children()
         return [child for child in children if "pipeline.cli" in child.cmdline()]
@@ -103,7 +104,7 @@ def test_a_second_ctrl_c_ends_at_once_and_the_last_checkpoint_stays(dataset: Pat
 
 
 def test_other_commands_end_at_once_on_a_signal(tmp_path: Path) -> None:
-    process = runs.Process("prep", "input=-", f"output={tmp_path / 'out'}", log=tmp_path / "log")
+    process = processes.Process("prep", "input=-", f"output={tmp_path / 'out'}", log=tmp_path / "log")
     process.popen.send_signal(signal.SIGTERM)
     try:
         process.popen.wait(60)

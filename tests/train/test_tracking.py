@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.config.schema import WandbConfig
 from pipeline.train.run_dir.tracking import Tracker, family, read_metrics
+from tests import processes
 from tests.train import runs, wandb_files
 
 
@@ -97,7 +98,7 @@ def test_an_option_beats_the_environment_which_beats_the_default(
     names = ("PROJECT", "ENTITY", "RUN_GROUP", "NOTES", "NAME") + ("TAGS",) * bool(environment)
     variables = {f"WANDB_{name}": environment for name in names}
     command = [sys.executable, "-c", TRACK, str(run_dir), given or ""]
-    subprocess.run(command, check=True, env=runs.clean_environment() | variables, cwd=runs.ROOT)
+    subprocess.run(command, check=True, env=processes.clean_environment() | variables, cwd=processes.ROOT)
     (piece,) = wandb_files.pieces(run_dir)
     (run,) = of_type(piece, "run")
     defaults = {"project": "elmo", "group": family(run_dir), "name": "folder"}
@@ -115,7 +116,7 @@ def test_a_variable_that_wandb_refuses_is_told_in_one_sentence(
     name: str, value: str, dataset: Path, tmp_path: Path
 ) -> None:
     settings = runs.arguments(dataset, tmp_path / "run", "train.max_steps=1", "wandb.mode=auto")
-    process = runs.Process("pretrain", *settings, log=tmp_path / "log", environment={f"WANDB_{name}": value})
+    process = processes.Process("pretrain", *settings, log=tmp_path / "log", environment={f"WANDB_{name}": value})
     assert process.wait() == 2
     (said,) = [line for line in process.output().splitlines() if line.startswith("elmo pretrain: ")]
     assert "wandb refuses a setting" in said and "Traceback" not in process.output()
