@@ -9,8 +9,7 @@ import pytest
 
 from data_prep.prepare import prepare
 from pipeline.config.terminal import printable
-from tests import processes
-from tests.train import runs
+from tests import corpora, processes
 
 CONTROLS = "\x1b\x07\x9b\r\x08\u202e"
 EVIL = "\x1b]0;title\x07\x9b31m\r\x08\u202e"
@@ -20,7 +19,7 @@ SHOWN = r"\x1b]0;title\x07\x9b31m\r\x08\u202e"
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text")
-    runs.write_text(folder / "text.txt", runs.zipf_sentences(20, seed=1, types=30))
+    corpora.write_text(folder / "text.txt", corpora.zipf_sentences(20, seed=1, types=30))
     prepare([str(folder / "text.txt")], folder / "data", heldout=2, workers=1)
     return folder / "data"
 

@@ -17,7 +17,7 @@ from pipeline.config.load import load
 from pipeline.config.schema import ConfigError
 from pipeline.model.bilm import States, Window
 from pipeline.train.run_dir.tracking import read_metrics
-from tests import processes
+from tests import corpora, processes
 from tests.train import runs
 
 
@@ -63,7 +63,7 @@ def one_word(bilm, d: int, word: str, target: int, states: States, width: int) -
 
 def test_one_lane_is_strict_reading_order_word_after_word(dataset: Path, trained: Path) -> None:
     sentences = text_of(dataset, "heldout")[:25]
-    text = runs.write_text(trained.parent / "strict.txt", [" ".join(s) for s in sentences])
+    text = corpora.write_text(trained.parent / "strict.txt", [" ".join(s) for s in sentences])
     forward, backward, tokens = strict_reading(trained, sentences)
     result = score(trained, text, "evaluate.lanes=1", "evaluate.window=7")
     assert result.perplexity.tokens == tokens
@@ -143,7 +143,9 @@ def test_unknown_words_and_the_unigram_baseline_are_those_of_plain_counting(data
 
 def test_the_unk_words_of_a_text_are_counted_apart(trained: Path, tmp_path: Path) -> None:
     known = load_trained(str(trained)).words[3]
-    text = runs.write_text(tmp_path / "text.txt", [f"{known} <UNK> {known} neverseen", f"{known} <UNK> <UNK> {known}"])
+    text = corpora.write_text(
+        tmp_path / "text.txt", [f"{known} <UNK> {known} neverseen", f"{known} <UNK> <UNK> {known}"]
+    )
     result = score(trained, text)
     assert (result.outside_share, result.unk_share) == (1 / 8, 3 / 8)
     assert "12.50% outside the vocabulary of 300, 37.50% <UNK> in the text itself" in str(result)

@@ -13,7 +13,7 @@ from data_prep.prepare import prepare as prepare_with_workers
 from data_prep.text.clean import clean
 from data_prep.text.corpus import Block
 from pipeline.cli import main
-from tests.data_prep.corpora import bytes_of, sentences_of
+from tests.corpora import bytes_of, sentences_of
 
 
 def write(path: Path, lines: list[bytes]) -> str:

@@ -15,7 +15,7 @@ import pytest
 
 from data_prep.dataset.files import DataError
 from data_prep.prepare import prepare as prepare_with_workers
-from tests.data_prep.corpora import bytes_of, write_corpus
+from tests.corpora import bytes_of, write_corpus
 
 OPTIONS = {"heldout": 100, "shard_tokens": 4000, "chunk_tokens": 500, "show_progress": False}
 

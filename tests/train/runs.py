@@ -1,7 +1,6 @@
 """Runs of the real command on a tiny dataset: started, watched, and what they leave behind."""
 
 import json
-import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from pipeline.train.outcome import Outcome
 from pipeline.train.run import pretrain
 from pipeline.train.run_dir.checkpoint import CheckpointFolder, load_checkpoint
 from pipeline.train.run_dir.tracking import read_metrics
+from tests.corpora import write_text, zipf_sentences
 from tests.processes import Process
 
 MODEL = [
@@ -27,27 +27,6 @@ TINY = [
     "softmax.num_samples=64", "evaluate.lanes=8", "train.threads=1", "train.accelerator=cpu", "train.log_every_steps=1",
     "wandb.mode=disabled",
 ]  # fmt: skip
-
-
-def zipf_sentences(number: int, seed: int, types: int = 3000) -> list[str]:
-    """Sentences with the word frequencies of text, in which a word often decides the next."""
-    chance = random.Random(seed)
-    words = [f"w{i}" if i % 7 else f"wörd{i}" for i in range(types)]
-    weights = [1 / (i + 1) for i in range(types)]
-    follows = random.Random(0).choices(range(types), weights, k=types)
-    sentences = []
-    for _ in range(number):
-        sentence = chance.choices(range(types), weights, k=1)
-        for _ in range(chance.randint(0, 20)):
-            likely = chance.random() < 0.6
-            sentence.append(follows[sentence[-1]] if likely else chance.choices(range(types), weights, k=1)[0])
-        sentences.append(" ".join(words[i] for i in sentence))
-    return sentences
-
-
-def write_text(path: Path, sentences: list[str]) -> Path:
-    path.write_text("".join(f"{sentence}\n" for sentence in sentences), encoding="utf-8")
-    return path
 
 
 def make_dataset(folder: Path) -> Path:

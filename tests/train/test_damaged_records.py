@@ -20,7 +20,7 @@ from pipeline.train.run_dir.checkpoint import CheckpointFolder, load_checkpoint,
 from pipeline.train.run_dir.checkpoint_content import check_content
 from pipeline.train.run_dir.lock import claim, record_run
 from pipeline.train.run_dir.tracking import family
-from tests import processes
+from tests import corpora, processes
 from tests.apply.damage import mutations
 from tests.train import runs
 
@@ -224,7 +224,7 @@ COMMANDS = [
 def test_no_command_uses_a_damaged_checkpoint_file(
     dataset: Path, run_dir: Path, tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, text = run_dir / "checkpoints" / f"{NEWEST}.ckpt", runs.write_text(tmp_path / "text.txt", ["w1 w2"])
+    path, text = run_dir / "checkpoints" / f"{NEWEST}.ckpt", corpora.write_text(tmp_path / "text.txt", ["w1 w2"])
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
     path.write_bytes(data)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.schema import ConfigError
+from tests import corpora
 from tests.train import runs
 
 SHORT = ["train.validate_every_steps=4", "checkpoint.every_steps=4"]
@@ -64,7 +65,7 @@ def test_a_change_that_makes_it_another_run_is_refused_by_name(dataset: Path, st
 
 
 def test_another_dataset_is_refused(dataset: Path, stopped_at_six: Path, tmp_path: Path) -> None:
-    text = runs.write_text(tmp_path / "other.txt", runs.zipf_sentences(365, seed=3))
+    text = corpora.write_text(tmp_path / "other.txt", corpora.zipf_sentences(365, seed=3))
     runs.prepare([str(text)], str(tmp_path / "other"), workers=1, show_progress=False)
     with pytest.raises(ConfigError, match=r"dataset: .* there, .* now"):
         runs.train_here(tmp_path / "other", stopped_at_six, *SHORT)
