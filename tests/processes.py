@@ -9,18 +9,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.fork_server import ROOT, Fork
+
 WAIT_SECONDS = 240  # never reached on a sound run, however busy the machine
 
 
 class Process:
-    """`elmo COMMAND` in a session of its own, so that it can be killed with all that it started."""
+    """`elmo COMMAND` in a session of its own, so that it can be killed with all that it started.
+
+    forked: in a fork that need not import (fork_server.py), which holds for a command of one process only, as
+    Lightning starts further ranks by the command line; environment variables that libraries read as they are imported
+    do not count there.
+    """
 
     def __init__(
         self, *command: str, log: Path, environment: dict[str, str] | None = None, preexec: Any = None,
-        module: str = "pipeline.cli",
+        module: str = "pipeline.cli", forked: bool = False,
     ) -> None:  # fmt: skip
         self.log = log
+        self.popen: subprocess.Popen[bytes] | Fork
+        if forked:
+            assert preexec is None and module == "pipeline.cli"
+            self.popen = Fork(command, clean_environment() | (environment or {}), log)
+            return
         with log.open("wb") as file:
             self.popen = subprocess.Popen(
                 [sys.executable, "-m", module, *command], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=file,

@@ -48,10 +48,11 @@ def finetune_here(source: Path | str, domain: Path, run_dir: Path, *pairs: str) 
     return finetune(*plan_finetuning(*read_config(arguments(source, domain, run_dir, *pairs))))
 
 
-def start(source: Path, domain: Path, run_dir: Path, *pairs: str, **options: Any) -> processes.Process:
+def start(source: Path, domain: Path, run_dir: Path, *pairs: str) -> processes.Process:
     """`elmo finetune`, running."""
     log = run_dir.parent / f"{run_dir.name}.log"
-    return processes.Process("finetune", *arguments(source, domain, run_dir, *pairs), log=log, **options)
+    forked = not any(pair.startswith("train.devices=") for pair in pairs)
+    return processes.Process("finetune", *arguments(source, domain, run_dir, *pairs), log=log, forked=forked)
 
 
 def at_step(run_dir: Path, step: int) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def test_a_run_is_followed_from_training_over_a_kill_to_its_end(dataset: Path, t
     command = killed.next.rpartition(": ")[2].split()
     assert command[:2] == ["elmo", "pretrain"]
     last = killed.checkpoint["step"] + 3
-    again = processes.Process(*command[1:], f"train.max_steps={last}", log=tmp_path / "again.log")
+    again = processes.Process(*command[1:], f"train.max_steps={last}", log=tmp_path / "again.log", forked=True)
     assert again.wait() == 0, again.output()
     assert (read_status(run_dir).state, read_status(run_dir).step) == ("finished", last)
 

@@ -1,6 +1,7 @@
 """Runs of the real command on a tiny dataset: started, watched, and what they leave behind."""
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,10 +56,12 @@ def train_here(dataset: Path, run_dir: Path, *pairs: str) -> Outcome:
     return pretrain(config_of(dataset, run_dir, *pairs))
 
 
-def start(dataset: Path, run_dir: Path, *pairs: str, **options: Any) -> Process:
-    """`elmo pretrain`, running."""
+def start(dataset: Path, run_dir: Path, *pairs: str, forked: bool = True, **options: Any) -> Process:
+    """`elmo pretrain`, running: forked where it is one process, unless that is said not to do."""
     log = run_dir.parent / f"{run_dir.name}.{time.monotonic_ns()}.log"
-    return Process("pretrain", *arguments(dataset, run_dir, *pairs), log=log, **options)
+    forked = forked and not any(pair.startswith("train.devices=") for pair in pairs)
+    forked = forked and not options.keys() & {"preexec", "module"}
+    return Process("pretrain", *arguments(dataset, run_dir, *pairs), log=log, forked=forked, **options)
 
 
 def run(dataset: Path, run_dir: Path, *pairs: str, code: int = 0, **options: Any) -> str:
@@ -66,6 +69,29 @@ def run(dataset: Path, run_dir: Path, *pairs: str, code: int = 0, **options: Any
     process = start(dataset, run_dir, *pairs, **options)
     assert process.wait() == code, process.output()
     return process.output()
+
+
+def run_ranks(dataset: Path, run_dir: Path, ranks: int, *pairs: str) -> str:
+    """`elmo pretrain` in several forks, started as torchrun starts them, to the end; what the first one printed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launcher = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks), "NODE_RANK": "0"}
+    command = ["pretrain", *arguments(dataset, run_dir, *pairs, f"train.devices={ranks}")]
+    started = [
+        Process(
+            *command, log=run_dir.parent / f"{run_dir.name}.{time.monotonic_ns()}.rank-{rank}.log", forked=True,
+            environment=launcher | {"LOCAL_RANK": str(rank)},
+        )
+        for rank in range(ranks)
+    ]  # fmt: skip
+    try:
+        for process in started:
+            assert process.wait() == 0, process.output()
+    finally:
+        for process in started:
+            process.popen.kill()
+    return started[0].output()
 
 
 def last_step(run_dir: Path) -> int:

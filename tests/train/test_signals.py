@@ -53,7 +53,7 @@ def test_threads_that_torch_gives_a_loader_process_leave_the_signal_to_the_paren
 ) -> None:
     """They are there before the process can say anything; with one thread, as in other tests, there are none."""
     settings = ["data.workers=1", "train.threads=2", "train.epochs=1000"]
-    process = runs.start(dataset, tmp_path / "run", *settings, environment={"OMP_NUM_THREADS": "2"})
+    process = runs.start(dataset, tmp_path / "run", *settings, environment={"OMP_NUM_THREADS": "2"}, forked=False)
     assert process.wait_until(lambda: runs.last_step(tmp_path / "run") >= 5)
     (loader,) = psutil.Process(process.popen.pid).children()
     assert loader.num_threads() > 2
@@ -70,9 +70,9 @@ def ranks_started_by(process: processes.Process) -> list[psutil.Process]:
 
 
 def test_a_signal_to_one_of_two_ranks_stops_both_and_they_go_on_bitwise(dataset: Path, tmp_path: Path) -> None:
-    settings = ["train.devices=2", "train.max_steps=90", "train.epochs=9", "train.validate_every_steps=30"]
-    runs.run(dataset, tmp_path / "whole", *settings)
-    run_dir = tmp_path / "run"
+    steps, run_dir = ["train.max_steps=90", "train.epochs=9", "train.validate_every_steps=30"], tmp_path / "run"
+    runs.run_ranks(dataset, tmp_path / "whole", 2, *steps)
+    settings = [*steps, "train.devices=2"]
     process = runs.start(dataset, run_dir, *settings)
     assert process.wait_until(lambda: ranks_started_by(process))
     process.signal_group(signal.SIGTERM)  # rank 1 is still starting Python
@@ -85,7 +85,7 @@ def test_a_signal_to_one_of_two_ranks_stops_both_and_they_go_on_bitwise(dataset:
     assert process.wait_until(lambda: runs.last_step(run_dir) >= 60)
     process.popen.send_signal(signal.SIGUSR1)
     assert 60 <= assert_stopped_well(process, run_dir) < 90
-    runs.run(dataset, run_dir, *settings)
+    runs.run_ranks(dataset, run_dir, 2, *steps)
     assert list(runs.differences(runs.newest(tmp_path / "whole"), runs.newest(run_dir))) == []
     assert runs.curve(run_dir) == runs.curve(tmp_path / "whole")
 

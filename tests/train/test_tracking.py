@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -97,8 +95,9 @@ def test_an_option_beats_the_environment_which_beats_the_default(
     run_dir.mkdir()
     names = ("PROJECT", "ENTITY", "RUN_GROUP", "NOTES", "NAME") + ("TAGS",) * bool(environment)
     variables = {f"WANDB_{name}": environment for name in names}
-    command = [sys.executable, "-c", TRACK, str(run_dir), given or ""]
-    subprocess.run(command, check=True, env=processes.clean_environment() | variables, cwd=processes.ROOT)
+    code = ["-c", TRACK, str(run_dir), given or ""]
+    process = processes.Process(*code, log=tmp_path / "log", environment=variables, forked=True)
+    assert process.wait() == 0, process.output()
     (piece,) = wandb_files.pieces(run_dir)
     (run,) = of_type(piece, "run")
     defaults = {"project": "elmo", "group": family(run_dir), "name": "folder"}
@@ -116,7 +115,9 @@ def test_a_variable_that_wandb_refuses_is_told_in_one_sentence(
     name: str, value: str, dataset: Path, tmp_path: Path
 ) -> None:
     settings = runs.arguments(dataset, tmp_path / "run", "train.max_steps=1", "wandb.mode=auto")
-    process = processes.Process("pretrain", *settings, log=tmp_path / "log", environment={f"WANDB_{name}": value})
+    process = processes.Process(
+        "pretrain", *settings, log=tmp_path / "log", environment={f"WANDB_{name}": value}, forked=True
+    )
     assert process.wait() == 2
     (said,) = [line for line in process.output().splitlines() if line.startswith("elmo pretrain: ")]
     assert "wandb refuses a setting" in said and "Traceback" not in process.output()
