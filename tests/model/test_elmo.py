@@ -35,11 +35,7 @@ def assert_close(ours: Tensor, expected: Tensor | np.ndarray, atol: float = 1e-6
 
 
 def by_numpy(bilm: BiLM, sentence: list[str]) -> np.ndarray:
-    """(L + 1, n, 2 P) of one sentence from cold states."""
-    twin = NumpyBiLM(bilm.state_dict(), bilm.config)
-    words = ["<S>", *sentence, "</S>"]
-    layers, _ = twin.run([[[w] for w in words], [[w] for w in reversed(words)]], twin.cold_states(1))
-    return np.stack([np.concatenate([y[0, 1:-1, 0], y[1, ::-1][1:-1, 0]], 1) for y in layers])
+    return NumpyBiLM(bilm.state_dict(), bilm.config).layers(sentence)
 
 
 # The reference
@@ -298,7 +294,7 @@ def test_gradients_reach_every_weight_and_are_right() -> None:
             kept, values = float(flat[index]), []
             for step in (1e-6, -1e-6):
                 flat[index] = kept + step
-                values.append(float(loss()))
+                values.append(loss().item())
             flat[index] = kept
             numeric = (values[0] - values[1]) / 2e-6
             assert float(parameter.grad.view(-1)[index]) == pytest.approx(numeric, rel=1e-4, abs=1e-6), name

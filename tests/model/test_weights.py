@@ -24,7 +24,7 @@ from pipeline.model.formats.bilm_tf_options import (
 from pipeline.model.formats.bilm_tf_weights import load_bilm, name_table, save_weights
 from tests.model import tf_bilm, tiny
 from tests.model.bilm_tf_fixtures import embed
-from tests.model.tf_bilm import Options, TFBiLM
+from tests.model.tf_bilm import Options
 
 SENTENCE = ["the", "Zürich", "漢字", "x" * 60, "a"]
 
@@ -60,7 +60,7 @@ def test_weights_of_any_architecture_mean_here_what_they_mean_in_bilm_tf(
 ) -> None:
     arrays = tf_bilm.random_arrays(architecture, seed)
     bilm = imported(*tf_bilm.write(tmp_path, architecture, arrays))
-    expected = TFBiLM(architecture, arrays).layers(SENTENCE)
+    expected = tf_bilm.numpy_bilm(architecture, arrays).layers(SENTENCE)
     assert np.allclose(cold(bilm, " ".join(SENTENCE)), expected, atol=1e-5, rtol=1e-4)
 
 
