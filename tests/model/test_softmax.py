@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import gradcheck
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.model import softmax as softmax_module
 from pipeline.model.softmax import Candidates, Rows, find_places
+from tests.dispatch import TorchDispatchMode
 from tests.model import plain_torch
 from tests.model.softmax_tables import N, P, V, candidates_of, gradients_of, inputs_of, softmax_of
 

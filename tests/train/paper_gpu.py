@@ -22,10 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torch.utils import backend_registration
-from torch.utils._mode_utils import no_dispatch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
@@ -36,6 +33,7 @@ from pipeline.train.step.finite_check import StepResult, _Pending
 from pipeline.train.step.inputs import Preparation, StepInputs
 from pipeline.train.step.module import BiLMModule
 from pipeline.train.step.state import TrainingState
+from tests.dispatch import TorchDispatchMode, no_dispatch, tree_leaves, tree_map
 from tests.train.reference_steps import STEPS, batches
 
 ASKS = ("_local_scalar_dense", "nonzero", "_unique2", "unique_consecutive", "masked_select", "equal", "tolist")
@@ -45,6 +43,7 @@ IN_PLACE_VIEWS = ("squeeze_", "unsqueeze_", "t_", "transpose_")
 RECORDED = ("_forward_steps", "_backward_steps")  # as CUDA graphs, on a real GPU
 
 
+# torch registers a device that is written in Python by these private names alone.
 class _Backend(backend_registration._DummyBackendModule):
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16]
@@ -104,6 +103,7 @@ class OnPaper(torch.Tensor):
     @staticmethod
     def __new__(cls, value: Tensor) -> "OnPaper":
         layout = {} if value.is_sparse else {"strides": value.stride(), "storage_offset": value.storage_offset()}
+        # The one way to a tensor with another tensor inside, as torch's own subclasses take it.
         made = torch.Tensor._make_wrapper_subclass(cls, value.shape, dtype=value.dtype, device=DEVICE, **layout)
         made.value = value
         return made
@@ -129,14 +129,14 @@ class PaperGPU(TorchDispatchMode):
 
 def _run(func: Any, args: Any, kwargs: Any) -> Any:
     name = str(func).split(".")[1]
-    tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     here = [isinstance(x, OnPaper) for x in tensors]
     device = None if kwargs.get("device") is None else torch.device(kwargs["device"]).type
     is_copy = name in ("copy_", "_to_copy")
     mixed = any(here) and not all(h or x.dim() == 0 for h, x in zip(here, tensors, strict=True))
     assert is_copy or not mixed, f"{func} mixes devices"
     _note(func, name, tensors, here, device, is_copy and bool(kwargs.get("non_blocking")))
-    values = pytree.tree_map(lambda x: x.value if isinstance(x, OnPaper) else x, (args, kwargs))
+    values = tree_map(lambda x: x.value if isinstance(x, OnPaper) else x, (args, kwargs))
     if device is not None:
         values[1]["device"] = torch.device("cpu")
     made = func(*values[0], **values[1])
@@ -148,7 +148,7 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     if not (device == "paper" or stays):
         return made
     known = {id(x.value): x for x in tensors if isinstance(x, OnPaper)}
-    return pytree.tree_map(lambda x: known[id(x)] if id(x) in known else _wrapped(x), made)
+    return tree_map(lambda x: known[id(x)] if id(x) in known else _wrapped(x), made)
 
 
 def _wrapped(made: Any) -> Any:
