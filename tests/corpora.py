@@ -36,7 +36,7 @@ def bytes_of(folder: Path) -> dict[str, str]:
     }
 
 
-def zipf_sentences(number: int, seed: int, types: int = 3000) -> list[str]:
+def zipf_sentences(number: int, seed: int, types: int = 3000, max_words: int = 21) -> list[str]:
     """Sentences with the word frequencies of text, in which a word often decides the next."""
     chance = random.Random(seed)
     words = [f"w{i}" if i % 7 else f"wörd{i}" for i in range(types)]
@@ -45,7 +45,7 @@ def zipf_sentences(number: int, seed: int, types: int = 3000) -> list[str]:
     sentences = []
     for _ in range(number):
         sentence = chance.choices(range(types), cum_weights=weights)
-        for _ in range(chance.randint(0, 20)):
+        for _ in range(chance.randint(0, max_words - 1)):
             likely = chance.random() < 0.6
             sentence.append(follows[sentence[-1]] if likely else chance.choices(range(types), cum_weights=weights)[0])
         sentences.append(" ".join(words[i] for i in sentence))
@@ -59,7 +59,7 @@ def write_text(path: Path, sentences: list[str]) -> Path:
 
 def unlike_sentences(number: int, seed: int = 0, types: int = 500) -> list[str]:
     """Such sentences, of which no two are alike, not even of two seeds."""
-    return [f"n{seed}.{i} {sentence}" for i, sentence in enumerate(zipf_sentences(number, seed, types))]
+    return [f"n{seed}.{i} {sentence}" for i, sentence in enumerate(zipf_sentences(number, seed, types, 30))]
 
 
 def write_corpus(folder: Path, files: int = 4, sentences: int = 300, seed: int = 0) -> list[str]:
