@@ -190,6 +190,6 @@ def test_half_precision_comes_close(dataset: Path, trained: Path) -> None:
         ("checkpoint=''", "is missing"),
     ],
 )
-def test_what_cannot_be_scored_is_said_in_a_sentence(dataset: Path, trained: Path, pair: str, said: str) -> None:
+def test_what_cannot_be_scored_is_refused_in_one_sentence(dataset: Path, trained: Path, pair: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         score(trained, dataset, pair)

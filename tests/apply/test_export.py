@@ -124,7 +124,9 @@ def test_a_trained_model_goes_to_allennlp_and_comes_back_embedding_the_same(
     assert np.array_equal(layers(after), layers(before))
 
 
-def test_imported_weights_cannot_be_evaluated_and_it_is_said_why(exported: Path, dataset: Path, tmp_path: Path) -> None:
+def test_imported_weights_are_refused_by_evaluate_with_the_reason(
+    exported: Path, dataset: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "allennlp"
     export(ExportConfig(checkpoint=str(exported), output=str(out), format="allennlp"))
     with pytest.raises(ConfigError, match="holds bilm-tf's or AllenNLP's files; read them with `elmo import` first"):

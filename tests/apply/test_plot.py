@@ -160,7 +160,7 @@ def test_a_run_s_name_is_text_on_the_page_and_no_script(name: str, tmp_path: Pat
     assert html.escape(name, quote=False) in html.escape(html.unescape(re.sub(r"<[^>]*>", "", shown)), quote=False)
 
 
-def test_runs_of_the_same_name_are_told_apart_by_their_paths() -> None:
+def test_runs_of_the_same_name_are_distinguished_by_their_paths() -> None:
     assert names(["a/run", "b/other"]) == ["run", "other"]
     assert names(["a/run", "b/run"]) == ["a/run", "b/run"]
 

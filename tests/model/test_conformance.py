@@ -39,7 +39,7 @@ def test_every_layer_is_the_one_computed_independently_in_float64(reference: BiL
                 assert np.allclose(layers, expected, atol=1e-6, rtol=1e-5), f"sentence {i} of list {k}"
 
 
-def test_the_layers_hang_on_every_trap(reference: BiLM) -> None:
+def test_each_known_mistake_changes_the_layers(reference: BiLM) -> None:
     """The fixture tells right from wrong: each known mistake moves its numbers (elmo-numerics, Conformance)."""
     sentence = lists()[0][0]
     right, _ = embed(reference, sentence, reference.initial_states(1))

@@ -1,4 +1,4 @@
-"""ELMo as a layer: the reference's numbers, the same vectors in any company, mixes, gradients, caches and states."""
+"""ELMo as a layer: the reference's numbers, the same vectors in any batch, mixes, gradients, caches and states."""
 
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def test_layers_are_those_of_the_slow_model(changes: dict) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(st.sampled_from(tiny.SOME_WORDS), max_size=12), min_size=1, max_size=12), st.randoms())
-def test_a_sentence_has_the_same_vectors_in_any_company(sentences: list[list[str]], random: object) -> None:
+def test_a_sentence_has_the_same_vectors_in_any_batch(sentences: list[list[str]], random: object) -> None:
     bilm = tiny.bilm(tiny.config())
     elmo = Elmo(bilm)
     order = list(range(len(sentences)))
@@ -97,7 +97,7 @@ def test_a_sentence_has_the_same_vectors_in_any_company(sentences: list[list[str
         assert_close(together, turned[number])
 
 
-def test_company_is_nothing_to_a_model_of_a_few_hundred_cells_either() -> None:
+def test_a_model_of_a_few_hundred_cells_too_gives_the_same_vectors_in_any_batch() -> None:
     """Where states amplify what rounding there is: weights twice those at the start."""
     torch.manual_seed(0)
     filters = [[1, 32], [2, 32], [3, 64], [4, 128], [5, 256]]
@@ -367,7 +367,7 @@ def test_a_table_follows_new_weights_and_is_refused_while_they_train(bilm: BiLM)
 # States
 
 
-def test_a_row_goes_on_where_it_ended_and_a_reset_ends_that(bilm: BiLM) -> None:
+def test_a_row_resumes_where_it_ended_until_a_reset(bilm: BiLM) -> None:
     elmo, cold = Elmo(bilm, stateful=True), Elmo(bilm)
     first, second = [["a", "the"], ["the"], []], [["Zürich"], ["a", "a", "a"]]
     found = [elmo.embed(first), elmo.embed(second), elmo.embed(first)]
@@ -386,7 +386,7 @@ def test_a_row_goes_on_where_it_ended_and_a_reset_ends_that(bilm: BiLM) -> None:
         assert torch.equal(ours, before)
 
 
-def test_a_trained_stateful_bilm_takes_a_step_and_goes_on() -> None:
+def test_a_trained_stateful_bilm_takes_one_step_and_another() -> None:
     elmo = Elmo(tiny.bilm(tiny.config()), trainable=True, stateful=True)
     optimizer = torch.optim.SGD(elmo.parameters(), 0.01)
     for _ in range(2):  # a second backward through the first batch's states would be an error

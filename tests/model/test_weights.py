@@ -237,7 +237,7 @@ def test_the_options_that_go_out_are_for_inference(tmp_path: Path) -> None:
     assert options["lstm"]["cell_clip"] is None  # the key is there: AllenNLP looks it up
 
 
-def test_it_is_said_who_cannot_read_a_model() -> None:
+def test_the_programs_that_cannot_read_a_model_are_named() -> None:
     assert refusals(ModelConfig()) == []
     assert refusals(ModelConfig(skip_connections=False)) == [
         "AllenNLP refuses models without skip connections (model.skip_connections=false)"

@@ -92,7 +92,7 @@ def test_a_damaged_run_file_is_written_again_from_the_newest_checkpoint(
     assert (run_dir / "run.json").read_bytes() == (begun / "run.json").read_bytes()
 
 
-def test_a_run_whose_file_was_damaged_goes_on_bitwise(
+def test_a_run_whose_file_was_damaged_resumes_bitwise(
     dataset: Path, run_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     runs.train_here(dataset, tmp_path / "whole", *STEPS, "train.max_steps=6")
@@ -186,7 +186,7 @@ def with_other_groups(content: dict[str, Any]) -> None:
         (with_other_groups, "different number of parameter groups"),
     ],
 )  # fmt: skip
-def test_a_checkpoint_that_this_version_cannot_go_on_from_is_refused_in_one_sentence(
+def test_a_checkpoint_that_this_version_cannot_resume_from_is_refused_in_one_sentence(
     dataset: Path, run_dir: Path, change: Callable[[dict[str, Any]], None], told: str
 ) -> None:
     rewrite(run_dir / "checkpoints" / f"{NEWEST}.ckpt", change)

@@ -43,7 +43,9 @@ def test_all_processes_of_a_training_end_when_only_its_main_one_is_killed(
 
 
 @pytest.mark.slow
-def test_a_killed_loader_process_is_told_in_a_sentence_and_no_full_disk(dataset: Path, tmp_path: Path) -> None:
+def test_a_killed_loader_process_is_reported_in_a_sentence_and_not_as_a_full_disk(
+    dataset: Path, tmp_path: Path
+) -> None:
     run_dir = tmp_path / "run"
     process = runs.start(dataset, run_dir, *ENDLESS, "data.workers=2", "checkpoint.every_steps=1")
     assert process.wait_until(lambda: runs.last_step(run_dir) >= 5), process.output()

@@ -1,4 +1,4 @@
-"""`elmo pretrain` on a folder that holds a run: goes on and says so, or refuses and says why."""
+"""`elmo pretrain` on a folder that holds a run: resumes and prints from where, or refuses and names the reason."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ def stopped_at_six(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return run_dir
 
 
-def test_it_goes_on_and_says_from_where_and_a_finished_run_says_that(
+def test_it_resumes_and_prints_from_which_step_or_that_the_run_is_finished(
     dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = tmp_path / "run"
@@ -88,7 +88,7 @@ def test_the_command_refuses_with_exit_code_2_and_one_sentence(
 
 
 @pytest.mark.slow
-def test_a_second_process_on_a_run_is_refused_and_the_first_goes_on(dataset: Path, tmp_path: Path) -> None:
+def test_a_second_process_on_a_run_is_refused_and_the_first_continues(dataset: Path, tmp_path: Path) -> None:
     settings = [*SHORT, "train.epochs=100000"]
     first = runs.start(dataset, tmp_path / "run", *settings)
     try:

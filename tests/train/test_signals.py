@@ -1,4 +1,4 @@
-"""A signal to any process of a run: all ranks stop at the end of the same step, saved, and the run goes on later."""
+"""A signal to any process of a run: all ranks stop at the end of the same step, saved, and the run resumes later."""
 
 import signal
 import subprocess
@@ -69,7 +69,7 @@ def ranks_started_by(process: processes.Process) -> list[psutil.Process]:
         return []
 
 
-def test_a_signal_to_one_of_two_ranks_stops_both_and_they_go_on_bitwise(dataset: Path, tmp_path: Path) -> None:
+def test_a_signal_to_one_of_two_ranks_stops_both_and_they_resume_bitwise(dataset: Path, tmp_path: Path) -> None:
     steps, run_dir = ["train.max_steps=90", "train.epochs=9", "train.validate_every_steps=30"], tmp_path / "run"
     runs.run_ranks(dataset, tmp_path / "whole", 2, *steps)
     settings = [*steps, "train.devices=2"]

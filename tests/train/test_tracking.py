@@ -111,7 +111,7 @@ def test_an_option_beats_the_environment_which_beats_the_default(
 @pytest.mark.parametrize(
     ("name", "value"), [("TAGS", ""), ("MODE", "sometimes"), ("INIT_TIMEOUT", "soon"), ("TAGS", "x" * 65)]
 )
-def test_a_variable_that_wandb_refuses_is_told_in_one_sentence(
+def test_a_variable_that_wandb_refuses_is_reported_in_one_sentence(
     name: str, value: str, dataset: Path, tmp_path: Path
 ) -> None:
     settings = runs.arguments(dataset, tmp_path / "run", "train.max_steps=1", "wandb.mode=auto")

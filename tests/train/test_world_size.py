@@ -68,7 +68,7 @@ def test_lanes_a_few_at_a_time_train_with_the_same_losses(
 
 
 @pytest.mark.slow
-def test_a_run_that_moves_to_other_world_sizes_goes_on_with_the_same_losses(dataset: Path, tmp_path: Path) -> None:
+def test_a_run_that_moves_to_other_world_sizes_resumes_with_the_same_losses(dataset: Path, tmp_path: Path) -> None:
     every = ["train.validate_every_steps=20", "train.epochs=100"]
     runs.train_here(dataset, tmp_path / "one", "train.max_steps=76", *every)
     moves = [(1, []), (2, []), (4, ["train.lanes_at_once=1"]), (1, ["train.lanes_at_once=2"])]
