@@ -1,6 +1,7 @@
 """The layout: imports point down and never in a circle, files and functions stay short, names say what they hold."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,6 +124,13 @@ def test_no_file_imports_itself_by_way_of_others() -> None:
 )
 def test_every_way_to_import_is_seen(source: str, package: str, modules: set[str]) -> None:
     assert modules_imported(source, package, {"pipeline", "pipeline.train", "pipeline.train.run"}) == modules
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("tests/**/*.py")), ids=module_of)
+def test_no_test_module_is_imported(path: Path) -> None:
+    """What several tests need stands in a module of its own; a process that imports it does not load the tests."""
+    imported = re.findall(r"tests(?:\.\w+)*(?:\.| import )test_\w+", path.read_text(encoding="utf-8"))
+    assert not imported, f"{module_of(path)} imports {imported}"
 
 
 def test_a_folder_fits_a_glance() -> None:

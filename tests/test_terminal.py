@@ -11,7 +11,7 @@ from data_prep.dataset.index import information_sha256
 from data_prep.prepare import prepare
 from pipeline.config.terminal import printable
 from pipeline.train.outcome import Outcome
-from tests.train import runs
+from tests import corpora, processes
 
 CONTROLS = "\x1b\x07\x9b\r\x08\u202e"
 EVIL = "\x1b]0;title\x07\x9b31m\r\x08\u202e"
@@ -21,7 +21,7 @@ SHOWN = r"\x1b]0;title\x07\x9b31m\r\x08\u202e"
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text")
-    runs.write_text(folder / "text.txt", runs.zipf_sentences(20, seed=1, types=30))
+    corpora.write_text(folder / "text.txt", corpora.zipf_sentences(20, seed=1, types=30))
     prepare([str(folder / "text.txt")], folder / "data", heldout=2, workers=1)
     return folder / "data"
 
@@ -29,7 +29,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def elmo(*arguments: str) -> str:
     """Return what a command prints on both streams, once no character of it controls a terminal."""
     command = [sys.executable, "-m", "pipeline.cli", *arguments]
-    done = subprocess.run(command, cwd=runs.ROOT, env=runs.clean_environment(), capture_output=True)
+    done = subprocess.run(command, cwd=processes.ROOT, env=processes.clean_environment(), capture_output=True)
     said = (done.stdout + done.stderr).decode()
     assert "Traceback" not in said
     assert not set(said) & set(CONTROLS)

@@ -99,7 +99,7 @@ def test_words_of_the_domain_are_looked_up_in_the_source_s_vocabulary(
 
 @pytest.mark.parametrize("kind", ["extend", "new"])
 @pytest.mark.parametrize("how", ["mean", "encoder"])
-def test_rows_of_shared_words_are_carried_over_to_the_bit(
+def test_rows_of_shared_words_are_copied_to_the_bit(
     trained: Path, domain: Path, tmp_path: Path, kind: str, how: str
 ) -> None:
     pairs = [f"finetune.vocabulary={kind}", f"finetune.new_rows={how}", "data.vocab_min_count=2", *EACH_STEP]

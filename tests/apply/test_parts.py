@@ -84,7 +84,7 @@ def edited(change: Callable[[dict[str, Any]], Any]) -> Callable[[bytes], bytes]:
         ("part-000001.json", lambda data: b""),
     ],
 )
-def test_damage_is_one_sentence_and_overwrite_mends_it(
+def test_damage_is_one_sentence_and_overwrite_fixes_it(
     begun: list[str], name: str, damage: Callable[[bytes], bytes] | None, tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

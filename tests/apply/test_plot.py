@@ -211,7 +211,7 @@ def test_a_run_s_name_is_text_on_the_page_and_no_script(name: str, html_page: Pa
     assert f"<td>{html.escape(name)}</td>" in shown and f"Training of {name}" in "".join(found.text)
 
 
-def test_runs_of_the_same_name_are_told_apart_by_their_paths() -> None:
+def test_runs_of_the_same_name_are_distinguished_by_their_paths() -> None:
     assert names(["a/run", "b/other"]) == ["run", "other"]
     assert names(["a/run", "b/run"]) == ["a/run", "b/run"]
 

@@ -16,7 +16,7 @@ import zstandard
 
 from data_prep.dataset.files import DataError
 from data_prep.dataset.open import open_dataset
-from tests.data_prep.corpora import lines_of, sentences_of
+from tests.corpora import lines_of, sentences_of
 
 BAD_LINES = {
     "not UTF-8": (b"caf\xe9 au lait", "is not UTF-8 (byte 0xe9 at 4)"),

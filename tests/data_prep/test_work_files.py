@@ -8,7 +8,7 @@ import pytest
 
 from data_prep.dataset.files import DataError
 from data_prep.plan import PrepPlan
-from tests.data_prep.corpora import bytes_of
+from tests.corpora import bytes_of
 
 OPTIONS = {"heldout": 100, "shard_tokens": 4000, "chunk_tokens": 500}
 STEPS = ("encode", "merge", "shard")
