@@ -17,30 +17,6 @@ PRECISION = "bf16-mixed: matrix products in bfloat16"
 
 
 @dataclass
-class PrepConfig:
-    input: list[str] = option([], "files, globs, folders: one tokenised sentence a line; - is standard input")
-    output: str = option("", "folder of the dataset")
-    heldout: float | None = option(
-        None, "held-out sentences: a share below 1, or a number [default: 0.01; with heldout_input: none]"
-    )
-    heldout_input: list[str] = option([], "separate held-out text, instead of a share or count")
-    tokenize: bool = option(False, "the text is raw: split it into sentences and words (extra `text`)")
-    language: str = option("en", "language code for the rules of the tokeniser")
-    shuffle: Literal["sentences", "documents", "none"] = option(
-        "sentences", "what is shuffled; a document is kept whole"
-    )
-    seed: int = option(0, "seed of the shuffle and of the choice of held-out sentences")
-    workers: int = option(0, "processes, 0: one a core; the result does not depend on them")
-    on_error: Literal["fail", "skip"] = option("fail", "at a bad line; skipped lines are counted and listed")
-    max_sentence_words: int = option(100_000, "words of a line; a longer line is an error")
-    shard_tokens: int = option(32 << 20, "tokens of a shard, of 4 bytes each")
-    overwrite: bool = option(False, "replace a dataset that was made from other input or with other options")
-    step: str = option("", "run one pass only, for job arrays: encode, then merge, then shard [default: all]")
-    task: int = option(0, "with step=: number of this task, from 0")
-    tasks: int = option(1, "with step=: number of tasks that share the pass")
-
-
-@dataclass
 class EvaluateCommandConfig:
     checkpoint: str = option("", "checkpoint file, or a run's folder (its best checkpoint, else its newest)")
     data: list[str] = option([], "a dataset, or text files with one tokenised sentence a line")

@@ -188,7 +188,7 @@ def _as_written(hint: Any, value: Any, written: Any) -> Any:
 
 
 def _is_text(hint: Any) -> bool:
-    return hint is str or str in get_args(hint) or get_origin(hint) is Literal
+    return any(part is str or get_origin(part) is Literal for part in (hint, *get_args(hint)))
 
 
 def _escaped(value: Any) -> Any:

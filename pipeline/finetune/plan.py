@@ -102,8 +102,10 @@ def plan_finetuning(config: FinetuneConfig, trained: Trained, is_begun: bool) ->
         "with heldout=, or set train.patience=null",
     )
     total_steps = domain[1].steps(config.train.epochs, config.train.max_steps)
-    if config.finetune.warmup_steps is None:  # decided once: a checkpoint keeps it
-        config.finetune.warmup_steps = 0 if trained.bilm.has_softmax else round(_WARMUP_SHARE * total_steps)
+    warmup_steps = config.finetune.warmup_steps
+    if warmup_steps is None:  # decided once: a checkpoint keeps it
+        warmup_steps = 0 if trained.bilm.has_softmax else round(_WARMUP_SHARE * total_steps)
+        config.finetune.warmup_steps = warmup_steps
     words = trained.words if is_begun else choose_words(config, trained, domain[0], texts)
     counts = counts_of(words, texts)
     corpora = [Corpus(d, vocabulary_of(words, d.lexicon), n) for d, n in (domain, *general)]
@@ -126,7 +128,7 @@ def plan_finetuning(config: FinetuneConfig, trained: Trained, is_begun: bool) ->
         lambda: tensors_of(words, np.rint(counts)),
         "finetune",
         corpora[1] if general else None,
-        Freeze.checked(config.finetune.freeze, config.finetune.warmup_steps, config.model.num_layers),
+        Freeze.checked(config.finetune.freeze, warmup_steps, config.model.num_layers),
         start,
         report.group,
         _notes(config, None if is_begun else trained, words, general),

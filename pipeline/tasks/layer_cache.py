@@ -30,7 +30,8 @@ from data_prep.dataset.files import DataError, sync_folder, write_json
 from data_prep.dataset.index import Xxh3
 from data_prep.dataset.locations import local_path
 from data_prep.dataset.typed_json import Count, Sha256, load_json
-from pipeline.apply.embed.vector_parts import SentenceProgress, digest
+from data_prep.progress import Progress
+from pipeline.apply.embed.vector_parts import digest
 from pipeline.apply.load import load_trained
 from pipeline.config.schema import ConfigError, require
 from pipeline.model.bilm import BiLM
@@ -167,14 +168,14 @@ def _build(path: Path, bilm: BiLM, texts: list[Text], identity: Identity, betwee
     _require_room(path, sum(block_bytes[done:]), identity.dtype)
     encoder = SentenceEncoder(bilm)
     encoder.cache_vocabulary(_frequent_words(texts))
-    progress = SentenceProgress("biLM layers", record.words)
-    progress.start_at(blocks[done - 1][3] if done else 0, blocks[done - 1][1] if done else 0)
+    progress = Progress("biLM layers", record.words)
+    progress.start_at(*[blocks[done - 1][3] if done else 0] * 2)
     with open(part, "r+b" if checksums else "wb") as file:
         file.truncate(file.seek(sum(block_bytes[:done])))
         for first, last, _, end in blocks[done:]:
             checksums.append(_write_block(file, encoder, texts[first:last], identity.dtype, path))
             write_json(_record_path(part), asdict(_with(record, checksums)))
-            progress.update(end, last)
+            progress.update(end, end)
             between_blocks()
     progress.close()
     os.replace(part, path)

@@ -7,7 +7,7 @@ from typing_extensions import TypedDict
 
 from data_prep.dataset.files import write_json
 from data_prep.dataset.typed_json import Count
-from pipeline.tasks.state import TaskState
+from pipeline.tasks.training.state import TaskState
 
 RESULT = "result.json"
 Scores = dict[str, float]

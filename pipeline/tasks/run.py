@@ -18,18 +18,18 @@ from pipeline.apply.load import load_trained
 from pipeline.config.schema import require, to_dict
 from pipeline.config.tasks import TaskConfig
 from pipeline.model.elmo.elmo import Elmo
-from pipeline.tasks.callbacks import BEST, LAST, EvaluateAndSave, Progress
 from pipeline.tasks.examples.word_vectors import read_word_vectors
 from pipeline.tasks.kinds import Kind, Scores, kind_of
 from pipeline.tasks.layer_cache import LayerCache
-from pipeline.tasks.loader import BilmLayers, KeptLayers, Steps, by_length, gather, training_loader
-from pipeline.tasks.module import TaskModule
 from pipeline.tasks.networks.network import make_tables
 from pipeline.tasks.networks.sequences import Batch, WordVectors
-from pipeline.tasks.order import TrainingOrder
 from pipeline.tasks.result import TaskResult
-from pipeline.tasks.state import TaskState, load_state
 from pipeline.tasks.task import Task, build_network
+from pipeline.tasks.training.callbacks import BEST, LAST, EvaluateAndSave, ShowProgress
+from pipeline.tasks.training.loader import BilmLayers, KeptLayers, Steps, by_length, gather, training_loader
+from pipeline.tasks.training.module import TaskModule
+from pipeline.tasks.training.order import TrainingOrder
+from pipeline.tasks.training.state import TaskState, load_state
 from pipeline.train.cluster import signals
 from pipeline.train.run_dir.lock import claim
 from pipeline.train.run_dir.tracking import Tracker
@@ -164,7 +164,7 @@ class TaskRun:
             self.run_dir, self.identity, lambda m: self.score(m, self.data.dev), self.kind.main,
             training.validate_every_steps or order.steps_an_epoch, total, tracker,
         )  # fmt: skip
-        progress = Progress(self.task, total, self.kind.main, evaluate)
+        progress = ShowProgress(self.task, total, self.kind.main, evaluate)
         trainer = build_task_trainer(training, [evaluate, progress])
         with launching_ranks():
             trainer.fit(module, train_dataloaders=training_loader(steps, training.workers))

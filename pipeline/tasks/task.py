@@ -24,11 +24,11 @@ from pipeline.config.tasks import TaskConfig, task_schema
 from pipeline.model.elmo.elmo import Elmo
 from pipeline.model.formats.weight_checks import check_finite, check_shapes
 from pipeline.tasks.kinds import Kind, kind_of
-from pipeline.tasks.loader import BilmLayers, by_length
 from pipeline.tasks.networks.embedder import Embedder
 from pipeline.tasks.networks.network import TaskNetwork
 from pipeline.tasks.networks.placement import ElmoPlacement
 from pipeline.tasks.networks.sequences import Batch, CharacterTable, Tables, WordTable
+from pipeline.tasks.training.loader import BilmLayers, by_length
 
 FORMAT, VERSION = "elmo-pipeline task", 1
 CONFIG, WEIGHTS, BILM = "config.json", "model.safetensors", "bilm"

@@ -59,7 +59,10 @@ class Heartbeat(StepCallback):
 
 
 class Metrics(StepCallback):
-    """Log training metrics at an interval; rates are means over the interval. tracker: None but on rank 0."""
+    """Log training metrics at an interval, and norms at theirs; rates are means over the interval.
+
+    tracker: None but on rank 0.
+    """
 
     def __init__(self, tracker: Tracker | None, lanes: TrainLanes) -> None:
         self._tracker, self._lanes = tracker, lanes
@@ -83,6 +86,16 @@ class Metrics(StepCallback):
         self._results += end.results
         if end.step % module.config.train.log_every_steps == 0 or end.step == module.state.total_steps:
             self._log(module, end)
+        if self._tracker is not None and module.norms is not None and module.norms.is_due(end.step):
+            self._log_norms(self._tracker, module.norms, module, end.step)
+
+    def _log_norms(self, tracker: Tracker, norms: StepNorms, module: BiLMModule, step: int) -> None:
+        """Log norms by parameter group, and histograms of layers."""
+        started = time.perf_counter()
+        metrics, histograms = norms.take()
+        tracker.log(metrics | {"train/tokens": step * module.config.data.tokens_per_step}, step)
+        tracker.histograms(histograms, step)
+        self.leave_out(time.perf_counter() - started)
 
     def _log(self, module: BiLMModule, end: StepEnd) -> None:
         now = time.perf_counter()
@@ -115,22 +128,6 @@ class Metrics(StepCallback):
         """Exclude time spent on validation or saving from the training speed and from the wait for data."""
         self._since += seconds
         self._last_end += seconds
-
-
-class NormsLog(StepCallback):
-    """Log norms by parameter group and histograms of layers, at their interval. On rank 0 only."""
-
-    def __init__(self, norms: StepNorms, tracker: Tracker, metrics: Metrics) -> None:
-        self._norms, self._tracker, self._metrics = norms, tracker, metrics
-
-    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule, end: StepEnd) -> None:
-        if not self._norms.is_due(end.step):
-            return
-        started = time.perf_counter()
-        metrics, histograms = self._norms.take()
-        self._tracker.log(metrics | {"train/tokens": end.step * module.config.data.tokens_per_step}, end.step)
-        self._tracker.histograms(histograms, end.step)
-        self._metrics.leave_out(time.perf_counter() - started)
 
 
 def _peak_memory_bytes() -> int:

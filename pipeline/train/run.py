@@ -15,7 +15,7 @@ from pipeline.data.datamodule import BiLMDataModule, is_killed_worker
 from pipeline.data.vocabulary import shares_of
 from pipeline.model.backend.matmul import HAS_BF16
 from pipeline.model.bilm import BiLM, num_parameters
-from pipeline.train.callbacks import Checkpointing, HandleRequests, Heartbeat, Metrics, NormsLog, Validation
+from pipeline.train.callbacks import Checkpointing, HandleRequests, Heartbeat, Metrics, Validation
 from pipeline.train.cluster import signals
 from pipeline.train.cluster.slurm_env import is_batch_job
 from pipeline.train.cluster.stop_requests import StopRequests
@@ -132,8 +132,6 @@ def _fit(
     requests = HandleRequests(plan, checkpointing)
     progress = ProgressBar(step, plan.total_steps, metrics, validation, plan.command)
     callbacks: list[pl.Callback] = [Heartbeat(watchdog), metrics, validation, checkpointing, requests, progress]
-    if tracker is not None and module.norms is not None:
-        callbacks.insert(1, NormsLog(module.norms, tracker, metrics))
     trainer = build_trainer(config, tracker and tracker.run, callbacks)
     signals.hold()  # until HandleRequests sees that all ranks are up
     try:

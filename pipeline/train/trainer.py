@@ -140,6 +140,7 @@ class _NoSignalHandlers:
 
 
 def _leave_signals_to_us(trainer: pl.Trainer) -> None:
+    # The Trainer has no option for either.
     trainer._signal_connector = _NoSignalHandlers()  # type: ignore[assignment]
     # Lightning would broadcast its own flag before every batch: one more synchronisation of all ranks in each step.
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]

@@ -14,8 +14,8 @@ from pipeline.data.combined_windows import MixedWindows, general_lanes
 from pipeline.data.lanes import TrainLanes, lane_groups, lane_share
 from pipeline.data.vocabulary import Vocabulary, vocabulary_map
 from pipeline.data.windows import Batch, BatchMaker, TrainWindows
+from tests.corpora import write_corpus
 from tests.data.corpora import read_spelled, same
-from tests.data_prep.corpora import write_corpus
 
 LANES, GENERAL, WINDOW, SEED = 8, 2, 5, 3
 

@@ -18,14 +18,14 @@ from data_prep.dataset.open import open_dataset
 from data_prep.dataset.staging import remove_damaged
 from data_prep.dataset.summary import Summary
 from data_prep.dataset.verify import describe, verify
-from tests.data_prep.corpora import sentences_of
+from tests.corpora import sentences_of
 from tests.data_prep.damage import change_index
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from data_prep.prepare import prepare
-    from tests.data_prep.corpora import write_corpus
+    from tests.corpora import write_corpus
 
     folder = tmp_path_factory.mktemp("made")
     options = {"heldout": 50, "shard_tokens": 4000, "chunk_tokens": 500, "workers": 1, "show_progress": False}

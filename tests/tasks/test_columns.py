@@ -9,9 +9,9 @@ import pytest
 from pipeline.tasks.examples.columns import read_columns, scheme_of, write_columns
 from pipeline.tasks.examples.tags import Scheme, TagFault, find_scheme, from_bioes, to_bioes
 from pipeline.tasks.examples.types import TaggedSentence
+from tests.tasks.excerpts import WIKIGOLD
 from tests.tasks.files import DATA, needs_shared, refused, write
 
-WIKIGOLD = "010\tB-MISC\nis\tO\nJapanese\tB-MISC\nPunk\tO\nThe\tB-ORG\nMad\tI-ORG\nCapsule\tI-ORG\n.\tO\n\nThis\tO\n"
 PARTS_OF_SPEECH = "Al\tPROPN\tNNP\n-\tPUNCT\tHYPH\n\n#1\tNUM\tCD\n"
 CONLL2003 = (
     "-DOCSTART- -X- -X- O\n\nEU NNP B-NP I-ORG\nrejects VBZ B-VP O\nGerman JJ B-NP I-MISC\nBritish JJ B-NP B-MISC\n"

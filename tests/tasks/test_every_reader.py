@@ -18,10 +18,8 @@ from pipeline.tasks.examples.questions import read_questions
 from pipeline.tasks.examples.sentence_pairs import read_sentence_pairs
 from pipeline.tasks.examples.sentiment_trees import read_sentiment_trees
 from pipeline.tasks.examples.word_vectors import read_word_vectors
+from tests.tasks.excerpts import CONLL2012, CRISIS, DRACULA, STORY, TREES, TSV, WIKIGOLD, json_line, squad
 from tests.tasks.files import VECTORS, needs_shared, refused, write
-from tests.tasks.test_columns import WIKIGOLD
-from tests.tasks.test_raw_text_formats import CRISIS, TREES, TSV, squad
-from tests.tasks.test_roles_and_coreference import CONLL2012, DRACULA, STORY, json_line
 
 GLOVE = "the 0.5 -1 2e-1\n, 1 2 3\nZürich 4 5 6\n. . . 7 8 9\n"
 Reader = Callable[[Path], Any]

@@ -3,7 +3,6 @@
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,30 +11,18 @@ from pipeline.tasks.examples.raw_text import OffsetTokenizer
 from pipeline.tasks.examples.sentence_pairs import read_sentence_pairs, write_sentence_pairs
 from pipeline.tasks.examples.sentiment_trees import read_sentiment_trees, write_sentiment_trees
 from pipeline.tasks.examples.types import LabelledSentence, SentencePair
+from tests.tasks.excerpts import CRISIS, TREES, TSV, squad
 from tests.tasks.files import DATA, needs_shared, refused, write
 
 CONTEXT = "The 1973–1974 oil crisis began in October 1973\nwhen the members of OPEC proclaimed an oil embargo."
-CRISIS = {  # SQuAD 1.1, dev
-    "id": "5725b33f6a3fe71400b8952d",
-    "question": "When did the 1973 oil crisis begin?",
-    "answers": [{"text": "October 1973", "answer_start": 34}, {"text": "1973", "answer_start": 42}],
-}
 PAIRS = [  # SNLI, train and dev
     ("entailment", "A child in green shoes staring down a drain.", "a child staring someone"),
     ("-", "Two women are embracing.", "Two women are sisters."),
     ("neutral", "Two women aren't embracing.", "Two women are sisters."),
 ]
-TSV = "gold_label\tsentence1\tsentence2\n" + "".join("\t".join(pair) + "\n" for pair in PAIRS)
 JSON_PAIRS = "".join(
     json.dumps({"gold_label": a, "sentence1": b, "sentence2": c, "pairID": "7"}) + "\n" for a, b, c in PAIRS
 )
-TREES = "(3 (2 It) (4 (4 (2 's) (3 good)) (2 -LRB-)))\n(1 (2 No) (0 one))\n"  # Stanford Sentiment Treebank, shortened
-
-
-def squad(question: dict[str, Any], context: str = CONTEXT, **more: Any) -> str:
-    return json.dumps(
-        {"version": "1.1", "data": [{"title": "t", "paragraphs": [{"context": context, "qas": [question]}]}]} | more
-    )
 
 
 def test_answers_are_aligned_to_the_tokens_that_hold_them(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Semantic roles and coreference, as JSON lines and in CoNLL-2012 files, which hold both."""
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,9 @@ import pytest
 from pipeline.tasks.examples.coreference import read_coreference, write_coreference
 from pipeline.tasks.examples.predicate_frames import read_predicate_frames, write_predicate_frames
 from pipeline.tasks.examples.types import CorefDocument, PredicateFrame
+from tests.tasks.excerpts import CONLL2012, DRACULA, STORY, json_line
 from tests.tasks.files import DATA, needs_shared, refused, write
 
-STORY = {  # PropBank's annotation of UD_English-EWT
-    "id": "weblog-0001",
-    "tokens": ["From", "the", "AP", "comes", "this", "story", ":"],
-    "frames": [{"pred": 3, "sense": "come.03", "tags": ["B-ARG2", "I-ARG2", "I-ARG2", "B-V", "B-ARG1", "I-ARG1", "O"]}],
-}
-DRACULA = {
-    "doc": "345_dracula",
-    "sentences": [["CHAPTER", "I", "JONATHAN", "HARKER", "'S", "JOURNAL"], ["He", "left", "Munich", "."]],
-    "clusters": [[[2, 3], [6, 6]], [[8, 8]]],
-}
 _ROWS = """
 0 John NNP (TOP(S(NP*) - - - Speaker#1 (PERSON) (ARG0*) (ARG0*) (0)
 1 wants VBZ (VP* want 01 1 Speaker#1 * (V*) * -
@@ -39,13 +29,6 @@ _ROWS = """
 def document(rows: str = _ROWS) -> str:
     body = "\n".join(f"bc/tale/00/tale_0001 0 {row}" if row else "" for row in rows.strip().split("\n"))
     return f"#begin document (bc/tale/00/tale_0001); part 000\n{body}\n\n#end document\n"
-
-
-CONLL2012 = document()
-
-
-def json_line(base: dict[str, Any], **changes: Any) -> str:
-    return json.dumps(base | changes) + "\n"
 
 
 def frame(**changes: Any) -> str:

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from pipeline import cli
 from pipeline.tasks.examples.columns import read_columns
 from pipeline.tasks.metrics.spans import EntityF1
-from pipeline.tasks.order import TrainingOrder
 from pipeline.tasks.run import subset
 from pipeline.tasks.task import Task
+from pipeline.tasks.training.order import TrainingOrder
 from tests.tasks.training import arguments, make_files, task, weights, with_elmo
 
 
@@ -79,7 +79,7 @@ def test_a_training_that_is_stopped_within_an_epoch_is_resumed_exactly(folder: P
     command = [sys.executable, "-m", "pipeline.cli", "task", "ner", *arguments(folder, "stopped"), *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        assert "step 5 of at most 30" in process.stderr.readline()  # the end of the first epoch
+        assert "step 5 of 30" in process.stderr.readline()  # the end of the first epoch
         process.send_signal(signal.SIGTERM)
         process.stderr.read()
     assert process.returncode in (75, 0)  # 0: the signal came after the last step

@@ -60,7 +60,8 @@ class BiLMModule(pl.LightningModule):
         self.finite_check = FiniteCheck(state, config.train.max_bad_steps)
         self.optimizer_state: dict[str, Any] | None = None  # from a checkpoint, until the optimizer is built
         self.ended: StepEnd | None = None
-        # DDP would all-reduce the whole table; SoftmaxGradient exchanges its touched rows instead.
+        # DDP would all-reduce the whole table; SoftmaxGradient exchanges its touched rows instead. DDP has no other
+        # way to leave parameters out.
         self._ddp_params_and_buffers_to_ignore = ["bilm.softmax.weight", "bilm.softmax.bias"]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

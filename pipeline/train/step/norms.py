@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.model.bilm import BiLM
 from pipeline.model.lstmp import LSTMPState
+from pipeline.train.step.optimizer import rows_of
 
 Histogram = tuple[np.ndarray, np.ndarray]  # counts, and the edges between them
 
@@ -64,8 +65,7 @@ class StepNorms:
         for name, parameter in self._bilm.named_parameters():
             if parameter.grad is None:
                 continue
-            rows = parameter.grad._indices()[0] if parameter.grad.is_sparse else None
-            grad = parameter.grad._values() if parameter.grad.is_sparse else parameter.grad
+            rows, grad = rows_of(parameter.grad)
             weight = parameter.detach().clone() if rows is None else parameter.detach()[rows]
             self._before[name] = rows, weight
             self._squares[name] = dict(_squares(name, "grad", grad)) | dict(_squares(name, "weight", weight))

@@ -78,7 +78,7 @@ def _start_adagrad(parameter: Tensor, group: Group) -> State:
 
 def _update_by_adagrad(parameter: Tensor, grad: Tensor, state: State, group: Group, good: Tensor | None) -> None:
     accumulator = state["accumulator"]
-    rows, values = _rows(grad)
+    rows, values = rows_of(grad)
     if uses_kernels(parameter):
         from pipeline.model.backend import triton_kernels as kernels
 
@@ -102,7 +102,7 @@ def _start_adam(parameter: Tensor, group: Group) -> State:
 
 def _update_by_adam(parameter: Tensor, grad: Tensor, state: State, group: Group, good: Tensor | None) -> None:
     steps, mean, square, betas = state["steps"], state["mean"], state["square"], (group["beta1"], group["beta2"])
-    rows, values = _rows(grad)
+    rows, values = rows_of(grad)
     steps.add_(1 if good is None else good)
     if uses_kernels(parameter):
         from pipeline.model.backend import triton_kernels as kernels
@@ -141,12 +141,12 @@ def _check_state(parameter: Tensor, state: State, group: Group) -> None:
         raise ValueError(f"its optimizer keeps {found} of a parameter, where {group['rule']} keeps {want}")
 
 
-def _rows(grad: Tensor) -> tuple[Tensor | None, Tensor]:
+def rows_of(grad: Tensor) -> tuple[Tensor | None, Tensor]:
     """Return the row numbers of a gradient, None if it is dense, and its values."""
     if not grad.is_sparse:
         return None, grad
     assert grad.is_coalesced(), "a row that stands twice would be updated from the same old accumulator twice"
-    return grad._indices()[0], grad._values()
+    return grad.indices()[0], grad.values()
 
 
 def build_optimizer(config: OptimizerConfig, params: Iterable[Tensor], softmax: Iterable[Tensor] = ()) -> RowOptimizer:
@@ -178,7 +178,8 @@ def clip_global_norm_(params: Sequence[Tensor], bound: float | None) -> Tensor:
 
     Same as TF's clip_by_global_norm over all variables, as in bilm-tf training.py:926-952.
     """
-    values = [p.grad._values() if p.grad.is_sparse else p.grad for p in params if p.grad is not None]
+    values = [rows_of(p.grad)[1] for p in params if p.grad is not None]
+    # One kernel for all tensors, which has no public name.
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values)))
     if bound is not None:
         torch._foreach_mul_(values, (bound / norm).clamp(max=1.0))

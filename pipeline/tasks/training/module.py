@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from pipeline.config.task_networks import TaskTraining
-from pipeline.tasks.loader import BilmLayers
 from pipeline.tasks.networks.network import TaskNetwork
 from pipeline.tasks.networks.sequences import Batch
-from pipeline.tasks.state import MovingAverage, TaskState
+from pipeline.tasks.training.loader import BilmLayers
+from pipeline.tasks.training.state import MovingAverage, TaskState
 
 
 class TaskModule(pl.LightningModule):

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.model.elmo.elmo import Elmo
 from pipeline.tasks.layer_cache import LayerCache
 from pipeline.tasks.networks.sequences import Batch
-from pipeline.tasks.order import TrainingOrder
+from pipeline.tasks.training.order import TrainingOrder
 
 MakeBatch = Callable[[Sequence[Any]], Batch]
 Texts = tuple[tuple[str, ...], ...]

@@ -1,6 +1,5 @@
 """What happens around the steps of a task's training: evaluation on dev, early stopping, saving, stop requests."""
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,11 +7,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 from safetensors.torch import save
-from tqdm import tqdm
 
 from data_prep.dataset.files import write_bytes
-from pipeline.tasks.module import TaskModule
-from pipeline.tasks.state import save_state
+from data_prep.progress import Progress
+from pipeline.tasks.training.module import TaskModule
+from pipeline.tasks.training.state import save_state
 from pipeline.train.cluster import signals
 from pipeline.train.run_dir.tracking import Tracker
 
@@ -82,34 +81,31 @@ class EvaluateAndSave(pl.Callback):
             save_state(self._run_dir / LAST, module.state, self._identity, module.content())
 
 
-class Progress(pl.Callback):
-    """A bar of all steps in a terminal, with the latest score on dev; elsewhere a line an evaluation."""
+class ShowProgress(pl.Callback):
+    """Show steps and the latest score on dev: a bar in a terminal, elsewhere a line an evaluation."""
 
     def __init__(self, task: str, total: int, main: str, evaluations: EvaluateAndSave) -> None:
         self._task, self._total, self._main, self._evaluations = task, total, main, evaluations
-        self._bar: tqdm[Any] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.is_global_zero and sys.stderr.isatty():
-            first = task_module(pl_module).state.step
-            self._bar = tqdm(initial=first, total=self._total, unit="step", desc=self._task, dynamic_ncols=True)
+        self._module = task_module(pl_module)
+        self._progress = Progress(self._task, self._total, trainer.is_global_zero, "step", lambda *_: self._shown())
+        self._progress.start_at(self._module.state.step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        state, latest = task_module(pl_module).state, self._evaluations.latest
-        shown = ""
-        if latest is not None:
-            shown = f"dev {self._main} {latest:.2f}, best {state.best:.2f} at step {state.best_step:,}"
-        if self._bar is not None:
-            self._bar.set_postfix_str(shown, refresh=False)
-            self._bar.update(1)
-        elif trainer.is_global_zero and self._evaluations.latest_step == state.step:
-            print(f"{self._task}: step {state.step:,} of at most {self._total:,}, {shown}", file=sys.stderr, flush=True)
+        step = self._module.state.step
+        self._progress.update(step, is_line_due=self._evaluations.latest_step == step)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._progress.close()
+
+    def _shown(self) -> str:
+        state, latest = self._module.state, self._evaluations.latest
+        if latest is None:
+            return "dev not scored yet"
+        return f"dev {self._main} {latest:.2f}, best {state.best:.2f} at step {state.best_step:,}"
 
 
 def task_module(module: pl.LightningModule) -> TaskModule:
