@@ -259,7 +259,8 @@ def main(arguments: list[str] | None = None) -> int:
         print_text(f"elmo: no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return EXIT_USER_ERROR
     if any(a in ("-h", "--help") for a in rest):
-        show(describe(name, COMMANDS[name]))
+        task_configs = [TASKS[a] for a in rest if name == "task" and a in TASKS]
+        show(describe(name, COMMANDS[name]._replace(schema=task_configs[0]) if task_configs else COMMANDS[name]))
         return 0
     set_defaults_of_libraries()
     make_warnings_printable()

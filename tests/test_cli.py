@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ def keys(schema: type[Any]) -> list[str]:
     """Dotted names of all options, as the dataclass has them."""
     names: list[str] = []
     for field in fields(schema):
-        if is_dataclass(field.default_factory):
-            names += [f"{field.name}.{name}" for name in keys(field.default_factory)]  # type: ignore[arg-type]
+        section = None if field.default_factory is MISSING else field.default_factory()
+        if is_dataclass(section):
+            names += [f"{field.name}.{name}" for name in keys(type(section))]
         else:
             names.append(field.name)
     return names

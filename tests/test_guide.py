@@ -16,6 +16,7 @@ from pipeline import cli
 from pipeline.model.formats.pretrained import save_pretrained
 from tests import pages
 from tests.model import tiny
+from tests.tasks import training
 
 # Sizes and steps a test can afford; the rest of each command is run as it stands.
 TRAINING = ["data.lanes=4", "data.window=8", "data.workers=0", "train.max_steps=4", "train.threads=1",
@@ -24,6 +25,8 @@ OVERRIDES = {
     "prep": ["workers=1"],
     "pretrain": [*TRAINING, "model.filters=[[1,4],[2,4]]", "model.lstm_dim=8", "model.projection_dim=4",
                  "data.vocab_min_count=1", "softmax.num_samples=4"],
+    "task": ["training.max_epochs=2", "training.accelerator=cpu", "training.threads=1", "network.hidden=[4]",
+             "wandb.mode=disabled", "elmo.cache_dir=layers"],
     "finetune": [*TRAINING, "data.lanes=8", "data.vocab_min_count=1", "softmax.num_samples=4"],
 }  # fmt: skip
 # Lines that only a larger text or a source with general text has.
@@ -35,6 +38,7 @@ MADE = {
     "finetune": {"runs/domain/finetune.json", "runs/mixed/finetune.json", "runs/words/finetune.json"},
     "pytorch": {"models/tagger-elmo/config.json"},
     "embed": {"corpus.h5", "top.npz", "mix.h5", "corpus.safetensors", "array.h5", "scores.jsonl", "words.tsv"},
+    "tasks": {"runs/ner-elmo/result.json", "runs/small/model/config.json", "labelled.conll"},
     "moving": {"models/theirs/config.json", "models/mine/vocabulary.txt"},
 }  # fmt: skip
 WORDS = ["<S>", "</S>", "<UNK>", "The", "bank", "."]
@@ -60,7 +64,11 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def make_what_others_made(page: str) -> None:
     """What pages before this one have made, in sizes of a test."""
-    if page in ("finetune", "pytorch", "embed"):
+    if page == "tasks":
+        for name in ("train.conll", "dev.conll", "new.conll"):
+            training.write_columns(Path(name), 12, len(name))
+        Path("glove.100d.txt").write_text("new 0.5 -1.0 0.25\nlima 1.0 0.5 0.125\n")
+    if page in ("finetune", "pytorch", "embed", "tasks"):
         for folder in ("models/first", "runs/first"):
             save_pretrained(folder, tiny.bilm(tiny.config(), len(WORDS)), words=WORDS, counts=np.arange(6, 0, -1))
     if page in ("finetune", "pretrain"):

@@ -85,31 +85,39 @@ class Key(NamedTuple):
     meaning: str
 
 
-def keys(schema: type[Any], prefix: str = "") -> list[Key]:
-    """Return every option of a schema, sections included, in the order of the code."""
+def keys(schema: type[Any], prefix: str = "", section: Any = None) -> list[Key]:
+    """Return every option of a schema, sections included, in the order of the code.
+
+    section: the value whose fields are the defaults, None for the schema's own.
+    """
     found: list[Key] = []
     hints = get_type_hints(schema)
     for field in fields(schema):
-        name = f"{prefix}{field.name}"
-        if is_dataclass(hints[field.name]):
-            found += keys(hints[field.name], f"{name}.")
+        name, default = f"{prefix}{field.name}", _default(field, section)
+        if is_dataclass(default):
+            found += keys(type(default), f"{name}.", default)
         else:
-            factory = field.default_factory
-            default = field.default if field.default is not MISSING else factory() if factory is not MISSING else None
             found.append(Key(name, _type(hints[field.name]), _yaml(default), field.metadata["meaning"]))
     return found
+
+
+def _default(field: Any, section: Any) -> Any:
+    if section is not None:
+        return getattr(section, field.name)
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def _help_lines(schema: type[Any]) -> list[str]:
     """One line for each option; an empty line before each section."""
     lines: list[str] = []
-    section = ""
-    for key in keys(schema):
+    section, options = "", keys(schema)
+    width = max(len(key.type) for key in options)
+    for key in options:
         of_key = key.name.rpartition(".")[0]
         if of_key != section:
             lines.append("")
             section = of_key
-        lines.append(f"  {f'{key.name}={key.default}':44} {key.type:13} {key.meaning}")
+        lines.append(f"  {f'{key.name}={key.default}':44} {key.type:{width}} {key.meaning}")
     return lines
 
 

@@ -34,7 +34,8 @@ class Kind:
     """A task. read(path, config, labelled) returns its examples. write(source, path, examples, predictions, config).
 
     score(examples, predictions): official scores in percent, `main` among them, which early stopping watches.
-    sums_loss: the network's loss is a sum over the batch, not a mean.
+    sums_loss: the network's loss is a sum over the batch, not a mean. read_train: reads training data where that
+    differs.
     """
 
     network: type[TaskNetwork[Any, Any, Any]]
@@ -43,6 +44,7 @@ class Kind:
     score: Callable[[Sequence[Any], Sequence[Any]], Scores]
     main: str
     sums_loss: bool = False
+    read_train: Callable[[str, TaskConfig], list[Any]] | None = None
 
 
 def _read_tags(path: str, config: TaskConfig, labelled: bool, entities: bool) -> list[TaggedSentence]:
@@ -123,6 +125,7 @@ KINDS = {
         Sentiment, lambda path, config, labelled: read_sentiment_trees(path),
         lambda source, path, examples, labels, config: write_sentiment_trees(source, path, labels),
         _score_labels, "accuracy",
+        read_train=lambda path, config: read_sentiment_trees(path, phrases=config.training.all_phrases),
     ),
 }  # fmt: skip
 

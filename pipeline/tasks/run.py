@@ -59,7 +59,8 @@ def read_data(config: TaskConfig, kind: Kind) -> TaskData:
     """Read the files of a task. Raises DataError, ConfigError."""
     require(bool(config.train), "train= is missing: give one or more files of labelled examples")
     require(bool(config.dev), "dev= is missing: early stopping needs labelled examples that are not trained on")
-    train = [example for path in config.train for example in kind.read(path, config, True)]
+    read_train = kind.read_train or (lambda path, config: kind.read(path, config, True))
+    train = [example for path in config.train for example in read_train(path, config)]
     limit = config.training.max_tokens
     kept = [e for e in train if limit is None or max(map(len, e.texts())) <= limit]
     require(bool(kept), f"no example of train= has at most training.max_tokens={limit} words; raise it")

@@ -3,6 +3,34 @@
 import json
 from typing import Any
 
+CONTEXT = "The 1973–1974 oil crisis began in October 1973\nwhen the members of OPEC proclaimed an oil embargo."
+
+PAIRS = [  # SNLI, train and dev
+    ("entailment", "A child in green shoes staring down a drain.", "a child staring someone"),
+    ("-", "Two women are embracing.", "Two women are sisters."),
+    ("neutral", "Two women aren't embracing.", "Two women are sisters."),
+]
+
+
+ROWS = """
+0 John NNP (TOP(S(NP*) - - - Speaker#1 (PERSON) (ARG0*) (ARG0*) (0)
+1 wants VBZ (VP* want 01 1 Speaker#1 * (V*) * -
+2 to TO (S(VP* - - - Speaker#1 * (ARG1* * -
+3 wash VB (VP* wash 01 2 Speaker#1 * * (V*) -
+4 his PRP$ (NP* - - - Speaker#1 * * (ARG1* (1|(0)
+5 car NN *)))))) - - - Speaker#1 * *) *) 1)
+6 . . *)) - - - Speaker#1 * * * -
+
+0 It PRP (TOP(S(NP*) - - - - * (1)
+1 shines VBZ (VP*) - - - - * -
+"""
+
+
+def document(rows: str = ROWS) -> str:
+    body = "\n".join(f"bc/tale/00/tale_0001 0 {row}" if row else "" for row in rows.strip().split("\n"))
+    return f"#begin document (bc/tale/00/tale_0001); part 000\n{body}\n\n#end document\n"
+
+
 WIKIGOLD = "010\tB-MISC\nis\tO\nJapanese\tB-MISC\nPunk\tO\nThe\tB-ORG\nMad\tI-ORG\nCapsule\tI-ORG\n.\tO\n\nThis\tO\n"
 
 

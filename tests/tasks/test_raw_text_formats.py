@@ -11,15 +11,9 @@ from pipeline.tasks.examples.raw_text import OffsetTokenizer
 from pipeline.tasks.examples.sentence_pairs import read_sentence_pairs, write_sentence_pairs
 from pipeline.tasks.examples.sentiment_trees import read_sentiment_trees, write_sentiment_trees
 from pipeline.tasks.examples.types import LabelledSentence, SentencePair
-from tests.tasks.excerpts import CRISIS, TREES, TSV, squad
+from tests.tasks.excerpts import CONTEXT, CRISIS, PAIRS, TREES, TSV, squad
 from tests.tasks.files import DATA, needs_shared, refused, write
 
-CONTEXT = "The 1973–1974 oil crisis began in October 1973\nwhen the members of OPEC proclaimed an oil embargo."
-PAIRS = [  # SNLI, train and dev
-    ("entailment", "A child in green shoes staring down a drain.", "a child staring someone"),
-    ("-", "Two women are embracing.", "Two women are sisters."),
-    ("neutral", "Two women aren't embracing.", "Two women are sisters."),
-]
 JSON_PAIRS = "".join(
     json.dumps({"gold_label": a, "sentence1": b, "sentence2": c, "pairID": "7"}) + "\n" for a, b, c in PAIRS
 )

@@ -9,26 +9,8 @@ import pytest
 from pipeline.tasks.examples.coreference import read_coreference, write_coreference
 from pipeline.tasks.examples.predicate_frames import read_predicate_frames, write_predicate_frames
 from pipeline.tasks.examples.types import CorefDocument, PredicateFrame
-from tests.tasks.excerpts import CONLL2012, DRACULA, STORY, json_line
+from tests.tasks.excerpts import CONLL2012, DRACULA, STORY, document, json_line
 from tests.tasks.files import DATA, needs_shared, refused, write
-
-_ROWS = """
-0 John NNP (TOP(S(NP*) - - - Speaker#1 (PERSON) (ARG0*) (ARG0*) (0)
-1 wants VBZ (VP* want 01 1 Speaker#1 * (V*) * -
-2 to TO (S(VP* - - - Speaker#1 * (ARG1* * -
-3 wash VB (VP* wash 01 2 Speaker#1 * * (V*) -
-4 his PRP$ (NP* - - - Speaker#1 * * (ARG1* (1|(0)
-5 car NN *)))))) - - - Speaker#1 * *) *) 1)
-6 . . *)) - - - Speaker#1 * * * -
-
-0 It PRP (TOP(S(NP*) - - - - * (1)
-1 shines VBZ (VP*) - - - - * -
-"""
-
-
-def document(rows: str = _ROWS) -> str:
-    body = "\n".join(f"bc/tale/00/tale_0001 0 {row}" if row else "" for row in rows.strip().split("\n"))
-    return f"#begin document (bc/tale/00/tale_0001); part 000\n{body}\n\n#end document\n"
 
 
 def frame(**changes: Any) -> str:
