@@ -28,7 +28,7 @@ from pipeline.data.windows import Batch
 from pipeline.model import token_encoder
 from pipeline.model.backend import matmul as backend
 from pipeline.model.backend.char_cnn import Groups, widest
-from pipeline.model.bilm import BiLM
+from pipeline.model.language_model import LanguageModel
 from pipeline.model.lstmp import LSTMP, LSTMPState
 from pipeline.model.softmax import Candidates, Places, Rows, find_places
 from pipeline.train.step.optimizer import clip_global_norm_
@@ -107,7 +107,7 @@ def measure(config: PretrainConfig, vocabulary: int, names: list[str], rounds: i
     """Return milliseconds of a step by part without each optimisation, and the ratio of the whole step's time."""
     torch.manual_seed(0)
     text = Text(config, vocabulary)
-    steps = Steps(config, text, Ours(config, BiLM(config.model, text.vocabulary)))
+    steps = Steps(config, text, Ours(config, LanguageModel(config.model, text.vocabulary)))
     _check_equal(steps, names)
     spent: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for turn in range(rounds + 1):

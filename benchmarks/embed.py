@@ -68,7 +68,7 @@ def ours(bilm: BiLM) -> Callable[[list[list[str]]], list[Tensor]]:
 
 def measure(config: PretrainConfig, sentences: list[list[str]], rounds: int) -> dict[str, Any]:
     torch.manual_seed(0)
-    bilm = BiLM(config.model, 0).eval().requires_grad_(False)
+    bilm = BiLM(config.model).eval().requires_grad_(False)
     ways = {"plain": PlainElmo(bilm), "ours": ours(bilm)}
     _assert_equal(*(way(sentences[:8]) for way in ways.values()))
     best = {name: [float("inf")] * 2 for name in ways}

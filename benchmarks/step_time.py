@@ -20,7 +20,8 @@ from benchmarks.rates import needed_flops
 from data_prep.dataset.open import open_dataset
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
-from pipeline.model.bilm import BiLM, num_parameters
+from pipeline.model.bilm import num_parameters
+from pipeline.model.language_model import LanguageModel
 
 GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 GPUS_PER_NODE = 8
@@ -96,7 +97,7 @@ def step(config: PretrainConfig, here: Traffic, compute: float, lanes: int, a: A
 
 def _dense_parameters(config: PretrainConfig) -> int:
     with torch.device("meta"):
-        return int(num_parameters(BiLM(config.model, config.data.vocab_size))["bilm"])
+        return int(num_parameters(LanguageModel(config.model, config.data.vocab_size))["bilm"])
 
 
 def main(arguments: list[str]) -> None:

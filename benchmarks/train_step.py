@@ -31,7 +31,7 @@ from benchmarks.rates import best_rate, needed_flops, product_rates
 from benchmarks.timed_step import PARTS, Ours, Plain, Steps, Text
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
-from pipeline.model.bilm import BiLM
+from pipeline.model.language_model import LanguageModel
 
 WAYS = ("ours", "plain", "nn.LSTM")
 _FLAGS = ("bf16", "kept", "freed")
@@ -48,7 +48,7 @@ def build_steps(config: PretrainConfig, vocabulary: int, ways: list[str]) -> dic
     """Return Steps of each way, from the same weights on the same text."""
     texts = {name: Text(config, vocabulary) for name in ways}
     torch.manual_seed(0)
-    bilm = BiLM(config.model, texts[ways[0]].vocabulary)
+    bilm = LanguageModel(config.model, texts[ways[0]].vocabulary)
     plain = PlainBiLM(bilm) if any(not name.startswith("ours") for name in ways) else None
     made: dict[str, Steps] = {}
     for name in ways:

@@ -88,10 +88,9 @@ def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
     )  # fmt: skip
     fabric.launch()
     trained = load_trained(config.checkpoint, fabric.device)
-    require(
-        trained.bilm.has_softmax,
+    model = trained.language_model(
         f"checkpoint={config.checkpoint} has no softmax to predict words with, as imported weights have none; use a "
-        "checkpoint of a run, or what `elmo export` made of one",
+        "checkpoint of a run, or what `elmo export` made of one"
     )
     with _open(config.data, config.split) as (dataset, split):
         vocabulary = vocabulary_of(trained.words, dataset.lexicon)
@@ -99,7 +98,7 @@ def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
         windows = evaluation_windows(split, maker, config.evaluate)
         with fabric.autocast():
             perplexity = held_out_perplexity(
-                trained.bilm, windows, config.evaluate, fabric.device, fabric.global_rank, fabric.world_size
+                model, windows, config.evaluate, fabric.device, fabric.global_rank, fabric.world_size
             )
         if fabric.global_rank != 0:
             return None

@@ -122,7 +122,8 @@ def score(trained: Trained, dataset: Dataset, config: EvaluateConfig, device: to
     vocabulary = vocabulary_of(trained.words, dataset.lexicon)
     maker = BatchMaker(dataset.lexicon, vocabulary, trained.bilm.config.max_characters)
     windows = evaluation_windows(split, maker, config)
-    found = held_out_perplexity(trained.bilm, windows, config, device)
+    model = trained.language_model(f"{trained.path} has no softmax to predict words with; give a checkpoint of a run")
+    found = held_out_perplexity(model, windows, config, device)
     spelling = spelling_cost(split, dataset.lexicon, vocabulary)
     bits = spelling.bits_per_character(math.log(found.both) * found.tokens)
     return Figures(
@@ -159,7 +160,7 @@ class FinetuneReport:
     def score_source(self, source: Trained) -> None:
         """Record the figures of the source on both texts. A resumed run did it at its first start."""
         before = None
-        if source.bilm.has_softmax:
+        if source.softmax_words:
             source.bilm.to(self._device)
             before = {name: self._score(source, text) for name, text in self._texts.items()}
             source.bilm.to("cpu")
@@ -169,7 +170,7 @@ class FinetuneReport:
                 "pretrained_on": lineage(source),
             },
             "group": self.group, "general": self._texts[GENERAL].location if GENERAL in self._texts else "",
-            "words_before": len(source.words) if source.bilm.has_softmax else 0, "before": before,
+            "words_before": len(source.softmax_words), "before": before,
         })  # fmt: skip
 
     def score_result(self) -> dict[str, float]:

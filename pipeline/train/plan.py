@@ -17,7 +17,7 @@ from pipeline.data.mixture import MixedWindows
 from pipeline.data.per_direction import BACKWARD_SEED, PerDirectionWindows
 from pipeline.data.vocabulary import Vocabulary, choose_vocabulary, vocabulary_tensors
 from pipeline.data.windows import BatchMaker, EvaluationWindows, TrainWindows, Windows
-from pipeline.model.bilm import BiLM
+from pipeline.model.language_model import LanguageModel
 from pipeline.train.run_dir.checkpoint import CheckpointFolder
 from pipeline.train.run_dir.lock import run_identity
 from pipeline.train.step.freeze import Freeze
@@ -66,7 +66,7 @@ class Plan:
     command: str = "pretrain"
     general: Corpus | None = None
     freeze: Freeze = field(default_factory=Freeze)
-    start: Callable[[BiLM], None] | None = None
+    start: Callable[[LanguageModel], None] | None = None
     group: str | None = None
     notes: list[str] = field(default_factory=list)
     prepare: Preparation = field(init=False)

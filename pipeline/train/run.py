@@ -16,7 +16,8 @@ from pipeline.data.datamodule import BiLMDataModule, is_killed_worker
 from pipeline.data.vocabulary import shares_of
 from pipeline.model.backend.choose_device import choose_device
 from pipeline.model.backend.matmul import HAS_BF16
-from pipeline.model.bilm import BiLM, num_parameters
+from pipeline.model.bilm import num_parameters
+from pipeline.model.language_model import LanguageModel
 from pipeline.train.callbacks import Checkpointing, HandleRequests, Heartbeat, Metrics, NormsLog, Validation
 from pipeline.train.cluster import signals
 from pipeline.train.cluster.slurm_env import is_batch_job
@@ -95,7 +96,7 @@ def _build_module(plan: Plan) -> tuple[BiLMModule, bool]:
     if _is_on_cpu(config):
         keep_freed_memory()
     torch.manual_seed(config.run.seed)
-    bilm = BiLM(config.model, plan.vocab_size)
+    bilm = LanguageModel(config.model, plan.vocab_size)
     plan.freeze.prepare(bilm)
     state = TrainingState(plan.total_steps, config.train.patience, [None] * config.lane_groups)
     every, norms = config.train.norms_every_steps, None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.config.schema import ModelConfig
 from pipeline.model.bilm import BiLM, States
+from pipeline.model.language_model import LanguageModel
 from tests.model import tiny
 
 FIXTURES = Path(__file__).parents[3] / "shared" / "fixtures" / "bilm-tf"
@@ -36,11 +37,11 @@ def config_of(options: dict) -> ModelConfig:
 
 
 @pytest.fixture(scope="module")
-def reference() -> BiLM:
+def reference() -> LanguageModel:
     """Weights placed by hand, in float32: transposed where torch multiplies from the other side."""
     h5py = pytest.importorskip("h5py")
     model = config_of(json.loads((FIXTURES / "options.json").read_text()))
-    bilm = BiLM(model, vocab_size=4)
+    bilm = LanguageModel(model, vocab_size=4)
     with h5py.File(FIXTURES / "lm_weights.hdf5") as file, torch.no_grad():
 
         def read(name: str) -> Tensor:
@@ -68,7 +69,7 @@ def reference() -> BiLM:
     return bilm
 
 
-def embed(bilm: BiLM, sentence: str, states: States) -> tuple[np.ndarray, States]:
+def embed(bilm: LanguageModel, sentence: str, states: States) -> tuple[np.ndarray, States]:
     """(layers, words, 2 P) of a sentence, its bounds left out, and the states after it."""
     words = ["<S>", *sentence.split(), "</S>"]
     both = [[[word] for word in words], [[word] for word in reversed(words)]]
@@ -118,7 +119,7 @@ def test_the_layers_hang_on_every_trap(reference: BiLM) -> None:
     state = reference.state_dict()
 
     def error_with(**changes: object) -> float:
-        wrong = BiLM(ModelConfig(**{**vars(reference.config), **changes}), 4)
+        wrong = LanguageModel(ModelConfig(**{**vars(reference.config), **changes}), 4)
         wrong.load_state_dict(state)
         return float(np.abs(embed(wrong, sentence, wrong.initial_states(1))[0] - right).max())
 

@@ -17,8 +17,9 @@ from torch import Tensor
 from pipeline.config.schema import ConfigError
 from pipeline.model.backend import device as gpu
 from pipeline.model.backend.lstmp_cuda import KeptBuffers
-from pipeline.model.bilm import BiLM, DropoutKey
+from pipeline.model.bilm import DropoutKey
 from pipeline.model.dropout import lane_dropout, mix32
+from pipeline.model.language_model import LanguageModel
 from pipeline.model.lstmp import LSTMP, LSTMPState
 from pipeline.model.softmax import Candidates, Softmax, find_places
 from pipeline.train.step.optimizer import RowOptimizer, adagrad, adam
@@ -303,7 +304,7 @@ def test_a_whole_step_is_that_of_plain_torch_however_many_words_a_window_has() -
     """Two windows of unlike words in a row, dropout on, states carried: losses and all gradients, in float32."""
     torch.manual_seed(0)
     config = tiny.config(lstm_dim=16, projection_dim=8, dropout=0.1, cell_clip=0.5, proj_clip=0.2)
-    bilm = BiLM(config, 50)
+    bilm = LanguageModel(config, 50)
     results: dict[str, list[Tensor]] = {}
     for way in ("kernels", "plain"):
         one = copy.deepcopy(bilm).to(DEVICE if way == "kernels" else "cpu")

@@ -28,7 +28,7 @@ from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
 from pipeline.model.backend import device as gpu
 from pipeline.model.backend import triton_kernels as kernels
-from pipeline.model.bilm import BiLM
+from pipeline.model.language_model import LanguageModel
 from pipeline.train.step.finite_check import StepResult, _Pending
 from pipeline.train.step.inputs import Preparation, StepInputs
 from pipeline.train.step.module import BiLMModule
@@ -209,7 +209,7 @@ def _note_results(module: BiLMModule) -> None:
     _Pending.read = noted  # type: ignore[method-assign]
 
 
-def module_of(config: PretrainConfig, bilm: BiLM) -> BiLMModule:
+def module_of(config: PretrainConfig, bilm: LanguageModel) -> BiLMModule:
     """A module that needs no Trainer: with one process, Lightning's part of a step is the call of backward."""
     module = BiLMModule(config, bilm, TrainingState(STEPS, None, [None]))
     optimizer = module.configure_optimizers()
@@ -236,7 +236,7 @@ def main(dataset: Path, *pairs: str) -> None:
     prepare = Preparation(config, size)
     inputs = [prepare([batch]) for batch in windows]
     torch.manual_seed(1)
-    bilm = BiLM(config.model, size)
+    bilm = LanguageModel(config.model, size)
     in_float32 = replace(config, train=replace(config.train, precision="32-true"))
     on_cpu = module_of(in_float32, copy.deepcopy(bilm))
     expected = train(on_cpu, inputs, torch.device("cpu"))

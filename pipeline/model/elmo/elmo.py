@@ -4,7 +4,6 @@ By default each sentence starts from the zero state. AllenNLP's `Elmo` and bilm-
 stateful=True does here. How to move from them: docs/guide/moving.md.
 """
 
-import copy
 import json
 import math
 from collections.abc import Sequence
@@ -83,7 +82,7 @@ class Elmo(nn.Module):
             "num_outputs": num_outputs, "layers": layers if isinstance(layers, str) else [float(w) for w in layers],
             "dropout": dropout, "layer_norm": layer_norm, "l2": l2, "trainable": trainable, "stateful": stateful,
         }  # fmt: skip
-        self.sentence_encoder = SentenceEncoder(_without_softmax(bilm).requires_grad_(trainable), stateful)
+        self.sentence_encoder = SentenceEncoder(bilm.core().requires_grad_(trainable), stateful)
         self.mixes = nn.ModuleList(
             ScalarMix(bilm.config.num_layers + 1, layers, bool(layer_norm)) for _ in range(num_outputs)
         )
@@ -185,10 +184,3 @@ def representations(layers: Tensor) -> Tensor:
     """Turn (L + 1, ..., 2 P) into (2 L + 1, ..., P), the paper's R: token vector, then each layer's two directions."""
     tokens, contexts = layers[:1].chunk(2, -1)[0], layers[1:].chunk(2, -1)
     return torch.cat([tokens, torch.stack(contexts, 1).flatten(0, 1)])
-
-
-def _without_softmax(bilm: BiLM) -> BiLM:
-    """Return a biLM of the same modules without the softmax, whose parameters would never get a gradient."""
-    core = copy.copy(bilm)
-    core._modules = {name: module for name, module in bilm._modules.items() if name != "softmax"}
-    return core
