@@ -96,7 +96,6 @@ WITHOUT: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "unique words": lambda: mock.patch.object(Ours, "encode", _encode_every_place),
     "tables of characters": lambda: mock.patch.object(token_encoder, "convolve_by_tables", _by_convolution),
     "cropped characters": lambda: mock.patch.object(token_encoder.TokenEncoder, "_groups", _all_windows),
-    "multiples of 16 words": lambda: mock.patch.object(token_encoder, "_WORD_MULTIPLE", 1),
     "hand-written backward": lambda: mock.patch.object(LSTMP, "forward", _step_by_step),
     "products by oneDNN": lambda: mock.patch.object(backend, "_ONEDNN", False),
     "touched rows": _dense_table,
