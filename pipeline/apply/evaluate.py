@@ -25,7 +25,7 @@ from pipeline.config.schema import ConfigError, require
 from pipeline.data.datamodule import evaluation_windows, held_out_split
 from pipeline.data.vocabulary import Vocabulary, vocabulary_of
 from pipeline.data.windows import BatchMaker
-from pipeline.model.backend.choose_device import choose_device
+from pipeline.model.backend.device import choose_device
 from pipeline.train.trainer import quieten_lightning
 from pipeline.train.validate import Perplexity, held_out_perplexity
 

@@ -23,7 +23,7 @@ from pipeline.apply.load import load_trained
 from pipeline.config.commands import ScoreConfig
 from pipeline.config.schema import require
 from pipeline.config.terminal import printable
-from pipeline.model.backend.choose_device import choose_device
+from pipeline.model.backend.device import choose_device
 from pipeline.model.elmo.sentence_encoder import EncodedGroup, SentenceEncoder
 from pipeline.model.language_model import LanguageModel
 

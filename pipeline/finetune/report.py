@@ -27,7 +27,7 @@ from pipeline.data.bits_per_character import spelling_cost
 from pipeline.data.datamodule import evaluation_windows
 from pipeline.data.vocabulary import vocabulary_of
 from pipeline.data.windows import BatchMaker
-from pipeline.model.backend.choose_device import choose_device
+from pipeline.model.backend.device import choose_device
 from pipeline.train.run_dir.checkpoint import CheckpointFolder
 from pipeline.train.run_dir.records import read_facts
 from pipeline.train.run_dir.tracking import family, read_metrics

@@ -14,7 +14,7 @@ from pipeline.config.schema import ConfigError, PretrainConfig, to_dict
 from pipeline.config.terminal import print_text
 from pipeline.data.datamodule import BiLMDataModule, is_killed_worker
 from pipeline.data.vocabulary import shares_of
-from pipeline.model.backend.choose_device import choose_device
+from pipeline.model.backend.device import choose_device
 from pipeline.model.backend.matmul import HAS_BF16
 from pipeline.model.bilm import num_parameters
 from pipeline.model.language_model import LanguageModel
