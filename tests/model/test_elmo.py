@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pipeline import Elmo
 from pipeline.config.schema import ConfigError, ModelConfig
 from pipeline.model.bilm import BiLM
-from pipeline.model.elmo.elmo import Elmo, representations
+from pipeline.model.elmo.elmo import representations
 from pipeline.model.elmo.scalar_mix import ScalarMix
 from pipeline.model.elmo.sentence_batch import group_by_length
 from pipeline.model.elmo.sentence_encoder import SentenceEncoder

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import Elmo
 from pipeline.config.schema import ConfigError
 from pipeline.model.bilm import BiLM
-from pipeline.model.elmo.elmo import Elmo
 from pipeline.model.formats.pretrained import load_pretrained, save_pretrained
 from pipeline.model.formats.weight_checks import parameter_shapes
 from pipeline.model.language_model import LanguageModel
