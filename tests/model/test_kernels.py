@@ -341,7 +341,7 @@ from pathlib import Path
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from pipeline.model.backend import triton_kernels as kernels
+from pipeline.model.backend import triton_kernels, triton_optimizers, triton_softmax
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 OTHERS = {"hits": "*i64", "ids": "*i64", "good": "*i32", "threshold": "i32", "key": "i32", "first_lane": "i64"}
@@ -350,11 +350,12 @@ WIDE = {"bias", "c_prev", "c", "dc", "dy", "top", "total", "normaliser", "weight
         "mean", "square", "steps", "x", "y"}
 NAMES = "_cell_forward _cell_backward _clip_backward _add_exponentials _to_probabilities".split()
 NAMES += "_dropout _adagrad _adam".split()
+KERNELS = vars(triton_kernels) | vars(triton_softmax) | vars(triton_optimizers)
 NUMBERS = {"hidden", "lanes", "width", "number", "size", "places"}
 
 for low, flags in (("*bf16", 0), ("*bf16", 1), ("*fp32", 1)):
     for name in NAMES:
-        kernel, signature, constants, divisible = getattr(kernels, name), {}, {}, {}
+        kernel, signature, constants, divisible = KERNELS[name], {}, {}, {}
         for place, parameter in enumerate(p.name for p in kernel.params):
             if parameter.isupper():
                 signature[parameter], constants[(place,)] = "constexpr", flags if parameter.startswith("HAS_") else 1024

@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
 from pipeline.model.backend import device as gpu
-from pipeline.model.backend import triton_kernels as kernels
+from pipeline.model.backend import triton_kernels, triton_optimizers, triton_softmax
 from pipeline.model.language_model import LanguageModel
 from pipeline.train.step.finite_check import StepResult, _Pending
 from pipeline.train.step.inputs import Preparation, StepInputs
@@ -188,15 +188,16 @@ def _see_that_it_sees() -> None:
 
 
 def _interpret_on_paper() -> None:
-    for name in KERNELS:
-        kernel = getattr(kernels, name)
+    modules = (triton_kernels, triton_optimizers, triton_softmax)
+    for module, name in ((module, name) for module in modules for name in KERNELS if hasattr(module, name)):
+        kernel = getattr(module, name)
 
         def launched(*args: Any, kernel: Any = kernel) -> Any:
             assert all(isinstance(x, OnPaper) for x in args if isinstance(x, Tensor)), kernel.__name__
             LOG.launch()
             return _wrapped(kernel(*(x.value if isinstance(x, OnPaper) else x for x in args)))
 
-        setattr(kernels, name, launched)
+        setattr(module, name, launched)
 
 
 def _note_results(module: BiLMModule) -> None:
