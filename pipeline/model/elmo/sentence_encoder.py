@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.model.bilm import BiLM, States
+from pipeline.model.elmo.lstmp_inference import LSTMPInference
 from pipeline.model.elmo.sentence_batch import (
     Spelled,
     group_by_length,
@@ -20,14 +21,12 @@ from pipeline.model.elmo.sentence_batch import (
     spell_sentences,
     spelled_from_ids,
 )
-from pipeline.model.elmo.word_cache import ROW_MULTIPLE, WordCache
+from pipeline.model.elmo.word_cache import WordCache
 from pipeline.model.lstmp import LSTMPState
 
 Sentences = Sequence[Sequence[str]] | Tensor
 _MAX_ROWS = {"cpu": 256, "cuda": 512}  # most sentences of a group
 _STEP_COSTS_ROWS = {"cpu": 24, "cuda": 128}  # the fixed cost of a step of a group, in rows
-_PLACES_AT_ONCE = {"cpu": 1024, "cuda": 1 << 14}  # most steps x rows whose gates are held at once
-_LEAST_RUNNING = 0.9  # of the rows of a piece: ended rows are left out once they are more
 
 
 @dataclass(frozen=True)
@@ -98,6 +97,7 @@ class SentenceEncoder(nn.Module):
         super().__init__()
         self.bilm, self.stateful = bilm, stateful
         self.word_cache = WordCache()
+        self._inference = LSTMPInference(bilm)
         self._states: States | None = None
 
     def encode(self, sentences: Sentences, bounds: bool = False) -> Packed:
@@ -144,10 +144,10 @@ class SentenceEncoder(nn.Module):
     def _run_layers(
         self, words: Tensor, index: Tensor, steps: np.ndarray, numbers: np.ndarray
     ) -> tuple[list[Tensor], States]:
-        x, states = F.embedding(index, words), self._states_of(numbers)
+        states = self._states_of(numbers)
         if torch.is_grad_enabled():
-            return self.bilm.run_layers(x, states)
-        return run_without_gradient(self.bilm, x, steps, states)
+            return self.bilm.run_layers(F.embedding(index, words), states)
+        return self._inference.run_layers(words, index, steps.tolist(), states)
 
     def _groups(self, lengths: np.ndarray, whole: bool, trained: bool) -> list[np.ndarray]:
         if self.stateful:  # no padding: the state that is kept is that of the sentence's own end
@@ -182,34 +182,3 @@ class SentenceEncoder(nn.Module):
         rows = torch.from_numpy(numbers).to(self.bilm.device)
         for kept, new in zip(self._states, after, strict=True):
             kept.h[:, rows], kept.c[:, rows] = new.h.detach(), new.c.detach()
-
-
-def run_without_gradient(bilm: BiLM, x: Tensor, steps: np.ndarray, states: States) -> tuple[list[Tensor], States]:
-    """Return what `bilm.run_layers` returns for x (2, T, B, P), with row b run for at least steps[b] steps.
-
-    The window is cut into pieces, so that memory is bounded and ended rows are left out. steps (B,) must fall. Values
-    of a row after its last step are undefined; next states are those of rows that run for T steps.
-    """
-    rows, missing = len(steps), -len(steps) % ROW_MULTIPLE
-    x = F.pad(x, (0, 0, 0, missing))
-    states = [LSTMPState(*(F.pad(part, (0, 0, 0, missing)) for part in state)) for state in states]
-    outputs = [x, *(torch.zeros_like(x) for _ in states)]
-    for start, end, running in _pieces(steps, _PLACES_AT_ONCE["cpu" if x.device.type == "cpu" else "cuda"]):
-        before = [LSTMPState(state.h[:, :running], state.c[:, :running]) for state in states]
-        layers, states = bilm.run_layers(x[:, start:end, :running], before)
-        for output, layer in zip(outputs[1:], layers[1:], strict=True):
-            output[:, start:end, :running] = layer
-    return [output[:, :, :rows] for output in outputs], [LSTMPState(s.h[:, :rows], s.c[:, :rows]) for s in states]
-
-
-def _pieces(steps: np.ndarray, places_at_once: int) -> Iterator[tuple[int, int, int]]:
-    """Yield first step, end and rows of each piece of a window whose rows run for `steps` (B,) steps, falling."""
-    running = len(steps) - np.searchsorted(steps[::-1], np.arange(steps[0]), side="right")
-    running += -running % ROW_MULTIPLE
-    start = 0
-    while start < len(running):
-        rows = int(running[start])
-        most = min(len(running), start + max(1, places_at_once // rows))
-        end = start + int((running[start:most] >= _LEAST_RUNNING * rows).sum())
-        yield start, end, rows
-        start = end
