@@ -132,11 +132,8 @@ class Buffers:
 
         recurrent_t, proj_t = self.recurrent.transpose(1, 2), self.proj.transpose(1, 2)
         for t in reversed(range(self.steps)):
-            dh, dgates, dh_recurrent = (
-                self.dh[:, t],
-                self.dgates[:, t],
-                self.dh_recurrent if t + 1 < self.steps else None,
-            )
+            dh, dgates = self.dh[:, t], self.dgates[:, t]
+            dh_recurrent = self.dh_recurrent if t + 1 < self.steps else None
             kernels.clip_backward(dh, self.dy[:, t], dh_recurrent, self.h[:, t + 1], self.proj_clip)
             torch.bmm(dh, proj_t, out=self.dm)
             kernels.cell_backward(

@@ -32,9 +32,17 @@ class ElmoModule(nn.Module):
     """A biLM and any number of mixes of its layers. `pipeline.Elmo` (pretrained.py) also loads and saves them."""
 
     def __init__(
-        self, bilm: BiLM, num_outputs: int = 1, *, layers: str | Sequence[float] = "mix", dropout: float = 0.0,
-        layer_norm: bool | str = False, l2: float = 0.0, trainable: bool = False, stateful: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        bilm: BiLM,
+        num_outputs: int = 1,
+        *,
+        layers: str | Sequence[float] = "mix",
+        dropout: float = 0.0,
+        layer_norm: bool | str = False,
+        l2: float = 0.0,
+        trainable: bool = False,
+        stateful: bool = False,
+    ) -> None:
         """layers: "mix" (learned), "top", or a fixed weight for each layer. dropout: on each mix, in training.
 
         layer_norm: normalise each layer over all words of the batch before mixing: True as bilm-tf does, "allennlp"
@@ -44,15 +52,13 @@ class ElmoModule(nn.Module):
         super().__init__()
         require(num_outputs >= 0, f"num_outputs={num_outputs} must not be negative")
         require(layer_norm in (True, False, "allennlp"), f"layer_norm={layer_norm!r} must be true, false or allennlp")
-        self.options = {
-            "num_outputs": num_outputs, "layers": layers if isinstance(layers, str) else [float(w) for w in layers],
-            "dropout": dropout, "layer_norm": layer_norm, "l2": l2, "trainable": trainable, "stateful": stateful,
-        }  # fmt: skip
+        weights = layers if isinstance(layers, str) else [float(w) for w in layers]
+        self.options = dict(num_outputs=num_outputs, layers=weights, dropout=dropout, layer_norm=layer_norm)
+        self.options |= dict(l2=l2, trainable=trainable, stateful=stateful)
         self.sentence_encoder = SentenceEncoder(bilm.core().requires_grad_(trainable), stateful)
-        self.mixes = nn.ModuleList(
-            ScalarMix(bilm.config.num_layers + 1, layers, bool(layer_norm)) for _ in range(num_outputs)
-        )
-        self.mixes.to(bilm.device)
+        num_layers = bilm.config.num_layers + 1
+        mixes = (ScalarMix(num_layers, layers, bool(layer_norm)) for _ in range(num_outputs))
+        self.mixes = nn.ModuleList(mixes).to(bilm.device)
         self.dropout, self.l2 = nn.Dropout(dropout), l2
         self._with_bounds = layer_norm == "allennlp"
 

@@ -12,7 +12,6 @@ from pipeline.model.elmo.sentence_batch import Spelled, spell_sentences
 from pipeline.model.token_encoder import BUCKET_LENGTHS, TokenEncoder
 
 _WORDS_AT_ONCE = 512  # most unique words that are encoded at once without gradient
-
 ROW_MULTIPLE = 4
 """Without gradient, matrix products get a multiple of this number of rows. BLAS computes leftover rows (one in oneDNN,
 one to three in MKL) with a kernel that rounds differently, so vectors would depend on the size of the batch."""
