@@ -1,4 +1,4 @@
-"""Held-out perplexity over the tokens that bilm-tf scores: bilm-tf leaves out tokens that do not fill its last batches.
+"""Score the tokens that bilm-tf scores: bilm-tf leaves out tokens that do not fill its last batches.
 
 python -m benchmarks.bilm_tf_scoring CHECKPOINT HELDOUT [--lanes=256] [--threads=N] [--output=FILE]
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.command import split_options, write_result
+from benchmarks.measure.command import split_options, write_result
 from data_prep.dataset.lexicon import EOS_ID
 from data_prep.dataset.open import open_dataset
 from data_prep.dataset.shards import Split
@@ -96,7 +96,7 @@ def _mask(split: Split, lanes: int) -> np.ndarray:
 
 def main(arguments: list[str]) -> None:
     """Print the perplexities and, with --output, write the figures as JSON."""
-    options, names = split_options(arguments, lanes=LANES)
+    options, names = split_options(__doc__, arguments, lanes=LANES)
     if len(names) != 2:
         raise SystemExit("give two arguments: CHECKPOINT HELDOUT")
     found = perplexity_as_bilm_tf_scores(load_trained(names[0]), Path(names[1]), options["lanes"])

@@ -1,4 +1,4 @@
-"""Bytes that each rank sends in a training step, by world size, compared with dense data parallelism.
+"""Count the bytes that each rank sends in a training step, by world size, compared with dense data parallelism.
 
 python -m benchmarks.communication data.path=DATASET [CONFIG.yaml] [--lanes-per-rank=128] [--output=FILE.json]
 
@@ -8,12 +8,11 @@ ranks (0.66 M) several times over. tests/train/test_sparse_gradient.py compares 
 """
 
 import sys
-from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 
-from benchmarks.command import split_options, write_result, yaml_files
+from benchmarks.measure.command import split_options, table, write_result, yaml_files
 from data_prep.dataset.open import open_dataset
 from data_prep.dataset.shards import Dataset
 from pipeline.config.load import load
@@ -28,35 +27,9 @@ from pipeline.model.sampler import LogUniformSampler
 WORLD_SIZES = (8, 64, 256)
 
 
-@dataclass
-class Traffic:
-    """Bytes that each of `ranks` ranks sends in a step. unique_share: share of unique words among a rank's words."""
-
-    ranks: int
-    union_rows: int
-    unique_share: float
-    dense_ddp_bytes: float
-    dense_softmax_bytes: float
-    bytes: float
-    softmax_bytes: float
-
-    @property
-    def ratio(self) -> float:
-        return self.dense_ddp_bytes / self.bytes
-
-    @property
-    def softmax_ratio(self) -> float:
-        return self.dense_softmax_bytes / self.softmax_bytes
-
-
 def ring_all_reduce(num_bytes: float, ranks: int) -> float:
     """Return the bytes that each rank sends in an all-reduce."""
     return 2 * (ranks - 1) / ranks * num_bytes
-
-
-def ring_all_gather(share_bytes: float, ranks: int) -> float:
-    """Return the bytes that each rank sends in an all-gather of share_bytes per rank."""
-    return (ranks - 1) * share_bytes
 
 
 def targets_of_a_step(dataset: Dataset, config: PretrainConfig, num_lanes: int) -> np.ndarray:
@@ -68,44 +41,39 @@ def targets_of_a_step(dataset: Dataset, config: PretrainConfig, num_lanes: int) 
     return np.stack([stream.read(start, start + config.data.window).targets for start in starts], axis=1)
 
 
-def traffic(dataset: Dataset, config: PretrainConfig, ranks: int, lanes_per_rank: int) -> Traffic:
-    """Return the traffic of a step, whose touched rows are the candidates and all ranks' targets of both directions."""
+def traffic(dataset: Dataset, config: PretrainConfig, ranks: int, lanes_per_rank: int) -> dict[str, float]:
+    """Return the bytes that each rank sends in a step: of all gradients and of the softmax's, dense and here."""
     vocabulary = choose_vocabulary(dataset, config.data)
     with torch.device("meta"):
         sizes = num_parameters(LanguageModel(config.model, config.data.vocab_size))
     targets = targets_of_a_step(dataset, config, ranks * lanes_per_rank)
     candidates, _ = LogUniformSampler(vocabulary, config.softmax.num_samples).draw(0)
     union = len(np.union1d(Vocabulary(vocabulary).targets(targets.reshape(2, -1)), candidates))
-    mine = targets[0, :lanes_per_rank]
     rows = ring_all_reduce(2 * union * (config.model.projection_dim + 1), ranks)
-    softmax = rows + ring_all_gather(4 * 2 * mine.size, ranks)
-    return Traffic(
-        ranks, union, len(np.unique(mine)) / mine.size,
-        dense_ddp_bytes=ring_all_reduce(4 * (sizes["bilm"] + sizes["softmax"]), ranks),
-        dense_softmax_bytes=ring_all_reduce(4 * sizes["softmax"], ranks),
-        bytes=ring_all_reduce(2 * sizes["bilm"], ranks) + softmax, softmax_bytes=softmax,
-    )  # fmt: skip
+    softmax = rows + (ranks - 1) * 4 * 2 * lanes_per_rank * config.data.window  # rows and all ranks' targets
+    here = ring_all_reduce(2 * sizes["bilm"], ranks) + softmax
+    dense = ring_all_reduce(4 * (sizes["bilm"] + sizes["softmax"]), ranks)
+    dense_softmax = ring_all_reduce(4 * sizes["softmax"], ranks)
+    result = {"ranks": ranks, "union_rows": union, "dense_ddp_bytes": dense, "bytes": here, "ratio": dense / here}
+    result |= {"dense_softmax_bytes": dense_softmax, "softmax_bytes": softmax}
+    return result | {"softmax_ratio": dense_softmax / softmax}
 
 
 def main(arguments: list[str]) -> None:
-    options, rest = split_options(arguments, lanes_per_rank=128)
+    """Print the table and, with --output, write the figures as JSON."""
+    options, rest = split_options(__doc__, arguments, lanes_per_rank=128)
     files, pairs = yaml_files(rest, "configs/original.yaml")
     config = load(PretrainConfig, [*files, *pairs])
     dataset = open_dataset(config.data.path)
-    rows = [traffic(dataset, config, ranks, options["lanes_per_rank"]) for ranks in WORLD_SIZES]
-    print("bytes each rank sends a step; train.exchange=bfloat16 here, dense DDP in float32")
-    heads = (("ranks", 6), ("rows", 9), ("dense DDP", 12), ("here", 10), ("ratio", 8), ("softmax: dense", 17),
-             ("here", 10), ("ratio", 8))  # fmt: skip
-    print("".join(f"{name:>{width}}" for name, width in heads))
-    for r in rows:
-        print(
-            f"{r.ranks:6.0f}{r.union_rows:9,.0f}{r.dense_ddp_bytes / 1e9:9.2f} GB{r.bytes / 1e6:7.0f} MB"
-            f"{r.ratio:8.1f}{r.dense_softmax_bytes / 1e9:14.2f} GB{r.softmax_bytes / 1e6:7.1f} MB"
-            f"{r.softmax_ratio:8.1f}"
-        )
-    write_result(
-        options["output"], [asdict(r) | {"ratio": r.ratio, "softmax_ratio": r.softmax_ratio} for r in rows]
-    )  # fmt: skip
+    found = [traffic(dataset, config, ranks, options["lanes_per_rank"]) for ranks in WORLD_SIZES]
+    rows = []
+    for t in found:
+        everything = [f"{t['dense_ddp_bytes'] / 1e9:.2f} GB", f"{t['bytes'] / 1e6:.0f} MB", f"{t['ratio']:.1f}"]
+        softmax = [f"{t['dense_softmax_bytes'] / 1e9:.2f} GB", f"{t['softmax_bytes'] / 1e6:.1f} MB"]
+        rows.append([str(t["ranks"]), f"{t['union_rows']:,}", *everything, *softmax, f"{t['softmax_ratio']:.1f}"])
+    print("bytes that each rank sends in a step; train.exchange=bfloat16 here, dense DDP in float32")
+    print(table(["ranks", "touched rows", "dense DDP", "here", "ratio", "softmax: dense", "here", "ratio"], rows))
+    write_result(options["output"], found)
 
 
 if __name__ == "__main__":

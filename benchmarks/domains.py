@@ -15,16 +15,17 @@ from typing import Any
 
 import torch
 
-from benchmarks.command import split_options
+from benchmarks.measure.command import require_known, split_options, table
 from data_prep.dataset.open import open_dataset
 from pipeline.apply.load import load_trained
 from pipeline.config.schema import EvaluateConfig
 from pipeline.finetune.report import score
 
 GENERAL = "lm/general-2m.train.tok.txt.xz"
-DOMAINS = {
+_BIOMED = "domain/craft-biomed"
+DOMAINS = {  # training text and held-out text
     "API documentation": ["domain/aws-api-docs.train-1m.tok.txt.xz", "heldout=0.04"],
-    "biomedical articles": ["domain/craft-biomed.train.tok.txt.xz", "heldout_input=domain/craft-biomed.dev.tok.txt.xz"],
+    "biomedical articles": [f"{_BIOMED}.train.tok.txt.xz", f"heldout_input={{texts}}/{_BIOMED}.dev.tok.txt.xz"],
     "image captions": ["domain/snli-captions.train.tok.txt.xz", "heldout=0.06"],
     "novels": ["lm/novels-2m.train.tok.txt.xz", "heldout=0.02"],
 }
@@ -40,9 +41,7 @@ def elmo(*arguments: str) -> None:
 
 
 def prepare(texts: Path, text: str, heldout: str, out: Path) -> None:
-    if heldout.startswith("heldout_input="):
-        heldout = heldout.replace("heldout_input=", f"heldout_input={texts}/")
-    elmo("prep", f"input={texts / text}", f"output={out}", heldout)
+    elmo("prep", f"input={texts / text}", f"output={out}", heldout.format(texts=texts))
 
 
 def train(out: Path, texts: Path, domains: list[str], config: str, epochs: str, pairs: list[str]) -> None:
@@ -55,9 +54,8 @@ def train(out: Path, texts: Path, domains: list[str], config: str, epochs: str, 
         home = out / domain.replace(" ", "-")
         prepare(texts, text, heldout, home / "data")
         for way in WAYS:
-            how = ["finetune.vocabulary=keep", f"mix={out}/general/data:{MIX}"] if way == "mixed" else [
-                f"finetune.vocabulary={way}"
-            ]  # fmt: skip
+            mixed = ["finetune.vocabulary=keep", f"mix={out}/general/data:{MIX}"]
+            how = mixed if way == "mixed" else [f"finetune.vocabulary={way}"]
             run = [f"data={home}/data", f"run.dir={home}/{way}", f"general={out}/general/data"]
             elmo("finetune", FINETUNE, f"from={source}", *run, *how, *pairs)
         scratch = [f"data.path={home}/data", f"run.dir={home}/scratch", SCRATCH_RATE]
@@ -76,58 +74,49 @@ def records(out: Path, domains: list[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def paper_table(found: dict[str, dict[str, Any]]) -> list[str]:
-    lines = [
-        "| domain | forward | backward | both | general text after | with 10 % mixed in: domain, general |",
-        "|---|---|---|---|---|---|",
-    ]
+def paper_table(found: dict[str, dict[str, Any]]) -> str:
+    """Return the perplexities before and after fine-tuning with the source's words."""
+    rows = []
     for domain, ways in found.items():
-        kept, mixed = ways["keep"], ways["mixed"]
-        cells = [_change(kept["before"]["domain"][key], kept["after"]["domain"][key]) for key in
-                 ("forward", "backward", "both")]  # fmt: skip
-        cells.append(_change(kept["before"]["general"]["both"], kept["after"]["general"]["both"]))
-        cells.append(f"{mixed['after']['domain']['both']:.1f}, {mixed['after']['general']['both']:.1f}")
-        lines.append(f"| {domain} | {' | '.join(cells)} |")
-    return lines
+        before, after, mixed = ways["keep"]["before"], ways["keep"]["after"], ways["mixed"]["after"]
+        pairs = [(before["domain"][key], after["domain"][key]) for key in ("forward", "backward", "both")]
+        pairs.append((before["general"]["both"], after["general"]["both"]))
+        last = f"{mixed['domain']['both']:.1f}, {mixed['general']['both']:.1f}"
+        rows.append([domain, *(f"{was:.1f} → {became:.1f}" for was, became in pairs), last])
+    heads = ["domain", "forward", "backward", "both", "general text", "with 10 % mixed in: domain, general"]
+    return table(heads, rows)
 
 
-def scratch_table(found: dict[str, dict[str, Any]]) -> list[str]:
-    lines = [
-        "| domain | words | from scratch | fine-tuned "
-        "| bits a character: from scratch | source | kept | extended | new |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+def scratch_table(found: dict[str, dict[str, Any]]) -> str:
+    """Return the figures of training from scratch and of fine-tuning over the domain's own words."""
+    rows = []
     for domain, ways in found.items():
         scratch, new = ways["scratch"]["figures"], ways["new"]
         assert ways["scratch"]["words"] == new["words_after"]
         bits = [scratch.bits_a_character, ways["keep"]["before"]["domain"]["bits_a_character"]]
         bits += [ways[way]["after"]["domain"]["bits_a_character"] for way in ("keep", "extend", "new")]
         cells = [f"{new['words_after']:,}", f"{scratch.both:.1f}", f"{new['after']['domain']['both']:.1f}"]
-        lines.append(f"| {domain} | {' | '.join([*cells, *(f'{value:.3f}' for value in bits)])} |")
-    return lines
-
-
-def _change(before: float, after: float) -> str:
-    return f"{before:.1f} → {after:.1f}"
+        rows.append([domain, *cells, *(f"{value:.3f}" for value in bits)])
+    bits_heads = ["bits a character: from scratch", "source", "kept", "extended", "new"]
+    return table(["domain", "words", "from scratch", "fine-tuned", *bits_heads], rows)
 
 
 def main(arguments: list[str]) -> None:
-    options, rest = split_options(
-        arguments, texts="../shared/data", domains=",".join(DOMAINS), config="configs/demo.yaml", epochs="1"
+    """Run what is not run yet; print the tables and write them into OUT."""
+    defaults = {"texts": "../shared/data", "domains": ",".join(DOMAINS), "config": "configs/demo.yaml", "epochs": "1"}
+    options, rest = split_options(__doc__, arguments, **defaults)
+    if not rest:
+        raise SystemExit("give one argument: OUT")
+    out, pairs, domains = Path(rest[0]), rest[1:], options["domains"].split(",")
+    require_known("domains", domains, DOMAINS)
+    train(out, Path(options["texts"]), domains, options["config"], options["epochs"], pairs)
+    found = records(out, domains)
+    text = (
+        f"Held-out perplexity before → after fine-tuning with the source's words:\n\n{paper_table(found)}\n\n"
+        "Perplexity over the domain's own words, trained from scratch and fine-tuned for the same steps:\n\n"
+        f"{scratch_table(found)}"
     )
-    out, *pairs = rest
-    domains = options["domains"].split(",")
-    unknown = sorted(set(domains) - set(DOMAINS))
-    if unknown:
-        raise SystemExit(f"--domains={','.join(unknown)} is unknown; there are {', '.join(DOMAINS)}")
-    train(Path(out), Path(options["texts"]), domains, options["config"], options["epochs"], pairs)
-    found = records(Path(out), domains)
-    text = "\n".join([
-        "Held-out perplexity before → after fine-tuning with the source's words:", "", *paper_table(found), "",
-        "Perplexity over the domain's own words, trained from scratch and fine-tuned for the same steps:", "",
-        *scratch_table(found),
-    ])  # fmt: skip
-    (Path(out) / "domains.md").write_text(f"{text}\n")
+    (out / "domains.md").write_text(f"{text}\n")
     print(text)
 
 

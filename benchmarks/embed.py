@@ -1,4 +1,4 @@
-"""Speed of embedding on this machine, compared with a plain PyTorch loop as in AllenNLP on the same text.
+"""Measure the speed of embedding, compared with a plain PyTorch loop as in AllenNLP on the same text.
 
 python -m benchmarks.embed TEXT [configs/small.yaml ...] [--sentences=600] [--rounds=2] [--threads=1] [--output=FILE]
 
@@ -8,10 +8,7 @@ with rows sorted by length so that ended rows can be left out. Both give the sam
 The two take turns; each figure is the best round. On a busy machine compare CPU seconds, not wall seconds.
 """
 
-import json
-import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,12 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.plain import PlainCell, plain_encode
+from benchmarks.measure.clock import Seconds, seconds_of
+from benchmarks.measure.command import split_options, table, write_result, yaml_files
+from benchmarks.measure.plain import PlainCell, plain_encode
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
 from pipeline.model.bilm import BiLM
 from pipeline.model.elmo.sentence_batch import BOS, EOS, spell_sentences
 from pipeline.model.elmo.sentence_encoder import SentenceEncoder
+
+Way = Callable[[list[list[str]]], list[Tensor]]
 
 _BATCH = 64  # AllenNLP's ElmoEmbedder
 
@@ -61,57 +62,38 @@ class PlainElmo:
         return [by_number[n] for n in range(len(sentences))]
 
 
-def ours(bilm: BiLM) -> Callable[[list[list[str]]], list[Tensor]]:
-    encoder = SentenceEncoder(bilm)
-    return lambda sentences: encoder.encode(sentences).sentences()
-
-
 def measure(config: PretrainConfig, sentences: list[list[str]], rounds: int) -> dict[str, Any]:
     torch.manual_seed(0)
     bilm = BiLM(config.model).eval().requires_grad_(False)
-    ways = {"plain": PlainElmo(bilm), "ours": ours(bilm)}
-    _assert_equal(*(way(sentences[:8]) for way in ways.values()))
-    best = {name: [float("inf")] * 2 for name in ways}
+    encoder = SentenceEncoder(bilm)
+    ways: dict[str, Way] = {"plain": PlainElmo(bilm), "ours": lambda text: encoder.encode(text).sentences()}
+    both = zip(*(way(sentences[:8]) for way in ways.values()), strict=True)
+    worst = max(float((a - b).abs().max()) for a, b in both)
+    assert worst < 1e-4, f"the two ways differ by {worst}"
+    times: dict[str, list[Seconds]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            way(sentences)
-            spent = time.perf_counter() - wall, time.process_time() - cpu
-            best[name] = [min(pair) for pair in zip(best[name], spent, strict=True)]
-    return {
-        "sentences": len(sentences), "words": sum(map(len, sentences)),
-        "plain_sentences_per_second": len(sentences) / best["plain"][0],
-        "sentences_per_second": len(sentences) / best["ours"][0],
-        "ratio": best["plain"][0] / best["ours"][0], "cpu_ratio": best["plain"][1] / best["ours"][1],
-    }  # fmt: skip
-
-
-def _assert_equal(plain: list[Tensor], ours: list[Tensor]) -> None:
-    worst = max(float((a - b).abs().max()) for a, b in zip(plain, ours, strict=True))
-    assert worst < 1e-4, f"the two ways differ by {worst}"
+            times[name].append(seconds_of(lambda way=way: way(sentences)))
+    (plain, plain_cpu), (wall, cpu) = ([min(column) for column in zip(*times[name], strict=True)] for name in ways)
+    result = {"sentences": len(sentences), "words": sum(map(len, sentences)), "ratio": plain / wall}
+    result |= {"plain_sentences_per_second": len(sentences) / plain, "sentences_per_second": len(sentences) / wall}
+    return result | {"cpu_ratio": plain_cpu / cpu}
 
 
 def main(arguments: list[str]) -> None:
-    options = {a.partition("=")[0]: a.partition("=")[2] for a in arguments if a.startswith("--")}
-    text, *rest = [a for a in arguments if not a.startswith("--")]
-    files = [a for a in rest if a.endswith(".yaml")] or ["configs/small.yaml", "configs/original.yaml"]
-    torch.set_num_threads(int(options.get("--threads", os.cpu_count() or 1)))
-    lines = Path(text).read_text(encoding="utf-8").splitlines()[: int(options.get("--sentences", 600))]
+    """Print the table and, with --output, write the figures as JSON."""
+    options, rest = split_options(__doc__, arguments, sentences=600, rounds=2)
+    files, texts = yaml_files(rest, "configs/small.yaml", "configs/original.yaml")
+    if len(texts) != 1:
+        raise SystemExit("give one argument besides configs: TEXT")
+    lines = Path(texts[0]).read_text(encoding="utf-8").splitlines()[: options["sentences"]]
     sentences = [line.split() for line in lines if line.strip()]
-    print(f"{'config':12}{'plain, sentences/s':>20}{'ours, sentences/s':>20}{'ratio':>8}{'CPU ratio':>11}")
-    results = {}
     with torch.inference_mode():
-        for file in files:
-            row = results[Path(file).stem] = measure(
-                load(PretrainConfig, [file]), sentences, int(options.get("--rounds", 2))
-            )
-            print(
-                f"{Path(file).stem:12}{row['plain_sentences_per_second']:20.1f}{row['sentences_per_second']:20.1f}"
-                f"{row['ratio']:8.2f}{row['cpu_ratio']:11.2f}"
-            )
-    print(json.dumps(results))
-    if "--output" in options:
-        Path(options["--output"]).write_text(json.dumps(results, indent=1) + "\n")
+        results = {Path(f).stem: measure(load(PretrainConfig, [f]), sentences, options["rounds"]) for f in files}
+    figures = ("plain_sentences_per_second", "sentences_per_second", "ratio", "cpu_ratio")
+    rows = [[name, *(f"{row[figure]:,.1f}" for figure in figures)] for name, row in results.items()]
+    print(table(["config", "plain, sentences/s", "ours, sentences/s", "ratio", "CPU ratio"], rows))
+    write_result(options["output"], results)
 
 
 if __name__ == "__main__":

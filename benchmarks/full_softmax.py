@@ -1,16 +1,14 @@
-"""Evaluation by full softmax over a large vocabulary: memory, and tokens/s compared with the bound by matrix products.
+"""Measure evaluation by full softmax over a large vocabulary: memory, and tokens/s compared with a bound.
 
 python -m benchmarks.full_softmax [--vocabulary=793471] [--projection=512] [--positions=320,1280,5120] [--seconds=10]
     [--plain-gib=4] [--threads=N] [--output=FILE]
 
-Positions: scored at once; a token has two, one in each direction. Bound: 2 x V x P operations per position at the rate
-of float32 matrix products measured in the same run. Memory: the process's peak less what it held before, the table
-included. Plain: log_softmax over the whole (positions x V) matrix, if that matrix has at most --plain-gib GiB.
+Positions: scored in one call; a token has two, one in each direction. Bound: 2 x V x P operations per position at the
+rate of float32 matrix products, measured in the same run. Memory: the peak of the process less its memory before, the
+table included. Plain: log_softmax over the whole (positions x V) matrix, if that matrix has at most --plain-gib GiB.
 """
 
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.command import split_options, write_result
-from benchmarks.rates import best_rate, product_rates
+from benchmarks.measure.clock import middle, repeat
+from benchmarks.measure.command import split_options, table, write_result
+from benchmarks.measure.rates import matmul_rate
 from pipeline.model.softmax import Softmax
 
 Row = dict[str, float]
@@ -39,12 +38,9 @@ def _resident_mib(peak: bool) -> float:
 def _cost(run: Callable[[], Tensor], seconds: float) -> tuple[float, float]:
     """Return (median seconds of a call, MiB that it adds at its peak)."""
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the present use
-    before, times, begun = _resident_mib(peak=False), [], time.perf_counter()
-    while not times or time.perf_counter() - begun < seconds:
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times), _resident_mib(peak=True) - before
+    before = _resident_mib(peak=False)
+    spent = middle(repeat(run, seconds)).wall
+    return spent, _resident_mib(peak=True) - before
 
 
 @torch.no_grad()
@@ -54,14 +50,11 @@ def measure(vocabulary: int, projection: int, positions: list[int], seconds: flo
     softmax, rows = Softmax(vocabulary, projection), []
     for number in positions:
         y, targets = torch.randn(number, projection), torch.randint(vocabulary, (number,))
-        before = product_rates()
+        before = matmul_rate()
         spent, added = _cost(lambda y=y, targets=targets: softmax.full_loss(y, targets), seconds)
-        rate = best_rate(before, product_rates())
-        row: Row = {
-            "positions": number, "vocabulary": vocabulary, "projection": projection,
-            "tokens_per_second": number / spent / 2, "sgemm_gflops": rate / 1e9, "added_mib": added,
-            "share_of_bound": 2 * vocabulary * projection * number / spent / rate,
-        }  # fmt: skip
+        rate, flops = (before + matmul_rate()) / 2, 2 * vocabulary * projection * number
+        row: Row = {"positions": number, "vocabulary": vocabulary, "projection": projection, "sgemm_gflops": rate / 1e9}
+        row |= {"tokens_per_second": number / spent / 2, "added_mib": added, "share_of_bound": flops / spent / rate}
         if 4 * number * vocabulary <= plain_bytes:
             plain_spent, plain_added = _cost(lambda y=y, targets=targets: _plain(softmax, y, targets), 0)
             row |= {"plain_ratio": plain_spent / spent, "plain_added_mib": plain_added}
@@ -73,20 +66,17 @@ def measure(vocabulary: int, projection: int, positions: list[int], seconds: flo
 
 def main(arguments: list[str]) -> None:
     """Print the table and, with --output, write the figures as JSON."""
-    options, _ = split_options(
-        arguments, vocabulary=793_471, projection=512, positions="320,1280,5120", seconds=10.0, plain_gib=4.0
-    )
-    positions = [int(number) for number in options["positions"].split(",")]
-    rows = measure(
-        options["vocabulary"], options["projection"], positions, options["seconds"], options["plain_gib"] * 2**30
-    )
-    print(f"{'positions':>9}{'tokens/s':>10}{'of bound':>10}{'adds':>10}{'plain: x':>10}{'adds':>10}")
-    for row in rows:
-        plain = f"{row['plain_ratio']:10.2f}{row['plain_added_mib']:6,.0f} MiB" if "plain_ratio" in row else ""
-        print(
-            f"{row['positions']:9,}{row['tokens_per_second']:10,.1f}{row['share_of_bound']:10.1%}"
-            f"{row['added_mib']:6,.0f} MiB{plain}"
-        )
+    defaults = {"vocabulary": 793_471, "projection": 512, "positions": "320,1280,5120", "seconds": 10.0}
+    options, _ = split_options(__doc__, arguments, **defaults, plain_gib=4.0)
+    positions, plain_bytes = [int(each) for each in options["positions"].split(",")], options["plain_gib"] * 2**30
+    rows = measure(options["vocabulary"], options["projection"], positions, options["seconds"], plain_bytes)
+    cells = []
+    for r in rows:
+        ours = [f"{r['tokens_per_second']:,.1f}", f"{r['share_of_bound']:.1%}", f"{r['added_mib']:,.0f} MiB"]
+        has_plain = "plain_ratio" in r
+        plain = [f"{r['plain_ratio']:.2f}", f"{r['plain_added_mib']:,.0f} MiB"] if has_plain else ["-", "-"]
+        cells.append([f"{r['positions']:,}", *ours, *plain])
+    print(table(["positions", "tokens/s", "of bound", "adds", "plain takes x", "plain adds"], cells))
     write_result(options["output"], rows)
 
 

@@ -6,7 +6,7 @@ python -m benchmarks.learning OUT TRAIN HELDOUT [--recipes=NAME,NAME] [--seeds=1
 TRAIN and HELDOUT: WikiText-2, one paragraph per line. Empty lines are dropped and <unk> becomes <UNK>, as in the
 reference: bilm-tf under TensorFlow 2.21, benchmarks/tiny.yaml, 32 lanes x 20, Adagrad, three epochs. bilm-tf reached
 176.8 over the 195,072 held-out tokens that it scores; here all 216,347 tokens are scored. --closer: recipes to score
-also over the tokens that bilm-tf scores, and over all tokens with the mean weights of the last four checkpoints.
+also over the tokens that bilm-tf scores.
 
 Every recipe keeps the network and what can be exported. Each run is `elmo pretrain` with one thread; --at-once runs are
 trained at the same time. Unfinished runs of an earlier call are resumed, finished ones are not repeated. Seconds are of
@@ -20,51 +20,31 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.bilm_tf_scoring import perplexity_as_bilm_tf_scores
-from benchmarks.command import split_options, write_result
+from benchmarks.measure.command import require_known, split_options, table, write_result
 from data_prep.dataset.index import INDEX
-from data_prep.dataset.open import open_dataset
 from data_prep.prepare import prepare
 from data_prep.text.corpus import read_blocks
 from pipeline.apply.load import load_trained
 from pipeline.apply.watch.curves import RunCurves, read_curves
 from pipeline.config.load import load
-from pipeline.config.schema import EvaluateConfig, PretrainConfig
-from pipeline.finetune.report import score
+from pipeline.config.schema import PretrainConfig
 from pipeline.train.run_dir.checkpoint import CheckpointFolder
 
 CONFIG, TARGET = "benchmarks/tiny.yaml", 183.4  # the result of `original`
-BASE = [
-    "data.lanes=32",
-    "data.vocab_min_count=1",
-    "data.cold_start_share=0",
-]  # as in the paper
-ORIGINAL = "original"
+BASE = ["data.lanes=32", "data.vocab_min_count=1", "data.cold_start_share=0"]  # as in the paper
 TWO_ORDERS = ["data.order=per_direction", "softmax.candidates=per_direction", "data.cold_start_share=0.03"]
 FAST = ["configs/fast.yaml", "optimizer.lr=0.008"]  # the learning rate of a narrow network
-SHORT = ["train.max_steps=800"]  # 512 thousand tokens
 RECIPES: dict[str, list[str]] = {
-    ORIGINAL: ["train.epochs=3"],
+    "original": ["train.epochs=3"],
     "original in two orders": ["train.epochs=3", *TWO_ORDERS],
     "original from unigrams": ["train.epochs=3", "softmax.init=unigram"],
     "fast": [*FAST, "train.epochs=1.2"],
-    "short fast": [*FAST, *SHORT],
-    "normal start": [*FAST, *SHORT, "softmax.init=normal"],
-    "adagrad": [*FAST, *SHORT, "optimizer.name=adagrad", "optimizer.lr=0.2"],
-    "dropout": [*FAST, *SHORT, "model.dropout=0.1"],
-    "adam": [*FAST, *SHORT, "optimizer.name=adam", "optimizer.lr=0.002"],
-    "constant rate": [*FAST, *SHORT, "optimizer.schedule=constant"],
-    "16 lanes": [*FAST, "train.max_steps=1600", "data.lanes=16"],
-    "64 lanes": [*FAST, "train.max_steps=400", "data.lanes=64"],
-    "windows of 40": [*FAST, *SHORT, "data.lanes=16", "data.window=40"],
-    "4096 negatives": [*FAST, *SHORT, "softmax.num_samples=4096"],
 }
-_VALIDATE_TOKENS, _CHECKPOINT_TOKENS, _AVERAGED = 512_000, 512_000, 4
+_VALIDATE_TOKENS = 512_000  # as many between checkpoints
 
 
-def prepared(out: Path, texts: list[str]) -> Path:
+def prepared(out: Path, texts: list[Path]) -> Path:
     """Make the dataset OUT/data of both texts, without empty lines and with <UNK>; return its folder."""
     folder = out / "text"
     if (out / "data" / INDEX).exists():
@@ -72,7 +52,7 @@ def prepared(out: Path, texts: list[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for text, name in zip(texts, ("train.txt", "heldout.txt"), strict=True):
         with (folder / name).open("wb") as file:
-            for block, _ in read_blocks(text):
+            for block, _ in read_blocks(str(text)):
                 lines = [line for line in block.data.replace(b"<unk>", b"<UNK>").split(b"\n") if line.strip()]
                 file.writelines(line + b"\n" for line in lines)
     prepare([str(folder / "train.txt")], out / "data", heldout_inputs=[str(folder / "heldout.txt")])
@@ -82,66 +62,49 @@ def prepared(out: Path, texts: list[str]) -> Path:
 def train(dataset: Path, run_dir: Path, recipe: list[str], seed: int, more: list[str]) -> None:
     """Run one training to its end."""
     own = [f"data.path={dataset}", f"run.dir={run_dir}", f"run.seed={seed}", "train.threads=1", "wandb.mode=disabled"]
-    a_step = _tokens_a_step([*BASE, *recipe, *more])
-    own += [f"checkpoint.keep_last={_AVERAGED}", f"checkpoint.every_steps={max(1, _CHECKPOINT_TOKENS // a_step)}"]
-    command = ["pretrain", CONFIG, *(r for r in recipe if "=" not in r), *BASE, *own, *(r for r in recipe if "=" in r)]
-    command += [f"train.validate_every_steps={_VALIDATE_TOKENS // a_step}", *more]
+    files_first = [CONFIG, *sorted([*BASE, *recipe], key=lambda argument: "=" in argument)]
+    data = load(PretrainConfig, [*files_first, *more]).data
+    every = max(1, _VALIDATE_TOKENS // (data.lanes * data.window))
+    own += [f"checkpoint.every_steps={every}", f"train.validate_every_steps={every}"]
+    command = ["pretrain", *files_first, *own, *more]
     print(f"$ elmo {' '.join(command)}", file=sys.stderr, flush=True)
     with run_dir.with_suffix(".log").open("a") as log:
         subprocess.run([sys.executable, "-m", "pipeline.cli", *command], check=True, stdout=log, stderr=log)
-
-
-def _tokens_a_step(arguments: list[str]) -> int:
-    data = load(PretrainConfig, [CONFIG, *sorted(arguments, key=lambda argument: "=" in argument)]).data
-    return data.lanes * data.window
 
 
 def figures(curves: RunCurves, target: float) -> dict[str, Any]:
     """Return a run's final figures and when it first reached the target; None: never."""
     tokens, hours = (curves.of("val/perplexity", against) for against in ("tokens", "hours"))
     reached = next((place for place, (_, perplexity) in enumerate(tokens) if perplexity <= target), None)
-    return {
-        "perplexity": tokens[-1][1], "tokens": tokens[-1][0], "seconds": 3600 * hours[-1][0],
-        "tokens_to_target": None if reached is None else tokens[reached][0],
-        "seconds_to_target": None if reached is None else 3600 * hours[reached][0],
-        "curve": tokens,
-    }  # fmt: skip
+    result = {"perplexity": tokens[-1][1], "tokens": tokens[-1][0], "seconds": 3600 * hours[-1][0], "curve": tokens}
+    result["tokens_to_target"] = None if reached is None else tokens[reached][0]
+    result["seconds_to_target"] = None if reached is None else 3600 * hours[reached][0]
+    return result
 
 
 def closer_figures(run_dir: Path, out: Path) -> dict[str, float]:
-    """Return perplexities over the tokens that bilm-tf scores, and over all with the mean of the last checkpoints."""
+    """Return the perplexity over the tokens that bilm-tf scores, and their number."""
     folder = CheckpointFolder(run_dir / "checkpoints")
-    last = [load_trained(str(folder.path(record))) for record in folder.records()[-_AVERAGED:]]
-    scored = perplexity_as_bilm_tf_scores(last[-1], out / "text" / "heldout.txt")
-    for parameters in zip(*(trained.bilm.parameters() for trained in last), strict=True):
-        parameters[0].copy_(torch.stack(parameters).mean(0))
-    averaged = score(last[0], open_dataset(out / "data"), EvaluateConfig(), torch.device("cpu")).both
-    return {"as_bilm_tf_scores": scored.both, "bilm_tf_tokens": scored.tokens, "averaged_perplexity": averaged}
+    newest = load_trained(str(folder.path(folder.records()[-1])))
+    scored = perplexity_as_bilm_tf_scores(newest, out / "text" / "heldout.txt")
+    return {"as_bilm_tf_scores": scored.both, "bilm_tf_tokens": scored.tokens}
 
 
-def table(found: dict[str, list[dict[str, Any]]], target: float) -> str:
+def table_of(found: dict[str, list[dict[str, Any]]], target: float) -> str:
     """Return the table as Markdown: a row for each recipe, seeds side by side."""
-    lines = [
-        f"| recipe | difference | held-out perplexity | tokens | to {target:g}: tokens | fewer | seconds, one core |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    base = found[ORIGINAL][0]["tokens_to_target"] if ORIGINAL in found else None
+    rows = []
     for name, seeds in found.items():
-        to_target = [seed["tokens_to_target"] for seed in seeds]
-        worst = None if None in to_target else max(to_target)
-        cells = [
-            name, f"`{' '.join(RECIPES[name])}`", ", ".join(map(_reached, seeds)),
-            f"{seeds[0]['tokens'] / 1e6:.2f} M", f"{worst / 1e6:.2f} M" if worst else "not reached",
-            f"{base / worst:.2f}x" if base and worst else "-",
-            f"{max(seed['seconds_to_target'] for seed in seeds):,.0f}" if worst else "-",
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        to_target = [(seed["tokens_to_target"], seed["seconds_to_target"]) for seed in seeds]
+        is_reached = (None, None) not in to_target
+        last = [f"{max(to_target)[0] / 1e6:.2f} M", f"{max(to_target)[1]:,.0f}"] if is_reached else ["not reached", "-"]
+        perplexities, tokens = ", ".join(map(_reached, seeds)), f"{seeds[0]['tokens'] / 1e6:.2f} M"
+        rows.append([name, f"`{' '.join(RECIPES[name])}`", perplexities, tokens, *last])
+    return table(["recipe", "difference", "held-out perplexity", "tokens", f"tokens to {target:g}", "seconds"], rows)
 
 
 def _reached(figures: dict[str, Any]) -> str:
-    closer = "{as_bilm_tf_scores:.1f} on bilm-tf's {bilm_tf_tokens:,} tokens; averaged {averaged_perplexity:.1f}"
-    return f"{figures['perplexity']:.1f}" + (f" ({closer.format(**figures)})" if "bilm_tf_tokens" in figures else "")
+    closer = " ({as_bilm_tf_scores:.1f} on the {bilm_tf_tokens:,} tokens that bilm-tf scores)"
+    return f"{figures['perplexity']:.1f}" + (closer.format(**figures) if "bilm_tf_tokens" in figures else "")
 
 
 def draw(found: dict[str, list[dict[str, Any]]], target: float, path: Path) -> None:
@@ -163,11 +126,14 @@ def draw(found: dict[str, list[dict[str, Any]]], target: float, path: Path) -> N
 
 def main(arguments: list[str]) -> None:
     """Train what is not trained yet; print the table; write table, figures and curves into OUT."""
-    options, rest = split_options(arguments, recipes=",".join(RECIPES), seeds="1", closer="", target=TARGET, at_once=2)
-    (out, *texts), more = [Path(a) for a in rest if "=" not in a], [a for a in rest if "=" in a]
+    defaults = {"recipes": ",".join(RECIPES), "seeds": "1", "closer": "", "target": TARGET, "at_once": 2}
+    options, rest = split_options(__doc__, arguments, **defaults)
+    folders, more = [Path(a) for a in rest if "=" not in a], [a for a in rest if "=" in a]
+    if len(folders) != 3:
+        raise SystemExit("give three arguments: OUT TRAIN HELDOUT")
+    out, *texts = folders
     names, seeds = options["recipes"].split(","), [int(seed) for seed in options["seeds"].split(",")]
-    if unknown := sorted(set(names) - set(RECIPES)):
-        raise SystemExit(f"--recipes={','.join(unknown)} is unknown; there are {', '.join(RECIPES)}")
+    require_known("recipes", names, RECIPES)
     dataset = prepared(out, texts)
     runs = {(name, seed): out / "runs" / f"{name.replace(' ', '-')}-seed-{seed}" for name in names for seed in seeds}
     (out / "runs").mkdir(exist_ok=True)
@@ -179,10 +145,10 @@ def main(arguments: list[str]) -> None:
     found = {name: [figures(read_curves(runs[name, seed]), target) for seed in seeds] for name in names}
     for name in filter(None, options["closer"].split(",")):
         found[name][0] |= closer_figures(runs[name, seeds[0]], out)
-    (out / "learning.md").write_text(f"{table(found, target)}\n")
+    (out / "learning.md").write_text(f"{table_of(found, target)}\n")
     draw(found, target, out / "learning.png")
     write_result(options["output"] or str(out / "learning.json"), found)
-    print(table(found, target))
+    print(table_of(found, target))
 
 
 if __name__ == "__main__":

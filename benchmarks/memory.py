@@ -1,4 +1,4 @@
-"""Peak memory of a training run, compared with the computed size of parameters, optimizer and activations.
+"""Measure the peak memory of a training run, compared with the size of parameters, optimizer and activations.
 
 python -m benchmarks.memory [data.path=DATASET] [configs/original.yaml] [key=value ...] [--lanes=32] [--steps=3]
     [--threads=N] [--output=FILE]
@@ -10,6 +10,7 @@ of the touched rows and their gradients; a window's activations for backward. Th
 measured and added.
 """
 
+import resource
 import subprocess
 import sys
 import tempfile
@@ -18,10 +19,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.command import split_options, write_result, yaml_files
-from benchmarks.process_tree import run_watched
+from benchmarks.measure.command import split_options, table, write_result, yaml_files
+from benchmarks.measure.timed_step import Text
 from benchmarks.synthetic import Corpus, write_corpus
-from benchmarks.timed_step import Text
 from data_prep.prepare import prepare
 from pipeline.characters import PAD
 from pipeline.config.load import load
@@ -64,13 +64,12 @@ def empty_process_bytes() -> float:
 
 def measure(arguments: list[str], lanes: int, steps: int, threads: int, folder: Path) -> dict[str, Any]:
     """Return the figures. arguments: for `elmo pretrain`, data.path included."""
-    own = {
-        "data.lanes": lanes, "data.workers": 0, "data.vocab_min_count": 1, "train.threads": threads,
-        "train.max_steps": steps, "train.epochs": 1e6, "train.validate_every_steps": _NEVER, "wandb.mode": "disabled",
-        "train.validate_tokens": 64, "run.dir": str(folder / "run"),
-    }  # fmt: skip
-    command = [*arguments[:1], *(f"{key}={value}" for key, value in own.items()), *arguments[1:]]
-    cost = run_watched([sys.executable, "-m", "pipeline.cli", "pretrain", *command])
+    own = [f"data.lanes={lanes}", "data.workers=0", "data.vocab_min_count=1", f"train.threads={threads}"]
+    own += [f"train.max_steps={steps}", "train.epochs=1e6", f"train.validate_every_steps={_NEVER}"]
+    own += ["train.validate_tokens=64", "wandb.mode=disabled", f"run.dir={folder}/run"]
+    command = [*arguments[:1], *own, *arguments[1:]]
+    subprocess.run([sys.executable, "-m", "pipeline.cli", "pretrain", *command], check=True, stdout=subprocess.DEVNULL)
+    peak = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # the highest of all ended processes
     config = load(PretrainConfig, command)
     text = Text(config)
     batch, candidates = text.draw(0)
@@ -78,34 +77,25 @@ def measure(arguments: list[str], lanes: int, steps: int, threads: int, folder: 
     characters = float((batch.characters != PAD).sum()) / len(batch.characters)
     paper = on_paper(config, text.vocabulary, len(batch.characters), rows, characters)
     libraries = empty_process_bytes()
-    return {
-        "lanes": lanes, "vocabulary": text.vocabulary, "paper": paper, "libraries": libraries,
-        "peak_bytes": cost.largest_rss_bytes, "ratio": (cost.largest_rss_bytes - libraries) / sum(paper.values()),
-    }  # fmt: skip
-
-
-def make_dataset(folder: Path) -> str:
-    """Make a dataset of 10 M words and 1.4 M types; return its path."""
-    paths, _ = write_corpus(folder / "text", Corpus(sentences=400_000, files=2, tail=1.2), workers=2)
-    prepare(paths, folder / "data", workers=2)
-    return str(folder / "data")
+    result = {"lanes": lanes, "vocabulary": text.vocabulary, "paper": paper, "libraries": libraries}
+    return result | {"peak_bytes": peak, "ratio": (peak - libraries) / sum(paper.values())}
 
 
 def main(arguments: list[str]) -> None:
     """Print the table and, with --output, write the figures as JSON."""
-    options, rest = split_options(arguments, lanes=32, steps=3)
+    options, rest = split_options(__doc__, arguments, lanes=32, steps=3)
     files, pairs = yaml_files(rest, "configs/original.yaml")
     with tempfile.TemporaryDirectory() as name:
         if not any(pair.startswith("data.path=") for pair in pairs):
-            pairs.append(f"data.path={make_dataset(Path(name))}")
+            text, _ = write_corpus(Path(name, "text"), Corpus(sentences=400_000, files=2, tail=1.2), workers=2)
+            prepare(text, Path(name, "data"), workers=2)  # 10 M words of 1.4 M types
+            pairs.append(f"data.path={name}/data")
         command = [*files, *pairs]
         result = measure(command, options["lanes"], options["steps"], options["threads"], Path(name))
-    for what, num_bytes in result["paper"].items():
-        print(f"{what:22}{num_bytes / 1e6:10,.0f} MB")
-    print(f"{'on paper':22}{sum(result['paper'].values()) / 1e6:10,.0f} MB  ({result['vocabulary']:,} words)")
-    print(f"{'Python and libraries':22}{result['libraries'] / 1e6:10,.0f} MB")
-    print(f"{'peak of the run':22}{result['peak_bytes'] / 1e6:10,.0f} MB")
-    print(f"without the libraries {result['ratio']:.2f} x what it takes on paper")
+    paper = result["paper"] | {f"on paper, {result['vocabulary']:,} words": sum(result["paper"].values())}
+    rows = paper | {"Python and libraries": result["libraries"], "peak of the run": result["peak_bytes"]}
+    print(table(["memory", "MB"], [[name, f"{num_bytes / 1e6:,.0f}"] for name, num_bytes in rows.items()]))
+    print(f"without Python and libraries {result['ratio']:.2f} x what the run takes on paper")
     write_result(options["output"], result)
 
 

@@ -1,4 +1,4 @@
-"""Synthetic corpora with the word frequencies and sentence lengths of the 1B benchmark, of any size.
+"""Make synthetic corpora with the word frequencies and sentence lengths of the 1B benchmark, of any size.
 
 python -m benchmarks.synthetic FOLDER [--sentences=30301028] [--files=99] [--seed=0] [--workers=0] [--tail=1.78]
 
@@ -13,17 +13,20 @@ its space included.
 Sentences have 1 + floor(Gamma(4) x 6.2) words: mean 25.3, standard deviation 12.4.
 """
 
-import argparse
 import concurrent.futures
 import multiprocessing
 import os
+import sys
 import time
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import numpy as np
+
+from benchmarks.measure.command import split_options
 
 _SHIFT, _BREAK = 2.7, 5_000.0
 _LENGTH_SHAPE, _LENGTH_SCALE = 4.0, 6.2
@@ -71,14 +74,6 @@ class WordSampler:
         value[rare] = beyond
         value -= _SHIFT
         return np.minimum(value.astype(np.int64), NUM_TYPES - 1)
-
-    def expected_types(self, words: int) -> float:
-        """Return the expected number of types in a corpus of this number of words."""
-        edges = np.concatenate([np.arange(_NEAR), np.geomspace(_NEAR, NUM_TYPES, 1 << 16)]) + _SHIFT
-        beyond = (1 - np.maximum(edges / self._edge, 1) ** -self._slope) / self._slope
-        below = np.log(np.minimum(edges, self._edge) / _SHIFT) + beyond
-        widths = np.diff(edges)
-        return float((widths * -np.expm1(-words * np.diff(below) / widths / self._total)).sum())
 
 
 class Speller:
@@ -138,37 +133,24 @@ def write_corpus(folder: Path, corpus: Corpus, workers: int = 1) -> tuple[list[s
     return [str(path) for path in paths], sum(words)
 
 
-def add_corpus_options(parser: argparse.ArgumentParser, sentences: int = Corpus.sentences) -> None:
-    """Add the options of a Corpus to a parser; other benchmarks use them too."""
-    parser.add_argument("--sentences", type=int, default=sentences)
-    parser.add_argument("--files", type=int, default=Corpus.files)
-    parser.add_argument("--seed", type=int, default=Corpus.seed)
-    parser.add_argument("--tail", type=float, default=Corpus.tail)
+def corpus_of(options: dict[str, Any]) -> Corpus:
+    """Return the corpus that the options of a command describe, whose defaults are asdict(Corpus())."""
+    return Corpus(**{name: options[name] for name in asdict(Corpus())})
 
 
-def corpus_of(arguments: argparse.Namespace) -> Corpus:
-    """Return the corpus that the options of add_corpus_options describe."""
-    return Corpus(**{name: getattr(arguments, name) for name in asdict(Corpus())})
-
-
-def main() -> None:
+def main(arguments: list[str]) -> None:
     """Write the corpus and print what it holds."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.synthetic")
-    parser.add_argument("folder", type=Path)
-    add_corpus_options(parser)
-    parser.add_argument("--workers", type=int, default=0)
-    arguments = parser.parse_args()
-    corpus = corpus_of(arguments)
+    options, folders = split_options(__doc__, arguments, workers=0, **asdict(Corpus()))
+    if len(folders) != 1:
+        raise SystemExit("give one argument: FOLDER")
     begun = time.perf_counter()
-    paths, words = write_corpus(arguments.folder, corpus, arguments.workers or os.cpu_count() or 1)
+    paths, words = write_corpus(Path(folders[0]), corpus_of(options), options["workers"] or os.cpu_count() or 1)
     seconds = time.perf_counter() - begun
-    num_bytes = sum(os.path.getsize(path) for path in paths)
-    types = WordSampler(corpus.tail).expected_types(words)
     print(
-        f"{words:,} words, about {types:,.0f} types, in {corpus.sentences:,} sentences of {len(paths)} files, "
-        f"{num_bytes / 1e6:,.0f} MB; {seconds:.1f} s, {words / seconds / 1e6:.1f} M words/s"
+        f"{words:,} words in {options['sentences']:,} sentences of {len(paths)} files, "
+        f"{sum(map(os.path.getsize, paths)) / 1e6:,.0f} MB; {seconds:.1f} s, {words / seconds / 1e6:.1f} M words/s"
     )
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,68 +1,24 @@
 """The plan of a preparation: options, input files, and their division into units of work."""
 
-import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from typing_extensions import TypedDict
 
 from data_prep.dataset.files import DataError, write_json
 from data_prep.dataset.typed_json import Count, load_json
+from data_prep.options import PrepConfig
 from data_prep.text.compressed import compression_of
 from data_prep.text.corpus import STDIN, InputIdentity, Source
 from data_prep.workspace import WORK_REMEDY
 
 UNIT_BYTES = 64 << 20  # size of a unit of a large plain file: some 12 M words, ten seconds of work
 _LINE_END, _EMPTY_LINE = re.compile(rb"\n"), re.compile(rb"\n[ \t\r]*\n")
-SHUFFLES, ON_ERROR = ("sentences", "documents", "none"), ("fail", "skip")
+T = TypeVar("T")
 _VERSION = 3  # of the work folder: unfinished work of another version is refused
-
-
-@dataclass(frozen=True)
-class Options:
-    """Everything besides the text that determines the dataset's bytes. Meanings: see prepare.prepare."""
-
-    heldout: float | int = 0.0
-    tokenize: bool = False
-    language: str = "en"
-    shuffle: str = "sentences"
-    seed: int = 0
-    on_error: str = "fail"
-    max_sentence_words: int = 100_000
-    shard_tokens: int = 32 << 20
-    chunk_tokens: int = 1 << 18
-
-    def __post_init__(self) -> None:
-        _one_of("shuffle", self.shuffle, SHUFFLES)
-        _one_of("on_error", self.on_error, ON_ERROR)
-        if isinstance(self.heldout, float) and not 0 <= self.heldout < 1:
-            raise DataError(
-                f"heldout={self.heldout} is no share of the sentences; use 0 <= heldout < 1, or a whole "
-                "number of sentences"
-            )
-        _at_least("heldout", self.heldout, 0)
-        _at_least("seed", self.seed, 0)
-        if self.seed >= 1 << 63:
-            raise DataError(f"seed={self.seed} has more than 63 bits; use a smaller one")
-        for name in ("max_sentence_words", "shard_tokens", "chunk_tokens"):
-            _at_least(name, getattr(self, name), 1)
-        if self.max_sentence_words > 1 << 22:
-            raise DataError(
-                f"max_sentence_words={self.max_sentence_words} is above {1 << 22}; break the lines into sentences"
-            )
-
-
-def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise DataError(f"{name}={value} is unknown; use one of {', '.join(allowed)}")
-
-
-def _at_least(name: str, value: float, least: int) -> None:
-    if not value >= least or (isinstance(value, float) and math.isinf(value)):
-        raise DataError(f"{name}={value} is too small; use {least} or more")
 
 
 @dataclass(frozen=True)
@@ -84,7 +40,7 @@ class Identity(TypedDict):
 
 class _SavedPlan(TypedDict):
     version: Literal[3]
-    options: Options
+    options: PrepConfig
     sources: list[Source]
     units: list[Unit]
 
@@ -93,7 +49,7 @@ class _SavedPlan(TypedDict):
 class PrepPlan:
     """The plan as saved in the work folder, the same for all processes of a preparation."""
 
-    options: Options
+    options: PrepConfig
     sources: list[Source]
     units: list[Unit]
 
@@ -110,13 +66,17 @@ class PrepPlan:
         """Return the unit's bytes in its file (compressed bytes of a compressed file)."""
         return (self.source_of(unit).num_bytes if unit.stop is None else unit.stop) - unit.start
 
+    def share(self, tasks: list[T]) -> list[T]:
+        """Return those of the tasks of a pass that this call is to do."""
+        return tasks[self.options.task :: self.options.tasks]
+
     def identity(self) -> Identity:
         """Return what a rerun must share to continue this preparation."""
-        return {"options": asdict(self.options), "inputs": [source.identity() for source in self.sources]}
+        return {"options": self.options.identity(), "inputs": [source.identity() for source in self.sources]}
 
     def save(self, path: Path) -> None:
         """Write the plan into a file that load() reads."""
-        write_json(path, {"version": _VERSION, **asdict(self)})
+        write_json(path, {"version": _VERSION, **asdict(self), "options": self.options.identity()})
 
     @classmethod
     def load(cls, path: Path) -> "PrepPlan":
@@ -134,7 +94,7 @@ def load_identity(path: Path) -> Identity:
     return identity
 
 
-def make_plan(sources: list[Source], options: Options) -> PrepPlan:
+def make_plan(sources: list[Source], options: PrepConfig) -> PrepPlan:
     """Return the plan for these inputs and options: a pure function, so all processes get the same plan."""
     ranges = [
         (number, start, stop) for number, source in enumerate(sources) for start, stop in _ranges(source, options)
@@ -142,7 +102,7 @@ def make_plan(sources: list[Source], options: Options) -> PrepPlan:
     return PrepPlan(options, sources, [Unit(i, *parts) for i, parts in enumerate(ranges)])
 
 
-def _ranges(source: Source, options: Options) -> Iterator[tuple[int, int | None]]:
+def _ranges(source: Source, options: PrepConfig) -> Iterator[tuple[int, int | None]]:
     if source.path == STDIN or source.num_bytes <= UNIT_BYTES or compression_of(source.path):
         yield 0, None
         return
@@ -170,9 +130,9 @@ def _after_next(pattern: re.Pattern[bytes], read: Any, position: int) -> int:
 def differences(before: Identity, now: Identity, except_for: Sequence[str] = ()) -> list[str]:
     """Return the differences of two identities as "name: before -> now". except_for: options that may differ."""
     found = [
-        f"{field.name}: {before['options'].get(field.name)} -> {now['options'][field.name]}"
-        for field in fields(Options)
-        if field.name not in except_for and before["options"].get(field.name) != now["options"][field.name]
+        f"{name}: {before['options'].get(name)} -> {value}"
+        for name, value in now["options"].items()
+        if name not in except_for and before["options"].get(name) != value
     ]
     old, new = ({(i["split"], i["label"]): i for i in identity["inputs"]} for identity in (before, now))
     found += [f"{split} input {label} was not there before" for split, label in new if (split, label) not in old]

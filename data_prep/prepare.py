@@ -4,122 +4,87 @@ Each pass is a set of independent tasks. A result is recorded only after it is i
 at any moment and run again, in one process or many, and always gives the same bytes.
 """
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from data_prep.dataset.files import DataError, describe_os_error, write_json
-from data_prep.dataset.index import FORMAT, SPLITS, VERSION, Index, ShardEntry, SplitEntry, fingerprint_of, read_index
+from data_prep.dataset.index import (
+    FORMAT,
+    SPLITS,
+    VERSION,
+    Index,
+    ShardEntry,
+    SplitEntry,
+    fingerprint_of,
+    information_sha256,
+    read_index,
+)
 from data_prep.dataset.locations import local_path
-from data_prep.dataset.summary import Made, Summary
+from data_prep.dataset.summary import Summary
 from data_prep.dataset.typed_json import load_json
+from data_prep.options import STEPS, PrepConfig
 from data_prep.passes.assemble import assemble_shard
 from data_prep.passes.encode import FaultWatch, encode_unit, read_record
 from data_prep.passes.merge import merge, read_merge_record
-from data_prep.plan import Identity, Options, PrepPlan, differences, load_identity, make_plan
+from data_prep.plan import Identity, PrepPlan, differences, load_identity, make_plan
 from data_prep.progress import Progress
-from data_prep.text.corpus import STDIN, find_sources
+from data_prep.text.corpus import find_sources
 from data_prep.workers import num_workers, run_tasks
 from data_prep.workspace import WORK_REMEDY, Workspace
-
-Step = Literal["encode", "merge", "shard"]
-STEPS: tuple[Step, ...] = ("encode", "merge", "shard")
 
 
 def prepare(
     inputs: Sequence[str],
     output: str | Path,
     *,
-    heldout: float | int = 0.0,
+    heldout: int | float = 0.0,
     heldout_inputs: Sequence[str] = (),
-    tokenize: bool = False,
-    language: str = "en",
-    shuffle: str = "sentences",
-    seed: int = 0,
-    workers: int = 0,
-    on_error: str = "fail",
-    max_sentence_words: int = 100_000,
-    shard_tokens: int = 32 << 20,
-    chunk_tokens: int = 1 << 18,
-    overwrite: bool = False,
     show_progress: bool = True,
-    step: Step | None = None,
-    task: int = 0,
-    tasks: int = 1,
+    **options: Any,
 ) -> Summary:
-    """Write a finished dataset into `output`. Results that an earlier, killed call recorded are used, not made again.
+    """Write a finished dataset into `output`, as `make_dataset` does.
 
-    inputs, heldout_inputs: files, globs, folders, or "-" (standard input); plain, .gz, .xz, .bz2 or .zst.
-        One tokenised sentence a line; with tokenize, running text in `language`.
-    heldout: a share (float below 1) or a number (int) of the sentences, drawn at random; the last ones if
-        shuffle="none".
-    shuffle: "sentences"; "documents" (separated by empty lines and file ends; a document stays whole and in order,
-        documents are permuted); "none" (the input's order).
-    workers: number of processes, 0 for one per core. They are spawned, so a script needs `if __name__ == "__main__"`.
-    on_error: "fail" or "skip" (leave out and list) for lines that cannot be used.
-    max_sentence_words: longer lines are errors. shard_tokens, chunk_tokens: target sizes, </S> included (a small
-        corpus gets smaller chunks: about a thousand, of at least 4,096 tokens).
-    overwrite: first remove the files of a dataset that `output` holds.
-    step, task, tasks: do only part `task` of `tasks` of one pass, for a job array; the summary names what is pending.
-    Raises DataError for bad input, for options that differ from those of the work in `output`, and for a full disk.
+    heldout: a share below 1 or a number of the sentences, none by default. options: as in `PrepConfig`. Workers are
+    spawned, so a script needs `if __name__ == "__main__"`.
+    """
+    named: dict[str, Any] = {"input": inputs, "heldout_input": heldout_inputs}
+    return make_dataset(PrepConfig(output=str(output), heldout=heldout, **named, **options), show_progress)
+
+
+def make_dataset(config: PrepConfig, show_progress: bool = True) -> Summary:
+    """Write a finished dataset. Results that an earlier, killed call recorded are used, not made again.
+
+    With config.step, only one pass is done, or a task's share of one; the summary names what is pending.
+    Raises DataError for bad input, for options that differ from those of the work in the folder, and for a full disk.
     """
     begun = time.monotonic()
-    options = Options(
-        heldout, tokenize, language, shuffle, seed, on_error, max_sentence_words, shard_tokens, chunk_tokens
-    )
-    _check_call(options, inputs, heldout_inputs, overwrite, step, task, tasks)
-    work = Workspace(local_path(output, "output"))
-    processes = num_workers(workers)
+    work = Workspace(local_path(config.output, "output"))
+    alone = config.step is None
     try:
-        with work.locked(shared=step is not None):
-            plan = make_plan(find_sources(inputs, heldout_inputs, str(output)), options)
-            if _is_finished(work, plan, overwrite):
-                return Summary.from_index(str(output), read_index(work.output), already_done=True)
-            _begin(work, plan, overwrite, alone=step is None)
+        with work.locked(shared=not alone):
+            plan = make_plan(find_sources(config.input, config.heldout_input, str(work.output)), config)
+            if _is_finished(work, plan):
+                return Summary.from_index(config.output, read_index(work.output), already_done=True)
+            _begin(work, plan)
             try:
-                for one in STEPS if step is None else (step,):
-                    _PASSES[one](work, plan, processes, show_progress, task, tasks)
+                for step in STEPS if config.step is None else (config.step,):
+                    _PASSES[step](work, plan, show_progress)
             finally:
-                if step is None:
+                if alone:
                     work.clear_temporaries()
             return _finish(work, plan, begun)
     except OSError as error:
         raise DataError(describe_os_error(error)) from error
 
 
-def _check_call(
-    options: Options,
-    inputs: Sequence[str],
-    heldout_inputs: Sequence[str],
-    overwrite: bool,
-    step: str | None,
-    task: int,
-    tasks: int,
-) -> None:
-    if isinstance(inputs, str) or isinstance(heldout_inputs, str):
-        raise DataError(f"inputs={inputs!r} is one string; give a list of names")
-    if options.heldout and heldout_inputs:
-        raise DataError(f"heldout={options.heldout} and held-out text of its own exclude each other; give one of them")
-    if step is None:
-        if (task, tasks) != (0, 1):
-            raise DataError(f"task={task} of tasks={tasks} is a share of one pass; give step= too, or neither of them")
-        return
-    if step not in STEPS:
-        raise DataError(f"step={step} is unknown; use one of {', '.join(STEPS)}, in this order")
-    if not 0 <= task < tasks:
-        raise DataError(f"task={task} of tasks={tasks} does not exist; use 0 <= task < tasks")
-    if overwrite:
-        raise DataError("overwrite=true with step would remove the other tasks' work; remove the folder yourself")
-    if STDIN in (*inputs, *heldout_inputs):
-        raise DataError("step needs inputs that every task can read, not standard input; save it to a file first")
-
-
-def _is_finished(work: Workspace, plan: PrepPlan, overwrite: bool) -> bool:
+def _is_finished(work: Workspace, plan: PrepPlan) -> bool:
     """Return whether the dataset exists already, from this input and these options; raise DataError if from others."""
     work.refuse_foreign_files()
-    if overwrite or not work.index.exists():
+    if plan.options.overwrite or not work.index.exists():
         return False
     if plan.has_stdin:
         raise DataError(
@@ -145,9 +110,10 @@ def _refuse_other(
         )
 
 
-def _begin(work: Workspace, plan: PrepPlan, overwrite: bool, alone: bool) -> None:
+def _begin(work: Workspace, plan: PrepPlan) -> None:
     """Write the plan into the work folder. Earlier work that belongs to the plan is kept."""
-    if overwrite:
+    alone = plan.options.step is None
+    if plan.options.overwrite:
         work.clear_dataset()
     if alone and plan.has_stdin:
         work.clear_work()
@@ -159,8 +125,8 @@ def _begin(work: Workspace, plan: PrepPlan, overwrite: bool, alone: bool) -> Non
     plan.save(work.plan)  # with today's paths: the input may have moved
 
 
-def _encode(work: Workspace, plan: PrepPlan, workers: int, show: bool, task: int, tasks: int) -> None:
-    mine = plan.units[task::tasks]
+def _encode(work: Workspace, plan: PrepPlan, show: bool) -> None:
+    mine = plan.share(plan.units)
     todo = [unit for unit in mine if not work.unit_record(unit.number).exists()]
     done = [unit for unit in mine if unit not in todo]
     before = (sum(map(plan.num_bytes, done)), sum(read_record(work, unit.number).words for unit in done))
@@ -168,15 +134,14 @@ def _encode(work: Workspace, plan: PrepPlan, workers: int, show: bool, task: int
     faults = FaultWatch(work, plan)
     faults.check(done)
     progress = Progress("1/3 reading", total, show)
-    if plan.has_stdin:
-        workers = 1  # only this process can read standard input
+    workers = 1 if plan.has_stdin else num_workers(plan.options.workers)  # only this process can read standard input
     todo.sort(key=plan.num_bytes, reverse=True)  # if a large compressed file came last, all other workers would idle
     arguments = [(work.output, unit.number) for unit in todo]
     run_tasks(encode_unit, arguments, workers, progress, before, lambda _, number: faults.unit_ended(number))
     faults.pass_ended()
 
 
-def _merge(work: Workspace, plan: PrepPlan, workers: int, show: bool, task: int, tasks: int) -> None:
+def _merge(work: Workspace, plan: PrepPlan, show: bool) -> None:
     if missing := [unit.number for unit in plan.units if not work.unit_record(unit.number).exists()]:
         raise DataError(
             f"{len(missing)} of {len(plan.units)} units are not encoded (the first: {missing[0]}); run "
@@ -184,23 +149,23 @@ def _merge(work: Workspace, plan: PrepPlan, workers: int, show: bool, task: int,
         )
     FaultWatch(work, plan).check(plan.units)
     num_spills = sum(len(read_record(work, unit.number).spill_tokens) for unit in plan.units)
-    if task == 0:
+    if plan.options.task == 0:
         run_tasks(merge, [(work.output,)], 1, Progress("2/3 lexicon", num_spills, show))
 
 
-def _shard(work: Workspace, plan: PrepPlan, workers: int, show: bool, task: int, tasks: int) -> None:
+def _shard(work: Workspace, plan: PrepPlan, show: bool) -> None:
     if not work.merge_record.exists():
         raise DataError("the lexicons are not merged; run step=merge first")
     record = read_merge_record(work)
-    mine = _shards(record.shards)[task::tasks]
+    mine = plan.share(_shards(record.shards))
     todo = [shard for shard in mine if not work.shard_record(*shard).exists()]
-    num_words = sum(record.figures["words"].values()) + sum(record.figures["sentences"].values())
+    num_words = sum(record.figures.words.values()) + sum(record.figures.sentences.values())
     share = num_words * len(mine) // max(1, len(_shards(record.shards)))
     before = share * (len(mine) - len(todo)) // max(1, len(mine))
     run_tasks(
         assemble_shard,
         [(work.output, *shard) for shard in todo],
-        workers,
+        num_workers(plan.options.workers),
         Progress("3/3 shards", share, show),
         (before, before),
     )
@@ -221,13 +186,13 @@ def _finish(work: Workspace, plan: PrepPlan, begun: float) -> Summary:
     encoded = sum(work.unit_record(unit.number).exists() for unit in plan.units)
     if not work.merge_record.exists():
         after = "step=merge" if encoded == len(plan.units) else "step=encode for those left"
-        return Summary(location, pending=f"{encoded} of {len(plan.units)} units are encoded; next: {after}")
+        return Summary(location=location, pending=f"{encoded} of {len(plan.units)} units are encoded; next: {after}")
     record = read_merge_record(work)
     shards = _shards(record.shards)
     written = [work.shard_record(*shard).exists() for shard in shards]
     if not all(written):
         return Summary(
-            location,
+            location=location,
             pending=f"{sum(written)} of {len(shards)} shards are written; next: step=shard for those left",
         )
     work.clear_torn_shards()
@@ -252,8 +217,9 @@ def _index(work: Workspace, plan: PrepPlan) -> Index:
                 "sentences": sum(shard["sentences"] for shard in shards),
                 "shards": shards,
             }
-    made: Made = {
-        "options": asdict(plan.options),
+    summary = json.loads(json.dumps(asdict(record.figures)))  # keys as they are read back
+    made = {
+        "options": plan.options.identity(),
         "inputs": [{"name": source.label, "bytes": source.num_bytes, "split": source.split} for source in plan.sources],
     }
     return {
@@ -261,7 +227,8 @@ def _index(work: Workspace, plan: PrepPlan) -> Index:
         "version": VERSION,
         "fingerprint": fingerprint_of(record.lexicon, splits),
         "made": made,
-        "summary": record.figures,
+        "summary": summary,
+        "information_sha256": information_sha256(made, summary),
         "lexicon": record.lexicon,
         "splits": splits,
     }

@@ -5,15 +5,13 @@ import ctypes
 import multiprocessing
 import os
 import signal
-import sys
-import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
 from data_prep.dataset.files import DataError, describe_os_error
+from data_prep.orphans import end_with_parent
 from data_prep.progress import Progress
 
 ReportProgress = Callable[[int, int], None]
@@ -22,9 +20,7 @@ Task = Callable[..., None]
 """task(*arguments, report): a module-level function, because worker processes import it by name."""
 
 _POLL_SECONDS = 0.2
-_ORPHAN_SECONDS = 1.0
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_done_and_words: Any = None  # in a worker: the shared array from which the parent reads the progress
+_counts: Any = None  # in a worker: the shared array from which the parent reads the progress
 
 
 def num_workers(workers: int) -> int:
@@ -50,30 +46,26 @@ def run_tasks(
     Raises DataError for the first failure, after the running tasks have stopped.
     """
     progress.start_at(*before)
+    counts = RawArray(ctypes.c_int64, 2 * max(1, len(arguments)))  # done and words of each task
+
+    def show() -> None:
+        progress.update(before[0] + sum(counts[0::2]), before[1] + sum(counts[1::2]))
+
     if workers > 1 and len(arguments) > 1:
-        _run_in_pool(task, arguments, min(workers, len(arguments)), progress, before, ended)
+        _run_in_pool(task, arguments, min(workers, len(arguments)), counts, show, ended)
     else:
-        _run_here(task, arguments, progress, before, ended)
+        for number, argument in enumerate(arguments):
+            _run_one(task, argument, _reporter(counts, number, show))
+            ended(*argument)
     progress.close()
 
 
-def _run_here(
-    task: Task,
-    arguments: Sequence[tuple[Any, ...]],
-    progress: Progress,
-    before: tuple[int, int],
-    ended: Callable[..., None],
-) -> None:
-    for argument in arguments:
-        latest = [0, 0]
+def _reporter(counts: Any, number: int, show: Callable[[], None] = lambda: None) -> ReportProgress:
+    def report(done: int, words: int) -> None:
+        counts[2 * number : 2 * number + 2] = [done, words]
+        show()
 
-        def report(done: int, words: int, latest: list[int] = latest, before: tuple[int, int] = before) -> None:
-            latest[:] = [done, words]
-            progress.update(before[0] + done, before[1] + words)
-
-        _run_one(task, argument, report)
-        ended(*argument)
-        before = (before[0] + latest[0], before[1] + latest[1])
+    return report
 
 
 def _run_one(task: Task, argument: tuple[Any, ...], report: ReportProgress) -> None:
@@ -89,14 +81,13 @@ def _run_in_pool(
     task: Task,
     arguments: Sequence[tuple[Any, ...]],
     workers: int,
-    progress: Progress,
-    before: tuple[int, int],
+    counts: Any,
+    show: Callable[[], None],
     ended: Callable[..., None],
 ) -> None:
-    shared = RawArray(ctypes.c_int64, 2 * len(arguments))
     # Spawn, do not fork: the caller may have threads (torch, a logger) whose locks a forked child would never get.
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _begin_worker, (shared,))
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _begin_worker, (counts,))
     try:
         futures = {
             pool.submit(_run_in_worker, task, number, argument): argument for number, argument in enumerate(arguments)
@@ -107,7 +98,7 @@ def _run_in_pool(
             for future in done:
                 future.result()
                 ended(*futures[future])
-            progress.update(before[0] + sum(shared[0::2]), before[1] + sum(shared[1::2]))
+            show()
         pool.shutdown()
     except BrokenProcessPool as error:
         _stop(pool)
@@ -129,42 +120,12 @@ def _stop(pool: concurrent.futures.ProcessPoolExecutor) -> None:
     pool.shutdown(wait=True)
 
 
-def _begin_worker(shared: Any) -> None:
-    global _done_and_words
-    _done_and_words = shared
+def _begin_worker(counts: Any) -> None:
+    global _counts
+    _counts = counts
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; only the parent handles it
     end_with_parent()
 
 
-def end_with_parent(parent: int | None = None) -> None:
-    """Make this process end within seconds of its parent, even if the parent is killed with -9.
-
-    parent: process id of the parent; None: as multiprocessing knows it. Linux ends this process with SIGKILL, which
-    nothing can block, when the parent's thread that started this process ends: start it from the main thread.
-    """
-    if parent is None:
-        process = multiprocessing.parent_process()
-        assert process is not None and process.pid is not None
-        parent = process.pid
-    if not _kernel_ends_orphans():
-        threading.Thread(target=_end_orphan, args=(parent,), daemon=True).start()
-    elif os.getppid() != parent:  # the parent ended before the call above
-        os._exit(1)
-
-
-def _kernel_ends_orphans() -> bool:
-    """Ask the kernel to kill this process when its parent ends; return whether the kernel will."""
-    return sys.platform == "linux" and ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0
-
-
-def _end_orphan(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_ORPHAN_SECONDS)
-    os._exit(1)
-
-
 def _run_in_worker(task: Task, number: int, argument: tuple[Any, ...]) -> None:
-    def report(done: int, words: int) -> None:
-        _done_and_words[2 * number : 2 * number + 2] = [done, words]
-
-    _run_one(task, argument, report)
+    _run_one(task, argument, _reporter(_counts, number))

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,18 +75,17 @@ class Workspace:
         """Remove what killed processes left half-written, and no other file. Nobody else may be at work here."""
         for path in self.folder.glob("*.tmp"):  # all in this folder is ours
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-        names = (INDEX, *LEXICON_FILES, SKIPPED, self.identity.name)
-        self._clear_torn(lambda name: name in names or _SHARD.fullmatch(name) is not None)
+        self._clear_torn([INDEX, *LEXICON_FILES, SKIPPED, self.identity.name])
 
     def clear_torn_shards(self) -> None:
         """Remove what killed tasks left of shards that others have written since."""
-        self._clear_torn(lambda name: _SHARD.fullmatch(name) is not None)
+        self._clear_torn([])
 
-    def _clear_torn(self, is_ours: Callable[[str], bool]) -> None:
-        """Remove the temporaries in the output folder of files whose names are ours."""
+    def _clear_torn(self, names: Sequence[str]) -> None:
+        """Remove the temporaries in the output folder of shards and of files with these names."""
         for path in self.output.iterdir():
             name = temporary_of(path.name)
-            if name is not None and is_ours(name):
+            if name is not None and (name in names or _SHARD.fullmatch(name) is not None):
                 path.unlink(missing_ok=True)
 
     def clear_work(self) -> None:

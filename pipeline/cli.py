@@ -1,17 +1,18 @@
 """The command `elmo`: one function a command. Heavy imports stand inside, so that help and errors are instant."""
 
-import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import fields
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
+from data_prep.options import PrepConfig
 from pipeline.config.commands import (
     EmbedConfig,
     EvaluateCommandConfig,
     ExportConfig,
     ImportConfig,
     NeighborsConfig,
-    PrepConfig,
     ScoreConfig,
 )
 from pipeline.config.finetune import FinetuneConfig, in_full
@@ -28,8 +29,6 @@ from pipeline.version import __version__
 if TYPE_CHECKING:
     from pipeline.train.outcome import Outcome
 
-T = TypeVar("T")
-
 
 def prep(arguments: list[str]) -> int:
     if arguments and arguments[0] in ("verify", "info"):
@@ -37,21 +36,12 @@ def prep(arguments: list[str]) -> int:
     config = load(PrepConfig, arguments)
     require(bool(config.input), "input= is missing: give files, folders or globs, or - for standard input")
     require(bool(config.output), "output= is missing: give the folder of the dataset")
-    from data_prep.prepare import prepare
+    from data_prep.prepare import make_dataset
 
-    heldout = (0.0 if config.heldout_input else 0.01) if config.heldout is None else config.heldout
-    text, own_heldout = ([os.path.expanduser(name) for name in names] for names in (config.input, config.heldout_input))
-    summary = prepare(
-        text, os.path.expanduser(config.output), heldout=heldout if heldout < 1 else int(heldout),
-        heldout_inputs=own_heldout, tokenize=config.tokenize, language=config.language,
-        shuffle=config.shuffle, seed=config.seed, workers=config.workers, on_error=config.on_error,
-        max_sentence_words=config.max_sentence_words, shard_tokens=config.shard_tokens, overwrite=config.overwrite,
-        step=config.step or None, task=config.task, tasks=config.tasks,  # type: ignore[arg-type]
-    )  # fmt: skip
+    summary = make_dataset(config)
     print_text(summary)
-    if summary.pending:
-        return 0
-    print_text(f"\nNext: elmo pretrain configs/small.yaml data.path={config.output} run.dir=runs/first")
+    if not summary.pending:
+        print_text(f"\nNext: elmo pretrain configs/small.yaml data.path={config.output} run.dir=runs/first")
     return 0
 
 
@@ -120,30 +110,23 @@ def _training_config(schema: type[PretrainConfig], arguments: list[str]) -> Pret
     return config
 
 
-def evaluate(arguments: list[str]) -> int:
-    config = load(EvaluateCommandConfig, arguments)
-    from pipeline.apply.evaluate import evaluate as score
+def printing(schema: type[Any], function: str, meaning: str, example: str) -> Command:
+    """Return a command that prints what a function, MODULE:NAME, returns of a config.
 
-    result = score(config)
-    if result is not None:
-        print_text(result)
-    return 0
+    The module is imported once the arguments are right. An argument that is neither key=value nor a config file is a
+    run folder where the schema has `runs`.
+    """
 
+    def run_function(arguments: list[str]) -> int:
+        has_runs = any(field.name == "runs" for field in fields(schema))
+        config = load(schema, _with_runs(arguments) if has_runs else arguments)
+        module, name = function.split(":")
+        result = getattr(import_module(module), name)(config)
+        if result is not None:  # as of ranks other than 0
+            print_text(result)
+        return 0
 
-def export(arguments: list[str]) -> int:
-    config = load(ExportConfig, arguments)
-    from pipeline.apply.export import export as write
-
-    print_text(write(config))
-    return 0
-
-
-def import_weights(arguments: list[str]) -> int:
-    config = load(ImportConfig, arguments)
-    from pipeline.apply.export import import_weights as read
-
-    print_text(read(config))
-    return 0
+    return Command(run_function, schema, meaning, example)
 
 
 def embed(arguments: list[str]) -> int:
@@ -158,65 +141,17 @@ def embed(arguments: list[str]) -> int:
     return 0
 
 
-def score(arguments: list[str]) -> int:
-    config = load(ScoreConfig, arguments)
-    from pipeline.apply.score import score as compute
-
-    print_text(compute(config))
-    return 0
-
-
-def neighbors(arguments: list[str]) -> int:
-    config = load(NeighborsConfig, arguments)
-    from pipeline.apply.embed.neighbors import neighbors as find
-
-    print_text(find(config))
-    return 0
-
-
 def status(arguments: list[str]) -> int:
     flags = {"--watch": "watch=true", "--json": "json=true"}
-    config = _load_with_runs(StatusConfig, [flags.get(argument, argument) for argument in arguments])
+    config = load(StatusConfig, _with_runs([flags.get(argument, argument) for argument in arguments]))
     from pipeline.apply.watch.status import main as show
 
     return show(config)
 
 
-def plot(arguments: list[str]) -> int:
-    config = _load_with_runs(PlotConfig, arguments)
-    from pipeline.apply.watch.plot import main as draw
-
-    print_text(draw(config))
-    return 0
-
-
-def compare(arguments: list[str]) -> int:
-    config = _load_with_runs(CompareConfig, arguments)
-    from pipeline.apply.watch.compare import main as put_side_by_side
-
-    print_text(put_side_by_side(config))
-    return 0
-
-
-def sync(arguments: list[str]) -> int:
-    config = _load_with_runs(SyncConfig, arguments)
-    from pipeline.apply.watch.wandb_sync import sync as upload
-
-    print_text(upload(config))
-    return 0
-
-
-def dashboard(arguments: list[str]) -> int:
-    config = load(DashboardConfig, arguments)
-    from pipeline.apply.watch.dashboard import main as make
-
-    print_text(make(config))
-    return 0
-
-
-def _load_with_runs(schema: type[T], arguments: list[str]) -> T:
-    """An argument that is neither key=value nor a config file is a run folder."""
-    return load(schema, [a if "=" in a or a.endswith((".yaml", ".yml")) else f"runs={a}" for a in arguments])
+def _with_runs(arguments: list[str]) -> list[str]:
+    """Return the arguments with runs= before each that is neither key=value nor a config file."""
+    return [a if "=" in a or a.endswith((".yaml", ".yml")) else f"runs={a}" for a in arguments]
 
 
 def demo(arguments: list[str]) -> int:
@@ -229,37 +164,46 @@ def demo(arguments: list[str]) -> int:
 
 COMMANDS = {
     "prep": Command(prep, PrepConfig, "make a dataset from text (also: prep verify DIR, prep info DIR)",
-                    "elmo prep input=corpus/*.txt.gz output=data/corpus"),
+        "elmo prep input=corpus/*.txt.gz output=data/corpus"),
     "pretrain": Command(pretrain, PretrainConfig, "train the biLM on a dataset, or resume the run in run.dir",
-                        "elmo pretrain configs/small.yaml data.path=data/corpus run.dir=runs/first"),
+        "elmo pretrain configs/small.yaml data.path=data/corpus run.dir=runs/first"),
     "finetune": Command(finetune, FinetuneConfig, "adapt a trained biLM to a domain, with perplexity before and after",
-                        "elmo finetune configs/finetune.yaml from=runs/first data=data/domain mix=data/corpus:0.1"),
+        "elmo finetune configs/finetune.yaml from=runs/first data=data/domain mix=data/corpus:0.1"),
     "preflight": Command(preflight, PretrainConfig, "check whether this machine can train: clock, disk, GPUs, data",
-                         "elmo preflight configs/small.yaml data.path=data/corpus run.dir=runs/first"),
-    "evaluate": Command(evaluate, EvaluateCommandConfig, "compute perplexity of a model on a dataset or text",
-                        "elmo evaluate checkpoint=runs/first data=data/corpus"),
-    "export": Command(export, ExportConfig, "write a trained model as a folder to share, or in AllenNLP's format",
-                      "elmo export checkpoint=runs/first output=models/first"),
-    "import": Command(import_weights, ImportConfig, "read weights of bilm-tf or AllenNLP (HDF5) into a model folder",
-                      "elmo import options=options.json weights=weights.hdf5 output=models/original"),
+        "elmo preflight configs/small.yaml data.path=data/corpus run.dir=runs/first"),
+    "evaluate": printing(EvaluateCommandConfig, "pipeline.apply.evaluate:evaluate",
+        "compute perplexity of a model on a dataset or text",
+        "elmo evaluate checkpoint=runs/first data=data/corpus"),
+    "export": printing(ExportConfig, "pipeline.apply.export:export",
+        "write a trained model as a folder to share, or in AllenNLP's format",
+        "elmo export checkpoint=runs/first output=models/first"),
+    "import": printing(ImportConfig, "pipeline.apply.export:import_weights",
+        "read weights of bilm-tf or AllenNLP (HDF5) into a model folder",
+        "elmo import options=options.json weights=weights.hdf5 output=models/original"),
     "embed": Command(embed, EmbedConfig, "write the layers of each word of a text as HDF5, npz, safetensors or Parquet",
-                     "elmo embed checkpoint=runs/first input=corpus.txt output=corpus.h5"),
-    "score": Command(score, ScoreConfig, "compute log-probabilities of sentences and surprisals of words, both ways",
-                     "elmo score checkpoint=runs/first input=sentences.txt output=scores.jsonl"),
-    "neighbors": Command(neighbors, NeighborsConfig, "find occurrences of a word in a similar context, by cosine",
-                         "elmo neighbors checkpoint=runs/first corpus=corpus.txt word=play sentence='a play in acts'"),
+        "elmo embed checkpoint=runs/first input=corpus.txt output=corpus.h5"),
+    "score": printing(ScoreConfig, "pipeline.apply.score:score",
+        "compute log-probabilities of sentences and surprisals of words, both ways",
+        "elmo score checkpoint=runs/first input=sentences.txt output=scores.jsonl"),
+    "neighbors": printing(NeighborsConfig, "pipeline.apply.embed.neighbors:neighbors",
+        "find occurrences of a word in a similar context, by cosine",
+        "elmo neighbors checkpoint=runs/first corpus=corpus.txt word=play sentence='a play in acts'"),
     "status": Command(status, StatusConfig, "show progress, perplexity, checkpoints and restarts of a run",
-                      "elmo status runs/first --watch"),
-    "plot": Command(plot, PlotConfig, "plot perplexity, speed and gradient norm of runs as PNG or one HTML page",
-                    "elmo plot runs/first runs/second output=plot.html"),
-    "compare": Command(compare, CompareConfig, "show settings that differ between runs, and their results",
-                       "elmo compare runs/first runs/second"),
-    "sync": Command(sync, SyncConfig, "upload offline runs to wandb, each as one run",
-                    "elmo sync runs/first"),
-    "dashboard": Command(dashboard, DashboardConfig, "make a view with panels for these runs in your wandb project",
-                         "elmo dashboard project=elmo"),
+        "elmo status runs/first --watch"),
+    "plot": printing(PlotConfig, "pipeline.apply.watch.plot:main",
+        "plot perplexity, speed and gradient norm of runs as PNG or one HTML page",
+        "elmo plot runs/first runs/second output=plot.html"),
+    "compare": printing(CompareConfig, "pipeline.apply.watch.compare:main",
+        "show settings that differ between runs, and their results",
+        "elmo compare runs/first runs/second"),
+    "sync": printing(SyncConfig, "pipeline.apply.watch.wandb_sync:sync",
+        "upload offline runs to wandb, each as one run",
+        "elmo sync runs/first"),
+    "dashboard": printing(DashboardConfig, "pipeline.apply.watch.dashboard:main",
+        "make a view with panels for these runs in your wandb project",
+        "elmo dashboard project=elmo"),
     "demo": Command(demo, type(None), "run all of this on real text in a few minutes, in a folder of your choice",
-                    "elmo demo runs/demo        (key=value pairs go to elmo pretrain)"),
+        "elmo demo runs/demo        (key=value pairs go to elmo pretrain)"),
 }  # fmt: skip
 
 

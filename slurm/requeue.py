@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 MAX_RESTARTS = int(os.environ.get("ELMO_MAX_RESTARTS", "200"))
-MAX_CRASHES = int(os.environ.get("ELMO_MAX_CRASHES", "3"))  # in a row, with no newer checkpoint than the one before
-CONTROLLER_SECONDS = 3600.0  # how long to wait for a controller that does not answer
+MAX_CRASHES = int(os.environ.get("ELMO_MAX_CRASHES", "3"))  # in a row, without a new checkpoint between them
+CONTROLLER_SECONDS = 3600.0  # wait so long for a controller that does not answer
 EXIT_USER_ERROR, EXIT_TAKEN_OVER = 2, 76
 # After one rank crashes, srun --kill-on-bad-exit ends the other ranks with this code and hides the crashed rank's code.
 EXIT_ENDED_BY_SRUN = 143
@@ -31,10 +31,8 @@ JOB, RESTART = os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COU
 
 def main() -> int:
     name, run_dir, codes = sys.argv[1], Path(sys.argv[2]), [int(code) for code in sys.argv[3:]]
-    commands: dict[str, Callable[..., int]] = {
-        "begin": begin, "exclude-bad-nodes": exclude_bad_nodes, "requeue-before-training": requeue_before_training,
-        "end": end,
-    }  # fmt: skip
+    commands: dict[str, Callable[..., int]] = {"begin": begin, "exclude-bad-nodes": exclude_bad_nodes, "end": end}
+    commands["requeue-before-training"] = requeue_before_training
     return commands[name](run_dir, *codes)
 
 
@@ -44,7 +42,7 @@ def begin(run_dir: Path) -> int:
     if RESTART and not any(r["job"] == JOB and r["restart"] == RESTART for r in restarts(run_dir)):
         record_restart(run_dir, "node failure or preemption", RESTART)
     if RESTART > MAX_RESTARTS:
-        log(f"started again {RESTART} times, more than {MAX_RESTARTS}: that is enough (ELMO_MAX_RESTARTS)")
+        log(f"restarted {RESTART} times, more than ELMO_MAX_RESTARTS={MAX_RESTARTS}: the job ends")
         return 1
     return 0
 
@@ -68,9 +66,9 @@ def exclude_bad_nodes(run_dir: Path, code: int) -> int:
     for node, faults in bad.items():
         log(f"{node}: {'; '.join(faults)}")
     if not any(checks.values()) and code != EXIT_USER_ERROR:
-        return after_crash(run_dir, "no node answered", "preflight")  # Slurm could not start the step, perhaps
+        return after_crash(run_dir, "no node answered", "preflight")  # perhaps Slurm could not start the step
     if len(bad) == len(nodes):
-        log("no node is fit: the fault is not theirs, and the job ends; what each said stands above")
+        log("no node is fit: every node reported a fault, so the job ends; fix the faults listed above")
         return 1
     return exclude_nodes(run_dir, list(bad))
 
@@ -80,7 +78,7 @@ def exclude_nodes(run_dir: Path, bad: list[str]) -> int:
     before = job_info().get("ExcNodeList", "(null)")
     names = ",".join([*([before] if before != "(null)" else []), *bad])
     record_restart(run_dir, f"{', '.join(bad)} excluded: not fit", RESTART + 1)
-    log(f"excludes {', '.join(bad)} and is queued again")
+    log(f"the job is queued again without {', '.join(bad)}")
     # requeuehold sends SIGTERM. If that ended this process, the job would stay on hold.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     run_until_answered("scontrol", "requeuehold", JOB)
@@ -98,7 +96,7 @@ def end(run_dir: Path, code: int) -> int:
     """Queue the job again if training must resume; else return the job's exit code. code: of the training."""
     ended = end_of_this_start(run_dir)
     how, why = ended.get("how"), ended.get("why", "")
-    log(f"training ended with code {code}: {how or 'without a word'} {why}")
+    log(f"training ended with code {code}: {how or 'it wrote no end.json'} {why}")
     if how == "finished" and code == 0:
         return 0
     if not is_current_start():
@@ -107,8 +105,8 @@ def end(run_dir: Path, code: int) -> int:
         return 0 if why == "stop" else requeue(run_dir, SIGNALS.get(why, why))
     if how in ("diverged", "refused") or code == EXIT_USER_ERROR:
         return code or 1
-    reasons = {EXIT_TAKEN_OVER: "taken over",
-               EXIT_ENDED_BY_SRUN: "crash of a rank, whose code stands in the job's log"}  # fmt: skip
+    of_a_rank = "crash of a rank, whose code stands in the job's log"
+    reasons = {EXIT_TAKEN_OVER: "taken over", EXIT_ENDED_BY_SRUN: of_a_rank}
     return after_crash(run_dir, "a rank hung" if how == "hung" else reasons.get(code, f"crash, code {code}"))
 
 
@@ -120,7 +118,7 @@ def after_crash(run_dir: Path, reason: str, phase: str = "training") -> int:
             break
         in_a_row += 1
     if in_a_row >= MAX_CRASHES:
-        log(f"{in_a_row} crashes in a row without a new checkpoint: that is enough (ELMO_MAX_CRASHES)")
+        log(f"{in_a_row} crashes in a row without a new checkpoint, ELMO_MAX_CRASHES={MAX_CRASHES}: the job ends")
         return 1
     return requeue(run_dir, reason, crash=phase)
 
@@ -128,27 +126,28 @@ def after_crash(run_dir: Path, reason: str, phase: str = "training") -> int:
 def requeue(run_dir: Path, reason: str, **more: Any) -> int:
     """Queue the job again and record the reason. more: fields to add to the record."""
     record_restart(run_dir, reason, RESTART + 1, **more)
-    log(f"is queued again: {reason}")
+    log(f"the job is queued again: {reason}")
     run_until_answered("scontrol", "requeue", JOB)
     return wait_for_slurm()
 
 
 def wait_for_slurm() -> int:
-    """Wait until Slurm ends this process. If the process ended by itself, the job would end too."""
+    """Wait until Slurm ends this process. If this process ended first, the job would end too."""
     time.sleep(600)
-    log("was to be queued again, and was not")
+    log("Slurm did not queue the job again within 10 minutes: the job ends; submit it again to resume")
     return 1
 
 
 def is_current_start() -> bool:
     """Return whether the job is running and this process belongs to its latest start.
 
-    It does not after the job was cancelled or queued again by Slurm, or while a later start runs on other nodes.
+    This process does not belong to it if Slurm cancelled the job or queued it again, or if a later start already runs
+    on other nodes.
     """
     now = job_info()
     state, starts = now.get("JobState"), int(now.get("Restarts", 0))
     if starts != RESTART or state != "RUNNING":
-        log(f"leaves the rest to Slurm: state {state}, {starts} restarts")
+        log(f"this start of the job is over, Slurm decides: state {state}, {starts} restarts")
         return False
     return True
 
@@ -160,7 +159,7 @@ def job_info() -> dict[str, str]:
 
 
 def run_until_answered(*command: str) -> str:
-    """Run a command again until the controller answers; return its output, "" if it fails."""
+    """Run a command, again and again until the controller answers; return its output, "" if it fails."""
     deadline = time.monotonic() + CONTROLLER_SECONDS
     while True:
         done = subprocess.run(command, capture_output=True, text=True)
@@ -184,8 +183,8 @@ def newest_step(run_dir: Path) -> int:
 
 def record_restart(run_dir: Path, reason: str, restart: int, **more: Any) -> None:
     """Append one line to restarts.jsonl. restart: its number within the job. more: fields to add."""
-    record = {"unix_time": round(time.time(), 1), "job": JOB, "restart": restart, "reason": reason,
-              "step": newest_step(run_dir), **more}  # fmt: skip
+    record: dict[str, Any] = {"unix_time": round(time.time(), 1), "job": JOB, "restart": restart, "reason": reason}
+    record |= {"step": newest_step(run_dir), **more}
     try:
         with (run_dir / "restarts.jsonl").open("a+b") as file:
             if file.tell():  # a kill may have cut the last line short: start a new one
@@ -193,7 +192,7 @@ def record_restart(run_dir: Path, reason: str, restart: int, **more: Any) -> Non
                 file.write(b"" if file.read(1) == b"\n" else b"\n")
             file.write(json.dumps(record).encode() + b"\n")
     except OSError as error:
-        log(f"restarts.jsonl cannot be written: {error}")
+        log(f"{run_dir / 'restarts.jsonl'} cannot be written: {error}")
 
 
 def restarts(run_dir: Path) -> list[dict[str, Any]]:

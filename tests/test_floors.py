@@ -1,6 +1,7 @@
 """The layout: imports point down and never in a circle, files and functions stay short, names say what they hold."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_FILES = 300, 70, 13  # files of a folder
 # line or below, `pipeline.data` and `pipeline.model` not each other.
 FLOORS = (
     ("data_prep.dataset",),
-    ("data_prep.progress", "data_prep.workers"),
+    ("data_prep.options", "data_prep.orphans", "data_prep.progress", "data_prep.workers"),
     ("data_prep.text",),
     ("data_prep.plan", "data_prep.workspace"),
     ("data_prep.passes",),
@@ -125,8 +126,15 @@ def test_every_way_to_import_is_seen(source: str, package: str, modules: set[str
     assert modules_imported(source, package, {"pipeline", "pipeline.train", "pipeline.train.run"}) == modules
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("tests/**/*.py")), ids=module_of)
+def test_no_test_module_is_imported(path: Path) -> None:
+    """What several tests need stands in a module of its own; a process that imports it does not load the tests."""
+    imported = re.findall(r"tests(?:\.\w+)*(?:\.| import )test_\w+", path.read_text(encoding="utf-8"))
+    assert not imported, f"{module_of(path)} imports {imported}"
+
+
 def test_a_folder_fits_a_glance() -> None:
-    folders = {path.parent for path in FILES} - {ROOT / "benchmarks"}
+    folders = {path.parent for path in FILES}
     many = {
         str(f.relative_to(ROOT)): len(list(f.glob("*.py"))) for f in folders if len(list(f.glob("*.py"))) > MAX_FILES
     }

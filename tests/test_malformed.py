@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from data_prep.options import PrepConfig
 from pipeline.cli import COMMANDS, main
-from pipeline.config.commands import EmbedConfig, NeighborsConfig, PrepConfig
+from pipeline.config.commands import EmbedConfig, NeighborsConfig
 from pipeline.config.load import from_dict, load, to_yaml
 from pipeline.config.schema import PretrainConfig, to_dict
 

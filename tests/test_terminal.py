@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.dataset.index import information_sha256
 from data_prep.prepare import prepare
 from pipeline.config.terminal import printable
-from tests.train import runs
+from pipeline.train.outcome import Outcome
+from tests import corpora, processes
 
 CONTROLS = "\x1b\x07\x9b\r\x08\u202e"
 EVIL = "\x1b]0;title\x07\x9b31m\r\x08\u202e"
@@ -19,7 +21,7 @@ SHOWN = r"\x1b]0;title\x07\x9b31m\r\x08\u202e"
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text")
-    runs.write_text(folder / "text.txt", runs.zipf_sentences(20, seed=1, types=30))
+    corpora.write_text(folder / "text.txt", corpora.zipf_sentences(20, seed=1, types=30))
     prepare([str(folder / "text.txt")], folder / "data", heldout=2, workers=1)
     return folder / "data"
 
@@ -27,7 +29,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def elmo(*arguments: str) -> str:
     """Return what a command prints on both streams, once no character of it controls a terminal."""
     command = [sys.executable, "-m", "pipeline.cli", *arguments]
-    done = subprocess.run(command, cwd=runs.ROOT, env=runs.clean_environment(), capture_output=True)
+    done = subprocess.run(command, cwd=processes.ROOT, env=processes.clean_environment(), capture_output=True)
     said = (done.stdout + done.stderr).decode()
     assert "Traceback" not in said
     assert not set(said) & set(CONTROLS)
@@ -52,6 +54,17 @@ def test_status_shows_what_a_run_says_of_itself_without_control(tmp_path: Path) 
     assert f"stopped by y{SHOWN}, x{SHOWN}" in said and f"z{SHOWN}" in said
 
 
+@pytest.mark.parametrize(("stopped", "saved_step"), [(True, 4), (False, 3), (False, 4)])
+def test_a_run_names_the_next_command_without_control(
+    stopped: bool, saved_step: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = Outcome(Path(f"run{EVIL}"), 4, saved_step, 8, True, stopped, Path(f"wandb{EVIL}"))
+    outcome.print_next_steps("pretrain", [f"run.dir=run{EVIL}"], f"data{EVIL}")
+    said = "".join(capsys.readouterr())
+    assert f"wandb{SHOWN}" in said and said.count(f"run{SHOWN}") == 2
+    assert not set(said) & set(CONTROLS)
+
+
 def test_an_index_is_shown_and_refused_without_control(dataset: Path, tmp_path: Path) -> None:
     index = json.loads((dataset / "index.json").read_text())
     folder = tmp_path / "data"
@@ -60,9 +73,11 @@ def test_an_index_is_shown_and_refused_without_control(dataset: Path, tmp_path: 
         (folder / name).write_bytes((dataset / name).read_bytes())
     index["made"]["options"][EVIL] = EVIL
     index["made"]["inputs"][0]["name"] = f"from{EVIL}"
+    index["information_sha256"] = information_sha256(index["made"], index["summary"])
     (folder / "index.json").write_text(json.dumps(index))
     assert f"from{SHOWN}" in elmo("prep", "info", str(folder))
     index["summary"]["words"] = {f"key{EVIL}": "x"}
+    index["information_sha256"] = information_sha256(index["made"], index["summary"])
     (folder / "index.json").write_text(json.dumps(index))
     assert f"key{SHOWN}" in elmo("prep", "info", str(folder))  # a warning
     index["splits"]["train"] = {}

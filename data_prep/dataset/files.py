@@ -28,19 +28,8 @@ class DataError(ValueError):
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Yield a file that durably becomes `path` when the block ends without an error, and is removed otherwise."""
-    aside = _name_aside(path)
-    try:
-        with os.fdopen(_create(aside), "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException as error:
-        aside.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # the error of a failed write names no file
-        raise
-    sync_folder(path.parent)
+    with atomic_path(path) as aside, open(aside, "wb") as file:
+        yield file
 
 
 @contextmanager
@@ -56,8 +45,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.chmod(aside, mode)  # some libraries create files that only their owner can read
         os.replace(aside, path)
-    except BaseException:
+    except BaseException as error:
         aside.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # the error of a failed write names no file
         raise
     sync_folder(path.parent)
 
@@ -130,28 +121,19 @@ def remove_temporaries_of(path: Path) -> None:
 
 def xxh3_64_of(path: Path) -> str:
     """Return the file's XXH3-64 as 16 hexadecimal digits; it finds damage ten times as fast as SHA-256."""
-    digest = xxhash.xxh3_64()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return _digest_of(path, xxhash.xxh3_64())
 
 
 def sha256_of(path: Path) -> str:
     """Return the file's SHA-256 as 64 hexadecimal digits."""
+    return _digest_of(path, hashlib.sha256())
+
+
+def _digest_of(path: Path, digest: Any) -> str:
     with open(path, "rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else _sha256_in_blocks(file)
-        )
-
-
-def _sha256_in_blocks(file: BinaryIO) -> str:
-    digest = hashlib.sha256()  # Python 3.10 has no hashlib.file_digest
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return str(digest.hexdigest())
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """index.json: what a dataset's folder holds. Every name, size and count in it is checked when it is read."""
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,13 +83,17 @@ else:  # fixed keys, as for Files; other splits are not read and not part of the
 
 
 class Index(TypedDict):
-    """index.json. made and summary are information for the user (summary.py); training needs neither."""
+    """index.json. made and summary are information for the user (summary.py); training needs neither.
+
+    information_sha256: `information_sha256` of the two.
+    """
 
     format: str
     version: int
     fingerprint: Sha256
     made: NotRequired[Any]
     summary: NotRequired[Any]
+    information_sha256: NotRequired[Any]
     lexicon: LexiconEntry
     splits: Splits
 
@@ -136,6 +141,11 @@ def fingerprint_of(lexicon: LexiconEntry, splits: dict[str, SplitEntry]) -> str:
         for shard in splits[split]["shards"]:
             digest.update(f"{split} {shard['sha256']} {shard['tokens']} {shard['sentences']}\n".encode())
     return digest.hexdigest()
+
+
+def information_sha256(made: Any, summary: Any) -> str:
+    """Return the SHA-256 (hex) of the two sections of an index that only inform, as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps([made, summary], sort_keys=True).encode()).hexdigest()
 
 
 def files_in(index: Index) -> dict[str, FileEntry | ShardEntry]:

@@ -52,10 +52,7 @@ class Lexicon:
         """Return the spelling of a word id, 0 <= index < len."""
         if not 0 <= index < len(self):
             raise IndexError(f"word id {index} is not in 0..{len(self) - 1}")
-        try:
-            return self.utf8[self.offsets[index] : self.offsets[index + 1]].tobytes().decode()
-        except UnicodeDecodeError as error:
-            raise _damaged(self.folder, f"a word is not UTF-8: {error}") from error
+        return self.words(index, index + 1)[0]
 
     def words(self, start: int = 0, stop: int | None = None) -> list[str]:
         """Return the spellings of ids start..stop-1 (stop None: to the end)."""

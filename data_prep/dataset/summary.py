@@ -3,37 +3,42 @@
 import json
 import logging
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from typing_extensions import TypedDict
 
 from data_prep.dataset.files import DataError
-from data_prep.dataset.index import Index
+from data_prep.dataset.index import Index, information_sha256
 from data_prep.dataset.lexicon import SPECIALS
 from data_prep.dataset.typed_json import Count, parse_json
 
 log = logging.getLogger(__name__)
-_AnyOther = {"extra": "allow"}  # pydantic's setting: keep keys that a later version adds
+T = TypeVar("T")
 
 
-class Figures(TypedDict, total=False):
-    """Counts of pass 2, in index.json under "summary". Meanings: see Summary."""
+@dataclass(frozen=True)
+class Figures:
+    """Counts of pass 2, in index.json under "summary". Word counts do not include sentence ends.
 
-    __pydantic_config__ = _AnyOther  # type: ignore[misc]
+    sentences, words: {split: number}. types: without <S>, </S>, <UNK>. oov_share: {split: {vocabulary size: share of
+    the split's words outside a vocabulary of this size}}. repaired_characters: control characters of running text that
+    were replaced (clean.py). cut_words_share: share of words longer than 48 UTF-8 bytes, of which ELMo reads only the
+    beginning.
+    """
 
-    lines: Count
-    empty_lines: Count
-    sentences: dict[str, Count]
-    words: dict[str, Count]
-    skipped_lines: Count
-    first_skipped: list[str]
-    inputs_without_text: list[str]
-    types: Count
-    unk_words: Count
-    repaired_characters: Count
-    cut_words_share: float
-    cut_types: Count
-    oov_share: dict[str, dict[str, float]]
+    lines: Count = 0
+    empty_lines: Count = 0
+    sentences: dict[str, Count] = field(default_factory=dict)
+    words: dict[str, Count] = field(default_factory=dict)
+    skipped_lines: Count = 0
+    first_skipped: list[str] = field(default_factory=list)
+    inputs_without_text: list[str] = field(default_factory=list)
+    types: Count = 0
+    unk_words: Count = 0
+    repaired_characters: Count = 0
+    cut_words_share: float = 0.0
+    cut_types: Count = 0
+    oov_share: dict[str, dict[int, float]] = field(default_factory=dict)
 
 
 class Input(TypedDict):
@@ -44,55 +49,39 @@ class Input(TypedDict):
     split: str
 
 
-class Made(TypedDict, total=False):
+@dataclass(frozen=True)
+class Made:
     """Options and inputs of a dataset, in index.json under "made"."""
 
-    options: dict[str, Any]
-    inputs: list[Input]
+    options: dict[str, Any] = field(default_factory=dict)
+    inputs: list[Input] = field(default_factory=list)
 
 
-def informing(index: Index, section: Literal["made", "summary"], schema: Any) -> Any:
+def informing(index: Index, section: Literal["made", "summary"], schema: type[T]) -> T:
     """Return a section of the index that is information only, typed by its schema.
 
     A damaged section is logged as a warning, and an empty one is returned.
     """
+    name, remedy = f'"{section}" of the index', "it only informs and is left out"
+    if index.get("information_sha256") != information_sha256(index.get("made"), index.get("summary")):
+        log.warning("%s does not match its checksum, so it was changed or damaged; %s", name, remedy)
+        return schema()
     try:
-        data = json.dumps(index.get(section, {})).encode()
-        return parse_json(data, schema, f'"{section}" of the index', "it only informs and is left out")
+        found: T = parse_json(json.dumps(index.get(section, {})).encode(), schema, name, remedy)
+        return found
     except DataError as error:
         log.warning("%s", error)
-        return {}
+        return schema()
 
 
 @dataclass(frozen=True)
-class Summary:
-    """Figures of a dataset. Word counts do not include sentence ends.
+class Summary(Figures):
+    """Figures of a dataset. seconds: of this call, all passes. pending: "", or what a step leaves to be done."""
 
-    sentences, words: of all splits together; *_by_split: of each split. types: without <S>, </S>, <UNK>.
-    oov_share: {split: {vocabulary size: share of the split's words outside a vocabulary of this size}}.
-    repaired_characters: control characters of running text that were replaced (clean.py).
-    cut_words_share: share of words longer than 48 UTF-8 bytes, of which ELMo reads only the beginning.
-    seconds: of this call, all passes. pending: "", or what a step of a job array leaves to be done.
-    """
-
-    location: str
-    sentences: int = 0
-    words: int = 0
-    types: int = 0
-    cut_words_share: float = 0.0
-    oov_share: dict[str, dict[int, float]] = field(default_factory=dict)
-    sentences_by_split: dict[str, int] = field(default_factory=dict)
-    words_by_split: dict[str, int] = field(default_factory=dict)
+    location: str = ""
+    fingerprint: str = ""
     shards: int = 0
     bytes: int = 0
-    lines: int = 0
-    empty_lines: int = 0
-    skipped_lines: int = 0
-    first_skipped: list[str] = field(default_factory=list)
-    unk_words: int = 0
-    repaired_characters: int = 0
-    inputs_without_text: list[str] = field(default_factory=list)
-    fingerprint: str = ""
     seconds: float = 0.0
     pending: str = ""
     already_done: bool = False
@@ -100,68 +89,51 @@ class Summary:
     @classmethod
     def from_index(cls, location: str, index: Index, seconds: float = 0.0, already_done: bool = False) -> "Summary":
         """Return the summary of a finished dataset, from its index."""
-        figures: Figures = informing(index, "summary", Figures)
-        splits = index["splits"].values()
-        shards = [shard for split in splits for shard in split["shards"]]
+        splits = index["splits"]
+        shards = [shard for split in splits.values() for shard in split["shards"]]
         lexicon_bytes = sum(entry["bytes"] for entry in index["lexicon"]["files"].values())
-        sentences = {name: split["sentences"] for name, split in index["splits"].items()}
-        words = {name: split["tokens"] - split["sentences"] for name, split in index["splits"].items()}
-        return cls(
-            location,
-            sum(sentences.values()),
-            sum(words.values()),
-            types=index["lexicon"]["types"] - len(SPECIALS),
-            cut_words_share=figures.get("cut_words_share", 0.0),
-            oov_share=_by_size(figures.get("oov_share", {})),
-            sentences_by_split=sentences,
-            words_by_split=words,
-            shards=len(shards),
-            bytes=lexicon_bytes + sum(shard["bytes"] for shard in shards),
-            lines=figures.get("lines", 0),
-            empty_lines=figures.get("empty_lines", 0),
-            skipped_lines=figures.get("skipped_lines", 0),
-            first_skipped=figures.get("first_skipped", []),
-            unk_words=figures.get("unk_words", 0),
-            inputs_without_text=figures.get("inputs_without_text", []),
-            fingerprint=index["fingerprint"],
-            seconds=seconds,
-            already_done=already_done,
-            repaired_characters=figures.get("repaired_characters", 0),
-        )
+        known: dict[str, Any] = {
+            "types": index["lexicon"]["types"] - len(SPECIALS),
+            "sentences": {name: split["sentences"] for name, split in splits.items()},
+            "words": {name: split["tokens"] - split["sentences"] for name, split in splits.items()},
+            "shards": len(shards),
+            "bytes": lexicon_bytes + sum(shard["bytes"] for shard in shards),
+            "fingerprint": index["fingerprint"],
+        }
+        figures = vars(informing(index, "summary", Figures)) | known
+        return cls(location=location, seconds=seconds, already_done=already_done, **figures)
+
+    @property
+    def num_sentences(self) -> int:
+        return sum(self.sentences.values())
+
+    @property
+    def num_words(self) -> int:
+        return sum(self.words.values())
 
     def __str__(self) -> str:
         if self.pending:
             return f"{self.location}: {self.pending}"
         rows = [("dataset", self.location), ("fingerprint", self.fingerprint[:16])]
-        for split, words in self.words_by_split.items():
-            rows.append((split, f"{words:,} words in {self.sentences_by_split[split]:,} sentences"))
+        for split, words in self.words.items():
+            rows.append((split, f"{words:,} words in {self.sentences[split]:,} sentences"))
         rows.append(("word types", f"{self.types:,}"))
         rows.append(("words over 48 bytes", f"{self.cut_words_share:.4%}"))
         rows += self._oov_rows()
         rows.append(("shards", f"{self.shards} ({self.bytes / 1e6:,.1f} MB with the lexicon)"))
         rows += self._notes()
-        rows.append(
-            (
-                "time",
-                "none: it was prepared already, with the same input and options"
-                if self.already_done
-                else f"{self.seconds:,.1f} s ({self.words / max(self.seconds, 1e-9) / 1e6:.2f} M words/s)",
-            )
-        )
+        speed = self.num_words / max(self.seconds, 1e-9) / 1e6
+        before = "none: it was prepared already, with the same input and options"
+        rows.append(("time", before if self.already_done else f"{self.seconds:,.1f} s ({speed:.2f} M words/s)"))
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
     def _oov_rows(self) -> list[tuple[str, str]]:
-        sizes = sorted({size for shares in self.oov_share.values() for size in shares})
-        return [
-            (
-                f"outside {size:,} entries",
-                ", ".join(
-                    f"{shares[size]:.2%} of {split}" for split, shares in self.oov_share.items() if size in shares
-                ),
-            )
-            for size in sizes
-        ]
+        rows = []
+        for size in sorted({size for shares in self.oov_share.values() for size in shares}):
+            shares = [f"{found[size]:.2%} of {split}" for split, found in self.oov_share.items() if size in found]
+            rows.append((f"outside {size:,} entries", ", ".join(shares)))
+        return rows
 
     def _notes(self) -> list[tuple[str, str]]:
         rows = []
@@ -177,8 +149,3 @@ class Summary:
             rows.append(("skipped lines", f"{self.skipped_lines:,}; all are listed in skipped.tsv"))
             rows += [("", fault) for fault in self.first_skipped]
         return rows
-
-
-def _by_size(shares: dict[str, dict[str, float]]) -> dict[str, dict[int, float]]:
-    return {split: {int(size): share for size, share in found.items() if size.isdecimal()}
-            for split, found in shares.items()}  # fmt: skip

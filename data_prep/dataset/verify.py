@@ -68,10 +68,10 @@ def describe(folder: str | Path) -> str:
     with readable(path):
         index = read_index(path)
     lines = str(Summary.from_index(str(folder), index)).splitlines()[:-1]  # without the time it took
-    made: Made = informing(index, "made", Made)
-    if options := made.get("options"):
-        lines += ["", "made with " + " ".join(f"{name}={value}" for name, value in options.items())]
-    lines += [f"from {one['name']} ({one['bytes']:,} bytes, {one['split']})" for one in made.get("inputs", [])]
+    made = informing(index, "made", Made)
+    if made.options:
+        lines += ["", "made with " + " ".join(f"{name}={value}" for name, value in made.options.items())]
+    lines += [f"from {one['name']} ({one['bytes']:,} bytes, {one['split']})" for one in made.inputs]
     for name, split in index["splits"].items():
         sizes = [chunk[1] for shard in split["shards"] for chunk in shard["chunks"]]
         lines.append(

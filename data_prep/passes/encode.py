@@ -10,8 +10,9 @@ import numpy as np
 
 from data_prep.dataset.files import DataError, sync_folder, write_json
 from data_prep.dataset.typed_json import Count, load_json
-from data_prep.passes.sorted_spills import MARK_ID, SPILL_TOKENS, write_spill
-from data_prep.plan import Options, PrepPlan, Unit
+from data_prep.options import PrepConfig
+from data_prep.passes.sorted_spills import MARK_ID, SPILL_TOKENS, Ids, write_spill
+from data_prep.plan import PrepPlan, Unit
 from data_prep.text.clean import MARK, clean
 from data_prep.text.corpus import Block, Source, read_blocks
 from data_prep.text.faults import Fault, are_enough, error_of
@@ -39,18 +40,7 @@ class UnitRecord:
     spill_tokens: list[Count]
 
 
-class _Ids(dict[str, int]):
-    """Local ids in order of first appearance. A dict that fills itself runs no Python code for known words."""
-
-    def __init__(self) -> None:
-        super().__init__({MARK: MARK_ID})
-
-    def __missing__(self, word: str) -> int:
-        self[word] = number = len(self)
-        return number
-
-
-def encode_lines(text: str, ids: _Ids) -> tuple[np.ndarray, np.ndarray]:
+def encode_lines(text: str, ids: Ids[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return tokens (int32, MARK_ID after each line) and lengths (int64, mark included) of a text of whole lines."""
     words = text.replace("\n", f" {MARK} ").split()
     tokens = np.fromiter(map(ids.__getitem__, words), np.int32, len(words))
@@ -60,7 +50,7 @@ def encode_lines(text: str, ids: _Ids) -> tuple[np.ndarray, np.ndarray]:
 class _Keys:
     """Draw a random key for each sentence, or each document, of a unit: a function of (seed, unit, number) only."""
 
-    def __init__(self, options: Options, unit: int) -> None:
+    def __init__(self, options: PrepConfig, unit: int) -> None:
         self._random = np.random.Philox(key=[options.seed, unit])
         self._documents = options.shuffle == "documents"
         self._document_key = self._random.random_raw(1)
@@ -82,7 +72,7 @@ class _SpillBuffer:
         self._clear()
 
     def _clear(self) -> None:
-        self.ids = _Ids()
+        self.ids = Ids({MARK: MARK_ID})
         self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._num_tokens = 0
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from data_prep.dataset.summary import Figures
 from data_prep.dataset.typed_json import Count, load_json
 from data_prep.passes.encode import UnitRecord, read_record
 from data_prep.passes.shard_bounds import Bounds, shard_bounds
-from data_prep.passes.sorted_spills import Spill
+from data_prep.passes.sorted_spills import Ids, Spill
 from data_prep.plan import PrepPlan
 from data_prep.workers import ReportProgress
 from data_prep.workspace import SKIPPED, WORK_REMEDY, Workspace
@@ -36,12 +37,6 @@ class MergeRecord:
     figures: Figures
     shards: dict[str, Count]
     bounds: dict[str, Xxh3]
-
-
-class _Ids(dict[bytes, int]):
-    def __missing__(self, word: bytes) -> int:
-        self[word] = number = len(self)
-        return number
 
 
 def finished_spills(work: Workspace, plan: PrepPlan) -> tuple[list[Spill], list[str], list[UnitRecord]]:
@@ -80,7 +75,7 @@ def _merge(
     lexicon.write(work.output)
     for split, bound in bounds.items():
         write_bounds(work, split, bound)
-    figures = _figures(plan, records, bounds) | _lexicon_figures(lexicon, heldout_counts)
+    figures = Figures(**_text_figures(plan, records, bounds), **_lexicon_figures(lexicon, heldout_counts))
     _write_skipped(work, plan, records)
     shards = {split: bound.num_shards for split, bound in bounds.items()}
     checksums = {split: xxh3_64_of(_bounds_path(work, split)) for split in bounds}
@@ -123,7 +118,7 @@ def _merge_lexicons(
     spills: Sequence[Spill], bounds: dict[str, Bounds], report: ReportProgress
 ) -> tuple[Lexicon, np.ndarray]:
     """Write each spill's map to lexicon ids; return the lexicon and (types,) int64 counts in the held-out split."""
-    ids = _Ids()
+    ids: Ids[bytes] = Ids()
     for number, spill in enumerate(spills):
         words = spill.words()
         spill.write_map(np.fromiter(map(ids.__getitem__, words), np.int32, len(words)))
@@ -184,7 +179,7 @@ def lexicon_entry(output: Path, lexicon: Lexicon) -> LexiconEntry:
     return {"types": len(lexicon), "files": files}
 
 
-def _figures(plan: PrepPlan, records: Sequence[UnitRecord], bounds: dict[str, Bounds]) -> Figures:
+def _text_figures(plan: PrepPlan, records: Sequence[UnitRecord], bounds: dict[str, Bounds]) -> dict[str, Any]:
     skipped = _skipped_lines(plan, records)
     read_by_source = {source.label: 0 for source in plan.sources}
     for unit, record in zip(plan.units, records, strict=True):
@@ -201,7 +196,7 @@ def _figures(plan: PrepPlan, records: Sequence[UnitRecord], bounds: dict[str, Bo
     }
 
 
-def _lexicon_figures(lexicon: Lexicon, heldout: np.ndarray) -> Figures:
+def _lexicon_figures(lexicon: Lexicon, heldout: np.ndarray) -> dict[str, Any]:
     counts = {"train": np.array(lexicon.counts), "heldout": heldout}
     is_cut = lexicon.byte_lengths() > CUT_BYTES
     words = {split: int(count[UNK_ID:].sum()) for split, count in counts.items()}
@@ -213,7 +208,7 @@ def _lexicon_figures(lexicon: Lexicon, heldout: np.ndarray) -> Figures:
         "cut_types": int(is_cut.sum()),
         "oov_share": {
             split: {
-                str(size): float((count[size:].sum() + count[UNK_ID]) / words[split])
+                size: float((count[size:].sum() + count[UNK_ID]) / words[split])
                 for size in VOCABULARY_SIZES
                 if size < len(lexicon)
             }

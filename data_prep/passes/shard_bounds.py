@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep.dataset.files import DataError
+from data_prep.options import PrepConfig
 from data_prep.passes.sorted_spills import Spill
-from data_prep.plan import Options
 
 _KEY_END = 1 << 64
 
@@ -38,7 +38,7 @@ class Bounds:
         return int((self.tokens[:, -1] - self.tokens[:, 0]).sum())
 
 
-def shard_bounds(spills: Sequence[Spill], splits: Sequence[str], options: Options) -> dict[str, Bounds]:
+def shard_bounds(spills: Sequence[Spill], splits: Sequence[str], options: PrepConfig) -> dict[str, Bounds]:
     """Return the bounds of each split's shards. splits: for each spill, the split that its input was given for.
 
     Raises DataError if the held-out part would be empty or take all sentences.
@@ -61,8 +61,9 @@ def shard_bounds(spills: Sequence[Spill], splits: Sequence[str], options: Option
     return {split: _cut_into_shards(spills, bounds, options) for split, bounds in ranges.items()}
 
 
-def _heldout_cut(spills: Sequence[Spill], lengths: np.ndarray, options: Options) -> np.ndarray:
+def _heldout_cut(spills: Sequence[Spill], lengths: np.ndarray, options: PrepConfig) -> np.ndarray:
     """Return (spills,) int64: the sentence of each spill at which the held-out ones end, or begin if shuffle="none"."""
+    assert options.heldout is not None
     total = int(lengths.sum())
     wanted = options.heldout if isinstance(options.heldout, int) else None
     if wanted is not None and wanted >= total:
@@ -106,7 +107,7 @@ def _key_after(spills: Sequence[Spill], count: int) -> int:
     return low
 
 
-def _cut_into_shards(spills: Sequence[Spill], ranges: np.ndarray, options: Options) -> Bounds:
+def _cut_into_shards(spills: Sequence[Spill], ranges: np.ndarray, options: PrepConfig) -> Bounds:
     """Return the bounds of about equal shards within `ranges` (spills, 2); no shard is empty."""
     token_ranges = np.array([_token_offsets(spill, bounds) for spill, bounds in zip(spills, ranges, strict=True)])
     sizes = token_ranges[:, 1] - token_ranges[:, 0]

@@ -7,14 +7,24 @@ lexicon. A shard is a slice of every spill, so merging slices shuffles globally.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from data_prep.dataset.files import atomic_file, map_npy, write_bytes, write_npy
 
+T = TypeVar("T")
 SPILL_TOKENS = 8 << 20  # bounds the memory of a worker, and keeps a spill's ids below 2^24
 MARK_ID = 0  # local id of a sentence's end
 _GATHER_TOKENS = 1 << 18
+
+
+class Ids(dict[T, int]):
+    """Ids in order of first appearance. A dict that fills itself runs no Python code for known words."""
+
+    def __missing__(self, word: T) -> int:
+        self[word] = number = len(self)
+        return number
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,7 @@ def _expand(name: str) -> list[str]:
     if name == STDIN:
         return [name]
     local_path(name)
+    name = os.path.expanduser(name)
     if os.path.isdir(name):
         below = [os.path.join(folder, file) for folder, _, files in os.walk(name, onerror=_refuse) for file in files]
         visible = [path for path in below if not _is_hidden(os.path.relpath(path, name))]

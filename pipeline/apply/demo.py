@@ -6,7 +6,6 @@ imported only where vectors are compared, so that the first command starts at on
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from functools import partial
@@ -17,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from data_prep.dataset.files import write_bytes
 from data_prep.dataset.locations import local_path
-from data_prep.workers import end_with_parent
+from data_prep.orphans import end_with_parent
 from pipeline.config.schema import ConfigError
+from pipeline.config.terminal import print_text
 from pipeline.train.cluster.signals import EXIT_PREEMPTED
 
 if TYPE_CHECKING:
@@ -41,33 +41,44 @@ def main(folder: str, overrides: list[str]) -> int:
     overrides: key=value pairs for `elmo pretrain`.
     """
     home = local_path(folder)
-    early, later = home / f"addresses-to-{LAST_YEAR}", home / f"addresses-since-{LAST_YEAR + 1}"
-    write_addresses(early, later)
-    data, run, result = home / "data", home / "run", home / "perplexity.json"
-    code = _elmo_all(
-        folder,
-        ["prep", f"input={early}", f"output={data}", "tokenize=true", "heldout=0.02"],
-        ["pretrain", _shown(_config_file("demo")), f"data.path={data}", f"run.dir={run}", *overrides],
-        ["evaluate", f"checkpoint={run}", f"data={data}", f"output={result}"],
-    )
-    if code != 0:
+    try:
+        _run(home, overrides)
+    except subprocess.CalledProcessError as error:
+        code = error.returncode if error.returncode >= 0 else 128 - error.returncode
+        again = f"\nTo resume: elmo demo {folder}" if code == EXIT_PREEMPTED else ""
+        print_text(f"elmo demo: `elmo {error.cmd}` ended with code {code}{again}", sys.stderr)
         return code
-    from pipeline.apply.watch.plot import plot_perplexity
-
-    png = home / "perplexity.png"
-    plot_perplexity(run, png)
-    print(f"\n{_perplexity_table(json.loads(result.read_text()))}")
-    print(f"\n{compare_senses(run, WORD, SENSES)}")
-    domain, tuned = home / "domain", home / "finetuned"
-    code = _elmo_all(
-        folder,
-        ["prep", f"input={later}", f"output={domain}", "tokenize=true", "heldout=0.03"],
-        ["finetune", _shown(_config_file("finetune")), f"from={run}", f"data={domain}", f"run.dir={tuned}", *_BRIEFLY],
-    )
-    if code != 0:
-        return code
-    print(f"\n{_where_things_are(png, run, tuned)}")
     return 0
+
+
+def _run(home: Path, overrides: list[str]) -> None:
+    early, later = home / f"addresses-to-{LAST_YEAR}", home / f"addresses-since-{LAST_YEAR + 1}"
+    data, run, result, png = home / "data", home / "run", home / "perplexity.json", home / "perplexity.png"
+    domain, tuned = home / "domain", home / "finetuned"
+    write_addresses(early, later)
+    _elmo("prep", f"input={early}", f"output={data}", "tokenize=true", "heldout=0.02")
+    _elmo("pretrain", _config_file("demo"), f"data.path={data}", f"run.dir={run}", *overrides)
+    _elmo("evaluate", f"checkpoint={run}", f"data={data}", f"output={result}")
+    _elmo("plot", str(run), f"output={png}")
+    print_text(f"\n{_perplexity_table(json.loads(result.read_text()))}")
+    print_text(f"\n{compare_senses(run, WORD, SENSES)}")
+    _elmo("prep", f"input={later}", f"output={domain}", "tokenize=true", "heldout=0.03")
+    _elmo("finetune", _config_file("finetune"), f"from={run}", f"data={domain}", f"run.dir={tuned}", *_BRIEFLY)
+    print_text(f"\n{_where_things_are(png, run, tuned)}")
+
+
+def _elmo(*arguments: str) -> None:
+    """Print a command and run it. Raises CalledProcessError if it fails. The command ends when this process ends."""
+    print_text(f"\n$ elmo {' '.join(arguments)}")
+    command = [sys.executable, "-m", "pipeline.cli", *arguments]
+    ends = partial(end_with_parent, os.getpid()) if sys.platform == "linux" else None
+    with subprocess.Popen(command, preexec_fn=ends) as child:
+        try:
+            code = child.wait()
+        except KeyboardInterrupt:  # the command got it too, and may save a checkpoint before it ends
+            code = child.wait()
+    if code != 0:
+        raise subprocess.CalledProcessError(code, arguments[0])
 
 
 def write_addresses(early: Path, later: Path) -> None:
@@ -81,7 +92,7 @@ def write_addresses(early: Path, later: Path) -> None:
         folder = early if int(file.name.split("-")[0]) <= LAST_YEAR else later
         if file.stem != _REPEATS:
             _write_if_new(folder / file.name, Path(str(file.locate())).read_text(encoding="utf-8"))
-    print(f"text     {len(addresses) - 1} addresses: {early} to train on, {later} to fine-tune on", flush=True)
+    print_text(f"text     {len(addresses) - 1} addresses: {early} to train on, {later} to fine-tune on")
 
 
 def _write_if_new(path: Path, text: str) -> None:
@@ -93,48 +104,12 @@ def _write_if_new(path: Path, text: str) -> None:
         write_bytes(path, content)
 
 
-def _config_file(name: str) -> Path:
-    """Return configs/NAME.yaml of the clone or of the installed package."""
+def _config_file(name: str) -> str:
+    """Return configs/NAME.yaml of the clone or of the installed package, as a user in this folder would type it."""
     here = Path(__file__).resolve()
     candidates = [here.parents[parent] / "configs" / f"{name}.yaml" for parent in (2, 1)]
-    return next(path for path in candidates if path.exists())
-
-
-def _shown(path: Path) -> str:
-    """Return the path as a user in the current folder would type it."""
+    path = next(path for path in candidates if path.exists())
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _elmo_all(folder: str, *commands: list[str]) -> int:
-    """Run the commands in turn until one fails; print and return its exit code."""
-    for arguments in commands:
-        code = _elmo(arguments)
-        if code != 0:
-            again = "" if code != EXIT_PREEMPTED else f"\nTo resume: elmo demo {folder}"
-            print(f"elmo demo: `elmo {arguments[0]}` ended with code {code}{again}", file=sys.stderr)
-            return code
-    return 0
-
-
-def _elmo(arguments: list[str]) -> int:
-    """Print the command and run it; it ends when this process ends. Return its exit code."""
-    print(f"\n$ elmo {' '.join(arguments)}", flush=True)
-    child: list[subprocess.Popen[bytes]] = []
-
-    def forward_signal(signum: int, frame: Any) -> None:
-        if child and signum != signal.SIGINT:  # Ctrl-C reaches both processes by itself
-            child[0].send_signal(signum)
-
-    before = {signum: signal.signal(signum, forward_signal) for signum in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        command = [sys.executable, "-m", "pipeline.cli", *arguments]
-        ends = partial(end_with_parent, os.getpid())
-        child.append(subprocess.Popen(command, preexec_fn=ends if sys.platform == "linux" else None))
-        code = child[0].wait()
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-    return code if code >= 0 else 128 - code
 
 
 def _perplexity_table(result: dict[str, Any]) -> str:

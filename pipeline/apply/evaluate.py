@@ -48,31 +48,29 @@ class Evaluation:
     unigram: float
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "checkpoint": self.checkpoint, "step": self.step, "data": self.data,
-            "perplexity": self.perplexity.both, "perplexity_forward": self.perplexity.forward,
-            "perplexity_backward": self.perplexity.backward, "tokens": self.perplexity.tokens,
-            "evaluate.lanes": self.perplexity.lanes, "diverged_lanes": self.perplexity.diverged_lanes,
-            "vocabulary": self.vocabulary, "outside_vocabulary_share": self.outside_share, "unk_share": self.unk_share,
-            "unigram_perplexity": self.unigram,
-        }  # fmt: skip
+        p = self.perplexity
+        found = {"perplexity": p.both, "perplexity_forward": p.forward, "perplexity_backward": p.backward}
+        lanes = {"tokens": p.tokens, "evaluate.lanes": p.lanes, "diverged_lanes": p.diverged_lanes}
+        words = {"vocabulary": self.vocabulary, "outside_vocabulary_share": self.outside_share}
+        words |= {"unk_share": self.unk_share, "unigram_perplexity": self.unigram}
+        return {"checkpoint": self.checkpoint, "step": self.step, "data": self.data, **found, **lanes, **words}
 
     def __str__(self) -> str:
         p = self.perplexity
-        rows = [
-            ("checkpoint", f"{self.checkpoint} (step {self.step:,})"),
-            ("data", self.data),
-            ("tokens scored", f"{p.tokens:,} each way"),
-            ("words scored as <UNK>", f"{self.outside_share:.2%} outside the vocabulary of {self.vocabulary:,}, "
-                                      f"{self.unk_share:.2%} <UNK> in the text itself"),
-            ("states start cold", f"in {p.lanes} places (evaluate.lanes={p.lanes}; 1 = strict reading order)"),
-            *([("warning", p.warning)] if p.warning else []),
-            ("unigram baseline", f"{self.unigram:10.2f}"),
-            ("perplexity forward", f"{p.forward:10.2f}"),
-            ("perplexity backward", f"{p.backward:10.2f}"),
-            ("perplexity", f"{p.both:10.2f}"),
-        ]  # fmt: skip
-        return "\n".join(f"{name:23}{value}" for name, value in rows)
+        outside = f"{self.outside_share:.2%} outside the vocabulary of {self.vocabulary:,}"
+        rows = {
+            "checkpoint": f"{self.checkpoint} (step {self.step:,})",
+            "data": self.data,
+            "tokens scored": f"{p.tokens:,} each way",
+            "words scored as <UNK>": f"{outside}, {self.unk_share:.2%} <UNK> in the text itself",
+            "states start cold": f"in {p.lanes} places (evaluate.lanes={p.lanes}; 1 = strict reading order)",
+            "warning": p.warning,
+            "unigram baseline": f"{self.unigram:10.2f}",
+            "perplexity forward": f"{p.forward:10.2f}",
+            "perplexity backward": f"{p.backward:10.2f}",
+            "perplexity": f"{p.both:10.2f}",
+        }
+        return "\n".join(f"{name:23}{value}" for name, value in rows.items() if value)
 
 
 def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
@@ -82,10 +80,9 @@ def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
     output = local_path(config.output, "output")
     require(output.parent.is_dir(), f"output={output}: there is no folder {output.parent}; make it first")
     quieten_lightning()
-    fabric = Fabric(
-        accelerator=choose_device(config.accelerator, config.devices), devices=config.devices,
-        precision=config.precision, strategy="ddp" if config.devices > 1 else "auto",  # type: ignore[arg-type]
-    )  # fmt: skip
+    strategy = "ddp" if config.devices > 1 else "auto"
+    accelerator = choose_device(config.accelerator, config.devices)
+    fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=config.devices, precision=config.precision)
     fabric.launch()
     trained = load_trained(config.checkpoint, fabric.device)
     model = trained.language_model(

@@ -70,10 +70,9 @@ def import_weights(config: ImportConfig) -> str:
 
 def _export_elmo(trained: Trained, output: Path, config: ExportConfig) -> list[Path]:
     facts = _with_version(trained.facts | ({"corpus": config.corpus} if config.corpus else {}))
-    return save_pretrained(
-        output, trained.bilm, words=trained.words or None, counts=trained.counts if len(trained.counts) else None,
-        facts=facts, training=_settings(trained.settings), overwrite=config.overwrite, hub=config.hub,
-    )  # fmt: skip
+    words, counts = trained.words or None, trained.counts if len(trained.counts) else None
+    how: Any = {"training": _settings(trained.settings), "overwrite": config.overwrite, "hub": config.hub}
+    return save_pretrained(output, trained.bilm, words=words, counts=counts, facts=facts, **how)
 
 
 def _export_allennlp(trained: Trained, output: Path, overwrite: bool) -> str:

@@ -116,20 +116,18 @@ def load_trained(location: str, device: torch.device | str = "cpu", *, softmax: 
     with torch.device("meta"):
         bilm = LanguageModel(config.model, vocab_size) if softmax else BiLM(config.model)
     bilm.load_state_dict(state, assign=True)
-    return Trained(
-        path, content["global_step"], content["elmo"]["config"], bilm.eval().requires_grad_(False), words,
-        content["elmo"]["vocabulary"]["counts"].numpy().copy(), content["elmo"]["identity"]["dataset"],
-        _facts(path, content, config),
-    )  # fmt: skip
+    stored = content["elmo"]
+    counts, dataset = stored["vocabulary"]["counts"].numpy().copy(), stored["identity"]["dataset"]
+    bilm = bilm.eval().requires_grad_(False)
+    facts = _facts(path, content, config)
+    return Trained(path, content["global_step"], stored["config"], bilm, words, counts, dataset, facts)
 
 
 def _from_pretrained(location: str, device: torch.device | str, softmax: bool) -> Trained:
     found = load_pretrained(location, softmax=softmax, device=device)
     counts = np.zeros(0, np.int64) if found.counts is None else found.counts
-    return Trained(
-        found.path, found.facts.get("step", 0), found.training, found.bilm, found.words or [], counts,
-        found.facts.get("corpus_fingerprint") or "", found.facts,
-    )  # fmt: skip
+    step, dataset = found.facts.get("step", 0), found.facts.get("corpus_fingerprint") or ""
+    return Trained(found.path, step, found.training, found.bilm, found.words or [], counts, dataset, found.facts)
 
 
 def _words(path: Path, words: torch.Tensor) -> list[str]:
@@ -150,8 +148,8 @@ def _facts(path: Path, content: dict[str, Any], config: PretrainConfig) -> dict[
     version = version_of(run_dir)
     metrics = read_metrics(run_dir).get(step, {}) if (run_dir / "run.json").is_file() else {}
     perplexity = None
-    names = {"forward": "val/perplexity_forward", "backward": "val/perplexity_backward", "both": "val/perplexity",
-             "tokens": "val/tokens"}  # fmt: skip
+    names = {way: f"val/perplexity_{way}" for way in ("forward", "backward")}
+    names |= {"both": "val/perplexity", "tokens": "val/tokens"}
     if metrics.keys() >= set(names.values()):
         perplexity = {name: metrics[metric] for name, metric in names.items()}
         perplexity["lanes"] = min(config.evaluate.lanes, perplexity["tokens"])

@@ -177,14 +177,11 @@ def _write(file: BinaryIO | None, form: str, score: SentenceScore) -> None:
 
 
 def _as_dict(score: SentenceScore) -> dict[str, Any]:
-    forward, backward = score.log_probabilities
-    end, start = score.bounds
-    return {
-        "file": score.sentence.path, "line": score.sentence.line, "words": score.sentence.words,
-        "unknown": score.unknown, "log_probability_forward": forward, "log_probability_backward": backward,
-        "surprisal_forward_bits": score.surprisals[0].tolist(), "surprisal_backward_bits": score.surprisals[1].tolist(),
-        "end_forward_bits": end, "start_backward_bits": start,
-    }  # fmt: skip
+    sentence, surprisals = score.sentence, score.surprisals.tolist()
+    found = {"file": sentence.path, "line": sentence.line, "words": sentence.words, "unknown": score.unknown}
+    found |= zip(("log_probability_forward", "log_probability_backward"), score.log_probabilities, strict=True)
+    found |= zip(("surprisal_forward_bits", "surprisal_backward_bits"), surprisals, strict=True)
+    return found | dict(zip(("end_forward_bits", "start_backward_bits"), score.bounds, strict=True))
 
 
 def _as_rows(score: SentenceScore) -> Iterator[tuple[Any, ...]]:

@@ -1,30 +1,19 @@
 """Every option of the commands around training, with its default and meaning."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
-from pipeline.config.schema import ACCELERATOR_RULE, ACCELERATORS, EvaluateConfig, option, require
+from pipeline.config.schema import (
+    ACCELERATOR,
+    Accelerator,
+    EvaluateConfig,
+    Precision,
+    option,
+    require,
+    require_bounds,
+)
 
-
-@dataclass
-class PrepConfig:
-    input: list[str] = option([], "files, globs, folders: one tokenised sentence a line; - is standard input")
-    output: str = option("", "folder of the dataset")
-    heldout: float | None = option(
-        None, "held-out sentences: a share below 1, or a number [default: 0.01; with heldout_input: none]"
-    )
-    heldout_input: list[str] = option([], "separate held-out text, instead of a share or count")
-    tokenize: bool = option(False, "the text is raw: split it into sentences and words (extra `text`)")
-    language: str = option("en", "language code for the rules of the tokeniser")
-    shuffle: str = option("sentences", "order of the dataset: sentences, documents (kept whole) or none")
-    seed: int = option(0, "seed of the shuffle and of the choice of held-out sentences")
-    workers: int = option(0, "processes, 0: one a core; the result does not depend on them")
-    on_error: str = option("fail", "at a bad line: fail, or skip (skipped lines are counted and listed)")
-    max_sentence_words: int = option(100_000, "words of a line; a longer line is an error")
-    shard_tokens: int = option(32 << 20, "tokens of a shard, of 4 bytes each")
-    overwrite: bool = option(False, "replace a dataset that was made from other input or with other options")
-    step: str = option("", "run one pass only, for job arrays: encode, then merge, then shard [default: all]")
-    task: int = option(0, "with step=: number of this task, from 0")
-    tasks: int = option(1, "with step=: number of tasks that share the pass")
+PRECISION = "bf16-mixed: matrix products in bfloat16"
 
 
 @dataclass
@@ -33,29 +22,25 @@ class EvaluateCommandConfig:
     data: list[str] = option([], "a dataset, or text files with one tokenised sentence a line")
     split: str = option("heldout", "split of the dataset")
     output: str = option("", "write the result as JSON to this file")
-    accelerator: str = option("auto", "auto, cpu or gpu")
-    devices: int = option(1, "processes; the result does not depend on them")
-    precision: str = option("32-true", "32-true or bf16-mixed")
+    accelerator: Accelerator = option("auto", ACCELERATOR)
+    devices: int = option(1, "processes; the result does not depend on them", 1)
+    precision: Precision = option("32-true", PRECISION)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
-        require(self.devices >= 1, f"devices={self.devices} must be at least 1")
-        _check_machine(self.accelerator, self.precision, 1)
+        require_bounds(self)
 
 
 @dataclass
 class ExportConfig:
     checkpoint: str = option("", "checkpoint file, a run's folder, or a model that was exported or imported")
     output: str = option("", "folder to write")
-    format: str = option(
-        "elmo", "elmo (everything), or allennlp (for AllenNLP, bilm-tf and simple_elmo; without softmax)"
+    format: Literal["elmo", "allennlp"] = option(
+        "elmo", "elmo: everything; allennlp: for AllenNLP, bilm-tf and simple_elmo, without softmax"
     )
     corpus: str = option("", "name of the training corpus in the model card [default: the dataset's folder]")
     hub: str = option("", "also upload to this repository on the Hugging Face hub: ORG/NAME (extra `hub`)")
     overwrite: bool = option(False, "replace a model in output=")
-
-    def __post_init__(self) -> None:
-        require(self.format in ("elmo", "allennlp"), f"format={self.format!r} must be elmo or allennlp")
 
 
 @dataclass
@@ -75,24 +60,23 @@ class EmbedConfig:
     layers: str = option("all", "all, top, average, mix, or a layer's number (0: the word without context)")
     weights: list[float] = option([], "with layers=mix: factor of each layer, used as given (no softmax)")
     gamma: float = option(1.0, "with layers=mix: factor of the mix")
-    dtype: str = option("float32", "float32 or float16")
+    dtype: Literal["float32", "float16"] = option("float32", "type of the numbers in the file")
     tokenize: bool = option(
         False, "the text is raw: split it; keys are then numbers of sentences, not of lines (extra `text`)"
     )
     language: str = option("en", "language code for the rules of the tokeniser")
     sentence_index: bool = option(True, "write the sentences into .h5 and .npz too, as sentence_to_index of AllenNLP")
-    workers: int = option(1, "processes that share the parts of the input; 0: one a core")
+    workers: int = option(1, "processes that share the parts of the input; 0: one a core", 0)
     threads: int | None = option(None, "CPU threads of each process [null: the cores divided by the processes]")
     task: int = option(0, "number of this task in a job array, from 0")
     tasks: int = option(1, "tasks that share the parts; then the same command without task= and tasks= writes the file")
-    accelerator: str = option("auto", "auto, cpu or gpu")
-    precision: str = option("32-true", "32-true or bf16-mixed")
+    accelerator: Accelerator = option("auto", ACCELERATOR)
+    precision: Precision = option("32-true", PRECISION)
     overwrite: bool = option(False, "replace output=, and unfinished work that was started with other options")
 
     def __post_init__(self) -> None:
-        require(self.dtype in ("float32", "float16"), f"dtype={self.dtype!r} must be float32 or float16")
+        require_bounds(self)
         require(0 <= self.task < self.tasks, f"task={self.task} must be from 0 to tasks - 1, which is {self.tasks - 1}")
-        _check_machine(self.accelerator, self.precision, self.workers)
 
 
 @dataclass
@@ -104,12 +88,9 @@ class ScoreConfig:
     )
     tokenize: bool = option(False, "the text is raw: split it into sentences and words (extra `text`)")
     language: str = option("en", "language code for the rules of the tokeniser")
-    accelerator: str = option("auto", "auto, cpu or gpu")
-    precision: str = option("32-true", "32-true or bf16-mixed")
+    accelerator: Accelerator = option("auto", ACCELERATOR)
+    precision: Precision = option("32-true", PRECISION)
     threads: int | None = option(None, "CPU threads [null: the default of torch]")
-
-    def __post_init__(self) -> None:
-        _check_machine(self.accelerator, self.precision, 1)
 
 
 @dataclass
@@ -118,30 +99,22 @@ class NeighborsConfig:
     corpus: list[str] = option([], "files, globs, folders to search: one tokenised sentence a line")
     word: str = option("", "the word whose occurrences are compared")
     sentence: str = option("", "its context: a tokenised sentence with the word")
-    occurrence: int = option(1, "which occurrence of the word in the sentence, from 1")
+    occurrence: int = option(1, "which occurrence of the word in the sentence, from 1", 1)
     any: bool = option(False, "compare with the occurrences of all words, not of this word only")
-    k: int = option(10, "neighbours to show")
+    k: int = option(10, "neighbours to show", 1)
     layer: str = option("top", "top, average, or a layer's number")
     index: str = option("", "folder for the vectors of the corpus [default: beside the first file]")
     approximate: str = option(
         "auto", "with any=true: search with faiss (extra `neighbors`): auto (over 5 M words), true or false"
     )
     output: str = option("", "write the result as JSON to this file")
-    workers: int = option(1, "processes that embed the corpus; 0: one a core")
+    workers: int = option(1, "processes that embed the corpus; 0: one a core", 0)
     threads: int | None = option(None, "CPU threads of each process [null: the cores divided by the processes]")
-    accelerator: str = option("auto", "auto, cpu or gpu")
-    precision: str = option("32-true", "32-true or bf16-mixed")
+    accelerator: Accelerator = option("auto", ACCELERATOR)
+    precision: Precision = option("32-true", PRECISION)
     overwrite: bool = option(False, "replace an index that was made of another corpus or model")
 
     def __post_init__(self) -> None:
-        require(self.k >= 1, f"k={self.k} must be at least 1")
-        require(self.occurrence >= 1, f"occurrence={self.occurrence} must be at least 1")
+        require_bounds(self)
         self.approximate = self.approximate.lower()
         require(self.approximate in ("auto", "true", "false"), "approximate= must be auto, true or false")
-        _check_machine(self.accelerator, self.precision, self.workers)
-
-
-def _check_machine(accelerator: str, precision: str, workers: int) -> None:
-    require(accelerator in ACCELERATORS, f"accelerator={accelerator!r} {ACCELERATOR_RULE}")
-    require(precision in ("32-true", "bf16-mixed"), f"precision={precision!r} must be 32-true or bf16-mixed")
-    require(workers >= 0, f"workers={workers} must not be negative; use 0 for one a core")

@@ -1,8 +1,9 @@
 """Every option of a fine-tuning: those of a pretraining, and its source. Short forms: from=, data=, general=, mix=."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
-from pipeline.config.schema import ConfigError, PretrainConfig, option, require
+from pipeline.config.schema import ConfigError, PretrainConfig, option, require, require_bounds
 
 _SHORT = {"from": "finetune.source", "data": "data.path", "general": "finetune.general"}
 
@@ -10,15 +11,18 @@ _SHORT = {"from": "finetune.source", "data": "data.path", "general": "finetune.g
 @dataclass
 class FinetuneSection:
     source: str = option("", "from=: checkpoint, run folder, exported or imported model, or ORG/NAME on the hub")
-    vocabulary: str = option(
-        "auto", "words of the softmax: keep (those of the source), extend (and those of the domain), new (those of the "
-        "domain alone) or auto (keep if the source has a softmax, else new)"
-    )  # fmt: skip
-    new_rows: str = option(
+    vocabulary: Literal["auto", "keep", "extend", "new"] = option(
+        "auto",
+        "words of the softmax: keep (those of the source), extend (and those of the domain), new (those of the "
+        "domain alone) or auto (keep if the source has a softmax, else new)",
+    )
+    new_rows: Literal["encoder", "mean"] = option(
         "encoder", "first rows of new words: encoder (predicted from their spelling), or mean (the mean row)"
     )
     warmup_steps: int | None = option(
-        None, "steps in which only the softmax learns [null: a tenth of all steps if the source has no softmax, else 0]"
+        None,
+        "steps in which only the softmax learns [null: a tenth of all steps if the source has no softmax, else 0]",
+        at_least=0,
     )
     freeze: list[str] = option([], "parts that do not learn: encoder, layer1, layer2, ..., softmax")
     mix: str = option("", "mix=DIR:SHARE: dataset of general text to mix in, against forgetting")
@@ -28,13 +32,7 @@ class FinetuneSection:
     )
 
     def __post_init__(self) -> None:
-        kinds = ("auto", "keep", "extend", "new")
-        require(self.vocabulary in kinds, f"finetune.vocabulary={self.vocabulary!r} must be one of {kinds}")
-        require(
-            self.new_rows in ("mean", "encoder"), f"finetune.new_rows={self.new_rows!r} must be 'mean' or 'encoder'"
-        )
-        steps = self.warmup_steps
-        require(steps is None or steps >= 0, f"finetune.warmup_steps={steps} must not be negative; 0 is none")
+        require_bounds(self, "finetune.")
         share = self.mix_share
         require(0 < share < 1, f"finetune.mix_share={share} must be between 0 and 1, as in mix=DIR:0.1")
 

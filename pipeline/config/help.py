@@ -7,7 +7,8 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, NamedTuple, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from pipeline.config.load import require_text
 from pipeline.config.terminal import print_text
@@ -62,8 +63,8 @@ def show(text: str) -> None:
 
 
 def overview(commands: Mapping[str, Command]) -> str:
-    lines = ["Pretrain, evaluate and use ELMo's bidirectional language model.", "",
-             "elmo COMMAND [CONFIG.yaml ...] [key=value ...]      elmo COMMAND -h lists every key", ""]  # fmt: skip
+    usage = "elmo COMMAND [CONFIG.yaml ...] [key=value ...]      elmo COMMAND -h lists every key"
+    lines = ["Pretrain, evaluate and use ELMo's bidirectional language model.", "", usage, ""]
     lines += [f"  {name:10}{command.meaning}" for name, command in commands.items()]
     return "\n".join(lines)
 
@@ -119,5 +120,8 @@ def _yaml(value: Any) -> str:
 
 
 def _type(hint: Any) -> str:
-    options = [a for a in get_args(hint) if a is not type(None)] if type(None) in get_args(hint) else []
-    return f"{_type(options[0])}|null" if options else getattr(hint, "__name__", str(hint)).replace("builtins.", "")
+    if get_origin(hint) is Literal:
+        return "|".join(get_args(hint))
+    if get_origin(hint) in (Union, UnionType):
+        return "|".join(_type(part) for part in get_args(hint))
+    return "null" if hint is NoneType else getattr(hint, "__name__", str(hint)).replace("builtins.", "")

@@ -10,10 +10,10 @@ import os
 import re
 import textwrap
 from collections.abc import Iterator
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from types import NoneType
-from typing import Any, TypeVar, cast, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from pipeline.config.schema import ConfigError, to_dict
 
@@ -29,7 +29,7 @@ def load(schema: type[T], arguments: list[str], under: dict[str, Any] | None = N
     Raises ConfigError for unknown keys, wrong types, missing files and values out of range.
     """
     files, pairs = _split_arguments(arguments)
-    return _build(schema, [under or {}, *map(_read_yaml, files), *_read_pairs(schema, pairs)])
+    return _build(schema, [under or {}, *(_read_yaml(schema, file) for file in files), *_read_pairs(schema, pairs)])
 
 
 def from_dict(schema: type[T], values: dict[str, Any]) -> T:
@@ -92,7 +92,7 @@ def _read_pairs(schema: type[Any], pairs: list[str]) -> list[dict[str, Any]]:
         if hint == list[str]:
             listed = _listed(text)
             value = lists[key] = [*lists.get(key, []), text] if listed is None else listed
-        elif hint is str or str in get_args(hint):
+        elif _is_text(hint):
             value = None if NoneType in get_args(hint) and text in ("null", "~", "") else _unquoted(text)
         else:
             value = _parse(key, text)
@@ -150,18 +150,35 @@ def _parse(key: str, text: str) -> Any:
         raise ConfigError(f"{key}={_short(text)} cannot be read as YAML ({_one_sentence(error)})") from None
 
 
-def _read_yaml(file: str) -> dict[str, Any]:
+def _read_yaml(schema: type[Any], file: str) -> dict[str, Any]:
+    import yaml
     from omegaconf import OmegaConf
 
     if not os.path.isfile(file):
         raise ConfigError(f"{file}: no such config file; see configs/ for those that come with the project")
     try:
         values = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        with open(file, "rb") as stream:
+            written = yaml.load(stream, yaml.BaseLoader)  # every scalar as its text
     except Exception as error:  # as in `_parse`
         raise ConfigError(f"{file} is not YAML: {_one_sentence(error)}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{file} holds a list, not keys with values; write for example data: {{lanes: 32}}")
-    return cast(dict[str, Any], values)
+    return cast(dict[str, Any], _as_written(schema, values, written))
+
+
+def _as_written(hint: Any, value: Any, written: Any) -> Any:
+    """Return the values of a YAML file in which what is typed as text is the text: `no` and 1e3 are words too."""
+    if isinstance(value, dict) and isinstance(written, dict) and is_dataclass(hint):
+        hints = get_type_hints(hint)
+        return {key: _as_written(hints.get(key), item, written.get(key)) for key, item in value.items()}
+    if isinstance(value, list) and isinstance(written, list) and hint == list[str]:
+        return [_as_written(str, item, text) for item, text in zip(value, written, strict=True)]
+    return written if _is_text(hint) and isinstance(value, bool | int | float) and isinstance(written, str) else value
+
+
+def _is_text(hint: Any) -> bool:
+    return any(part is str or get_origin(part) is Literal for part in (hint, *get_args(hint)))
 
 
 def _escaped(value: Any) -> Any:
@@ -190,8 +207,22 @@ def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int | float]]:
 
 def _one_sentence(error: Exception) -> str:
     key = getattr(error, "full_key", None)
+    if choices := _choices(error):
+        return f"{key}={_short(repr(getattr(error, 'value', None)))} must be {choices}"
     text = _short(str(error).split("\n    full_key")[0] or type(error).__name__)
     return f"{key}: {text}" if key else text
+
+
+def _choices(error: Exception) -> str:
+    """Return the values that an option takes, and its meaning, if the error is about a value that is none of them."""
+    schema: Any = getattr(error, "object_type", None)
+    if is_dataclass(schema):
+        for field in fields(schema):
+            hint = get_type_hints(schema)[field.name]
+            if field.name == getattr(error, "key", None) and get_origin(hint) is Literal:
+                *others, last = get_args(hint)
+                return f"{', '.join(others)} or {last} ({field.metadata['meaning']})"
+    return ""
 
 
 def _short(text: str) -> str:

@@ -6,21 +6,22 @@ YAML files hold differences from these only; pipeline/config/load.py reads them.
 import os
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from data_prep.dataset.locations import local_path
 
-ACCELERATORS = ("auto", "cpu", "gpu")
-ACCELERATOR_RULE = "must be auto, cpu or gpu (by CUDA: MPS has no float64, which perplexity and statistics need)"
+Accelerator: TypeAlias = Literal["auto", "cpu", "gpu"]
+ACCELERATOR = "a GPU is used by CUDA: MPS has no float64, which perplexity and statistics need"
+Precision: TypeAlias = Literal["32-true", "bf16-mixed"]
 
 
 class ConfigError(ValueError):
     """A setting that cannot be used: value, rule and remedy in one sentence."""
 
 
-def option(default: Any, meaning: str) -> Any:
-    """A field with the help text that `elmo COMMAND -h` prints."""
-    metadata = {"meaning": meaning}
+def option(default: Any, meaning: str, at_least: int | None = None) -> Any:
+    """A field with the help text that `elmo COMMAND -h` prints. at_least: lower bound, for `require_bounds`."""
+    metadata = {"meaning": meaning, "at_least": at_least}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -29,6 +30,13 @@ def option(default: Any, meaning: str) -> Any:
 def require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
+
+
+def require_bounds(config: Any, section: str = "") -> None:
+    """Raise ConfigError for an option of `config` below its `at_least`. section: before its name, as in "data."."""
+    for f in fields(config):
+        least, value = f.metadata.get("at_least"), getattr(config, f.name)
+        require(least is None or value is None or value >= least, f"{section}{f.name}={value} must be at least {least}")
 
 
 @dataclass
@@ -46,27 +54,28 @@ class DataConfig:
     path: str = option("", "dataset made by `elmo prep`: a folder, or a URL of file, http, https, s3, gs or hf")
     cache_dir: str | None = option(None, "cache of remote datasets [null: $ELMO_CACHE, else ~/.cache/elmo-pipeline]")
     stage_dir: str = option("", "folder to which a node copies its shards, for example $SLURM_TMPDIR [default: none]")
-    lanes: int = option(384, "rows of the global batch, divided among all ranks [the paper: 128 on each of 3 GPUs]")
-    window: int = option(20, "tokens of each lane in one step (truncated back-propagation through time)")
-    order: str = option(
+    lanes: int = option(384, "rows of the global batch, divided among all ranks [the paper: 128 on each of 3 GPUs]", 1)
+    window: int = option(20, "tokens of each lane in one step (truncated back-propagation through time)", 1)
+    order: Literal["shared", "per_direction"] = option(
         "shared", "shared: both directions read the same text in a step; per_direction: other text, as bilm-tf (slower)"
     )
     cold_start_share: float = option(
         0.01, "share of lanes that start each step from the zero state, as single sentences do [the paper: 0]"
     )
     vocab_size: int = option(793_471, "words of the softmax: the lexicon's most frequent, with <S>, </S> and <UNK>")
-    vocab_min_count: int = option(3, "lowest count in the training split for a word of the softmax")
-    workers: int = option(1, "loader processes of each rank; 0: the training process makes its batches")
+    vocab_min_count: int = option(3, "lowest count in the training split for a word of the softmax", 1)
+    workers: int = option(1, "loader processes of each rank; 0: the training process makes its batches", 0)
 
     def __post_init__(self) -> None:
+        require_bounds(self, "data.")
         require(self.lanes <= 1 << 20, f"data.lanes={self.lanes} must be at most {1 << 20}")
-        for name in ("lanes", "window", "vocab_min_count"):
-            require(getattr(self, name) >= 1, f"data.{name}={getattr(self, name)} must be at least 1")
-        require(self.order in ("shared", "per_direction"), f"data.order={self.order!r} must be shared or per_direction")
         share = self.cold_start_share
         require(0 <= share <= 1, f"data.cold_start_share={share} must be from 0 to 1; 0.01 is one lane in a hundred")
         require(self.vocab_size >= 4, f"data.vocab_size={self.vocab_size} must be at least 4: <S>, </S>, <UNK>, a word")
-        require(self.workers >= 0, f"data.workers={self.workers} must not be negative; use 0 for none")
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.lanes * self.window
 
     @property
     def staged_at(self) -> Path | None:
@@ -76,28 +85,25 @@ class DataConfig:
 
 @dataclass
 class ModelConfig:
-    character_dim: int = option(16, "size of a character's embedding")
+    character_dim: int = option(16, "size of a character's embedding", 1)
     filters: list[list[int]] = option(
         [[1, 32], [2, 32], [3, 64], [4, 128], [5, 256], [6, 512], [7, 1024]],
         "convolutions over characters: a list of [width in characters, number of filters]",
     )
-    activation: str = option("relu", "relu or tanh, applied after the maximum over positions")
+    activation: Literal["relu", "tanh"] = option("relu", "applied after the maximum over positions")
     max_characters: int = option(50, "character ids of a word, both word bounds included; longer words are cut")
-    num_highway: int = option(2, "highway layers after the convolutions")
-    lstm_dim: int = option(4096, "cells of an LSTM layer in each direction")
-    projection_dim: int = option(512, "outputs of an LSTM layer in each direction")
-    num_layers: int = option(2, "LSTM layers")
+    num_highway: int = option(2, "highway layers after the convolutions", 0)
+    lstm_dim: int = option(4096, "cells of an LSTM layer in each direction", 1)
+    projection_dim: int = option(512, "outputs of an LSTM layer in each direction", 1)
+    num_layers: int = option(2, "LSTM layers", 1)
     cell_clip: float | None = option(3.0, "limit of the cell's values; null: no limit")
     proj_clip: float | None = option(3.0, "limit of a layer's outputs; null: no limit")
     skip_connections: bool = option(True, "add a layer's input to its output, from the second layer on")
     dropout: float = option(0.1, "share of values dropped before each layer and before the softmax")
 
     def __post_init__(self) -> None:
-        require(self.activation in ("relu", "tanh"), f"model.activation={self.activation!r} must be relu or tanh")
+        require_bounds(self, "model.")
         require(0 <= self.dropout < 1, f"model.dropout={self.dropout} must be in [0, 1)")
-        for name in ("character_dim", "lstm_dim", "projection_dim", "num_layers"):
-            require(getattr(self, name) >= 1, f"model.{name}={getattr(self, name)} must be at least 1")
-        require(self.num_highway >= 0, f"model.num_highway={self.num_highway} must not be negative")
         for name in ("cell_clip", "proj_clip"):
             clip = getattr(self, name)
             require(clip is None or clip > 0, f"model.{name}={clip} must be positive; use null for no clip")
@@ -112,26 +118,24 @@ class ModelConfig:
 
 @dataclass
 class SoftmaxConfig:
-    kind: str = option("sampled", "training loss: sampled, or full (exact; its cost grows with the vocabulary)")
-    num_samples: int = option(8192, "candidates drawn in each step")
-    candidates: str = option("shared", "shared: both directions use the same candidates; per_direction: other ones")
-    init: str = option(
+    kind: Literal["sampled", "full"] = option(
+        "sampled", "training loss; full: exact, but its cost grows with the vocabulary"
+    )
+    num_samples: int = option(8192, "candidates drawn in each step", 1)
+    candidates: Literal["shared", "per_direction"] = option(
+        "shared", "shared: both directions use the same candidates; per_direction: other ones"
+    )
+    init: Literal["normal", "unigram"] = option(
         "normal", "initial values: normal (as in bilm-tf), or unigram (biases from word frequencies, rows zero)"
     )
 
     def __post_init__(self) -> None:
-        require(self.init in ("normal", "unigram"), f"softmax.init={self.init!r} must be normal or unigram")
-        require(self.kind in ("sampled", "full"), f"softmax.kind={self.kind!r} must be sampled or full")
-        require(self.num_samples >= 1, f"softmax.num_samples={self.num_samples} must be at least 1")
-        require(
-            self.candidates in ("shared", "per_direction"),
-            f"softmax.candidates={self.candidates!r} must be shared or per_direction",
-        )
+        require_bounds(self, "softmax.")
 
 
 @dataclass
 class OptimizerConfig:
-    name: str = option(
+    name: Literal["adagrad", "adam", "adam-adagrad"] = option(
         "adagrad", "adagrad (the paper), adam (only touched softmax rows) or adam-adagrad (adagrad for the softmax)"
     )
     lr: float = option(0.2, "learning rate; for adam about 0.001")
@@ -141,65 +145,59 @@ class OptimizerConfig:
     beta2: float = option(0.999, "adam: decay of the square")
     eps: float = option(1e-8, "adam: added to the denominator")
     clip_norm: float | None = option(10.0, "limit of the global norm of the gradients of loss x window; null: no limit")
-    schedule: str = option("constant", "learning rate during the run: constant, linear (to 0) or cosine (to 0)")
-    warmup_steps: int = option(0, "steps in which the learning rate rises from 0")
+    schedule: Literal["constant", "linear", "cosine"] = option(
+        "constant", "learning rate during the run; linear and cosine: it falls to 0"
+    )
+    warmup_steps: int = option(0, "steps in which the learning rate rises from 0", 0)
 
     def __post_init__(self) -> None:
-        names = ("adagrad", "adam", "adam-adagrad")
-        require(self.name in names, f"optimizer.name={self.name!r} must be one of {names}")
+        require_bounds(self, "optimizer.")
         for name in ("lr", "softmax_lr"):
             require(getattr(self, name) > 0, f"optimizer.{name}={getattr(self, name)} must be positive")
-        schedules = ("constant", "linear", "cosine")
-        require(self.schedule in schedules, f"optimizer.schedule={self.schedule!r} must be one of {schedules}")
         require(
             self.clip_norm is None or self.clip_norm > 0,
             f"optimizer.clip_norm={self.clip_norm} must be positive; use null for no clip",
         )
-        require(self.warmup_steps >= 0, f"optimizer.warmup_steps={self.warmup_steps} must not be negative")
         require(self.initial_accumulator > 0, "optimizer.initial_accumulator must be positive: it is divided by")
 
 
 @dataclass
 class TrainConfig:
     epochs: float = option(10.0, "passes over the training split; fractions are allowed")
-    max_steps: int | None = option(None, "end after this number of steps, if that comes first")
+    max_steps: int | None = option(None, "end after this number of steps, if that comes first", 1)
     lanes_at_once: int | None = option(
-        None, "lanes that a rank computes at once; fewer need less memory (gradient accumulation) [null: all]"
+        None, "lanes that a rank computes at once; fewer need less memory (gradient accumulation) [null: all]", 1
     )
-    precision: str = option(
-        "32-true", "32-true, or bf16-mixed: matrix products in bfloat16; weights, cell states, statistics in float32"
+    precision: Precision = option(
+        "32-true", "bf16-mixed: matrix products in bfloat16; weights, cell states, statistics in float32"
     )
-    exchange: str = option("auto", "type of exchanged gradients: float32, bfloat16 or auto (bfloat16 with bf16-mixed)")
-    accelerator: str = option("auto", "auto, cpu or gpu")
-    devices: int = option(1, "processes on each node: one for each GPU")
-    nodes: int = option(1, "nodes")
-    threads: int | None = option(None, "CPU threads of each process [null: the cores divided by the processes]")
-    log_every_steps: int = option(50, "steps between logged metrics")
+    exchange: Literal["auto", "float32", "bfloat16"] = option(
+        "auto", "type of exchanged gradients; auto: bfloat16 with bf16-mixed, else float32"
+    )
+    accelerator: Accelerator = option("auto", ACCELERATOR)
+    devices: int = option(1, "processes on each node: one for each GPU", 1)
+    nodes: int = option(1, "nodes", 1)
+    threads: int | None = option(None, "CPU threads of each process [null: the cores divided by the processes]", 1)
+    log_every_steps: int = option(50, "steps between logged metrics", 1)
     norms_every_steps: int | None = option(
-        None, "steps between norms of gradients, weights and updates by group, with histograms of gates [null: never]"
+        None,
+        "steps between norms of gradients, weights and updates by group, with histograms of layers [null: never]",
+        1,
     )
-    validate_every_steps: int = option(5000, "steps between validations by full softmax on the held-out split")
-    validate_tokens: int | None = option(None, "held-out tokens to score in each direction, approximately [null: all]")
+    validate_every_steps: int = option(5000, "steps between validations by full softmax on the held-out split", 1)
+    validate_tokens: int | None = option(
+        None, "held-out tokens to score in each direction, approximately [null: all]", 1
+    )
     patience: int | None = option(
-        None, "end after this number of validations in a row without improvement; the best is saved [null: never]"
+        None, "end after this number of validations in a row without improvement; the best is saved [null: never]", 1
     )
     hang_seconds: float | None = option(1800.0, "dump all stacks and end if no step ends for this time [null: never]")
     start_seconds: float | None = option(3600.0, "the same as train.hang_seconds, for the first step")
-    max_bad_steps: int = option(20, "end after this number of steps in a row whose loss or gradient is not finite")
+    max_bad_steps: int = option(20, "end after this number of steps in a row whose loss or gradient is not finite", 1)
 
     def __post_init__(self) -> None:
         require(self.epochs > 0, f"train.epochs={self.epochs} must be positive")
-        require(
-            self.precision in ("32-true", "bf16-mixed"),
-            f"train.precision={self.precision!r} must be 32-true or bf16-mixed",
-        )
-        names = ("devices", "nodes", "log_every_steps", "validate_every_steps", "max_bad_steps")
-        optional = ("max_steps", "lanes_at_once", "threads", "norms_every_steps", "validate_tokens", "patience")
-        for name in names + tuple(n for n in optional if getattr(self, n) is not None):
-            require(getattr(self, name) >= 1, f"train.{name}={getattr(self, name)} must be at least 1")
-        exchanges = ("auto", "float32", "bfloat16")
-        require(self.exchange in exchanges, f"train.exchange={self.exchange!r} must be one of {exchanges}")
-        require(self.accelerator in ACCELERATORS, f"train.accelerator={self.accelerator!r} {ACCELERATOR_RULE}")
+        require_bounds(self, "train.")
 
     @property
     def exchanges_bfloat16(self) -> bool:
@@ -208,11 +206,11 @@ class TrainConfig:
 
 @dataclass
 class CheckpointConfig:
-    every_steps: int = option(1000, "steps between checkpoints; the last step of a run is always saved")
+    every_steps: int = option(1000, "steps between checkpoints; the last step of a run is always saved", 1)
     keep_last: int = option(2, "newest checkpoints to keep, besides the best by held-out perplexity; at least 2")
 
     def __post_init__(self) -> None:
-        require(self.every_steps >= 1, f"checkpoint.every_steps={self.every_steps} must be at least 1")
+        require_bounds(self, "checkpoint.")
         require(
             self.keep_last >= 2,
             f"checkpoint.keep_last={self.keep_last} must be at least 2, so that one is left if the newest is damaged",
@@ -221,28 +219,25 @@ class CheckpointConfig:
 
 @dataclass
 class EvaluateConfig:
-    lanes: int = option(32, "lanes that held-out text is cut into; each starts from zero; 1: strict reading order")
-    lanes_at_once: int = option(32, "lanes computed together; changes memory and speed, not the result")
-    window: int = option(64, "tokens of a lane computed together; changes memory and speed, not the result")
+    lanes: int = option(32, "lanes that held-out text is cut into; each starts from zero; 1: strict reading order", 1)
+    lanes_at_once: int = option(32, "lanes computed together; changes memory and speed, not the result", 1)
+    window: int = option(64, "tokens of a lane computed together; changes memory and speed, not the result", 1)
 
     def __post_init__(self) -> None:
-        for name in ("lanes", "lanes_at_once", "window"):
-            require(getattr(self, name) >= 1, f"evaluate.{name}={getattr(self, name)} must be at least 1")
+        require_bounds(self, "evaluate.")
 
 
 @dataclass
 class WandbConfig:
-    mode: str = option("auto", "online, offline or disabled; auto: WANDB_MODE, else online with a key, else offline")
+    mode: Literal["auto", "online", "offline", "disabled"] = option(
+        "auto", "auto: WANDB_MODE, else online with a key, else offline"
+    )
     project: str | None = option(None, "wandb project [null: WANDB_PROJECT, else elmo]")
     entity: str | None = option(None, "wandb user or team [null: WANDB_ENTITY, else your own]")
     group: str | None = option(None, "wandb group [null: WANDB_RUN_GROUP, else name and id of the run]")
     tags: list[str] = option([], "wandb tags [empty: WANDB_TAGS]")
     notes: str | None = option(None, "wandb notes [null: WANDB_NOTES]")
     log_artifacts: bool = option(False, "record dataset and checkpoints as artifacts: path and hash, not their bytes")
-
-    def __post_init__(self) -> None:
-        modes = ("auto", "online", "offline", "disabled")
-        require(self.mode in modes, f"wandb.mode={self.mode!r} must be one of {modes}")
 
 
 def _sizes(lanes: int, devices: int) -> str:

@@ -10,12 +10,12 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from data_prep.dataset.files import DataError
 from data_prep.dataset.shards import Dataset as TokenDataset
 from data_prep.dataset.shards import Split
-from data_prep.workers import end_with_parent
+from data_prep.orphans import end_with_parent
 from pipeline.config.schema import ConfigError, DataConfig, EvaluateConfig
 from pipeline.data.lanes import EvaluationLanes, lane_groups, lane_share
 from pipeline.data.windows import Batch, BatchMaker, EvaluationWindows, Windows
@@ -63,18 +63,6 @@ class StepBatches(Dataset[Any]):
             return batches if self.prepare is None else self.prepare(batches)
         except (DataError, ConfigError) as error:
             return error
-
-
-@dataclass
-class _From(Sampler[int]):
-    start: int
-    stop: int
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.start, self.stop))
-
-    def __len__(self) -> int:
-        return self.stop - self.start
 
 
 class _Loader(DataLoader[Any]):
@@ -133,13 +121,17 @@ class BiLMDataModule(pl.LightningDataModule):
     """Training batches from `start_step` on. A batch is a function of its step, so there is no loader state to save."""
 
     def __init__(
-        self, windows: Windows, config: DataConfig, lane_groups: int, start_step: int,
-        total_steps: int, prepare: Callable[[list[Batch]], Any] | None = None, start_method: str = _START_METHOD,
-    ) -> None:  # fmt: skip
+        self,
+        windows: Windows,
+        config: DataConfig,
+        lane_groups: int,
+        steps: range,
+        prepare: Callable[[list[Batch]], Any] | None = None,
+        start_method: str = _START_METHOD,
+    ) -> None:
         super().__init__()
-        self._start_method = start_method
-        self._windows, self._config, self._lane_groups, self._prepare = windows, config, lane_groups, prepare
-        self._start_step, self._total_steps = start_step, total_steps
+        self._windows, self._config, self._lane_groups, self._steps = windows, config, lane_groups, steps
+        self._prepare, self._start_method = prepare, start_method
 
     def train_dataloader(self) -> DataLoader[Any]:
         assert self.trainer is not None
@@ -148,7 +140,7 @@ class BiLMDataModule(pl.LightningDataModule):
         workers = self._config.workers
         return _Loader(
             StepBatches(self._windows, groups, self._prepare),
-            sampler=_From(self._start_step, self._total_steps),
+            sampler=self._steps,
             batch_size=None,
             num_workers=workers,
             prefetch_factor=4 if workers else None,

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from data_prep.dataset.lexicon import Lexicon
 from data_prep.dataset.shards import Split
@@ -22,8 +23,44 @@ _ALL_STRETCHES_TOKENS = 3 << 20  # upper bound for all lanes together: 24 MiB
 _PAGE_TOKENS = 1 << 16  # of all lanes together: 1 MiB
 
 
+class Transferable:
+    """Base of a dataclass of tensors that goes from a loader's process to a device.
+
+    A field is a tensor, another Transferable, a NamedTuple or list of these, or a plain value.
+    """
+
+    def pin_memory(self) -> Self:
+        return self.changed(Tensor, lambda tensor: tensor.pin_memory())
+
+    def to(self, device: torch.device) -> Self:
+        """Start the copy to the device; from pinned memory the CPU does not wait for it."""
+        return self.changed(Tensor, lambda tensor: tensor.to(device, non_blocking=True))
+
+    def changed(self, kind: type, change: Callable[[Any], Any]) -> Self:
+        """Return a copy with `change` applied to each part of type `kind`."""
+        return type(self)(*(changed(value, kind, change) for value in vars(self).values()))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle tensors as NumPy arrays, which go through a pipe: torch would open a shared file per tensor."""
+        return {name: changed(value, Tensor, Tensor.numpy) for name, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({name: changed(value, np.ndarray, torch.from_numpy) for name, value in state.items()})
+
+
+def changed(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+    """Return a field of a Transferable with `change` applied to each part of type `kind`."""
+    if isinstance(value, kind):
+        return change(value)
+    if isinstance(value, Transferable):
+        return value.changed(kind, change)
+    if isinstance(value, list):
+        return [changed(part, kind, change) for part in value]
+    return type(value)(*(changed(part, kind, change) for part in value)) if isinstance(value, tuple) else value
+
+
 @dataclass
-class Batch:
+class Batch(Transferable):
     """One window of some lanes. Directions: 0 forward, 1 backward.
 
     characters (U, C) int16: spellings of the unique words. word_index (2, T, B) int32: the unique word at each place.
@@ -39,26 +76,6 @@ class Batch:
     targets: Tensor
     mask: Tensor | None = None
     cold: Tensor | None = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle tensors as NumPy arrays, which go through a pipe: torch would open a shared file per tensor."""
-        return _batch_of, tuple(v.numpy() if isinstance(v, Tensor) else v for v in vars(self).values())
-
-    def pin_memory(self) -> "Batch":
-        return self._map(lambda t: t.pin_memory())
-
-    def to(self, device: torch.device) -> "Batch":
-        return self._map(lambda t: t.to(device, non_blocking=True))
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        mask, cold = (None if t is None else change(t) for t in (self.mask, self.cold))
-        tensors = (change(self.characters), change(self.word_index), change(self.targets), mask, cold)
-        return Batch(self.step, self.first_lane, self.resets_state, *tensors)
-
-
-def _batch_of(*fields: Any) -> Batch:
-    values: list[Any] = [torch.from_numpy(v) if isinstance(v, np.ndarray) else v for v in fields]
-    return Batch(*values)
 
 
 class BatchMaker:
@@ -78,15 +95,14 @@ class BatchMaker:
         return unique, self._place.take(flat).reshape(ids.shape)
 
     def make(
-        self, inputs: np.ndarray, targets: np.ndarray, *, step: int, first_lane: int, resets_state: bool,
-        mask: np.ndarray | None = None,
-    ) -> Batch:  # fmt: skip
-        """Return the batch of inputs and targets (2, T, B), both lexicon ids."""
-        unique, index = self.unique(inputs)
-        return Batch(
-            step, first_lane, resets_state, torch.from_numpy(self.spellings.spell(unique)), torch.from_numpy(index),
-            torch.from_numpy(self._vocabulary.targets(targets)), None if mask is None else torch.from_numpy(mask),
-        )  # fmt: skip
+        self, ids: DirectedIds, *, step: int, first_lane: int, resets_state: bool, mask: np.ndarray | None = None
+    ) -> Batch:
+        """Return the batch of inputs and targets (2, T, B)."""
+        unique, index = self.unique(ids.inputs)
+        characters = torch.from_numpy(self.spellings.spell(unique))
+        targets = torch.from_numpy(self._vocabulary.targets(ids.targets))
+        masked = None if mask is None else torch.from_numpy(mask)
+        return Batch(step, first_lane, resets_state, characters, torch.from_numpy(index), targets, masked)
 
 
 class _LaneStretch(NamedTuple):
@@ -129,7 +145,7 @@ class TrainWindows:
         if (new := self._new_ids.pop(lanes, None)) is not None:
             self._maker.spellings.prefetch(new)
         resets_state = self.lanes.locate(step)[1] == 0
-        return self._maker.make(*ids, step=step, first_lane=lanes.start, resets_state=resets_state)
+        return self._maker.make(ids, step=step, first_lane=lanes.start, resets_state=resets_state)
 
     def ids(self, step: int, lanes: range) -> DirectedIds:
         """Return inputs and targets (2, T, B) of a step, views of a page of consecutive windows."""
@@ -189,6 +205,5 @@ class EvaluationWindows:
                 here = (slice(None), slice(0, stop - start), column)
                 inputs[here], targets[here] = self._stream.read(start, stop)
                 mask[here] = True
-        return self._maker.make(
-            inputs, targets, step=window, first_lane=lanes.start, resets_state=window == 0, mask=mask
-        )
+        ids = DirectedIds(inputs, targets)
+        return self._maker.make(ids, step=window, first_lane=lanes.start, resets_state=window == 0, mask=mask)

@@ -16,8 +16,8 @@ from pipeline.config.finetune import FinetuneConfig, FinetuneSection, in_full
 from pipeline.config.load import load
 from pipeline.config.schema import ConfigError, DataConfig, SoftmaxConfig, require, to_dict
 from pipeline.config.terminal import print_text
+from pipeline.data.combined_windows import general_lanes
 from pipeline.data.lanes import TrainLanes
-from pipeline.data.mixture import general_lanes
 from pipeline.data.vocabulary import (
     WeightedLexicon,
     choose_vocabulary,
@@ -34,7 +34,6 @@ from pipeline.model.language_model import LanguageModel
 from pipeline.train.outcome import Outcome
 from pipeline.train.plan import Corpus, Plan, checkpoints_of, open_training_data
 from pipeline.train.run import open_tracker, run
-from pipeline.train.run_dir.lock import run_identity
 from pipeline.train.step.freeze import Freeze
 from pipeline.train.trainer import global_rank
 
@@ -103,8 +102,10 @@ def plan_finetuning(config: FinetuneConfig, trained: Trained, is_begun: bool) ->
         "with heldout=, or set train.patience=null",
     )
     total_steps = domain[1].steps(config.train.epochs, config.train.max_steps)
-    if config.finetune.warmup_steps is None:  # decided once: a checkpoint keeps it
-        config.finetune.warmup_steps = 0 if trained.softmax_words else round(_WARMUP_SHARE * total_steps)
+    warmup_steps = config.finetune.warmup_steps
+    if warmup_steps is None:  # decided once: a checkpoint keeps it
+        warmup_steps = 0 if trained.softmax_words else round(_WARMUP_SHARE * total_steps)
+        config.finetune.warmup_steps = warmup_steps
     words = trained.words if is_begun else choose_words(config, trained, domain[0], texts)
     counts = counts_of(words, texts)
     corpora = [Corpus(d, vocabulary_of(words, d.lexicon), n) for d, n in (domain, *general)]
@@ -122,13 +123,17 @@ def plan_finetuning(config: FinetuneConfig, trained: Trained, is_begun: bool) ->
         source = None  # frees the source, which may be as large as the model
 
     plan = Plan(
-        config, run_dir, rank, corpora[0], len(words),
-        lambda: tensors_of(words, np.rint(counts)), total_steps,
-        run_identity(config, domain[0], len(words)) | _identity(config, general), checkpoints, "finetune",
+        config,
+        corpora[0],
+        lambda: tensors_of(words, np.rint(counts)),
+        "finetune",
         corpora[1] if general else None,
-        Freeze.checked(config.finetune.freeze, config.finetune.warmup_steps, config.model.num_layers),
-        start, report.group, _notes(config, None if is_begun else trained, words, general),
-    )  # fmt: skip
+        Freeze.checked(config.finetune.freeze, warmup_steps, config.model.num_layers),
+        start,
+        report.group,
+        _notes(config, None if is_begun else trained, words, general),
+        _identity(config, general),
+    )
     return plan, report
 
 

@@ -7,9 +7,8 @@ can (pipeline/data/bits_per_character.py).
 
 import contextlib
 import math
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Predicate
@@ -37,21 +36,11 @@ RECORD = "finetune.json"
 DOMAIN, GENERAL = "domain", "general"
 
 
-@dataclass(frozen=True)
-class Figures:
-    """Figures of a model on held-out text. tokens: scored each way. unknown: how many of `words` it has no row for."""
+class Figures(TypedDict):
+    """Figures of a model on held-out text. tokens: scored each way. unknown: how many of `words` it has no row for.
 
-    forward: float
-    backward: float
-    both: float
-    bits_a_character: float
-    tokens: int
-    words: int
-    unknown: int
-
-
-class Row(TypedDict):
-    """Recorded `Figures`. None: not finite."""
+    None: not finite.
+    """
 
     forward: float | None
     backward: float | None
@@ -74,43 +63,32 @@ class Source(TypedDict):
 class After(TypedDict):
     """Figures of the best checkpoint. last_step: step of the newest checkpoint at that time."""
 
-    domain: NotRequired[Row]
-    general: NotRequired[Row]
+    domain: NotRequired[Figures]
+    general: NotRequired[Figures]
     step: Count
     last_step: Count
 
 
-class Before(TypedDict, total=False):
-    domain: Row
-    general: Row
-
-
-class AtStart(TypedDict, total=False):
-    """The part of finetune.json that is written before the first step, all of it or nothing."""
+class Recorded(TypedDict, total=False):
+    """The content of finetune.json. The first five fields are written before the first step, the others at the end."""
 
     source: Source
     group: str | None
     general: str
     words_before: Count
-    before: Before | None
-
-
-class AtEnd(TypedDict, total=False):
-    """The part of finetune.json that is written at the end. `after` comes with all other fields."""
-
+    before: dict[Literal["domain", "general"], Figures] | None
     words_after: Count
     is_comparable: bool
     start: float | None
     after: After
 
 
-class Recorded(AtStart, AtEnd, total=False):
-    """The content of finetune.json."""
+_AT_START = {"source", "group", "general", "words_before", "before"}  # all of them or none
 
 
 def _is_whole(record: Recorded) -> bool:
-    at_start, at_end = AtStart.__annotations__.keys(), AtEnd.__annotations__.keys()
-    return record.keys() & at_start in (set(), at_start) and ("after" not in record or record.keys() >= at_end)
+    is_finished = record.keys() >= Recorded.__annotations__.keys() - _AT_START
+    return record.keys() & _AT_START in (set(), _AT_START) and ("after" not in record or is_finished)
 
 
 _SCHEMA = Annotated[Recorded, Predicate(_is_whole)]
@@ -126,18 +104,32 @@ def score(trained: Trained, dataset: Dataset, config: EvaluateConfig, device: to
     found = held_out_perplexity(model, windows, config, device)
     spelling = spelling_cost(split, dataset.lexicon, vocabulary)
     bits = spelling.bits_per_character(math.log(found.both) * found.tokens)
-    return Figures(
-        found.forward, found.backward, found.both, bits, found.tokens, spelling.words, spelling.unknown
-    )  # fmt: skip
+    return {
+        "forward": _finite(found.forward),
+        "backward": _finite(found.backward),
+        "both": _finite(found.both),
+        "bits_a_character": _finite(bits),
+        "tokens": found.tokens,
+        "words": spelling.words,
+        "unknown": spelling.unknown,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 class FinetuneReport:
     """The report of a fine-tuning, on rank 0. source: of its weights; None if the run has begun."""
 
     def __init__(
-        self, config: FinetuneConfig, run_dir: Path, checkpoints: CheckpointFolder, domain: Dataset,
+        self,
+        config: FinetuneConfig,
+        run_dir: Path,
+        checkpoints: CheckpointFolder,
+        domain: Dataset,
         source: Trained | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._config, self._checkpoints = config, checkpoints
         self._path, self._run_dir = run_dir / RECORD, run_dir
         self._record = read_facts(self._path, _SCHEMA)
@@ -164,14 +156,19 @@ class FinetuneReport:
             source.bilm.to(self._device)
             before = {name: self._score(source, text) for name, text in self._texts.items()}
             source.bilm.to("cpu")
-        self._write({
-            "source": {
-                "given": self._config.finetune.source, "path": str(source.path), "step": source.step,
+        given, general = self._config.finetune.source, self._texts.get(GENERAL)
+        self._write(
+            source={
+                "given": given,
+                "path": str(source.path),
+                "step": source.step,
                 "pretrained_on": lineage(source),
             },
-            "group": self.group, "general": self._texts[GENERAL].location if GENERAL in self._texts else "",
-            "words_before": len(source.softmax_words), "before": before,
-        })  # fmt: skip
+            group=self.group,
+            general=general.location if general is not None else "",
+            words_before=len(source.softmax_words),
+            before=before,
+        )
 
     def score_result(self) -> dict[str, float]:
         """Record the figures of the best checkpoint on both texts; return all figures, {} if nothing is new."""
@@ -182,22 +179,22 @@ class FinetuneReport:
         if best is None:
             return {}
         trained = load_trained(str(self._checkpoints.path(best)), self._device)
-        self._write({
-            "words_after": len(trained.words), "is_comparable": self._config.finetune.vocabulary in ("auto", "keep"),
-            "start": read_metrics(self._run_dir).get(0, {}).get("val/perplexity"),
-            "after": {name: self._score(trained, text) for name, text in self._texts.items()}
-            | {"step": best.step, "last_step": whole[-1].step},
-        })  # fmt: skip
+        figures = {name: self._score(trained, text) for name, text in self._texts.items()}
+        self._write(
+            words_after=len(trained.words),
+            is_comparable=self._config.finetune.vocabulary in ("auto", "keep"),
+            start=read_metrics(self._run_dir).get(0, {}).get("val/perplexity"),
+            after={**figures, "step": best.step, "last_step": whole[-1].step},
+        )
         return _summary(self._record)
 
     def __str__(self) -> str:
         return table(self._record) if "after" in self._record else "no checkpoint could be saved: no table"
 
-    def _score(self, trained: Trained, text: Dataset) -> dict[str, Any]:
-        figures = asdict(score(trained, text, self._config.evaluate, self._device))
-        return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+    def _score(self, trained: Trained, text: Dataset) -> Figures:
+        return score(trained, text, self._config.evaluate, self._device)
 
-    def _write(self, values: dict[str, Any]) -> None:
+    def _write(self, **values: Any) -> None:
         self._record |= values
         if self._is_damaged:
             self._path.replace(self._path.with_name(f"damaged-{RECORD}"))

@@ -38,9 +38,14 @@ def transfer_rows(softmax: Softmax, source: Softmax, rows: np.ndarray) -> None:
 
 
 def estimate_rows(
-    softmax: Softmax, rows: np.ndarray, words: list[str], shares: np.ndarray, source_shares: np.ndarray,
-    encoder: TokenEncoder | None, max_characters: int,
-) -> None:  # fmt: skip
+    softmax: Softmax,
+    rows: np.ndarray,
+    words: list[str],
+    shares: np.ndarray,
+    source_shares: np.ndarray,
+    encoder: TokenEncoder | None,
+    max_characters: int,
+) -> None:
     """Estimate rows of new words (rows[v] < 0) from the rows that were copied.
 
     shares (V,): each word's share of the text to be trained on. source_shares (V,): of copied rows, the word's share of

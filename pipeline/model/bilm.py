@@ -46,7 +46,7 @@ class BiLM(nn.Module):
         self.encoder = TokenEncoder(
             character_dim=config.character_dim,
             filters=[(width, number) for width, number in config.filters],
-            activation=config.activation,  # type: ignore[arg-type]
+            activation=config.activation,
             num_highway=config.num_highway,
             proj_dim=config.projection_dim,
         )

@@ -10,21 +10,19 @@ import resource
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.data.lanes import TrainLanes
-from pipeline.data.windows import EvaluationWindows
 from pipeline.train.cluster import signals
-from pipeline.train.cluster.stop_requests import Request, StopRequests
+from pipeline.train.cluster.stop_requests import Request
 from pipeline.train.cluster.watchdog import Watchdog
-from pipeline.train.run_dir.checkpoint import CheckpointFolder, Record
+from pipeline.train.plan import Plan
 from pipeline.train.run_dir.lock import Writer
 from pipeline.train.run_dir.snapshot import take_snapshot
 from pipeline.train.run_dir.tracking import Tracker
@@ -61,7 +59,10 @@ class Heartbeat(StepCallback):
 
 
 class Metrics(StepCallback):
-    """Log training metrics at an interval; rates are means over the interval. tracker: None but on rank 0."""
+    """Log training metrics at an interval, and norms at theirs; rates are means over the interval.
+
+    tracker: None but on rank 0.
+    """
 
     def __init__(self, tracker: Tracker | None, lanes: TrainLanes) -> None:
         self._tracker, self._lanes = tracker, lanes
@@ -85,11 +86,21 @@ class Metrics(StepCallback):
         self._results += end.results
         if end.step % module.config.train.log_every_steps == 0 or end.step == module.state.total_steps:
             self._log(module, end)
+        if self._tracker is not None and module.norms is not None and module.norms.is_due(end.step):
+            self._log_norms(self._tracker, module.norms, module, end.step)
+
+    def _log_norms(self, tracker: Tracker, norms: StepNorms, module: BiLMModule, step: int) -> None:
+        """Log norms by parameter group, and histograms of layers."""
+        started = time.perf_counter()
+        metrics, histograms = norms.take()
+        tracker.log(metrics | {"train/tokens": step * module.config.data.tokens_per_step}, step)
+        tracker.histograms(histograms, step)
+        self.leave_out(time.perf_counter() - started)
 
     def _log(self, module: BiLMModule, end: StepEnd) -> None:
         now = time.perf_counter()
         seconds, steps, norm = now - self._since, len(self._results), self._results[-1].gradient_norm
-        tokens_per_step = module.config.data.lanes * module.config.data.window
+        tokens_per_step = module.config.data.tokens_per_step
         self.tokens_per_second = steps * tokens_per_step / seconds
         finite = [result.loss for result in self._results if math.isfinite(result.loss)]
         loss = sum(finite) / len(finite) if finite else None
@@ -119,23 +130,6 @@ class Metrics(StepCallback):
         self._last_end += seconds
 
 
-class NormsLog(StepCallback):
-    """Log norms by parameter group and histograms of gates and layers, at their interval. On rank 0 only."""
-
-    def __init__(self, norms: StepNorms, tracker: Tracker, metrics: Metrics) -> None:
-        self._norms, self._tracker, self._metrics = norms, tracker, metrics
-
-    def on_step_end(self, trainer: pl.Trainer, module: BiLMModule, end: StepEnd) -> None:
-        if not self._norms.is_due(end.step):
-            return
-        started = time.perf_counter()
-        metrics, histograms = self._norms.take()
-        tokens = end.step * module.config.data.lanes * module.config.data.window
-        self._tracker.log(metrics | {"train/tokens": tokens}, end.step)
-        self._tracker.histograms(histograms, end.step)
-        self._metrics.leave_out(time.perf_counter() - started)
-
-
 def _peak_memory_bytes() -> int:
     if torch.cuda.is_initialized():
         return int(torch.cuda.max_memory_allocated())
@@ -147,17 +141,16 @@ class Validation(StepCallback):
     """Compute held-out perplexity by full softmax, at an interval and at the end."""
 
     def __init__(
-        self, windows: EvaluationWindows | None, tracker: Tracker | None, metrics: Metrics, watchdog: Watchdog,
-        at_start: bool = False,
-    ) -> None:  # fmt: skip
+        self, plan: Plan, tracker: Tracker | None, metrics: Metrics, watchdog: Watchdog, at_start: bool
+    ) -> None:
         """at_start: also validate before the first step, for weights that were trained before."""
-        self._windows, self._tracker, self._metrics, self._watchdog = windows, tracker, metrics, watchdog
-        self._at_start = at_start
+        self._windows, self._tracker, self._metrics = plan.validation_windows, tracker, metrics
+        self._watchdog, self.at_start = watchdog, at_start
         self.last: tuple[int, Perplexity] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, BiLMModule)
-        if self._at_start and not pl_module.state.validations:
+        if self.at_start and not pl_module.state.validations:
             self._validate(trainer, pl_module)
 
     def on_step_end(self, trainer: pl.Trainer, module: BiLMModule, end: StepEnd) -> None:
@@ -168,23 +161,26 @@ class Validation(StepCallback):
         if self._windows is None:
             return
         started, state = time.perf_counter(), module.state
+        ranks = trainer.global_rank, trainer.world_size
         result = held_out_perplexity(
-            module.bilm, self._windows, module.config.evaluate, module.device, trainer.global_rank, trainer.world_size,
-            self._watchdog.beat,
-        )  # fmt: skip
+            module.bilm, self._windows, module.config.evaluate, module.device, *ranks, self._watchdog.beat
+        )
         self.last = state.step, result
         if state.step % module.config.train.validate_every_steps == 0:  # else only the run's end is due
             state.validations.append((state.step, result.both if math.isfinite(result.both) else math.inf))
         if self._tracker is not None:
-            values = {"perplexity": result.both, "perplexity_forward": result.forward,
-                      "perplexity_backward": result.backward, "tokens": result.tokens}  # fmt: skip
-            tokens = state.step * module.config.data.lanes * module.config.data.window
-            self._tracker.log({f"val/{k}": v for k, v in values.items()} | {"train/tokens": tokens}, state.step)
+            values = {
+                "val/perplexity": result.both,
+                "val/perplexity_forward": result.forward,
+                "val/perplexity_backward": result.backward,
+                "val/tokens": result.tokens,
+                "train/tokens": state.step * module.config.data.tokens_per_step,
+            }
+            self._tracker.log(values, state.step)
         if trainer.is_global_zero:
-            tqdm.write(
-                f"step {state.step:,}: held-out perplexity {result.both:.2f} (forward {result.forward:.2f}, "
-                f"backward {result.backward:.2f}) over {result.tokens:,} tokens each way", file=sys.stderr
-            )  # fmt: skip
+            ways = f"forward {result.forward:.2f}, backward {result.backward:.2f}"
+            figures = f"held-out perplexity {result.both:.2f} ({ways}) over {result.tokens:,} tokens each way"
+            tqdm.write(f"step {state.step:,}: {figures}", file=sys.stderr)
             if result.warning:
                 tqdm.write(f"warning: {result.warning}", file=sys.stderr)
         self._metrics.leave_out(time.perf_counter() - started)
@@ -197,29 +193,24 @@ class Checkpointing(StepCallback):
     """
 
     def __init__(
-        self, folder: CheckpointFolder, identity: dict[str, Any], vocabulary: dict[str, Tensor],
-        validation: Validation, metrics: Metrics, saved_step: int, writer: Writer | None,
-        on_saved: Callable[[Record], None] = lambda record: None, at_start: bool = False,
-    ) -> None:  # fmt: skip
-        """at_start: also save before the first step, so that the source of the weights is not needed again."""
-        self._folder, self._identity, self._vocabulary = folder, identity, vocabulary
-        self._validation, self._metrics, self._writer = validation, metrics, writer
-        self._on_saved = on_saved
-        self.saved_step, self._tried_step, self._at_start = saved_step, -1 if at_start else saved_step, at_start
+        self, plan: Plan, writer: Writer | None, tracker: Tracker | None, validation: Validation, metrics: Metrics
+    ) -> None:
+        """writer, tracker: None but on rank 0."""
+        self._plan, self._writer, self._tracker, self._validation = plan, writer, tracker, validation
+        self._metrics, self._vocabulary = metrics, plan.vocabulary()
+        self.saved_step = self._tried_step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, BiLMModule)
-        if self._at_start:
+        self.saved_step = self._tried_step = pl_module.state.step
+        if self._validation.at_start:  # so that the source of the weights is not needed again
+            self._tried_step = -1
             self.save(pl_module)
 
     def on_step_end(self, trainer: pl.Trainer, module: BiLMModule, end: StepEnd) -> None:
         due = end.step % module.config.checkpoint.every_steps == 0 or module.state.is_over
         if due or (module.config.train.patience is not None and self._is_best(module)):
             self.save(module)
-
-    def identity_checksum(self) -> int:
-        """Return 32 bits of the run's identity, to compare between ranks."""
-        return zlib.crc32(json.dumps(self._identity, sort_keys=True).encode())
 
     def _is_best(self, module: BiLMModule) -> bool:
         """Return whether this step was validated and has the lowest perplexity so far."""
@@ -237,17 +228,18 @@ class Checkpointing(StepCallback):
             return
         self._tried_step = step
         started = time.perf_counter()
-        content = take_snapshot(module, self._identity, self._vocabulary)
+        content = take_snapshot(module, self._plan.identity, self._vocabulary)
         if content is not None:
-            assert self._writer is not None  # rank 0 has the folder
-            last = self._validation.last
+            assert self._writer is not None and self._tracker is not None  # on rank 0
+            last, folder = self._validation.last, self._plan.checkpoints
             perplexity = last[1].both if last is not None and last[0] == step else None
             try:
-                record = self._folder.save(content, perplexity, time.time(), self._writer.check)
+                record = folder.save(content, perplexity, time.time(), self._writer.check)
             except OSError as error:  # a full or failing disk; any other error ends the run
                 log.error("NO CHECKPOINT at step %s (%s): training continues; free some space", f"{step:,}", error)
                 return
-            self._on_saved(record)
+            path, aliases = str(folder.path(record)), ["latest", f"step-{step}"]
+            self._tracker.reference("model", "checkpoint", path, asdict(record), aliases)
         self.saved_step = step
         self._metrics.leave_out(time.perf_counter() - started)
 
@@ -255,16 +247,16 @@ class Checkpointing(StepCallback):
 class HandleRequests(StepCallback):
     """Stop all ranks at the end of the same step with a checkpoint, or only save; end a run that stops early."""
 
-    def __init__(self, checkpointing: Checkpointing, stop_requests: StopRequests) -> None:
-        self._checkpointing, self._stop_requests = checkpointing, stop_requests
-        self.stopped_by = ""
+    def __init__(self, plan: Plan, checkpointing: Checkpointing) -> None:
+        self._identity, self._checkpointing, self.stopped_by = plan.identity, checkpointing, ""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         signals.release()  # the processes of all ranks are up
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, BiLMModule)
-        mine = torch.tensor([[pl_module.state.step, self._checkpointing.identity_checksum()]], device=pl_module.device)
+        identity = zlib.crc32(json.dumps(self._identity, sort_keys=True).encode())
+        mine = torch.tensor([[pl_module.state.step, identity]], device=pl_module.device)
         steps, identities = all_gather(mine).t().tolist()
         require_same(steps, "checkpoints")
         require_same(identities, "settings or data")
@@ -276,6 +268,6 @@ class HandleRequests(StepCallback):
         if end.request is Request.NONE:
             return
         self._checkpointing.save(module)
-        self._stop_requests.handled(end.request)
+        module.stop_requests.handled(end.request)
         if end.request.stops:
             self.stopped_by, trainer.should_stop = end.request.reason, True

@@ -4,6 +4,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.config.terminal import print_text
 from pipeline.train.cluster import signals
 from pipeline.train.cluster.slurm_env import is_batch_job
 
@@ -44,17 +45,13 @@ class Outcome:
         """Print what the user can do next. command: pretrain or finetune, typed with `arguments`. data: its dataset."""
         if self.wandb_offline_dir is not None:
             how = f"`wandb leet` draws it here, `elmo sync {self.run_dir}` uploads it"
-            print(f"wandb    {self.wandb_offline_dir}  ({how})")
+            print_text(f"wandb    {self.wandb_offline_dir}  ({how})")
         again = " ".join([f"elmo {command}", *arguments])
         if self.stopped:
-            print(
-                f"stopped at step {self.step:,} of {self.total_steps:,} with a checkpoint of step "
-                f"{self.saved_step:,}; to resume: {again}"
-            )
+            steps = f"step {self.step:,} of {self.total_steps:,} with a checkpoint of step {self.saved_step:,}"
+            print_text(f"stopped at {steps}; to resume: {again}")
         elif self.saved_step != self.step:
-            print(
-                f"elmo {command}: the end could not be saved: the last checkpoint is of step {self.saved_step:,} of "
-                f"{self.step:,}; free some space and run again: {again}", file=sys.stderr
-            )  # fmt: skip
+            fault = f"the end could not be saved: the last checkpoint is of step {self.saved_step:,} of {self.step:,}"
+            print_text(f"elmo {command}: {fault}; free some space and run again: {again}", sys.stderr)
         else:
-            print(f"Next: elmo evaluate checkpoint={self.run_dir} data={data}")
+            print_text(f"Next: elmo evaluate checkpoint={self.run_dir} data={data}")

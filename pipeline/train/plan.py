@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -11,12 +10,12 @@ from data_prep.dataset.locations import local_path
 from data_prep.dataset.open import open_dataset
 from data_prep.dataset.shards import Dataset
 from pipeline.config.schema import ConfigError, DataConfig, PretrainConfig
+from pipeline.data.combined_windows import BACKWARD_SEED, MixedWindows, PerDirectionWindows
 from pipeline.data.datamodule import evaluation_windows
 from pipeline.data.lanes import TrainLanes
-from pipeline.data.mixture import MixedWindows
-from pipeline.data.per_direction import BACKWARD_SEED, PerDirectionWindows
 from pipeline.data.vocabulary import Vocabulary, choose_vocabulary, vocabulary_tensors
 from pipeline.data.windows import BatchMaker, EvaluationWindows, TrainWindows, Windows
+from pipeline.model.backend.device import choose_device
 from pipeline.model.language_model import LanguageModel
 from pipeline.train.run_dir.checkpoint import CheckpointFolder
 from pipeline.train.run_dir.lock import run_identity
@@ -49,30 +48,32 @@ class Corpus:
 class Plan:
     """corpus: the text to train on and, by its held-out split, to validate on.
 
-    general: text that the other lanes of each batch read, if any. vocabulary: returns the target words for a
-    checkpoint. start: initializes new weights; None: from the seed alone. group: of the run in wandb; None: its own.
-    notes: lines to print at the start. prepare: makes step inputs from batches, in the loader's processes.
+    vocabulary: returns the target words for a checkpoint. general: text that the other lanes of each batch read, if
+    any. start: initializes new weights; None: from the seed alone. group: of the run in wandb; None: its own. notes:
+    lines to print at the start. more_identity: settings that must stay the same besides those of every run.
+    device: cuda or cpu. prepare: makes step inputs from batches, in the loader's processes.
     """
 
     config: PretrainConfig
-    run_dir: Path
-    rank: int
     corpus: Corpus
-    vocab_size: int
     vocabulary: Callable[[], dict[str, Tensor]]
-    total_steps: int
-    identity: dict[str, Any]
-    checkpoints: CheckpointFolder
     command: str = "pretrain"
     general: Corpus | None = None
     freeze: Freeze = field(default_factory=Freeze)
     start: Callable[[LanguageModel], None] | None = None
     group: str | None = None
     notes: list[str] = field(default_factory=list)
-    prepare: Preparation = field(init=False)
+    more_identity: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.prepare = Preparation(self.config, self.vocab_size)  # raises ConfigError before a folder is claimed
+        """Raise ConfigError for a device or candidates that cannot be had, before a folder is claimed."""
+        config, corpus = self.config, self.corpus
+        self.run_dir, self.checkpoints = local_path(config.run.dir, "run.dir"), checkpoints_of(config)
+        self.rank, self.vocab_size = global_rank(config.train), corpus.vocabulary.size
+        self.total_steps = corpus.lanes.steps(config.train.epochs, config.train.max_steps)
+        self.identity = run_identity(config, corpus.dataset, self.vocab_size) | self.more_identity
+        self.device = choose_device(config.train.accelerator, config.train.devices)
+        self.prepare = Preparation(config, self.vocab_size)
 
     @property
     def windows(self) -> Windows:
@@ -107,8 +108,4 @@ def plan_pretraining(config: PretrainConfig) -> Plan:
     size = choose_vocabulary(dataset, config.data)
     lanes = TrainLanes(dataset.splits["train"].num_tokens, config.data.lanes, config.data.window)
     corpus = Corpus(dataset, Vocabulary(size), lanes)
-    return Plan(
-        config, local_path(config.run.dir, "run.dir"), global_rank(config.train), corpus, size,
-        lambda: vocabulary_tensors(dataset.lexicon, size), lanes.steps(config.train.epochs, config.train.max_steps),
-        run_identity(config, dataset, size), checkpoints_of(config),
-    )  # fmt: skip
+    return Plan(config, corpus, lambda: vocabulary_tensors(dataset.lexicon, size))

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import sys
-from dataclasses import asdict
 from typing import Any, NoReturn
 
 import pytorch_lightning as pl
@@ -14,11 +13,10 @@ from pipeline.config.schema import ConfigError, PretrainConfig, to_dict
 from pipeline.config.terminal import print_text
 from pipeline.data.datamodule import BiLMDataModule, is_killed_worker
 from pipeline.data.vocabulary import shares_of
-from pipeline.model.backend.device import choose_device
 from pipeline.model.backend.matmul import HAS_BF16
 from pipeline.model.bilm import num_parameters
 from pipeline.model.language_model import LanguageModel
-from pipeline.train.callbacks import Checkpointing, HandleRequests, Heartbeat, Metrics, NormsLog, Validation
+from pipeline.train.callbacks import Checkpointing, HandleRequests, Heartbeat, Metrics, Validation
 from pipeline.train.cluster import signals
 from pipeline.train.cluster.slurm_env import is_batch_job
 from pipeline.train.cluster.stop_requests import StopRequests
@@ -26,7 +24,6 @@ from pipeline.train.cluster.watchdog import Watchdog
 from pipeline.train.outcome import Failed, LoaderKilled, Outcome
 from pipeline.train.plan import Plan, plan_pretraining
 from pipeline.train.progress import ProgressBar
-from pipeline.train.run_dir.checkpoint import Record
 from pipeline.train.run_dir.lock import TakenOver, Writer, await_claim, check_identity, claim, record_run
 from pipeline.train.run_dir.records import git_revision, read_restarts, slurm_facts, write_end, write_start
 from pipeline.train.run_dir.snapshot import restore_snapshot
@@ -55,7 +52,6 @@ def run(plan: Plan) -> Outcome:
     Raises ConfigError for settings that cannot be used, Diverged with the name of the last good checkpoint, TakenOver
     if a later start of the same run writes its folder now, LoaderKilled, RanksDiffer.
     """
-    choose_device(plan.config.train.accelerator, plan.config.train.devices)  # raises before the folder is claimed
     end_with_launcher()
     try:
         return _run(plan)
@@ -93,7 +89,7 @@ def _build_module(plan: Plan) -> tuple[BiLMModule, bool]:
     """Return the module, from the newest whole checkpoint if there is one, and whether there was one."""
     config = plan.config
     set_threads(config.train)
-    if _is_on_cpu(config):
+    if plan.device == "cpu":
         keep_freed_memory()
     torch.manual_seed(config.run.seed)
     bilm = LanguageModel(config.model, plan.vocab_size)
@@ -129,19 +125,14 @@ def _fit(
 ) -> tuple[int, str]:
     """Return the step of the last checkpoint and the reason of a stop before the end, "" if there was none."""
     config, step = plan.config, module.state.step
-    data = BiLMDataModule(plan.windows, config.data, config.lane_groups, step, plan.total_steps, plan.prepare)
+    data = BiLMDataModule(plan.windows, config.data, config.lane_groups, range(step, plan.total_steps), plan.prepare)
     metrics = Metrics(tracker, plan.corpus.lanes)
     is_start = plan.start is not None and not is_resumed
-    validation = Validation(plan.validation_windows, tracker, metrics, watchdog, is_start)
-    checkpointing = Checkpointing(
-        plan.checkpoints, plan.identity, plan.vocabulary(), validation, metrics, step, writer,
-        lambda record: _log_checkpoint(plan, tracker, record), is_start,
-    )  # fmt: skip
-    requests = HandleRequests(checkpointing, module.stop_requests)
+    validation = Validation(plan, tracker, metrics, watchdog, is_start)
+    checkpointing = Checkpointing(plan, writer, tracker, validation, metrics)
+    requests = HandleRequests(plan, checkpointing)
     progress = ProgressBar(step, plan.total_steps, metrics, validation, plan.command)
     callbacks: list[pl.Callback] = [Heartbeat(watchdog), metrics, validation, checkpointing, requests, progress]
-    if tracker is not None and module.norms is not None:
-        callbacks.insert(1, NormsLog(module.norms, tracker, metrics))
     trainer = build_trainer(config, tracker and tracker.run, callbacks)
     signals.hold()  # until HandleRequests sees that all ranks are up
     try:
@@ -195,23 +186,19 @@ def _progress_text(module: BiLMModule) -> str:
     return f"step {state.step:,} of {state.total_steps:,}{why}"
 
 
-def _is_on_cpu(config: PretrainConfig) -> bool:
-    return choose_device(config.train.accelerator) == "cpu"
-
-
 def _announce(plan: Plan, module: BiLMModule, is_resumed: bool) -> None:
     config, lanes, sizes = plan.config, plan.corpus.lanes, num_parameters(module.bilm)
     start = f"resumed at step {module.state.step:,}" if is_resumed else "new"
-    tokens = plan.total_steps * config.data.lanes * config.data.window
     lines = [
         f"run      {plan.run_dir}  ({start})",
         f"data     {lanes.num_tokens:,} training tokens each way, {lanes.windows_per_epoch:,} steps an epoch",
         f"model    {sizes['bilm']:,} parameters + softmax {sizes['softmax']:,} ({plan.vocab_size:,} words)",
         f"plan     {plan.total_steps:,} steps of {config.data.lanes} lanes x {config.data.window} tokens = "
-        f"{tokens:,} tokens, {plan.total_steps / lanes.windows_per_epoch:.2f} epochs",
+        f"{plan.total_steps * config.data.tokens_per_step:,} tokens, "
+        f"{plan.total_steps / lanes.windows_per_epoch:.2f} epochs",
         *plan.notes,
     ]
-    if config.train.precision == "bf16-mixed" and _is_on_cpu(config) and not HAS_BF16:
+    if config.train.precision == "bf16-mixed" and plan.device == "cpu" and not HAS_BF16:
         lines.append("slow     this processor has no instructions for bfloat16: train.precision=32-true is faster here")
     if module.state.step >= plan.total_steps:
         lines.append("done     that step is the last: nothing to do; raise train.epochs to continue")
@@ -231,7 +218,7 @@ def _start_tracker(plan: Plan, module: BiLMModule) -> Tracker:
         "parameters": sizes["bilm"],
         "softmax_parameters": sizes["softmax"],
         "total_steps": plan.total_steps,
-        "tokens_per_step": plan.config.data.lanes * plan.config.data.window,
+        "tokens_per_step": plan.config.data.tokens_per_step,
         "tokens_an_epoch": plan.corpus.lanes.num_tokens,
     }
     write_start(plan.run_dir, module.state.step, {"command": plan.command, "data": plan.config.data.path} | facts)
@@ -247,12 +234,6 @@ def _start_tracker(plan: Plan, module: BiLMModule) -> Tracker:
 def open_tracker(plan: Plan, facts: dict[str, Any]) -> Tracker:
     """Return a tracker that appends to the plan's wandb run. facts: to add to the run's config."""
     return Tracker(plan.run_dir, plan.config.run.name, plan.config.wandb, facts, plan.group)
-
-
-def _log_checkpoint(plan: Plan, tracker: Tracker | None, record: Record) -> None:
-    if tracker is not None:
-        path = str(plan.checkpoints.path(record))
-        tracker.reference("model", "checkpoint", path, asdict(record), ["latest", f"step-{record.step}"])
 
 
 def _end(plan: Plan, tracker: Tracker | None, exit_code: int, how: str, text: str, why: str = "") -> None:

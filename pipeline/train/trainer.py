@@ -18,7 +18,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.strategies import DDPStrategy
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
-from data_prep.workers import end_with_parent
+from data_prep.orphans import end_with_parent
 from pipeline.config.schema import PretrainConfig, TrainConfig
 from pipeline.model.backend.device import choose_device
 
@@ -26,7 +26,6 @@ _LAUNCHER = "ELMO_LAUNCHER_PID"  # in the environment of ranks that Lightning st
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # options of mallopt(3)
 _NEVER = -1
 _UNWANTED_ADVICE = (
-    "You have overridden `transfer_batch_to_device`",
     "The number of training batches",
     "The 'train_dataloader' does not have many workers",
     ".*isinstance.treespec, LeafSpec.*",
@@ -129,6 +128,7 @@ class _NoSignalHandlers:
 
 
 def _leave_signals_to_us(trainer: pl.Trainer) -> None:
+    # The Trainer has no option for either.
     trainer._signal_connector = _NoSignalHandlers()  # type: ignore[assignment]
     # Lightning would broadcast its own flag before every batch: one more synchronisation of all ranks in each step.
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]

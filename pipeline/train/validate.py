@@ -72,10 +72,9 @@ def held_out_perplexity(
     if ranks > 1:
         dist.all_reduce(totals)
     forward, backward, tokens, diverged_lanes = totals.tolist()
-    return Perplexity(
-        _exp((forward + backward) / (2 * tokens)), _exp(forward / tokens), _exp(backward / tokens), int(tokens),
-        num_lanes, int(diverged_lanes) if diverged_lanes <= num_lanes else 0,
-    )  # fmt: skip
+    both = _exp((forward + backward) / (2 * tokens))
+    diverged = int(diverged_lanes) if diverged_lanes <= num_lanes else 0
+    return Perplexity(both, _exp(forward / tokens), _exp(backward / tokens), int(tokens), num_lanes, diverged)
 
 
 def _count_diverged(of_lanes: torch.Tensor, vocab_size: int) -> torch.Tensor:

@@ -7,6 +7,7 @@ from data_prep.prepare import prepare
 from pipeline.finetune.plan import finetune, plan_finetuning, read_config
 from pipeline.train.outcome import Outcome
 from pipeline.train.plan import Plan
+from tests import corpora, processes
 from tests.train import runs
 
 SETTINGS = [
@@ -18,14 +19,14 @@ SETTINGS = [
 
 def domain_sentences(number: int, seed: int) -> list[str]:
     """Every third word of the general text is another one here: rarer, and unknown there."""
-    sentences = runs.zipf_sentences(number, seed, types=900)
+    sentences = corpora.zipf_sentences(number, seed, types=900)
     return [" ".join(f"dömain{w[1:]}" if w.endswith(("1", "4", "7")) else w for w in s.split()) for s in sentences]
 
 
 def make_domain(folder: Path) -> Path:
     """About 3,600 training tokens, 45 steps an epoch of the settings above, and 700 held-out ones."""
-    train = runs.write_text(folder / "train.txt", domain_sentences(300, seed=11))
-    heldout = runs.write_text(folder / "heldout.txt", domain_sentences(60, seed=12))
+    train = corpora.write_text(folder / "train.txt", domain_sentences(300, seed=11))
+    heldout = corpora.write_text(folder / "heldout.txt", domain_sentences(60, seed=12))
     prepare(
         [str(train)], str(folder / "dataset"), heldout_inputs=[str(heldout)], workers=1, show_progress=False,
         shard_tokens=2000, chunk_tokens=300,
@@ -47,10 +48,11 @@ def finetune_here(source: Path | str, domain: Path, run_dir: Path, *pairs: str) 
     return finetune(*plan_finetuning(*read_config(arguments(source, domain, run_dir, *pairs))))
 
 
-def start(source: Path, domain: Path, run_dir: Path, *pairs: str, **options: Any) -> runs.Process:
+def start(source: Path, domain: Path, run_dir: Path, *pairs: str) -> processes.Process:
     """`elmo finetune`, running."""
     log = run_dir.parent / f"{run_dir.name}.log"
-    return runs.Process("finetune", *arguments(source, domain, run_dir, *pairs), log=log, **options)
+    forked = not any(pair.startswith("train.devices=") for pair in pairs)
+    return processes.Process("finetune", *arguments(source, domain, run_dir, *pairs), log=log, forked=forked)
 
 
 def at_step(run_dir: Path, step: int) -> dict[str, Any]:

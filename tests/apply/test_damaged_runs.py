@@ -154,7 +154,7 @@ def finetuned(trained: Path, domain: Path, tmp_path_factory: pytest.TempPathFact
     return run_dir
 
 
-def test_the_table_of_a_damaged_record_is_told_or_left_out(finetuned: Path, tmp_path: Path) -> None:
+def test_the_table_of_a_damaged_record_is_shown_or_left_out(finetuned: Path, tmp_path: Path) -> None:
     path = tmp_path / "finetune.json"
     for data in mutations((finetuned / "finetune.json").read_bytes(), seed=0):
         path.write_bytes(data)

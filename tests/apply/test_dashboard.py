@@ -79,7 +79,9 @@ def test_an_option_beats_the_environment_which_beats_the_default(
     assert (workspace.project, workspace.entity) == (project, entity)
 
 
-def test_without_a_server_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_server_the_command_fails_with_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     assert main(["dashboard"]) == 2

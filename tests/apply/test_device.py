@@ -11,7 +11,7 @@ from tests.apply import finetuning
 from tests.train import runs
 
 NO_GPU = "accelerator=gpu, but torch finds no GPU to use by CUDA; use accelerator=cpu"
-MPS = "must be auto, cpu or gpu (by CUDA: MPS has no float64, which perplexity and statistics need)"
+MPS = "must be auto, cpu or gpu (a GPU is used by CUDA: MPS has no float64, which perplexity and statistics need)"
 
 
 def commands(accelerator: str, dataset: Path, trained: Path, folder: Path) -> dict[str, list[str]]:
@@ -31,7 +31,7 @@ def commands(accelerator: str, dataset: Path, trained: Path, folder: Path) -> di
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_a_gpu_that_is_not_there_is_told_in_one_sentence(
+def test_a_missing_gpu_is_reported_in_one_sentence(
     dataset: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for command, arguments in commands("gpu", dataset, trained, tmp_path).items():

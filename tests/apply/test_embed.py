@@ -33,7 +33,7 @@ def test_every_word_has_every_layer(bilm: BiLM) -> None:
         assert torch.equal(layers[0, :, :16], layers[0, :, 16:])  # one token encoder for both directions
 
 
-def test_company_and_order_do_not_matter(bilm: BiLM) -> None:
+def test_other_sentences_of_a_batch_and_their_order_do_not_matter(bilm: BiLM) -> None:
     together = embed_sentences(bilm, SENTENCES)
     again = embed_sentences(bilm, SENTENCES)
     turned = embed_sentences(bilm, SENTENCES[::-1])[::-1]

@@ -21,7 +21,7 @@ from pipeline.apply.embed.embed import embed, embed_sentences
 from pipeline.config.commands import EmbedConfig
 from pipeline.model.formats.pretrained import save_pretrained
 from tests.model import tiny
-from tests.model.test_pretrained import killed_at
+from tests.processes import killed_at
 
 TEXT = "the cat 's tail\n\nw1  wörd7\t漢字 😀\r\n" + "a " * 30 + "\n\nthe cat 's tail\nno line end"
 SENTENCES = [line.split() for line in TEXT.split("\n")]
@@ -179,7 +179,7 @@ def test_kill_9_of_a_call_with_workers_ends_them_and_loses_no_finished_part(mode
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("part-*.npy")}
     assert 0 < len(finished) < 11 and not (tmp_path / "out.npz").exists()
     time.sleep(1.0)
-    assert {path for path in folder.glob("part-*.npy")} == set(finished)  # nobody goes on
+    assert {path for path in folder.glob("part-*.npy")} == set(finished)  # no worker continues
     embed(EmbedConfig(str(model), [str(text)], str(tmp_path / "out.npz"), threads=1))
     embed(EmbedConfig(str(model), [str(text)], str(tmp_path / "whole.npz"), threads=1))
     assert digest(tmp_path / "out.npz") == digest(tmp_path / "whole.npz")

@@ -17,6 +17,7 @@ from pipeline.config.load import load
 from pipeline.config.schema import ConfigError
 from pipeline.model.bilm import States, Window
 from pipeline.train.run_dir.tracking import read_metrics
+from tests import corpora, processes
 from tests.train import runs
 
 
@@ -62,7 +63,7 @@ def one_word(bilm, d: int, word: str, target: int, states: States, width: int) -
 
 def test_one_lane_is_strict_reading_order_word_after_word(dataset: Path, trained: Path) -> None:
     sentences = text_of(dataset, "heldout")[:25]
-    text = runs.write_text(trained.parent / "strict.txt", [" ".join(s) for s in sentences])
+    text = corpora.write_text(trained.parent / "strict.txt", [" ".join(s) for s in sentences])
     forward, backward, tokens = strict_reading(trained, sentences)
     result = score(trained, text, "evaluate.lanes=1", "evaluate.window=7")
     assert result.perplexity.tokens == tokens
@@ -103,7 +104,7 @@ def test_the_number_does_not_depend_on_the_processes(
 ) -> None:
     command = ["evaluate", f"checkpoint={trained}", f"data={dataset}", "accelerator=cpu", "evaluate.lanes=7"]
     output = tmp_path / "result.json"
-    process = runs.Process(*command, f"devices={devices}", f"output={output}", log=tmp_path / "log")
+    process = processes.Process(*command, f"devices={devices}", f"output={output}", log=tmp_path / "log")
     assert process.wait() == 0, process.output()
     result, expected = json.loads(output.read_text()), score(trained, dataset, "evaluate.lanes=7").as_dict()
     assert result.keys() == expected.keys()
@@ -142,7 +143,9 @@ def test_unknown_words_and_the_unigram_baseline_are_those_of_plain_counting(data
 
 def test_the_unk_words_of_a_text_are_counted_apart(trained: Path, tmp_path: Path) -> None:
     known = load_trained(str(trained)).words[3]
-    text = runs.write_text(tmp_path / "text.txt", [f"{known} <UNK> {known} neverseen", f"{known} <UNK> <UNK> {known}"])
+    text = corpora.write_text(
+        tmp_path / "text.txt", [f"{known} <UNK> {known} neverseen", f"{known} <UNK> <UNK> {known}"]
+    )
     result = score(trained, text)
     assert (result.outside_share, result.unk_share) == (1 / 8, 3 / 8)
     assert "12.50% outside the vocabulary of 300, 37.50% <UNK> in the text itself" in str(result)
@@ -187,6 +190,6 @@ def test_half_precision_comes_close(dataset: Path, trained: Path) -> None:
         ("checkpoint=''", "is missing"),
     ],
 )
-def test_what_cannot_be_scored_is_said_in_a_sentence(dataset: Path, trained: Path, pair: str, said: str) -> None:
+def test_what_cannot_be_scored_is_refused_in_one_sentence(dataset: Path, trained: Path, pair: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         score(trained, dataset, pair)

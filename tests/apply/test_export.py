@@ -19,10 +19,10 @@ from pipeline.apply.load import Trained, load_trained
 from pipeline.config.commands import EvaluateCommandConfig, ExportConfig, ImportConfig
 from pipeline.config.schema import ConfigError, EvaluateConfig, to_dict
 from pipeline.model.formats.pretrained import load_pretrained
+from tests import processes
 from tests.apply import hub_stand_in
-from tests.model.test_conformance import FIXTURES, embed
-from tests.model.test_pretrained import killed_at
-from tests.train import runs
+from tests.model.bilm_tf_fixtures import FIXTURES, embed, needs_fixtures
+from tests.processes import killed_at
 
 SENTENCE = "w1 wörd7 never-seen w2 漢字"
 
@@ -124,7 +124,9 @@ def test_a_trained_model_goes_to_allennlp_and_comes_back_embedding_the_same(
     assert np.array_equal(layers(after), layers(before))
 
 
-def test_imported_weights_cannot_be_evaluated_and_it_is_said_why(exported: Path, dataset: Path, tmp_path: Path) -> None:
+def test_imported_weights_are_refused_by_evaluate_with_the_reason(
+    exported: Path, dataset: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "allennlp"
     export(ExportConfig(checkpoint=str(exported), output=str(out), format="allennlp"))
     with pytest.raises(ConfigError, match="holds bilm-tf's or AllenNLP's files; read them with `elmo import` first"):
@@ -203,7 +205,7 @@ def test_a_wrong_command_is_an_error_of_one_line(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(not FIXTURES.is_dir(), reason=f"the reference's test model is not at {FIXTURES}")
+@needs_fixtures
 def test_the_reference_is_imported_by_the_command_and_its_refusal_by_allennlp_is_foretold(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -224,7 +226,7 @@ def test_over_the_hub_a_model_comes_as_it_went(exported: Path, tmp_path: Path) -
 
     def elmo(*arguments: str, code: int = 0, **environment: str) -> str:
         log = tmp_path / "log"
-        process = runs.Process(*arguments, log=log, environment=hub.environment(tmp_path / "cache") | environment)
+        process = processes.Process(*arguments, log=log, environment=hub.environment(tmp_path / "cache") | environment)
         assert process.wait() == code, process.output()
         return process.output()
 
@@ -252,10 +254,12 @@ def test_over_the_hub_goes_what_was_written_and_nothing_else_that_lies_there(exp
         (out / name).write_text("secret")
     with hub_stand_in.running() as hub:
         pairs = [f"checkpoint={exported}", f"output={out}", "hub=org/name"]
-        refused = runs.Process("export", *pairs, log=tmp_path / "log", environment=hub.environment(tmp_path / "cache"))
+        refused = processes.Process(
+            "export", *pairs, log=tmp_path / "log", environment=hub.environment(tmp_path / "cache")
+        )
         assert refused.wait() == 2 and "holds other things" in refused.output() and not hub.repositories
         environment = hub.environment(tmp_path / "cache")
-        pushed = runs.Process("export", *pairs, "overwrite=true", log=tmp_path / "log2", environment=environment)
+        pushed = processes.Process("export", *pairs, "overwrite=true", log=tmp_path / "log2", environment=environment)
         assert pushed.wait() == 0, pushed.output()
         assert sorted(hub.repositories["org/name"]) == sorted(path.name for path in exported.iterdir())
         assert not any(b"secret" in content for content in hub.repositories["org/name"].values())

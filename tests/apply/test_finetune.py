@@ -99,7 +99,7 @@ def test_words_of_the_domain_are_looked_up_in_the_source_s_vocabulary(
 
 @pytest.mark.parametrize("kind", ["extend", "new"])
 @pytest.mark.parametrize("how", ["mean", "encoder"])
-def test_rows_of_shared_words_are_carried_over_to_the_bit(
+def test_rows_of_shared_words_are_copied_to_the_bit(
     trained: Path, domain: Path, tmp_path: Path, kind: str, how: str
 ) -> None:
     pairs = [f"finetune.vocabulary={kind}", f"finetune.new_rows={how}", "data.vocab_min_count=2", *EACH_STEP]
@@ -217,7 +217,7 @@ def test_other_words_lanes_or_sources_are_another_run(trained: Path, domain: Pat
         (["finetune.freeze=[layer3]"], "names no part of the model; it has encoder, layer1, layer2, softmax"),
         (["finetune.freeze=[encoder,layer1,layer2,softmax]"], "names every part"),
         (["finetune.freeze=[softmax]", "finetune.warmup_steps=3"], "which finetune.freeze forbids"),
-        (["finetune.vocabulary=more"], "must be one of"),
+        (["finetune.vocabulary=more"], "must be auto, keep, extend or new"),
         (["mix=DATASET:0.01"], "finetune.mix_share=0.01 of data.lanes=8 is 0 lanes"),
         (["mix=DATASET:0.99"], "is 8 lanes, and must be one at least and not all"),
         (["mix=DATASET:much"], "must be a dataset and a share of the lanes"),

@@ -12,7 +12,7 @@ from pipeline.config.commands import EvaluateCommandConfig, ExportConfig, Import
 from pipeline.config.schema import EvaluateConfig
 from pipeline.train.step.freeze import part_of
 from tests.apply.finetuning import at_step, finetune_here, start
-from tests.model.test_conformance import FIXTURES
+from tests.model.bilm_tf_fixtures import FIXTURES, needs_fixtures
 from tests.train import runs
 
 PARTS = ["encoder", "layer1", "layer2", "softmax"]
@@ -110,7 +110,7 @@ def test_words_cannot_be_kept_of_a_model_that_has_none(
         finetune_here(softmax_less, domain, tmp_path / "run", f"finetune.vocabulary={kind}")
 
 
-@pytest.mark.skipif(not FIXTURES.is_dir(), reason=f"the reference's test model is not at {FIXTURES}")
+@needs_fixtures
 def test_bilm_tf_s_own_model_is_fine_tuned(domain: Path, tmp_path: Path) -> None:
     pairs = {"options": str(FIXTURES / "options.json"), "weights": str(FIXTURES / "lm_weights.hdf5")}
     import_weights(ImportConfig(**pairs, output=str(tmp_path / "model")))

@@ -64,7 +64,7 @@ def test_a_setting_that_a_command_needs_and_cannot_use_is_one_sentence(exported:
 
 
 @pytest.mark.parametrize("command", ["embed", "evaluate", "export", "score", "neighbors", "finetune"])
-def test_a_text_file_as_a_checkpoint_is_said_to_be_none(
+def test_a_text_file_is_refused_as_a_checkpoint(
     command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "notes.txt"
@@ -103,7 +103,7 @@ def test_from_pretrained_names_the_command_that_makes_a_model(trained: Path, tmp
         assert command in str(caught.value) and "again" not in str(caught.value)
 
 
-def test_a_mix_without_weights_is_told_what_to_give(exported: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_mix_without_weights_is_refused_with_a_remedy(exported: Path, capfd: pytest.CaptureFixture[str]) -> None:
     text = exported.parent / "text.txt"
     text.write_text("w1 w2\n")
     pairs = [f"checkpoint={exported}", f"input={text}", f"output={text}.npz", "layers=mix"]

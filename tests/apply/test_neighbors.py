@@ -17,7 +17,7 @@ from pipeline.apply.embed.neighbors import neighbors
 from pipeline.config.commands import NeighborsConfig
 from pipeline.model.formats.pretrained import save_pretrained
 from tests.model import tiny
-from tests.model.test_pretrained import killed_at
+from tests.processes import killed_at
 
 QUERY = "the play a"
 
@@ -90,7 +90,7 @@ def test_an_index_of_cells_finds_the_same(model: Path, corpus: Path, monkeypatch
     assert not find(model, corpus).is_approximate  # one word has few occurrences
 
 
-def test_the_corpus_is_embedded_once_and_after_a_kill_goes_on(model: Path, corpus: Path) -> None:
+def test_the_corpus_is_embedded_once_and_embedding_resumes_after_a_kill(model: Path, corpus: Path) -> None:
     folder = corpus.with_name("corpus.txt.neighbors")
     kills = 0
     while killed_at(4, lambda: find(model, corpus)) and kills < 20:

@@ -57,7 +57,7 @@ def edited(change: Callable[[dict[str, Any]], Any]) -> Callable[[bytes], bytes]:
         ("plan.json", lambda data: b"[]"),
         ("plan.json", edited(lambda p: p.pop("parts"))),
         ("plan.json", edited(lambda p: p.update(identity=None))),
-        ("plan.json", edited(lambda p: p.update(width=7))),
+        ("plan.json", edited(lambda p: p["identity"].update(width=7))),
         ("plan.json", edited(lambda p: p.update(files=[]))),
         ("plan.json", edited(lambda p: p["files"][0].__setitem__(1, 3))),
         ("plan.json", edited(lambda p: p["parts"].pop())),
@@ -84,7 +84,7 @@ def edited(change: Callable[[dict[str, Any]], Any]) -> Callable[[bytes], bytes]:
         ("part-000001.json", lambda data: b""),
     ],
 )
-def test_damage_is_one_sentence_and_overwrite_mends_it(
+def test_damage_is_one_sentence_and_overwrite_fixes_it(
     begun: list[str], name: str, damage: Callable[[bytes], bytes] | None, tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

@@ -64,7 +64,7 @@ def test_words_outside_the_vocabulary_are_flagged(bilm: LanguageModel) -> None:
     assert [found.unknown for found in scored(bilm, SENTENCES)] == [[], [], [1, 2], [50], []]
 
 
-def test_company_does_not_matter(bilm: LanguageModel) -> None:
+def test_other_sentences_of_a_batch_do_not_matter(bilm: BiLM) -> None:
     together = scored(bilm, SENTENCES)
     for found, text in zip(together, SENTENCES, strict=True):
         assert np.allclose(found.nats, scored(bilm, [text])[0].nats, atol=1e-5)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from data_prep.dataset.files import write_json
-from pipeline.apply.watch.status import Status, read_status
-from pipeline.apply.watch.status_text import duration, render
+from pipeline.apply.watch.status import Status, duration, read_status, render
 from pipeline.cli import main
 from pipeline.train.run_dir.lock import is_claimed
 from pipeline.train.run_dir.records import read_restarts
+from tests import processes
 from tests.train import runs
 
 
@@ -25,7 +25,7 @@ def finished(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
-def test_a_finished_run_is_told_with_its_numbers(finished: Path, dataset: Path) -> None:
+def test_a_finished_run_is_shown_with_its_numbers(finished: Path, dataset: Path) -> None:
     status = read_status(finished)
     assert (status.state, status.step, status.total_steps, status.tokens) == ("finished", 6, 6, 6 * 80)
     assert status.checkpoint["step"] == 6 and status.checkpoints == 2 and not status.damaged
@@ -43,7 +43,7 @@ def test_status_imports_neither_torch_nor_wandb(finished: Path) -> None:
         f"import sys; from pipeline.cli import main; main(['status', {str(finished)!r}])\n"
         "print('imported:', *sorted({'torch', 'wandb', 'pytorch_lightning', 'matplotlib'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=runs.ROOT)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=processes.ROOT)
     assert done.stdout.splitlines()[-1] == "imported:", done.stderr
 
 
@@ -73,13 +73,13 @@ def test_a_run_is_followed_from_training_over_a_kill_to_its_end(dataset: Path, t
     command = killed.next.rpartition(": ")[2].split()
     assert command[:2] == ["elmo", "pretrain"]
     last = killed.checkpoint["step"] + 3
-    again = runs.Process(*command[1:], f"train.max_steps={last}", log=tmp_path / "again.log")
+    again = processes.Process(*command[1:], f"train.max_steps={last}", log=tmp_path / "again.log", forked=True)
     assert again.wait() == 0, again.output()
     assert (read_status(run_dir).state, read_status(run_dir).step) == ("finished", last)
 
 
 @pytest.mark.slow
-def test_a_run_stopped_by_a_signal_says_so(dataset: Path, tmp_path: Path) -> None:
+def test_the_status_of_a_run_stopped_by_a_signal_names_the_signal(dataset: Path, tmp_path: Path) -> None:
     process = runs.start(dataset, tmp_path / "run", "train.max_steps=100000", "train.epochs=1e6")
     assert process.wait_until(lambda: runs.last_step(tmp_path / "run") > 1)
     process.signal_group(15)
@@ -130,7 +130,7 @@ def test_damaged_checkpoints_are_named_without_reading_them(dataset: Path, tmp_p
     )
 
 
-def test_restarts_are_told_with_their_reasons(tmp_path: Path) -> None:
+def test_restarts_are_shown_with_their_reasons(tmp_path: Path) -> None:
     run_dir = a_run(tmp_path / "run")
     lines = [{"unix_time": time.time() - 7200, "reason": "time limit", "step": 40, "job": "12"}, {"reason": "hung"}]
     (run_dir / "restarts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '[3]\n{"reason": "cu')
@@ -179,7 +179,7 @@ def test_the_queue_is_asked_for_a_user_who_has_no_name(tmp_path: Path, monkeypat
     assert f"--user={os.getuid()} " in (tmp_path / "asked").read_text()
 
 
-def test_of_a_run_that_hung_the_log_is_named_and_how_to_go_on(tmp_path: Path) -> None:
+def test_the_status_of_a_run_that_hung_names_its_log_and_how_to_resume(tmp_path: Path) -> None:
     run_dir = a_run(tmp_path / "run")
     (run_dir / "end.json").write_text('{"how": "hung"}')
     status = read_status(run_dir)
@@ -211,5 +211,5 @@ def test_a_run_of_which_little_is_known_is_shown_too(tmp_path: Path) -> None:
     ("seconds", "said"),
     [(0, "0 s"), (-3, "0 s"), (89, "89 s"), (600, "10 min"), (7200, "2.0 h"), (4 * 86400, "4.0 days")],
 )
-def test_durations_are_said_as_people_do(seconds: float, said: str) -> None:
+def test_durations_are_printed_in_the_unit_that_fits(seconds: float, said: str) -> None:
     assert duration(seconds) == said

@@ -1,4 +1,4 @@
-"""The GPU's benchmark: its script runs to its end, and says what it needs."""
+"""The check of a GPU: its command runs to its end, and names what it needs."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu_parts import PARTS, WAYS
+from benchmarks.gpu.parts import PARTS, WAYS
 
 ROOT = Path(__file__).resolve().parents[2]
 

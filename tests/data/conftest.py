@@ -5,7 +5,7 @@ import pytest
 from data_prep.dataset.open import open_dataset
 from data_prep.dataset.shards import Dataset
 from data_prep.prepare import prepare
-from tests.data_prep.corpora import write_corpus
+from tests.corpora import write_corpus
 
 
 @pytest.fixture(scope="session")

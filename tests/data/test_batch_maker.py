@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from data_prep.dataset.lexicon import SPECIALS, UNK_ID, Lexicon
 from data_prep.dataset.shards import Dataset
+from pipeline.data.stream import DirectedIds
 from pipeline.data.vocabulary import Vocabulary, vocabulary_map
 from pipeline.data.windows import BatchMaker
 from tests.data.corpora import many, same
@@ -38,7 +39,7 @@ def test_unique_words_are_each_there_once_and_the_index_leads_back_to_the_ids(as
 
 def test_a_batch_goes_to_another_process_whole_and_without_a_shared_file() -> None:
     ids = np.arange(40, dtype=np.int32).reshape(2, 4, 5)
-    batch = maker().make(ids, ids, step=3, first_lane=1, resets_state=True)
+    batch = maker().make(DirectedIds(ids, ids), step=3, first_lane=1, resets_state=True)
     sent = bytes(ForkingPickler.dumps(batch))
     assert batch.characters.numpy().tobytes() in sent
     assert same(ForkingPickler.loads(sent), batch)

@@ -1,9 +1,10 @@
 """The real DataLoader: any number of workers, any start, gives the batches of the closed form."""
 
-import multiprocessing
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psutil
@@ -13,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-import data_prep.workers
 from data_prep.dataset.files import DataError
 from data_prep.dataset.lexicon import SPECIALS
 from data_prep.dataset.shards import Dataset
@@ -45,7 +45,7 @@ def loader(
 ) -> DataLoader:
     config = DataConfig(lanes=LANES, window=WINDOW, workers=workers)
     windows = TrainWindows(dataset.splits["train"], maker(dataset), lanes_of(dataset), SEED)
-    module = BiLMDataModule(windows, config, groups, start, stop, start_method=method)
+    module = BiLMDataModule(windows, config, groups, range(start, stop), start_method=method)
     module.trainer = trainer
     return module.train_dataloader()
 
@@ -98,7 +98,7 @@ def test_damaged_data_is_the_same_sentence_from_every_process(
     prepared: Dataset, trainer: pl.Trainer, workers: int
 ) -> None:
     config = DataConfig(lanes=LANES, window=WINDOW, workers=workers)
-    module = BiLMDataModule(Damaged(lanes_of(prepared)), config, 1, 0, 9)  # type: ignore[arg-type]
+    module = BiLMDataModule(Damaged(lanes_of(prepared)), config, 1, range(9))  # type: ignore[arg-type]
     module.trainer = trainer
     batches = iter(module.train_dataloader())
     assert [next(batches)[0][0] for _ in range(3)] == [0, 1, 2]
@@ -106,35 +106,23 @@ def test_damaged_data_is_the_same_sentence_from_every_process(
         next(batches)
 
 
-class Large:
-    """Windows of 1 MiB, of which no pipe holds one."""
-
-    lanes = TrainLanes(10**6, LANES, WINDOW)
-
-    def batch(self, step: int, lanes: range) -> bytes:
-        return bytes(1 << 20)
-
-
-def take_one_batch_and_sleep(method: str, has_prctl: bool) -> None:
-    """Prints the loader processes, which from then on wait for room in a full pipe."""
-    if not has_prctl:
-        data_prep.workers._kernel_ends_orphans = lambda: False
-    module = BiLMDataModule(Large(), DataConfig(lanes=LANES, window=WINDOW, workers=2), 1, 0, 1000, None, method)  # type: ignore[arg-type]
-    module.trainer = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
-    batches = iter(module.train_dataloader())
-    next(batches)
-    print(*(process.pid for process in multiprocessing.active_children()), flush=True)
-    time.sleep(1000)
+@contextmanager
+def loader_processes(method: str, has_prctl: bool) -> Iterator[tuple["subprocess.Popen[str]", list[psutil.Process]]]:
+    """A training process and its loader processes; the training process is killed at the end, whatever happens."""
+    code = f"from tests.data.waiting_loader import take_one_batch_and_sleep as run; run({method!r}, {has_prctl})"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        try:
+            assert parent.stdout is not None
+            yield parent, [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+        finally:
+            parent.kill()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "has_prctl"), [("fork", True), ("fork", False), ("spawn", True)])
 def test_loader_processes_end_with_a_parent_that_is_killed(method: str, has_prctl: bool) -> None:
     """Without prctl, as on a Mac, they look for their parent themselves."""
-    code = f"from tests.data import test_loader; test_loader.take_one_batch_and_sleep({method!r}, {has_prctl})"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        processes = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+    with loader_processes(method, has_prctl) as (parent, processes):
         time.sleep(0.5)  # until the pipe is full
         parent.kill()
     assert len(processes) == 2
@@ -144,14 +132,11 @@ def test_loader_processes_end_with_a_parent_that_is_killed(method: str, has_prct
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_loader_processes_take_a_sigterm_from_their_parent_only(method: str) -> None:
-    code = f"from tests.data import test_loader; test_loader.take_one_batch_and_sleep({method!r}, True)"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        processes = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+    with loader_processes(method, True) as (_, processes):
         for process in processes:
             process.terminate()
-        assert psutil.wait_procs(processes, timeout=1)[1] == processes
-        parent.kill()
+        assert len(processes) == 2
+        assert psutil.wait_procs(processes, timeout=1)[0] == []
 
 
 def test_the_vocabulary_is_the_words_seen_often_enough_but_no_more_than_asked_for(prepared: Dataset) -> None:

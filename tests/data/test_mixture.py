@@ -10,12 +10,12 @@ from data_prep.dataset.open import open_dataset
 from data_prep.dataset.shards import Dataset
 from data_prep.prepare import prepare
 from pipeline.config.schema import ConfigError
+from pipeline.data.combined_windows import MixedWindows, general_lanes
 from pipeline.data.lanes import TrainLanes, lane_groups, lane_share
-from pipeline.data.mixture import MixedWindows, general_lanes
 from pipeline.data.vocabulary import Vocabulary, vocabulary_map
 from pipeline.data.windows import Batch, BatchMaker, TrainWindows
+from tests.corpora import write_corpus
 from tests.data.corpora import read_spelled, same
-from tests.data_prep.corpora import write_corpus
 
 LANES, GENERAL, WINDOW, SEED = 8, 2, 5, 3
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from data_prep.dataset.shards import Dataset
+from pipeline.data.combined_windows import BACKWARD_SEED, PerDirectionWindows
 from pipeline.data.lanes import TrainLanes
-from pipeline.data.per_direction import BACKWARD_SEED, PerDirectionWindows
 from pipeline.data.vocabulary import Vocabulary
 from pipeline.data.windows import BatchMaker, TrainWindows
 from tests.data.corpora import read_spelled, same
@@ -48,7 +48,7 @@ def test_both_read_an_epoch_once(parts: tuple[TrainWindows, TrainWindows]) -> No
         assert np.abs(counts[0] - counts[1]).sum() <= 2 * len(LANES) * WINDOW
 
 
-def test_lanes_and_steps_may_be_asked_for_in_any_company(parts: tuple[TrainWindows, TrainWindows]) -> None:
+def test_lanes_and_steps_may_be_asked_for_in_any_grouping(parts: tuple[TrainWindows, TrainWindows]) -> None:
     whole = PerDirectionWindows(*parts).batch(7, LANES)
     again = PerDirectionWindows(*parts)
     again.batch(2, range(2, 4))

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from data_prep import prepare as prepare_module
-from tests.data_prep.corpora import write_corpus
+from tests.corpora import write_corpus
 
 
 @pytest.fixture

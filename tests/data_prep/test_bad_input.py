@@ -16,7 +16,7 @@ import zstandard
 
 from data_prep.dataset.files import DataError
 from data_prep.dataset.open import open_dataset
-from tests.data_prep.corpora import lines_of, sentences_of
+from tests.corpora import lines_of, sentences_of
 
 BAD_LINES = {
     "not UTF-8": (b"caf\xe9 au lait", "is not UTF-8 (byte 0xe9 at 4)"),
@@ -226,7 +226,7 @@ def test_input_below_the_output_folder_is_refused(prepare, tmp_path):
         ({"on_error": "ignore"}, "unknown"),
         ({"chunk_tokens": 0}, "too small"),
         ({"seed": -1}, "too small"),
-        ({"workers": -1}, "no number of processes"),
+        ({"workers": -1}, "too small"),
         ({"max_sentence_words": 1 << 23}, "above"),
         ({"tokenize": True, "language": "xx9"}, "not usable"),
         ({"step": "encode", "task": 2, "tasks": 2}, "does not exist"),

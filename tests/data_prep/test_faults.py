@@ -13,7 +13,7 @@ from data_prep.prepare import prepare as prepare_with_workers
 from data_prep.text.clean import clean
 from data_prep.text.corpus import Block
 from pipeline.cli import main
-from tests.data_prep.corpora import bytes_of, sentences_of
+from tests.corpora import bytes_of, sentences_of
 
 
 def write(path: Path, lines: list[bytes]) -> str:
@@ -79,7 +79,7 @@ def test_reading_ends_some_words_after_the_first_fault(prepare, tmp_path, monkey
 
 
 @pytest.mark.parametrize("options", [{}, {"workers": 2}, {"shuffle": "documents"}])
-def test_after_an_error_skipping_goes_on_with_what_was_read(tmp_path, options):
+def test_after_an_error_a_run_that_skips_resumes_with_what_was_read(tmp_path, options):
     options = {"workers": 1, "show_progress": False} | options
     paths = [with_faults(tmp_path / "corpus" / f"{n}.txt", 50, [5] if n == 2 else []) for n in range(4)]
     out, direct = tmp_path / "out", tmp_path / "direct"
@@ -98,7 +98,7 @@ def test_after_an_error_skipping_goes_on_with_what_was_read(tmp_path, options):
     assert summary.skipped_lines == 1 and bytes_of(out) == bytes_of(direct)
 
 
-def test_a_job_array_does_not_go_on_with_faults(prepare, tmp_path):
+def test_a_job_array_does_not_continue_with_faults(prepare, tmp_path):
     paths = [with_faults(tmp_path / "corpus" / f"{n}.txt", 50, [5] if n == 2 else []) for n in range(4)]
     prepare(paths, tmp_path / "out", step="encode", task=1, tasks=2)
     with pytest.raises(DataError, match="line 5 is not UTF-8"):

@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 
 from data_prep.dataset.files import DataError
-from data_prep.dataset.index import INDEX, check_index, fingerprint_of
+from data_prep.dataset.index import INDEX, check_index, fingerprint_of, information_sha256
 from data_prep.dataset.open import open_dataset
 from data_prep.dataset.staging import remove_damaged
 from data_prep.dataset.summary import Summary
 from data_prep.dataset.verify import describe, verify
-from tests.data_prep.corpora import sentences_of
+from tests.corpora import sentences_of
 from tests.data_prep.damage import change_index
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from data_prep.prepare import prepare
-    from tests.data_prep.corpora import write_corpus
+    from tests.corpora import write_corpus
 
     folder = tmp_path_factory.mktemp("made")
     options = {"heldout": 50, "shard_tokens": 4000, "chunk_tokens": 500, "workers": 1, "show_progress": False}
@@ -145,13 +145,25 @@ INFORMING = [
 ]
 
 
+@pytest.mark.parametrize("sealed", [False, True])
 @pytest.mark.parametrize("change", INFORMING)
-def test_what_only_informs_may_be_missing_or_damaged(change: Any, folder: Path, made: Path, caplog: Any) -> None:
+def test_what_only_informs_may_be_missing_or_damaged(
+    change: Any, sealed: bool, folder: Path, made: Path, caplog: Any
+) -> None:
+    """sealed: its checksum is made again, so that its types are what is found wrong."""
     change_index(folder, change)
+    if sealed:
+        change_index(folder, lambda i: i.update(information_sha256=information_sha256(i.get("made"), i.get("summary"))))
     dataset = open_dataset(folder)
     assert sentences_of(dataset) == sentences_of(made) and verify(folder).ok
     assert "1,150 sentences" in describe(folder)
     assert Summary.from_index("x", dataset.index).types == len(dataset.lexicon) - 3
+
+
+def test_a_changed_figure_that_only_informs_is_left_out_with_a_warning(folder: Path, caplog: Any) -> None:
+    change_index(folder, lambda i: i["made"]["options"].update(seed=7))
+    assert "seed=" not in describe(folder)
+    assert '"made" of the index does not match its checksum' in caplog.text
 
 
 def mutate(value: Any, chance: random.Random) -> Any:

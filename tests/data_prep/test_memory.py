@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.data_prep.corpora import random_sentences
+from tests.corpora import unlike_sentences
 
 _SCRIPT = """
 import resource, sys
@@ -25,7 +25,7 @@ def peak_mib(path: Path) -> float:
 
 
 def test_ten_times_the_text_takes_no_more_memory(tmp_path):
-    text = "".join(line + "\n" for line in random_sentences(20_000, types=5000))
+    text = "".join(line + "\n" for line in unlike_sentences(20_000, types=5000))
     for name, times in (("once", 1), ("ten-times", 10)):
         with open(tmp_path / name, "w", encoding="utf-8") as file:
             file.writelines(text for _ in range(times))

@@ -11,7 +11,7 @@ from data_prep.dataset.files import DataError
 from data_prep.dataset.lexicon import Lexicon
 from data_prep.dataset.open import open_dataset
 from data_prep.dataset.verify import verify
-from tests.data_prep.corpora import bytes_of, lines_of, random_sentences, sentences_of, word_counts, write_corpus
+from tests.corpora import bytes_of, lines_of, sentences_of, unlike_sentences, word_counts, write_corpus
 
 WORDS = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zs", "Zl", "Zp")), min_size=1, max_size=6).filter(
     lambda word: word not in ("<S>", "</S>") and word.split() == [word]
@@ -77,7 +77,7 @@ def test_shuffling_is_global_and_depends_on_the_seed(prepare, corpus, tmp_path):
 
 
 def test_documents_stay_whole_and_in_order_but_are_shuffled(prepare, tmp_path):
-    documents = [random_sentences(1 + number % 5, seed=number) for number in range(60)]
+    documents = [unlike_sentences(1 + number % 5, seed=number) for number in range(60)]
     for name, part in (("a.txt", documents[:30]), ("b.txt", documents[30:])):
         (tmp_path / name).write_text("\n \n\n".join("\n".join(document) for document in part), encoding="utf-8")
     prepare(
@@ -148,7 +148,7 @@ def test_large_files_are_read_in_parts_without_losing_a_line(prepare, tmp_path, 
 
 def test_large_files_are_not_cut_within_a_document(prepare, tmp_path, monkeypatch):
     monkeypatch.setattr("data_prep.plan.UNIT_BYTES", 700)
-    documents = [random_sentences(1 + number % 9, seed=number) for number in range(40)]
+    documents = [unlike_sentences(1 + number % 9, seed=number) for number in range(40)]
     path = tmp_path / "all.txt"
     path.write_text("\n\n".join("\n".join(document) for document in documents), encoding="utf-8")
     prepare([str(path)], tmp_path / "out", shuffle="documents")
@@ -173,7 +173,7 @@ def test_the_summary_tells_what_was_prepared(prepare, tmp_path):
     (tmp_path / "a.txt").write_text(f"a a a b <UNK>\n\n{long_word} a b c\n", encoding="utf-8")
     (tmp_path / "b.txt").write_text("\n")
     summary = prepare([str(tmp_path / "a.txt"), str(tmp_path / "b.txt")], tmp_path / "out")
-    assert (summary.sentences, summary.words, summary.types, summary.shards) == (2, 9, 4, 1)
+    assert (summary.num_sentences, summary.num_words, summary.types, summary.shards) == (2, 9, 4, 1)
     assert summary.cut_words_share == pytest.approx(1 / 9)
     assert (summary.lines, summary.empty_lines, summary.unk_words) == (4, 2, 1)
     assert summary.inputs_without_text == ["b.txt"]

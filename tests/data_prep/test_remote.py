@@ -12,7 +12,7 @@ import pytest
 
 from data_prep.dataset.files import DataError
 from data_prep.dataset.open import open_dataset
-from tests.data_prep.corpora import bytes_of, sentences_of
+from tests.corpora import bytes_of, sentences_of
 from tests.data_prep.damage import change_index, flip_a_bit
 
 

@@ -12,7 +12,7 @@ import pytest
 from data_prep.dataset.files import DataError
 from data_prep.dataset.open import open_dataset
 from data_prep.dataset.shards import Dataset, Split
-from tests.data_prep.corpora import sentences_of
+from tests.corpora import sentences_of
 
 
 @pytest.fixture

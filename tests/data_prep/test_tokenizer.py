@@ -3,7 +3,7 @@
 import pytest
 
 from data_prep.text.tokenizer import Tokenizer
-from tests.data_prep.corpora import sentences_of
+from tests.corpora import sentences_of
 
 ENGLISH = {
     "He left. She stayed.": ["He left .", "She stayed ."],

@@ -8,7 +8,7 @@ import pytest
 
 from data_prep.dataset.files import DataError
 from data_prep.plan import PrepPlan
-from tests.data_prep.corpora import bytes_of
+from tests.corpora import bytes_of
 
 OPTIONS = {"heldout": 100, "shard_tokens": 4000, "chunk_tokens": 500}
 STEPS = ("encode", "merge", "shard")
@@ -100,7 +100,7 @@ def test_neither_input_nor_output_may_be_a_url(location: str, prepare, corpus, t
 def test_a_local_file_whose_name_holds_a_colon_can_be_prepared(prepare, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "part:0.txt").write_text("a b\nc d\n")
-    assert prepare(["part:0.txt"], "./out:1").sentences == 2
+    assert prepare(["part:0.txt"], "./out:1").num_sentences == 2
 
 
 @pytest.mark.parametrize("alone", [True, False])

@@ -62,10 +62,11 @@ def note(damage: str, instead: bool = False) -> None:
     Path(os.environ["HOME"], _NOTE).write_text("; ".join(_noted), "utf-8", "backslashreplace")
 
 
-def elmo(*arguments: str, ends_with_1: bool = False) -> str:
+def elmo(*arguments: str, ends_with_1: bool = False, refused_by: str = "\0") -> str:
     """Run a command in this process and return what it printed.
 
-    ends_with_1: exit code 1 is a refusal too, as of `prep verify`. Raises Refused, or Fault for any other end.
+    ends_with_1: exit code 1 is a refusal too, as of `prep verify`. refused_by: a warning that is one too.
+    Raises Refused, or Fault for any other end.
     """
     out, err = io.StringIO(), io.StringIO()
     try:
@@ -84,6 +85,8 @@ def elmo(*arguments: str, ends_with_1: bool = False) -> str:
         raise Fault(f"the environment is revealed: {said[-300:]}")
     if code == 1 and ends_with_1:
         raise Refused(f"code 1: {said.strip().splitlines()[-1]}")
+    if code == 0 and refused_by in err.getvalue():
+        raise Refused(f"code 0: {err.getvalue().strip().splitlines()[-1]}")
     if code == 2:
         raise Refused(_sentence(arguments[0], err.getvalue()))
     if code != 0:

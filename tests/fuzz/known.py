@@ -37,6 +37,8 @@ IN_JSON: list[tuple[str, str, str, Any, list[Use]]] = [  # folder of the world, 
                            (f"{SHARD}/chunks/0", "abc"), (f"{SHARD}/bytes", 10**30), (f"{SHARD}/tokens", "1"),
                            ("splits/train/tokens", 10**40), ("version", None), ("fingerprint", "../../victim"),
                            ("fingerprint", DEEP), ("lexicon/files/lexicon.utf8.npy", None)]],
+    *[("dataset", "index.json", place, value, [info])
+      for place, value in [("made/options/seed", 7), ("summary/cut_words_share", 0.5), ("information_sha256", None)]],
     *[("run", RECORD, place, value, [resume, status, evaluate_run])
       for place, value in [("file", "../../victim"), ("file", "run.json"), ("bytes", None), ("step", 1e308),
                            ("step", "6"), ("unix_time", {}), ("val_perplexity", "low"), ("", []), ("", DEEP)]],

@@ -5,13 +5,15 @@ import sys
 
 import pytest
 
+from tests import processes
 from tests.fuzz.runner import AREAS
-from tests.train import runs
 
 
 def fuzz(*options: str) -> str:
     command = [sys.executable, "-m", "tests.fuzz", *options]
-    done = subprocess.run(command, cwd=runs.ROOT, env=runs.clean_environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=processes.ROOT, env=processes.clean_environment(), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -11,7 +11,7 @@ from random import Random
 import numpy as np
 import zstandard
 
-from tests.data_prep.corpora import sentences_of
+from tests.corpora import sentences_of
 from tests.fuzz.cage import Fault, elmo, note
 from tests.fuzz.mutators import bytes_damaged
 from tests.fuzz.world import World

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from tests import corpora
 from tests.fuzz.cage import Fault, Refused, call, elmo, note
 from tests.fuzz.mutators import damage_folder
-from tests.train import runs
 
 LAST_STEP = 8  # of a resumed run; the world's ends at 6
 TRAINING = [
@@ -42,8 +42,8 @@ class World:
     def build(self) -> None:
         """Make everything; `load` reads what a `build` in another process left."""
         self.folder.mkdir(exist_ok=True)
-        runs.write_text(self.text, runs.zipf_sentences(40, seed=1, types=90))
-        runs.write_text(self.heldout, runs.zipf_sentences(12, seed=2, types=90))
+        corpora.write_text(self.text, corpora.zipf_sentences(40, seed=1, types=90))
+        corpora.write_text(self.heldout, corpora.zipf_sentences(12, seed=2, types=90))
         self.dataset.parent.mkdir()
         prep = [f"input={self.text}", f"heldout_input={self.heldout}", "workers=1"]
         elmo("prep", *prep, f"output={self.dataset}", "shard_tokens=250")

@@ -33,11 +33,17 @@ def clip(x: Array, bound: float | None) -> Array:
 
 
 class NumpyBiLM:
-    """Reads the weights of a BiLM by name."""
+    """A BiLM by the weights of its state_dict."""
 
-    def __init__(self, state_dict: dict[str, Tensor], config: ModelConfig) -> None:
-        self.w = {name: tensor.detach().double().numpy() for name, tensor in state_dict.items()}
+    def __init__(self, weights: dict[str, Tensor] | dict[str, Array], config: ModelConfig) -> None:
+        self.w = {name: np.asarray(values).astype(np.float64) for name, values in weights.items()}
         self.config = config
+
+    def layers(self, sentence: list[str]) -> Array:
+        """(L + 1, words, 2 P) of one sentence from cold states, its bounds left out."""
+        words = ["<S>", *sentence, "</S>"]
+        layers, _ = self.run([[[w] for w in words], [[w] for w in reversed(words)]], self.cold_states(1))
+        return np.stack([np.concatenate([y[0, 1:-1, 0], y[1, ::-1][1:-1, 0]], 1) for y in layers])
 
     def encode(self, word: str) -> Array:
         """The vector (P,) of one word."""

@@ -1,4 +1,4 @@
-"""ELMo as a layer: the reference's numbers, the same vectors in any company, mixes, gradients, caches and states."""
+"""ELMo as a layer: the reference's numbers, the same vectors in any batch, mixes, gradients, caches and states."""
 
 from pathlib import Path
 
@@ -18,8 +18,8 @@ from pipeline.model.elmo.sentence_batch import group_by_length
 from pipeline.model.elmo.sentence_encoder import SentenceEncoder
 from pipeline.model.language_model import LanguageModel
 from tests.model import tiny
+from tests.model.bilm_tf_fixtures import FIXTURES, lists, needs_fixtures
 from tests.model.numpy_bilm import NumpyBiLM
-from tests.model.test_conformance import FIXTURES, lists, reference  # noqa: F401 (a fixture)
 
 SENTENCES = [
     ["the", "Zürich", "漢字"], ["a"], [], ["x" * 1000, "😀", "naïve", "the", ""], ["a", "the"] * 20, ["the", "\ud800a"],
@@ -37,18 +37,14 @@ def assert_close(ours: Tensor, expected: Tensor | np.ndarray, atol: float = 1e-6
 
 
 def by_numpy(bilm: BiLM, sentence: list[str]) -> np.ndarray:
-    """(L + 1, n, 2 P) of one sentence from cold states."""
-    twin = NumpyBiLM(bilm.state_dict(), bilm.config)
-    words = ["<S>", *sentence, "</S>"]
-    layers, _ = twin.run([[[w] for w in words], [[w] for w in reversed(words)]], twin.cold_states(1))
-    return np.stack([np.concatenate([y[0, 1:-1, 0], y[1, ::-1][1:-1, 0]], 1) for y in layers])
+    return NumpyBiLM(bilm.state_dict(), bilm.config).layers(sentence)
 
 
 # The reference
 
 
-@pytest.mark.skipif(not FIXTURES.is_dir(), reason=f"the reference's test model is not at {FIXTURES} (../shared)")
-def test_carried_states_meet_the_embeddings_that_bilm_tf_expects(reference: BiLM) -> None:  # noqa: F811
+@needs_fixtures
+def test_carried_states_meet_the_embeddings_that_bilm_tf_expects(reference: BiLM) -> None:
     """Rows of a batch are the lists, as in the reference's own test; the lists end at different lengths."""
     import h5py
 
@@ -66,8 +62,8 @@ def test_carried_states_meet_the_embeddings_that_bilm_tf_expects(reference: BiLM
         elmo.reset_states()
 
 
-@pytest.mark.skipif(not FIXTURES.is_dir(), reason=f"the reference's test model is not at {FIXTURES} (../shared)")
-def test_without_them_every_layer_is_the_stateless_one(reference: BiLM) -> None:  # noqa: F811
+@needs_fixtures
+def test_without_them_every_layer_is_the_stateless_one(reference: BiLM) -> None:
     import h5py
 
     sentences = [(f"row{k}/{i}", s.split()) for k, row in enumerate(lists()) for i, s in enumerate(row)]
@@ -91,7 +87,7 @@ def test_layers_are_those_of_the_slow_model(changes: dict) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(st.sampled_from(tiny.SOME_WORDS), max_size=12), min_size=1, max_size=12), st.randoms())
-def test_a_sentence_has_the_same_vectors_in_any_company(sentences: list[list[str]], random: object) -> None:
+def test_a_sentence_has_the_same_vectors_in_any_batch(sentences: list[list[str]], random: object) -> None:
     bilm = tiny.bilm(tiny.config())
     elmo = Elmo(bilm)
     order = list(range(len(sentences)))
@@ -103,7 +99,7 @@ def test_a_sentence_has_the_same_vectors_in_any_company(sentences: list[list[str
         assert_close(together, turned[number])
 
 
-def test_company_is_nothing_to_a_model_of_a_few_hundred_cells_either() -> None:
+def test_a_model_of_a_few_hundred_cells_too_gives_the_same_vectors_in_any_batch() -> None:
     """Where states amplify what rounding there is: weights twice those at the start."""
     torch.manual_seed(0)
     filters = [[1, 32], [2, 32], [3, 64], [4, 128], [5, 256]]
@@ -300,7 +296,7 @@ def test_gradients_reach_every_weight_and_are_right() -> None:
             kept, values = float(flat[index]), []
             for step in (1e-6, -1e-6):
                 flat[index] = kept + step
-                values.append(float(loss()))
+                values.append(loss().item())
             flat[index] = kept
             numeric = (values[0] - values[1]) / 2e-6
             assert float(parameter.grad.view(-1)[index]) == pytest.approx(numeric, rel=1e-4, abs=1e-6), name
@@ -373,7 +369,7 @@ def test_a_table_follows_new_weights_and_is_refused_while_they_train(bilm: BiLM)
 # States
 
 
-def test_a_row_goes_on_where_it_ended_and_a_reset_ends_that(bilm: BiLM) -> None:
+def test_a_row_resumes_where_it_ended_until_a_reset(bilm: BiLM) -> None:
     elmo, cold = Elmo(bilm, stateful=True), Elmo(bilm)
     first, second = [["a", "the"], ["the"], []], [["Zürich"], ["a", "a", "a"]]
     found = [elmo.embed(first), elmo.embed(second), elmo.embed(first)]
@@ -392,7 +388,7 @@ def test_a_row_goes_on_where_it_ended_and_a_reset_ends_that(bilm: BiLM) -> None:
         assert torch.equal(ours, before)
 
 
-def test_a_trained_stateful_bilm_takes_a_step_and_goes_on() -> None:
+def test_a_trained_stateful_bilm_takes_one_step_and_another() -> None:
     elmo = Elmo(tiny.bilm(tiny.config()), trainable=True, stateful=True)
     optimizer = torch.optim.SGD(elmo.parameters(), 0.01)
     for _ in range(2):  # a second backward through the first batch's states would be an error

@@ -24,8 +24,8 @@ from pipeline.model.lstmp import LSTMP, LSTMPState
 from pipeline.model.softmax import Candidates, Softmax, find_places
 from pipeline.train.step.optimizer import RowOptimizer, adagrad, adam
 from tests.model import tiny
-from tests.model.test_lstmp import inputs_of, layer_of, results_and_gradients
-from tests.model.test_softmax import candidates_of, gradients_of
+from tests.model.lstmp_layers import inputs_of, layer_of, results_and_gradients
+from tests.model.softmax_tables import candidates_of, gradients_of
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -7,40 +7,12 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from pipeline.model.lstmp import LSTMP, LSTMPState
+from pipeline.model.lstmp import LSTMPState
 from tests.model import plain_torch
+from tests.model.lstmp_layers import inputs_of, layer_of, results_and_gradients
 
 CLIPS = [(None, None), (0.3, None), (None, 0.1), (0.3, 0.1)]
 NAMES = ("weight_input", "weight_recurrent", "bias", "weight_proj")
-
-
-def layer_of(
-    cell_clip: float | None, proj_clip: float | None, dtype: torch.dtype, sizes: tuple[int, int, int]
-) -> LSTMP:
-    layer = LSTMP(*sizes, cell_clip, proj_clip).to(dtype)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
-    return layer
-
-
-def inputs_of(layer: LSTMP, steps: int, lanes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """x, h and c, all of which want gradients."""
-    generator = torch.Generator().manual_seed(2)
-    shapes = ((2, steps, lanes, layer.weight_input.shape[1]), (2, lanes, layer.proj_dim), (2, lanes, layer.hidden_dim))
-    dtype = layer.bias.dtype
-    x, h, c = (torch.randn(s, generator=generator, dtype=torch.float64).to(dtype) * 0.5 for s in shapes)
-    return x.requires_grad_(), h.requires_grad_(), c.requires_grad_()
-
-
-def results_and_gradients(run: object, layer: LSTMP, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """y, h, c and the gradients of inputs and weights of a sum with fixed random weights over y, h and c."""
-    y, (h, c) = run(inputs[0], LSTMPState(*inputs[1:]))
-    generator = torch.Generator().manual_seed(3)
-    total = sum((v * torch.randn(v.shape, generator=generator).to(v.dtype)).sum() for v in (y, h, c))
-    gradients = torch.autograd.grad(total, [*inputs, *layer.parameters()])
-    return [y.detach(), h.detach(), c.detach(), *gradients]
 
 
 @pytest.mark.parametrize(("cell_clip", "proj_clip"), CLIPS)

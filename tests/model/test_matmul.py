@@ -99,7 +99,7 @@ def test_other_dtypes_keep_theirs(engine: None) -> None:
         assert_right(matmul(left, right), left, right, tolerance)
 
 
-def test_rows_are_the_same_in_any_company(engine: None) -> None:
+def test_rows_are_the_same_in_any_batch(engine: None) -> None:
     left, right = operands(1, 64, 4096, 512)
     (kept,) = packed(right)
     whole = matmul(left[0], kept)

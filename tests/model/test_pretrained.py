@@ -1,8 +1,6 @@
 """A model as a folder: all of it comes back, and what is not whole does not load."""
 
-import os
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from pipeline.model.formats.pretrained import load_pretrained, save_pretrained
 from pipeline.model.language_model import LanguageModel
 from tests.model import tiny
 from tests.model.folders import edit
+from tests.processes import killed_at
 
 WORDS = ["<S>", "</S>", "<UNK>", "the", "Zürich", "a\u2028b", "\x85", "漢字", "😀", "\ufeff"]
 COUNTS = np.arange(10, 0, -1)
@@ -131,26 +130,6 @@ def test_a_config_that_is_not_json_or_not_there_is_an_error(tmp_path: Path) -> N
         load_pretrained(tmp_path.parent)
     with pytest.raises(ConfigError, match="no such folder"):
         load_pretrained(tmp_path / "other")
-
-
-def killed_at(number: int, what: Callable[[], Any]) -> bool:
-    """Do it in a process that is killed as it puts its number-th file in place; whether it came so far."""
-    child = os.fork()
-    if child == 0:
-        replace, left = os.replace, [number]
-
-        def kill_or_replace(*names: Any) -> None:
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            replace(*names)
-
-        os.replace = kill_or_replace  # type: ignore[assignment]
-        try:
-            what()
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
 def test_killed_anywhere_a_folder_does_not_load_and_can_be_written_again(tmp_path: Path) -> None:

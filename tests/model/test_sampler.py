@@ -1,6 +1,5 @@
 """The log-uniform sampler against simulation of what TF does: draw one word after the other until enough differ."""
 
-import hashlib
 import math
 import os
 import subprocess
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.model.sampler import LogUniformSampler
 from pipeline.model.softmax import Softmax
+from tests.model.candidates_digest import digest_of_candidates
 from tests.model.numpy_bilm import expected_counts
 
 USED_BITS = 42  # of the 64 random bits of a draw
@@ -201,11 +201,6 @@ def test_a_word_is_the_power_that_exact_arithmetic_gives() -> None:
     assert words.tolist() == [int(power - Decimal("1e-6")) - 1 for power in powers]
 
 
-def digest_of_candidates() -> str:
-    ids, num_tries = LogUniformSampler(793_471, 8192).draw(1, 1, 0, 0)
-    return f"{num_tries} {hashlib.sha256(ids.astype('<i8').tobytes()).hexdigest()}"
-
-
 def test_candidates_are_those_of_every_other_machine_and_version() -> None:
     """Whoever changes them changes every run: raise the version of a run's identity (run_dir/lock.py)."""
     assert digest_of_candidates() == "16059 6636440cb98fe92960e7a9a1a1080bf3dbc13b520080e23991f126790a07ff00"
@@ -213,7 +208,7 @@ def test_candidates_are_those_of_every_other_machine_and_version() -> None:
 
 def test_candidates_do_not_depend_on_what_the_processor_can_do() -> None:
     found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])  # type: ignore[index]
-    code = "from tests.model.test_sampler import digest_of_candidates; print(digest_of_candidates())"
+    code = "from tests.model.candidates_digest import digest_of_candidates; print(digest_of_candidates())"
     plain = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True,
         env=os.environ | {"NPY_DISABLE_CPU_FEATURES": " ".join(found)},

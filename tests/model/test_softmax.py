@@ -2,42 +2,17 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import gradcheck
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.model import softmax as softmax_module
-from pipeline.model.sampler import LogUniformSampler
-from pipeline.model.softmax import Candidates, Rows, Softmax, find_places
+from pipeline.model.softmax import Candidates, Rows, find_places
+from tests.dispatch import TorchDispatchMode
 from tests.model import plain_torch
-
-V, P, N = 40, 4, 25
-
-
-def softmax_of(vocab_size: int = V, proj_dim: int = P, dtype: torch.dtype = torch.float64) -> Softmax:
-    torch.manual_seed(0)
-    softmax = Softmax(vocab_size, proj_dim).to(dtype)
-    with torch.no_grad():
-        softmax.bias.normal_()
-    return softmax
-
-
-def inputs_of(softmax: Softmax, positions: int = N) -> tuple[Tensor, Tensor]:
-    """y (2, N, P), which wants a gradient, and targets (2, N)."""
-    generator = torch.Generator().manual_seed(1)
-    y = torch.randn(2, positions, softmax.weight.shape[1], generator=generator, dtype=torch.float64)
-    targets = torch.randint(softmax.vocab_size, (2, positions), generator=generator)
-    return y.to(softmax.weight.dtype).requires_grad_(), targets
-
-
-def candidates_of(sets: int, vocab_size: int = V, num_samples: int = 12) -> Candidates:
-    sampler = LogUniformSampler(vocab_size, num_samples)
-    ids, tries = zip(*(sampler.draw(1, number) for number in range(sets)), strict=True)
-    return Candidates(torch.from_numpy(np.stack(ids)), torch.tensor(tries))
+from tests.model.softmax_tables import N, P, V, candidates_of, gradients_of, inputs_of, softmax_of
 
 
 def all_words(vocab_size: int = V) -> Candidates:
@@ -48,12 +23,6 @@ def all_words(vocab_size: int = V) -> Candidates:
 
 def dense(values: Tensor, rows: Rows, size: int) -> Tensor:
     return values.new_zeros(size, *values.shape[1:]).index_add(0, rows.ids, values)
-
-
-def gradients_of(losses: Tensor, wanted: list[Tensor]) -> tuple[Tensor, ...]:
-    """Of a sum with random weights, so that no two positions count the same."""
-    weights = torch.rand(losses.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    return torch.autograd.grad((losses * weights.to(losses.dtype)).sum(), wanted)
 
 
 def test_a_table_that_starts_as_unigrams_gives_each_word_its_share_whatever_it_reads() -> None:

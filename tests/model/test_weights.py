@@ -23,11 +23,10 @@ from pipeline.model.formats.bilm_tf_options import (
 )
 from pipeline.model.formats.bilm_tf_weights import load_bilm, name_table, save_weights
 from tests.model import tf_bilm, tiny
-from tests.model.test_conformance import FIXTURES, embed, lists
-from tests.model.tf_bilm import Options, TFBiLM
+from tests.model.bilm_tf_fixtures import embed
+from tests.model.tf_bilm import Options
 
 SENTENCE = ["the", "Zürich", "漢字", "x" * 60, "a"]
-reference = pytest.mark.skipif(not FIXTURES.is_dir(), reason=f"the reference's test model is not at {FIXTURES}")
 
 
 def imported(options: Path, weights: Path) -> BiLM:
@@ -61,7 +60,7 @@ def test_weights_of_any_architecture_mean_here_what_they_mean_in_bilm_tf(
 ) -> None:
     arrays = tf_bilm.random_arrays(architecture, seed)
     bilm = imported(*tf_bilm.write(tmp_path, architecture, arrays))
-    expected = TFBiLM(architecture, arrays).layers(SENTENCE)
+    expected = tf_bilm.numpy_bilm(architecture, arrays).layers(SENTENCE)
     assert np.allclose(cold(bilm, " ".join(SENTENCE)), expected, atol=1e-5, rtol=1e-4)
 
 
@@ -103,26 +102,6 @@ def test_the_table_names_every_value_of_the_model_once_and_nothing_else() -> Non
         for part in entry.parts:
             part.view(state[part.parameter]).add_(1)
     assert all(bool((tensor == 1).all()) for tensor in state.values())
-
-
-@reference
-def test_imported_the_reference_computes_the_embeddings_that_bilm_tf_expects() -> None:
-    bilm = imported(FIXTURES / "options.json", FIXTURES / "lm_weights.hdf5")
-    for k, sentences in enumerate(lists()):
-        states = bilm.initial_states(1)
-        with (
-            h5py.File(FIXTURES / f"lm_embeddings_{k}.hdf5") as top,
-            h5py.File(FIXTURES / "all_layers_f64.hdf5") as all_layers,
-        ):
-            for i, sentence in enumerate(sentences):
-                layers, states = embed(bilm, sentence, states)
-                for found, expected in (
-                    (layers[-1], np.concatenate(list(top[str(i)][...]), axis=1)),
-                    (layers, all_layers[f"row{k}/{i}"][...]),
-                    (cold(bilm, sentence), all_layers[f"stateless/row{k}/{i}"][...]),
-                ):
-                    assert found.shape == expected.shape
-                    assert np.allclose(found, expected, atol=1e-6, rtol=1e-5), f"sentence {i} of list {k}"
 
 
 def test_big_endian_weights_are_the_same_weights(tmp_path: Path) -> None:
@@ -258,7 +237,7 @@ def test_the_options_that_go_out_are_for_inference(tmp_path: Path) -> None:
     assert options["lstm"]["cell_clip"] is None  # the key is there: AllenNLP looks it up
 
 
-def test_it_is_said_who_cannot_read_a_model() -> None:
+def test_the_programs_that_cannot_read_a_model_are_named() -> None:
     assert refusals(ModelConfig()) == []
     assert refusals(ModelConfig(skip_connections=False)) == [
         "AllenNLP refuses models without skip connections (model.skip_connections=false)"

@@ -1,6 +1,6 @@
-"""bilm-tf's model a third time, on its own arrays under its own names: what an HDF5 file of weights means.
+"""bilm-tf's options and weights as its own files have them, and what they mean.
 
-Written from bilm-tf's model.py and from TF's LSTMCell; knows nothing of this project's tensors.
+Written from bilm-tf's model.py and from TF's LSTMCell, not from pipeline/model/formats: the two must agree.
 """
 
 import json
@@ -10,7 +10,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tests.model.numpy_bilm import Array, clip, sigmoid, spelling
+from pipeline.config.schema import ModelConfig
+from tests.model.numpy_bilm import Array, NumpyBiLM
 
 Arrays = dict[str, Array]
 Options = dict[str, Any]
@@ -75,51 +76,34 @@ def write(folder: Path, given: Options, arrays: Arrays) -> tuple[Path, Path]:
     return folder / "options.json", folder / "weights.hdf5"
 
 
-class TFBiLM:
-    """One sentence at a time, states cold, float64."""
-
-    def __init__(self, given: Options, arrays: Arrays) -> None:
-        self.cnn, self.lstm = given["char_cnn"], given["lstm"]
-        self.w = {name: array.astype(np.float64) for name, array in arrays.items()}
-
-    def layers(self, sentence: list[str]) -> Array:
-        """(L + 1, words, 2 P), sentence bounds left out."""
-        tokens = np.stack([self.encode(word) for word in ["<S>", *sentence, "</S>"]])
-        forward, backward = self._direction(0, tokens), self._direction(1, tokens[::-1])
-        both = [np.concatenate([f, b[::-1]], axis=1)[1:-1] for f, b in zip(forward, backward, strict=True)]
-        return np.stack(both)
-
-    def encode(self, word: str) -> Array:
-        x = self.w["char_embed"][spelling(word, self.cnn["max_characters_per_token"])]
-        peaks = []
-        for k, (width, _) in enumerate(self.cnn["filters"]):
-            kernel, bias = self.w[f"CNN/W_cnn_{k}"][0], self.w[f"CNN/b_cnn_{k}"]
-            places = range(len(x) - width + 1)
-            peaks.append(np.max([np.einsum("wd,wdn->n", x[s : s + width], kernel) + bias for s in places], axis=0))
-        y = np.concatenate(peaks)
-        y = np.maximum(y, 0) if self.cnn["activation"] == "relu" else np.tanh(y)
-        for k in range(self.cnn["n_highway"]):
-            w = {part: self.w[f"CNN_high_{k}/{part}"] for part in ("W_carry", "b_carry", "W_transform", "b_transform")}
-            gate = sigmoid(y @ w["W_carry"] + w["b_carry"])
-            y = gate * np.maximum(y @ w["W_transform"] + w["b_transform"], 0) + (1 - gate) * y
-        return y @ self.w["CNN_proj/W_proj"] + self.w["CNN_proj/b_proj"] if "CNN_proj/W_proj" in self.w else y
-
-    def _direction(self, direction: int, x: Array) -> list[Array]:
-        outputs = [x]
-        for k in range(self.lstm["n_layers"]):
-            y = self._cell(cell_name(direction, k), x)
-            x = y + x if k and self.lstm["use_skip_connections"] else y
-            outputs.append(x)
-        return outputs
-
-    def _cell(self, name: str, x: Array) -> Array:
-        dim = self.lstm["dim"]
-        m, c, outputs = np.zeros(self.lstm["projection_dim"]), np.zeros(dim), []
-        for step in x:
-            i, j, f, o = np.split(np.concatenate([step, m]) @ self.w[f"{name}/W_0"] + self.w[f"{name}/B"], 4)
-            c = clip(sigmoid(f + 1) * c + sigmoid(i) * np.tanh(j), self.lstm["cell_clip"])
-            m = sigmoid(o) * np.tanh(c)
-            if f"{name}/W_P_0" in self.w:
-                m = clip(m @ self.w[f"{name}/W_P_0"], self.lstm["proj_clip"])
-            outputs.append(m)
-        return np.stack(outputs)
+def numpy_bilm(given: Options, arrays: Arrays) -> NumpyBiLM:
+    """The slow model with bilm-tf's weights: transposed where NumpyBiLM multiplies from the other side."""
+    cnn, lstm = given["char_cnn"], given["lstm"]
+    w = {"encoder.char_embed": arrays["char_embed"]}
+    for k in range(len(cnn["filters"])):
+        w[f"encoder.convolutions.{k}.weight"] = arrays[f"CNN/W_cnn_{k}"][0].transpose(2, 1, 0)
+        w[f"encoder.convolutions.{k}.bias"] = arrays[f"CNN/b_cnn_{k}"]
+    for k in range(cnn["n_highway"]):
+        for part in ("carry", "transform"):
+            w[f"encoder.highways.{k}.{part}.weight"] = arrays[f"CNN_high_{k}/W_{part}"].T
+            w[f"encoder.highways.{k}.{part}.bias"] = arrays[f"CNN_high_{k}/b_{part}"]
+    if "CNN_proj/W_proj" in arrays:
+        w["encoder.projection.weight"] = arrays["CNN_proj/W_proj"].T
+        w["encoder.projection.bias"] = arrays["CNN_proj/b_proj"]
+    projection = lstm["projection_dim"]
+    has_projection = projection < lstm["dim"]  # TF's cell has none otherwise, nor a clip of what it gives
+    for k in range(lstm["n_layers"]):
+        cells = [cell_name(direction, k) for direction in range(2)]
+        kernels = np.stack([arrays[f"{cell}/W_0"] for cell in cells])
+        w[f"layers.{k}.weight_input"], w[f"layers.{k}.weight_recurrent"] = np.split(kernels, [projection], axis=1)
+        w[f"layers.{k}.bias"] = np.stack([arrays[f"{cell}/B"] for cell in cells])
+        w[f"layers.{k}.weight_proj"] = np.stack(
+            [arrays[f"{cell}/W_P_0"] if has_projection else np.eye(projection) for cell in cells]
+        )
+    config = ModelConfig(
+        character_dim=cnn["embedding"]["dim"], filters=cnn["filters"], activation=cnn["activation"],
+        max_characters=cnn["max_characters_per_token"], num_highway=cnn["n_highway"], lstm_dim=lstm["dim"],
+        projection_dim=projection, num_layers=lstm["n_layers"], cell_clip=lstm["cell_clip"],
+        proj_clip=lstm["proj_clip"] if has_projection else None, skip_connections=lstm["use_skip_connections"],
+    )  # fmt: skip
+    return NumpyBiLM(w, config)

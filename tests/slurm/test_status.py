@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.dataset.files import write_json
+from tests import processes
 from tests.slurm.cluster import Cluster, wait_until
-from tests.train import runs
 
 
 def test_the_jobs_of_a_run_are_found_in_the_queue(cluster: Cluster, tmp_path: Path) -> None:
@@ -35,5 +35,5 @@ def test_the_jobs_of_a_run_are_found_in_the_queue(cluster: Cluster, tmp_path: Pa
 
 def status(cluster: Cluster, run_dir: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "pipeline.cli", "status", str(run_dir), "--json"]
-    said: dict[str, Any] = json.loads(cluster.run("login", *command, cwd=str(runs.ROOT)))
+    said: dict[str, Any] = json.loads(cluster.run("login", *command, cwd=str(processes.ROOT)))
     return said

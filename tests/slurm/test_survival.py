@@ -71,7 +71,7 @@ def test_a_run_is_bitwise_what_it_would_have_been(through: Ordeals, ordeal: Orde
 
 
 @pytest.mark.parametrize("ordeal", [ordeals.fewer_and_more_nodes], ids=lambda ordeal: ordeal.__name__)
-def test_a_run_goes_on_with_the_same_losses(through: Ordeals, ordeal: Ordeal, undisturbed: Path) -> None:
+def test_a_run_resumes_with_the_same_losses(through: Ordeals, ordeal: Ordeal, undisturbed: Path) -> None:
     changed = runs.losses(through.after(ordeal).run_dir)
     expected = runs.losses(undisturbed)
     assert list(changed) == list(range(1, len(changed) + 1)) and len(changed) > 6
@@ -79,5 +79,5 @@ def test_a_run_goes_on_with_the_same_losses(through: Ordeals, ordeal: Ordeal, un
 
 
 @pytest.mark.parametrize("ordeal", ordeals.HOPELESS, ids=lambda ordeal: ordeal.__name__)
-def test_a_job_that_cannot_go_on_ends(through: Ordeals, ordeal: Ordeal) -> None:
+def test_a_job_that_cannot_resume_ends(through: Ordeals, ordeal: Ordeal) -> None:
     through.after(ordeal)

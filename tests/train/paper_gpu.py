@@ -1,10 +1,11 @@
 """A GPU on paper: its tensors say that they are on one while the CPU computes, and what a GPU would see is noted.
 
 Run as a program, it trains a biLM for some steps through the module's own hooks, kernels interpreted, beside plain
-torch on the CPU; prints as JSON where the CPU would have waited for the GPU, and how many launches a step had. An
-operation that mixes devices is an error. In a process of its own: torch has one place for such a device, for good.
+torch on the CPU, once for each list of settings; prints as a line of JSON each where the CPU would have waited for the
+GPU, and how many launches a step had. An operation that mixes devices is an error. It needs a process of its own, as
+torch registers such a device once and for all.
 
-python -m tests.train.paper_gpu DATASET [key=value ...]
+python -m tests.train.paper_gpu DATASET '["key=value", ...]' ...
 """
 
 import copy
@@ -12,17 +13,16 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torch.utils import backend_registration
-from torch.utils._mode_utils import no_dispatch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
@@ -33,7 +33,8 @@ from pipeline.train.step.finite_check import StepResult, _Pending
 from pipeline.train.step.inputs import Preparation, StepInputs
 from pipeline.train.step.module import BiLMModule
 from pipeline.train.step.state import TrainingState
-from tests.train.test_step import STEPS, batches
+from tests.dispatch import TorchDispatchMode, no_dispatch, tree_leaves, tree_map
+from tests.train.reference_steps import STEPS, batches
 
 ASKS = ("_local_scalar_dense", "nonzero", "_unique2", "unique_consecutive", "masked_select", "equal", "tolist")
 KERNELS = ("cell_forward", "cell_backward", "clip_backward", "add_exponentials", "to_probabilities_", "dropout",
@@ -42,6 +43,7 @@ IN_PLACE_VIEWS = ("squeeze_", "unsqueeze_", "t_", "transpose_")
 RECORDED = ("_forward_steps", "_backward_steps")  # as CUDA graphs, on a real GPU
 
 
+# torch registers a device that is written in Python by these private names alone.
 class _Backend(backend_registration._DummyBackendModule):
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16]
@@ -101,6 +103,7 @@ class OnPaper(torch.Tensor):
     @staticmethod
     def __new__(cls, value: Tensor) -> "OnPaper":
         layout = {} if value.is_sparse else {"strides": value.stride(), "storage_offset": value.storage_offset()}
+        # The one way to a tensor with another tensor inside, as torch's own subclasses take it.
         made = torch.Tensor._make_wrapper_subclass(cls, value.shape, dtype=value.dtype, device=DEVICE, **layout)
         made.value = value
         return made
@@ -126,14 +129,14 @@ class PaperGPU(TorchDispatchMode):
 
 def _run(func: Any, args: Any, kwargs: Any) -> Any:
     name = str(func).split(".")[1]
-    tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     here = [isinstance(x, OnPaper) for x in tensors]
     device = None if kwargs.get("device") is None else torch.device(kwargs["device"]).type
     is_copy = name in ("copy_", "_to_copy")
     mixed = any(here) and not all(h or x.dim() == 0 for h, x in zip(here, tensors, strict=True))
     assert is_copy or not mixed, f"{func} mixes devices"
     _note(func, name, tensors, here, device, is_copy and bool(kwargs.get("non_blocking")))
-    values = pytree.tree_map(lambda x: x.value if isinstance(x, OnPaper) else x, (args, kwargs))
+    values = tree_map(lambda x: x.value if isinstance(x, OnPaper) else x, (args, kwargs))
     if device is not None:
         values[1]["device"] = torch.device("cpu")
     made = func(*values[0], **values[1])
@@ -145,7 +148,7 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     if not (device == "paper" or stays):
         return made
     known = {id(x.value): x for x in tensors if isinstance(x, OnPaper)}
-    return pytree.tree_map(lambda x: known[id(x)] if id(x) in known else _wrapped(x), made)
+    return tree_map(lambda x: known[id(x)] if id(x) in known else _wrapped(x), made)
 
 
 def _wrapped(made: Any) -> Any:
@@ -165,7 +168,7 @@ def _note(func: Any, name: str, tensors: list[Tensor], here: list[bool], device:
         LOG.launch()
 
 
-def _see_that_it_sees() -> None:
+def _check_that_waits_are_noted() -> None:
     """Inside a PaperGPU: what would wait is noted, what would not is not, and devices that are mixed are an error."""
     there = torch.ones(3, device=DEVICE)
     waiting: dict[str, Callable[[], Any]] = {
@@ -187,20 +190,33 @@ def _see_that_it_sees() -> None:
     raise AssertionError("devices were mixed and nobody saw it")
 
 
-def _interpret_on_paper() -> None:
+@contextmanager
+def on_paper() -> Iterator[None]:
+    """Inside, device="paper" is a place for tensors, and the interpreted kernels take tensors that are there."""
     modules = (triton_kernels, triton_optimizers, triton_softmax)
-    for module, name in ((module, name) for module in modules for name in KERNELS if hasattr(module, name)):
-        kernel = getattr(module, name)
+    real = [(module, name, getattr(module, name)) for module in modules for name in KERNELS if hasattr(module, name)]
+    for module, name, kernel in real:
+        setattr(module, name, partial(_launched, kernel))
+    # Without it, torch.tensor(..., device=) would not be dispatched: there is no public switch.
+    torch._C._set_only_lift_cpu_tensors(True)
+    try:
+        with PaperGPU(), gpu.using("kernels"):
+            yield
+    finally:
+        torch._C._set_only_lift_cpu_tensors(False)
+        for module, name, kernel in real:
+            setattr(module, name, kernel)
 
-        def launched(*args: Any, kernel: Any = kernel) -> Any:
-            assert all(isinstance(x, OnPaper) for x in args if isinstance(x, Tensor)), kernel.__name__
-            LOG.launch()
-            return _wrapped(kernel(*(x.value if isinstance(x, OnPaper) else x for x in args)))
 
-        setattr(module, name, launched)
+def _launched(kernel: Callable[..., Any], *args: Any) -> Any:
+    assert all(isinstance(x, OnPaper) for x in args if isinstance(x, Tensor)), kernel.__name__
+    LOG.launch()
+    return _wrapped(kernel(*(x.value if isinstance(x, OnPaper) else x for x in args)))
 
 
-def _note_results(module: BiLMModule) -> None:
+@contextmanager
+def noted_results(module: BiLMModule) -> Iterator[None]:
+    """Inside, each result that the CPU reads is noted with its step and the step in which it is read."""
     read = _Pending.read
 
     def noted(pending: _Pending) -> StepResult:
@@ -208,6 +224,10 @@ def _note_results(module: BiLMModule) -> None:
         return read(pending)
 
     _Pending.read = noted  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        _Pending.read = read  # type: ignore[method-assign]
 
 
 def module_of(config: PretrainConfig, bilm: LanguageModel) -> BiLMModule:
@@ -231,8 +251,8 @@ def train(module: BiLMModule, windows: list[StepInputs], device: torch.device) -
     return losses
 
 
-def main(dataset: Path, *pairs: str) -> None:
-    config = load(PretrainConfig, [f"data.path={dataset}", "optimizer.clip_norm=10", *pairs])
+def report(dataset: Path, settings: list[str]) -> dict[str, Any]:
+    config = load(PretrainConfig, [f"data.path={dataset}", "optimizer.clip_norm=10", *settings])
     size, windows = batches(dataset, config)
     prepare = Preparation(config, size)
     inputs = [prepare([batch]) for batch in windows]
@@ -240,24 +260,26 @@ def main(dataset: Path, *pairs: str) -> None:
     bilm = LanguageModel(config.model, size)
     in_float32 = replace(config, train=replace(config.train, precision="32-true"))
     on_cpu = module_of(in_float32, copy.deepcopy(bilm))
-    expected = train(on_cpu, inputs, torch.device("cpu"))
-    _interpret_on_paper()
-    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=) too is a tensor that is sent
-    with PaperGPU(), gpu.using("kernels"):
-        _see_that_it_sees()
+    with gpu.using("plain"):
+        expected = train(on_cpu, inputs, torch.device("cpu"))
+    with on_paper():
         module = module_of(config, bilm.to(DEVICE))
-        _note_results(module)
-        LOG.waits.clear()
-        losses = train(module, inputs, DEVICE)
+        with noted_results(module):
+            LOG.waits.clear()
+            LOG.results.clear()
+            losses = train(module, inputs, DEVICE)
     worst = max(
         float((ours.value - theirs).detach().norm() / theirs.detach().norm().clamp(min=1e-3))
         for ours, theirs in zip(bilm.parameters(), on_cpu.bilm.parameters(), strict=True)  # type: ignore[misc]
     )
-    print(json.dumps({
+    return {
         "losses": losses, "expected": expected, "worst_weight": worst, "waits": LOG.waits, "results": LOG.results,
         "launches": LOG.launches, "recorded": LOG.recorded,
-    }))  # fmt: skip
+    }  # fmt: skip
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    with on_paper():
+        _check_that_waits_are_noted()
+    for settings in sys.argv[2:]:
+        print(json.dumps(report(Path(sys.argv[1]), json.loads(settings))))

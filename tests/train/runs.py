@@ -1,12 +1,9 @@
 """Runs of the real command on a tiny dataset: started, watched, and what they leave behind."""
 
 import json
-import os
-import random
-import subprocess
-import sys
+import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +16,9 @@ from pipeline.train.outcome import Outcome
 from pipeline.train.run import pretrain
 from pipeline.train.run_dir.checkpoint import CheckpointFolder, load_checkpoint
 from pipeline.train.run_dir.tracking import read_metrics
+from tests.corpora import write_text, zipf_sentences
+from tests.processes import Process
 
-ROOT = Path(__file__).resolve().parents[2]
-WAIT_SECONDS = 240  # never reached on a sound run, however busy the machine
 MODEL = [
     "model.filters=[[1,8],[2,16],[3,16]]", "model.character_dim=8", "model.num_highway=1", "model.lstm_dim=32",
     "model.projection_dim=16",
@@ -31,27 +28,6 @@ TINY = [
     "softmax.num_samples=64", "evaluate.lanes=8", "train.threads=1", "train.accelerator=cpu", "train.log_every_steps=1",
     "wandb.mode=disabled",
 ]  # fmt: skip
-
-
-def zipf_sentences(number: int, seed: int, types: int = 3000) -> list[str]:
-    """Sentences with the word frequencies of text, in which a word often decides the next."""
-    chance = random.Random(seed)
-    words = [f"w{i}" if i % 7 else f"wörd{i}" for i in range(types)]
-    weights = [1 / (i + 1) for i in range(types)]
-    follows = random.Random(0).choices(range(types), weights, k=types)
-    sentences = []
-    for _ in range(number):
-        sentence = chance.choices(range(types), weights, k=1)
-        for _ in range(chance.randint(0, 20)):
-            likely = chance.random() < 0.6
-            sentence.append(follows[sentence[-1]] if likely else chance.choices(range(types), weights, k=1)[0])
-        sentences.append(" ".join(words[i] for i in sentence))
-    return sentences
-
-
-def write_text(path: Path, sentences: list[str]) -> Path:
-    path.write_text("".join(f"{sentence}\n" for sentence in sentences), encoding="utf-8")
-    return path
 
 
 def make_dataset(folder: Path) -> Path:
@@ -80,59 +56,12 @@ def train_here(dataset: Path, run_dir: Path, *pairs: str) -> Outcome:
     return pretrain(config_of(dataset, run_dir, *pairs))
 
 
-class Process:
-    """`elmo COMMAND` in a session of its own, so that it can be killed with all that it started."""
-
-    def __init__(
-        self, *command: str, log: Path, environment: dict[str, str] | None = None, preexec: Any = None,
-        module: str = "pipeline.cli",
-    ) -> None:  # fmt: skip
-        self.log = log
-        with log.open("wb") as file:
-            self.popen = subprocess.Popen(
-                [sys.executable, "-m", module, *command], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=file,
-                stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=preexec,
-                env=clean_environment() | (environment or {}),
-            )  # fmt: skip
-
-    def wait(self) -> int:
-        try:
-            return self.popen.wait(WAIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.signal_group(9)
-            raise AssertionError(f"hangs:\n{self.output()}") from None
-
-    def signal_group(self, signum: int) -> None:
-        os.killpg(self.popen.pid, signum)
-
-    def kill_group(self) -> None:
-        self.signal_group(9)
-        self.popen.wait()
-
-    def output(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def wait_until(self, true: Callable[[], Any]) -> bool:
-        """Whether it came true before the process ended."""
-        deadline = time.monotonic() + WAIT_SECONDS
-        while not true():
-            if self.popen.poll() is not None:
-                return bool(true())
-            assert time.monotonic() < deadline, f"nothing happens:\n{self.output()}"
-            time.sleep(0.001)
-        return True
-
-
-def clean_environment() -> dict[str, str]:
-    """No launcher's or wandb's variables, which Lightning leaves in a process that has trained."""
-    launcher = {"LOCAL_RANK", "RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
-    return {k: v for k, v in os.environ.items() if k not in launcher and not k.startswith(("WANDB", "SLURM"))}
-
-
-def start(dataset: Path, run_dir: Path, *pairs: str, **options: Any) -> Process:
-    """`elmo pretrain`, running."""
+def start(dataset: Path, run_dir: Path, *pairs: str, forked: bool = True, **options: Any) -> Process:
+    """`elmo pretrain`, running: forked where it is one process, unless that is said not to do."""
     log = run_dir.parent / f"{run_dir.name}.{time.monotonic_ns()}.log"
-    return Process("pretrain", *arguments(dataset, run_dir, *pairs), log=log, **options)
+    forked = forked and not any(pair.startswith("train.devices=") for pair in pairs)
+    forked = forked and not options.keys() & {"preexec", "module"}
+    return Process("pretrain", *arguments(dataset, run_dir, *pairs), log=log, forked=forked, **options)
 
 
 def run(dataset: Path, run_dir: Path, *pairs: str, code: int = 0, **options: Any) -> str:
@@ -140,6 +69,29 @@ def run(dataset: Path, run_dir: Path, *pairs: str, code: int = 0, **options: Any
     process = start(dataset, run_dir, *pairs, **options)
     assert process.wait() == code, process.output()
     return process.output()
+
+
+def run_ranks(dataset: Path, run_dir: Path, ranks: int, *pairs: str) -> str:
+    """`elmo pretrain` in several forks, started as torchrun starts them, to the end; what the first one printed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launcher = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks), "NODE_RANK": "0"}
+    command = ["pretrain", *arguments(dataset, run_dir, *pairs, f"train.devices={ranks}")]
+    started = [
+        Process(
+            *command, log=run_dir.parent / f"{run_dir.name}.{time.monotonic_ns()}.rank-{rank}.log", forked=True,
+            environment=launcher | {"LOCAL_RANK": str(rank)},
+        )
+        for rank in range(ranks)
+    ]  # fmt: skip
+    try:
+        for process in started:
+            assert process.wait() == 0, process.output()
+    finally:
+        for process in started:
+            process.popen.kill()
+    return started[0].output()
 
 
 def last_step(run_dir: Path) -> int:

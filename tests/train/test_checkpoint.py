@@ -84,7 +84,7 @@ DAMAGE += [(f"record {name}", ".json", harm) for name, harm in RECORD_DAMAGE.ite
 
 
 @pytest.mark.parametrize(("ending", "harm"), [case[1:] for case in DAMAGE], ids=[case[0] for case in DAMAGE])
-def test_a_damaged_newest_checkpoint_is_told_of_and_the_one_before_is_used(
+def test_a_damaged_newest_checkpoint_is_logged_and_the_one_before_is_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, ending: str, harm: Callable[[Path], None]
 ) -> None:
     folder = folder_of(tmp_path, [None, None])
@@ -114,7 +114,7 @@ def test_the_next_save_sets_the_damaged_one_aside(tmp_path: Path, ending: str, h
 
 def test_one_generation_of_checkpoints_set_aside_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = folder_of(tmp_path, [None, None])
-    for step in (15, 12, 11):  # each time the run goes on from step 10
+    for step in (15, 12, 11):  # each time the run resumes from step 10
         newest = folder.records()[-1]
         flip_a_bit(folder.path(newest))
         assert folder.newest_good() == folder.records()[0]
@@ -225,7 +225,7 @@ def test_the_best_checkpoint_of_a_run_is_kept(uninterrupted: Path) -> None:
     assert runs.saved_steps(uninterrupted) == sorted({best, 115, 120})
 
 
-def test_a_run_goes_on_bitwise_from_the_checkpoint_before_a_damaged_one(
+def test_a_run_resumes_bitwise_from_the_checkpoint_before_a_damaged_one(
     dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     settings = ["checkpoint.every_steps=4"]

@@ -20,6 +20,7 @@ from pipeline.train.run_dir.checkpoint import CheckpointFolder, load_checkpoint,
 from pipeline.train.run_dir.checkpoint_content import check_content
 from pipeline.train.run_dir.lock import claim, record_run
 from pipeline.train.run_dir.tracking import family
+from tests import corpora, processes
 from tests.apply.damage import mutations
 from tests.train import runs
 
@@ -91,7 +92,7 @@ def test_a_damaged_run_file_is_written_again_from_the_newest_checkpoint(
     assert (run_dir / "run.json").read_bytes() == (begun / "run.json").read_bytes()
 
 
-def test_a_run_whose_file_was_damaged_goes_on_bitwise(
+def test_a_run_whose_file_was_damaged_resumes_bitwise(
     dataset: Path, run_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     runs.train_here(dataset, tmp_path / "whole", *STEPS, "train.max_steps=6")
@@ -185,7 +186,7 @@ def with_other_groups(content: dict[str, Any]) -> None:
         (with_other_groups, "different number of parameter groups"),
     ],
 )  # fmt: skip
-def test_a_checkpoint_that_this_version_cannot_go_on_from_is_refused_in_one_sentence(
+def test_a_checkpoint_that_this_version_cannot_resume_from_is_refused_in_one_sentence(
     dataset: Path, run_dir: Path, change: Callable[[dict[str, Any]], None], told: str
 ) -> None:
     rewrite(run_dir / "checkpoints" / f"{NEWEST}.ckpt", change)
@@ -223,7 +224,7 @@ COMMANDS = [
 def test_no_command_uses_a_damaged_checkpoint_file(
     dataset: Path, run_dir: Path, tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, text = run_dir / "checkpoints" / f"{NEWEST}.ckpt", runs.write_text(tmp_path / "text.txt", ["w1 w2"])
+    path, text = run_dir / "checkpoints" / f"{NEWEST}.ckpt", corpora.write_text(tmp_path / "text.txt", ["w1 w2"])
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
     path.write_bytes(data)
@@ -359,7 +360,7 @@ def test_a_job_decides_with_damaged_files_as_if_they_were_not_there(
     for name, value in {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "2",
                         "SLURM_JOB_NODELIST": "n1"}.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    spec = importlib.util.spec_from_file_location("requeue", runs.ROOT / "slurm" / "requeue.py")
+    spec = importlib.util.spec_from_file_location("requeue", processes.ROOT / "slurm" / "requeue.py")
     assert spec is not None and spec.loader is not None
     requeue = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(requeue)

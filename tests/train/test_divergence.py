@@ -78,8 +78,8 @@ BAD = [("encoder.char_embed", INF), ("encoder.char_embed", -INF), ("encoder.char
 LATE = [(True, *BAD[2]), (True, *BAD[3]), (True, *BAD[6])]
 
 
-def hear_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU: the optimizer is told on the device whether a step is good, and the CPU hears of it later."""
+def read_results_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: the device tells the optimizer whether a step is good, and the CPU reads the result later."""
     for module in (module_module, optimizer_module):
         monkeypatch.setattr(module, "uses_kernels", lambda values: True)
 
@@ -91,7 +91,7 @@ def test_a_step_that_is_not_finite_leaves_weights_and_optimizer_as_they_were(
     value: float,
 ) -> None:  # fmt: skip
     if is_late:
-        hear_late(monkeypatch)
+        read_results_late(monkeypatch)
     poison = Poison({3, 5, 6}, weight, value)
     settings = ["train.max_steps=9", f"optimizer.name={optimizer}", "optimizer.lr=0.01", "softmax.num_samples=500"]
     train_with(poison, monkeypatch, dataset, tmp_path / "run", *settings)
@@ -105,12 +105,12 @@ def test_a_step_that_is_not_finite_leaves_weights_and_optimizer_as_they_were(
 
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
-def test_steps_that_are_heard_of_late_count_and_change_as_those_heard_of_at_once(
+def test_bad_steps_read_late_count_and_change_as_those_read_at_once(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
     settings = [f"optimizer.name={optimizer}", "optimizer.lr=0.01", "softmax.num_samples=500", "train.max_steps=9"]
     for name, every in (("at_once", 1), ("late", 9)):
-        hear_late(monkeypatch)
+        read_results_late(monkeypatch)
         poison = Poison({3, 5, 6}, "encoder.char_embed", NAN)
         train_with(poison, monkeypatch, dataset, tmp_path / name, *settings, f"train.log_every_steps={every}")
         monkeypatch.undo()
@@ -123,10 +123,10 @@ def test_steps_that_are_heard_of_late_count_and_change_as_those_heard_of_at_once
     assert curves[1][9]["train/loss"] == pytest.approx(sum(losses) / 6) and curves[1][9]["train/bad_steps"] == 3
 
 
-def test_too_many_in_a_row_that_are_heard_of_late_end_the_run_too(
+def test_too_many_bad_steps_in_a_row_that_are_read_late_end_the_run_too(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hear_late(monkeypatch)
+    read_results_late(monkeypatch)
     settings = ["train.max_bad_steps=3", "train.log_every_steps=100", "optimizer.lr=1e30", "train.max_steps=50"]
     with pytest.raises(Diverged, match="3 steps in a row were not finite"):
         runs.train_here(dataset, tmp_path / "run", *settings)
@@ -141,11 +141,13 @@ def test_too_many_in_a_row_end_the_run_and_name_the_last_good_checkpoint(dataset
     assert "3 steps in a row were not finite" in str(error.value)
     assert str(error.value).endswith(f"the last good checkpoint is {run_dir / 'checkpoints' / 'step-00000004.ckpt'}")
     assert runs.saved_steps(run_dir) == [4]
-    outcome = runs.train_here(dataset, run_dir, *settings, "train.max_steps=8")  # at the old rate it goes on
+    outcome = runs.train_here(dataset, run_dir, *settings, "train.max_steps=8")  # at the old rate the run resumes
     assert outcome.step == 8 and runs.newest(run_dir)["elmo"]["bad_steps"] == 0
 
 
-def test_a_run_that_diverges_before_its_first_checkpoint_says_so(dataset: Path, tmp_path: Path) -> None:
+def test_a_run_that_diverges_before_its_first_checkpoint_reports_that_there_is_none(
+    dataset: Path, tmp_path: Path
+) -> None:
     with pytest.raises(Diverged, match="no checkpoint yet"):
         runs.train_here(dataset, tmp_path / "run", "train.max_bad_steps=2", "optimizer.lr=1e30", "train.max_steps=50")
 

@@ -1,4 +1,4 @@
-"""No room at checkpoint time: said aloud, the run goes on, the last good checkpoint stays."""
+"""No room at checkpoint time: an error is logged, the run continues, the last good checkpoint stays."""
 
 import os
 import resource
@@ -20,7 +20,7 @@ def no_large_files() -> None:
 
 
 @pytest.mark.slow
-def test_a_failed_save_is_said_aloud_and_the_last_good_checkpoint_stays(dataset: Path, tmp_path: Path) -> None:
+def test_a_failed_save_is_logged_and_the_last_good_checkpoint_stays(dataset: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     runs.train_here(dataset, tmp_path / "whole", *SETTINGS, "train.max_steps=20")
     runs.train_here(dataset, run_dir, *SETTINGS, "train.max_steps=4")
@@ -47,7 +47,7 @@ def test_a_signal_at_a_step_that_could_not_be_saved_stops_all_ranks(dataset: Pat
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
-def test_a_run_on_a_disk_that_is_full_to_the_last_byte_goes_on(dataset: Path, tmp_path: Path) -> None:
+def test_a_run_on_a_disk_that_is_full_to_the_last_byte_continues(dataset: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]).returncode:

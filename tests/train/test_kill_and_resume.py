@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import processes
 from tests.train import runs
 
 KILLS_PER_RUN = int(os.environ.get("ELMO_TEST_KILLS", "21")) // 3  # raise it for a longer trial
@@ -18,7 +19,7 @@ def checkpoint_being_written(run_dir: Path) -> bool:
     return any((run_dir / "checkpoints").glob(".*.tmp"))
 
 
-def kill_once(process: runs.Process, run_dir: Path, kind: str, step: int, chance: random.Random) -> bool:
+def kill_once(process: processes.Process, run_dir: Path, kind: str, step: int, chance: random.Random) -> bool:
     """Kill the process and all it started; whether it came before the end and left a half-written checkpoint."""
     if kind == "validation":
         step = -(-step // 10) * 10  # metrics of a step are written, then it is validated

@@ -5,10 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.model.lstmp import LSTMP
 from pipeline.train.run_dir.checkpoint import load_checkpoint
 from pipeline.train.run_dir.tracking import read_metrics
-from pipeline.train.step.norms import gate_values
 from tests.train import runs, wandb_files
 
 SETTINGS = ["train.max_steps=6", "checkpoint.every_steps=1", "checkpoint.keep_last=6", "optimizer.clip_norm=3"]
@@ -67,15 +65,13 @@ def test_updates_are_what_lies_between_two_checkpoints(watched: Path) -> None:
     assert 0 < values["weight_norm/softmax"] < table, "of the softmax only touched rows count"
 
 
-def test_histograms_of_gates_and_layers_are_in_wandbs_file(watched: Path) -> None:
+def test_histograms_of_layers_are_in_wandbs_file(watched: Path) -> None:
     (piece,) = wandb_files.pieces(watched)
     items = [record["history"]["item"] for record in wandb_files.records(piece) if record["type"] == "history"]
     found = {key: value for item in items for key, value in item.items() if key.endswith(".values")}
-    gates = {f"gates/{layer}.{gate}.values" for layer in (1, 2) for gate in ("input", "forget", "output")}
     layers = {f"layer_norm/{layer}.{way}.values" for layer in (1, 2) for way in ("forward", "backward")}
-    assert found.keys() == gates | layers | {"layer_norm/token.values"}
-    lanes, steps, cells = 4, 10, 32  # of the first lane group
-    assert sum(found["gates/1.forget.values"]) == 2 * lanes * steps * cells
+    assert found.keys() == layers | {"layer_norm/token.values"}
+    lanes, steps = 4, 10  # of the first lane group
     assert sum(found["layer_norm/2.forward.values"]) == lanes * steps
 
 
@@ -91,21 +87,3 @@ def test_of_a_step_that_is_dropped_no_norms_are_logged(dataset: Path, tmp_path: 
 def test_looking_changes_nothing(watched: Path, dataset: Path, tmp_path: Path) -> None:
     runs.train_here(dataset, tmp_path / "run", *SETTINGS, "train.lanes_at_once=4")
     assert not list(runs.differences(runs.newest(watched), runs.newest(tmp_path / "run")))
-
-
-def test_gates_are_those_that_made_the_output() -> None:
-    torch.manual_seed(0)
-    layer = LSTMP(input_dim=5, hidden_dim=7, proj_dim=3, cell_clip=0.6, proj_clip=0.4)
-    torch.nn.init.normal_(layer.bias)
-    x, state = torch.randn(2, 6, 4, 5), layer.initial_state(4)
-    state = state._replace(h=torch.randn_like(state.h) * 0.3, c=torch.randn_like(state.c) * 0.3)
-    with torch.no_grad():
-        y, _ = layer(x, state)
-        gates = gate_values(layer, x, state.h, y)
-        h, c = state.h, state.c
-        for t in range(6):
-            new = torch.bmm(x[:, t], layer.weight_input) + torch.bmm(h, layer.weight_recurrent)
-            j = torch.tanh((new + layer.bias.unsqueeze(1))[..., 7:14])
-            c = (gates["forget"][:, t] * c + gates["input"][:, t] * j).clamp(-0.6, 0.6)
-            h = torch.bmm(gates["output"][:, t] * torch.tanh(c), layer.weight_proj).clamp(-0.4, 0.4)
-            torch.testing.assert_close(h, y[:, t])

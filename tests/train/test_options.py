@@ -9,6 +9,7 @@ import torch
 
 from data_prep.dataset.lexicon import BOS_ID, EOS_ID, UNK_ID
 from data_prep.dataset.open import open_dataset
+from tests import corpora
 from tests.train import runs
 
 STEPS = 220  # four epochs
@@ -73,7 +74,7 @@ def test_a_run_that_starts_as_unigrams_starts_at_their_perplexity_and_learns(dat
 
 
 def test_a_dataset_without_held_out_text_is_trained_on_without_validation(tmp_path: Path) -> None:
-    text = runs.write_text(tmp_path / "text.txt", runs.zipf_sentences(100, seed=5))
+    text = corpora.write_text(tmp_path / "text.txt", corpora.zipf_sentences(100, seed=5))
     runs.prepare([str(text)], str(tmp_path / "data"), workers=1, show_progress=False)
     outcome = runs.train_here(tmp_path / "data", tmp_path / "run", "train.max_steps=4")
     assert outcome.step == 4 and runs.saved_steps(tmp_path / "run") == [4]

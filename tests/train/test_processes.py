@@ -11,6 +11,7 @@ import pytest
 from pipeline.train.cluster import signals, stop_requests
 from pipeline.train.cluster.stop_requests import Request, StopRequests
 from pipeline.train.run_dir.lock import Writer
+from tests import processes
 from tests.train import runs
 
 ENDLESS = ["train.max_steps=100000", "train.epochs=100000", "train.validate_every_steps=100000"]
@@ -18,7 +19,7 @@ ENDLESS = ["train.max_steps=100000", "train.epochs=100000", "train.validate_ever
 NPY_HEADER_BYTES = 128
 
 
-def all_started_by(process: runs.Process) -> list[psutil.Process]:
+def all_started_by(process: processes.Process) -> list[psutil.Process]:
     return psutil.Process(process.popen.pid).children(recursive=True)
 
 
@@ -42,7 +43,9 @@ def test_all_processes_of_a_training_end_when_only_its_main_one_is_killed(
 
 
 @pytest.mark.slow
-def test_a_killed_loader_process_is_told_in_a_sentence_and_no_full_disk(dataset: Path, tmp_path: Path) -> None:
+def test_a_killed_loader_process_is_reported_in_a_sentence_and_not_as_a_full_disk(
+    dataset: Path, tmp_path: Path
+) -> None:
     run_dir = tmp_path / "run"
     process = runs.start(dataset, run_dir, *ENDLESS, "data.workers=2", "checkpoint.every_steps=1")
     assert process.wait_until(lambda: runs.last_step(run_dir) >= 5), process.output()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import processes
 from tests.train import runs
 
 pytestmark = [pytest.mark.slow]
@@ -36,8 +37,8 @@ def test_a_terminal_gets_one_bar(dataset: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pipeline.cli", "pretrain"]
     settings = ["train.max_steps=12", "train.validate_every_steps=6"]
     process = subprocess.Popen(
-        [*command, *runs.arguments(dataset, tmp_path / "run", *settings)], cwd=runs.ROOT, stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, stderr=there, env=runs.clean_environment() | {"TERM": "xterm"},
+        [*command, *runs.arguments(dataset, tmp_path / "run", *settings)], cwd=processes.ROOT, stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=there, env=processes.clean_environment() | {"TERM": "xterm"},
     )  # fmt: skip
     os.close(there)
     shown = b""

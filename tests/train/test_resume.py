@@ -1,4 +1,4 @@
-"""`elmo pretrain` on a folder that holds a run: goes on and says so, or refuses and says why."""
+"""`elmo pretrain` on a folder that holds a run: resumes and prints from where, or refuses and names the reason."""
 
 import json
 import shutil
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.schema import ConfigError
+from tests import corpora
 from tests.train import runs
 
 SHORT = ["train.validate_every_steps=4", "checkpoint.every_steps=4"]
@@ -19,7 +20,7 @@ def stopped_at_six(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return run_dir
 
 
-def test_it_goes_on_and_says_from_where_and_a_finished_run_says_that(
+def test_it_resumes_and_prints_from_which_step_or_that_the_run_is_finished(
     dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = tmp_path / "run"
@@ -64,7 +65,7 @@ def test_a_change_that_makes_it_another_run_is_refused_by_name(dataset: Path, st
 
 
 def test_another_dataset_is_refused(dataset: Path, stopped_at_six: Path, tmp_path: Path) -> None:
-    text = runs.write_text(tmp_path / "other.txt", runs.zipf_sentences(365, seed=3))
+    text = corpora.write_text(tmp_path / "other.txt", corpora.zipf_sentences(365, seed=3))
     runs.prepare([str(text)], str(tmp_path / "other"), workers=1, show_progress=False)
     with pytest.raises(ConfigError, match=r"dataset: .* there, .* now"):
         runs.train_here(tmp_path / "other", stopped_at_six, *SHORT)
@@ -87,7 +88,7 @@ def test_the_command_refuses_with_exit_code_2_and_one_sentence(
 
 
 @pytest.mark.slow
-def test_a_second_process_on_a_run_is_refused_and_the_first_goes_on(dataset: Path, tmp_path: Path) -> None:
+def test_a_second_process_on_a_run_is_refused_and_the_first_continues(dataset: Path, tmp_path: Path) -> None:
     settings = [*SHORT, "train.epochs=100000"]
     first = runs.start(dataset, tmp_path / "run", *settings)
     try:

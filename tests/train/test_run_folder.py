@@ -11,7 +11,7 @@ from pipeline.config.schema import ConfigError
 from pipeline.train.cluster.watchdog import EXIT_HUNG, EXIT_TAKEN_OVER
 from pipeline.train.run_dir.checkpoint import CheckpointFolder
 from pipeline.train.run_dir.lock import TakenOver, claim, is_claimed
-from tests.train import runs
+from tests import processes
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_folder_that_cannot_be_read_for_a_moment_is_not_lost(tmp_path: Path) -
 def run_watchdog(arguments: str, body: str) -> "subprocess.CompletedProcess[str]":
     imports = "import time\nfrom pipeline.train.cluster.watchdog import Watchdog\n"
     code = f"{imports}with Watchdog({arguments}) as dog:\n    {body}\n"
-    return subprocess.run([sys.executable, "-c", code], cwd=runs.ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", code], cwd=processes.ROOT, capture_output=True, text=True, timeout=120)
 
 
 def test_the_watchdog_shows_where_a_process_hangs_and_ends_it() -> None:

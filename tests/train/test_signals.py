@@ -1,4 +1,4 @@
-"""A signal to any process of a run: all ranks stop at the end of the same step, saved, and the run goes on later."""
+"""A signal to any process of a run: all ranks stop at the end of the same step, saved, and the run resumes later."""
 
 import signal
 import subprocess
@@ -8,13 +8,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests import processes
 from tests.train import runs
 from tests.train.wandb_files import exit_codes
 
 pytestmark = pytest.mark.slow
 
 
-def assert_stopped_well(process: runs.Process, run_dir: Path) -> int:
+def assert_stopped_well(process: processes.Process, run_dir: Path) -> int:
     """Exit code 75, a checkpoint of the very step that was the last; returns that step."""
     assert process.wait() == 75, process.output()
     step = runs.last_step(run_dir)
@@ -52,7 +53,7 @@ def test_threads_that_torch_gives_a_loader_process_leave_the_signal_to_the_paren
 ) -> None:
     """They are there before the process can say anything; with one thread, as in other tests, there are none."""
     settings = ["data.workers=1", "train.threads=2", "train.epochs=1000"]
-    process = runs.start(dataset, tmp_path / "run", *settings, environment={"OMP_NUM_THREADS": "2"})
+    process = runs.start(dataset, tmp_path / "run", *settings, environment={"OMP_NUM_THREADS": "2"}, forked=False)
     assert process.wait_until(lambda: runs.last_step(tmp_path / "run") >= 5)
     (loader,) = psutil.Process(process.popen.pid).children()
     assert loader.num_threads() > 2
@@ -60,7 +61,7 @@ def test_threads_that_torch_gives_a_loader_process_leave_the_signal_to_the_paren
     assert_stopped_well(process, tmp_path / "run")
 
 
-def ranks_started_by(process: runs.Process) -> list[psutil.Process]:
+def ranks_started_by(process: processes.Process) -> list[psutil.Process]:
     try:
         children = psutil.Process(process.popen.pid).children()
         return [child for child in children if "pipeline.cli" in child.cmdline()]
@@ -68,10 +69,10 @@ def ranks_started_by(process: runs.Process) -> list[psutil.Process]:
         return []
 
 
-def test_a_signal_to_one_of_two_ranks_stops_both_and_they_go_on_bitwise(dataset: Path, tmp_path: Path) -> None:
-    settings = ["train.devices=2", "train.max_steps=90", "train.epochs=9", "train.validate_every_steps=30"]
-    runs.run(dataset, tmp_path / "whole", *settings)
-    run_dir = tmp_path / "run"
+def test_a_signal_to_one_of_two_ranks_stops_both_and_they_resume_bitwise(dataset: Path, tmp_path: Path) -> None:
+    steps, run_dir = ["train.max_steps=90", "train.epochs=9", "train.validate_every_steps=30"], tmp_path / "run"
+    runs.run_ranks(dataset, tmp_path / "whole", 2, *steps)
+    settings = [*steps, "train.devices=2"]
     process = runs.start(dataset, run_dir, *settings)
     assert process.wait_until(lambda: ranks_started_by(process))
     process.signal_group(signal.SIGTERM)  # rank 1 is still starting Python
@@ -84,7 +85,7 @@ def test_a_signal_to_one_of_two_ranks_stops_both_and_they_go_on_bitwise(dataset:
     assert process.wait_until(lambda: runs.last_step(run_dir) >= 60)
     process.popen.send_signal(signal.SIGUSR1)
     assert 60 <= assert_stopped_well(process, run_dir) < 90
-    runs.run(dataset, run_dir, *settings)
+    runs.run_ranks(dataset, run_dir, 2, *steps)
     assert list(runs.differences(runs.newest(tmp_path / "whole"), runs.newest(run_dir))) == []
     assert runs.curve(run_dir) == runs.curve(tmp_path / "whole")
 
@@ -103,7 +104,7 @@ def test_a_second_ctrl_c_ends_at_once_and_the_last_checkpoint_stays(dataset: Pat
 
 
 def test_other_commands_end_at_once_on_a_signal(tmp_path: Path) -> None:
-    process = runs.Process("prep", "input=-", f"output={tmp_path / 'out'}", log=tmp_path / "log")
+    process = processes.Process("prep", "input=-", f"output={tmp_path / 'out'}", log=tmp_path / "log")
     process.popen.send_signal(signal.SIGTERM)
     try:
         process.popen.wait(60)

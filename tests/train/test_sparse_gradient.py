@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import processes
 from tests.train import runs
 from tests.train.traffic import ROW_OPERATIONS, measure_step
 
@@ -39,7 +40,7 @@ def test_the_bytes_sent_between_ranks_do_not_grow_with_the_vocabulary(dataset: P
     command = [sys.executable, "-m", "tests.train.traffic", str(dataset), str(SMALL), str(LARGE)]
     ranks = [
         subprocess.Popen(
-            command, cwd=runs.ROOT, env=runs.clean_environment() | launcher | {"LOCAL_RANK": str(rank)},
+            command, cwd=processes.ROOT, env=processes.clean_environment() | launcher | {"LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE, text=True,
         )
         for rank in range(2)

@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from pipeline.config.schema import WandbConfig
 from pipeline.train.run_dir.tracking import Tracker, family, read_metrics
+from tests import processes
 from tests.train import runs, wandb_files
 
 
@@ -96,8 +95,9 @@ def test_an_option_beats_the_environment_which_beats_the_default(
     run_dir.mkdir()
     names = ("PROJECT", "ENTITY", "RUN_GROUP", "NOTES", "NAME") + ("TAGS",) * bool(environment)
     variables = {f"WANDB_{name}": environment for name in names}
-    command = [sys.executable, "-c", TRACK, str(run_dir), given or ""]
-    subprocess.run(command, check=True, env=runs.clean_environment() | variables, cwd=runs.ROOT)
+    code = ["-c", TRACK, str(run_dir), given or ""]
+    process = processes.Process(*code, log=tmp_path / "log", environment=variables, forked=True)
+    assert process.wait() == 0, process.output()
     (piece,) = wandb_files.pieces(run_dir)
     (run,) = of_type(piece, "run")
     defaults = {"project": "elmo", "group": family(run_dir), "name": "folder"}
@@ -111,11 +111,13 @@ def test_an_option_beats_the_environment_which_beats_the_default(
 @pytest.mark.parametrize(
     ("name", "value"), [("TAGS", ""), ("MODE", "sometimes"), ("INIT_TIMEOUT", "soon"), ("TAGS", "x" * 65)]
 )
-def test_a_variable_that_wandb_refuses_is_told_in_one_sentence(
+def test_a_variable_that_wandb_refuses_is_reported_in_one_sentence(
     name: str, value: str, dataset: Path, tmp_path: Path
 ) -> None:
     settings = runs.arguments(dataset, tmp_path / "run", "train.max_steps=1", "wandb.mode=auto")
-    process = runs.Process("pretrain", *settings, log=tmp_path / "log", environment={f"WANDB_{name}": value})
+    process = processes.Process(
+        "pretrain", *settings, log=tmp_path / "log", environment={f"WANDB_{name}": value}, forked=True
+    )
     assert process.wait() == 2
     (said,) = [line for line in process.output().splitlines() if line.startswith("elmo pretrain: ")]
     assert "wandb refuses a setting" in said and "Traceback" not in process.output()

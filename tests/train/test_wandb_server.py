@@ -22,7 +22,7 @@ def only_run(server: WandbServer) -> Run:
 
 
 def check_history(run: Run, run_dir: Path, steps: list[int]) -> None:
-    """One run whose own count goes on without a gap, and whose metrics are those of metrics.jsonl."""
+    """One run whose own count continues without a gap, and whose metrics are those of metrics.jsonl."""
     assert [line["_step"] for line in run.history] == list(range(len(run.history)))
     assert sorted({line["trainer/global_step"] for line in run.history}) == steps
     seen: dict[int, dict[str, float]] = {}
@@ -56,7 +56,7 @@ def test_a_run_that_is_resumed_online_is_one_run(dataset: Path, tmp_path: Path) 
 
 @pytest.fixture(scope="module")
 def in_pieces(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run in three offline pieces: to its end, cut short as by kill -9 with steps 5 to 7, gone on with after step 4.
+    """A run in three offline pieces: to its end, cut short as by kill -9 with steps 5 to 7, resumed after step 4.
 
     A real kill -9 would cut where wandb last wrote, every 15 s or so; the file is truncated to make it sure.
     """

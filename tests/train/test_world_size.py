@@ -16,10 +16,10 @@ from tests.train import runs
 STEPS = 12
 ONCE = [f"train.max_steps={STEPS}", f"train.validate_every_steps={STEPS}", f"checkpoint.every_steps={STEPS}"]
 OTHERS = {
-    "two processes": ["train.devices=2"],
-    "four processes, a lane at a time": ["train.devices=4", "train.lanes_at_once=1"],
-    "two processes, candidates for each direction": ["train.devices=2", "softmax.candidates=per_direction"],
-    "two processes, full softmax": ["train.devices=2", "softmax.kind=full"],
+    "two processes": (2, []),
+    "four processes, a lane at a time": (4, ["train.lanes_at_once=1"]),
+    "two processes, candidates for each direction": (2, ["softmax.candidates=per_direction"]),
+    "two processes, full softmax": (2, ["softmax.kind=full"]),
 }
 
 
@@ -31,11 +31,16 @@ def test_the_comparisons_have_dropout_and_clip_gradients(dataset: Path, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", OTHERS.values(), ids=OTHERS.keys())
-def test_other_world_sizes_train_with_the_same_losses(dataset: Path, tmp_path: Path, changes: list[str]) -> None:
+@pytest.mark.parametrize(("ranks", "changes"), OTHERS.values(), ids=OTHERS.keys())
+def test_other_world_sizes_train_with_the_same_losses(
+    dataset: Path, tmp_path: Path, ranks: int, changes: list[str]
+) -> None:
     model = [pair for pair in changes if pair.startswith("softmax")]
     runs.train_here(dataset, tmp_path / "one", *ONCE, *model)
-    runs.run(dataset, tmp_path / "other", *ONCE, *changes)
+    if changes:
+        runs.run_ranks(dataset, tmp_path / "other", ranks, *ONCE, *changes)
+    else:
+        runs.run(dataset, tmp_path / "other", *ONCE, f"train.devices={ranks}")  # Lightning starts the ranks
     one, other = (read_metrics(tmp_path / name) for name in ("one", "other"))
     assert list(other) == list(range(1, STEPS + 1))
     for step in one:
@@ -63,13 +68,13 @@ def test_lanes_a_few_at_a_time_train_with_the_same_losses(
 
 
 @pytest.mark.slow
-def test_a_run_that_moves_to_other_world_sizes_goes_on_with_the_same_losses(dataset: Path, tmp_path: Path) -> None:
+def test_a_run_that_moves_to_other_world_sizes_resumes_with_the_same_losses(dataset: Path, tmp_path: Path) -> None:
     every = ["train.validate_every_steps=20", "train.epochs=100"]
     runs.train_here(dataset, tmp_path / "one", "train.max_steps=76", *every)
-    moves = [["train.devices=1"], ["train.devices=2"], ["train.devices=4", "train.lanes_at_once=1"],
-             ["train.lanes_at_once=2"]]  # fmt: skip
-    for number, move in enumerate(moves):  # the first move is in the middle of an epoch of 55 steps, the third too
-        said = runs.run(dataset, tmp_path / "moved", f"train.max_steps={19 * (number + 1)}", *every, *move)
+    moves = [(1, []), (2, []), (4, ["train.lanes_at_once=1"]), (1, ["train.lanes_at_once=2"])]
+    for number, (ranks, changes) in enumerate(moves):  # the first and third are in the middle of an epoch of 55 steps
+        settings = [f"train.max_steps={19 * (number + 1)}", *every, *changes]
+        said = runs.run_ranks(dataset, tmp_path / "moved", ranks, *settings)
         assert f"resumed at step {19 * number}" in said or number == 0
     one, moved = runs.curve(tmp_path / "one"), runs.curve(tmp_path / "moved")
     assert list(moved) == list(one) == list(range(1, 77))

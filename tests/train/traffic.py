@@ -14,8 +14,6 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 from torch.distributed import all_reduce  # before it is made to count
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from data_prep.dataset.open import open_dataset
 from pipeline.config.schema import PretrainConfig
@@ -28,6 +26,7 @@ from pipeline.train.step.inputs import Preparation
 from pipeline.train.step.module import BiLMModule
 from pipeline.train.step.state import TrainingState
 from pipeline.train.trainer import build_trainer
+from tests.dispatch import TorchDispatchMode, tree_leaves
 from tests.train import runs
 
 # They read or write the rows that an index names, or nothing at all.
@@ -91,7 +90,7 @@ def fit(config: PretrainConfig, vocab_size: int, callback: Callback) -> None:
     module = BiLMModule(config, LanguageModel(config.model, vocab_size), state)
     windows = TrainWindows(data.splits["train"], maker, lanes, config.run.seed)
     prepare = Preparation(config, vocab_size)
-    batches = BiLMDataModule(windows, config.data, config.lane_groups, 0, steps, prepare)
+    batches = BiLMDataModule(windows, config.data, config.lane_groups, range(steps), prepare)
     build_trainer(config, None, [callback]).fit(module, datamodule=batches)
 
 

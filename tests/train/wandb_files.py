@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.train import runs
+from tests import processes
 
 
 def pieces(run_dir: Path) -> list[Path]:
@@ -16,7 +16,7 @@ def pieces(run_dir: Path) -> list[Path]:
 
 def records(piece: Path) -> list[dict[str, Any]]:
     command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(piece)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=runs.clean_environment())
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=processes.clean_environment())
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 

@@ -4,7 +4,6 @@ The corpus is embedded once into an index folder: unit vectors of one layer in f
 """
 
 import logging
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,10 +57,8 @@ class Neighbors:
         return "\n".join([head, str(self.query), *map(str, self.found)])
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "query": vars(self.query), "searched": self.searched, "is_approximate": self.is_approximate,
-            "neighbors": [vars(neighbor) for neighbor in self.found],
-        }  # fmt: skip
+        found = {"query": vars(self.query), "searched": self.searched, "is_approximate": self.is_approximate}
+        return found | {"neighbors": [vars(neighbor) for neighbor in self.found]}
 
 
 def neighbors(config: NeighborsConfig) -> Neighbors:
@@ -116,34 +113,20 @@ def _search(parts: Parts, query: np.ndarray, at: Neighbor, config: NeighborsConf
         config.approximate == "true" or (config.approximate == "auto" and total > APPROXIMATE_FROM)
     )
     if is_approximate:
-        best = _search_faiss(parts, query, config.k)
-        return Neighbors(at, [_neighbor(parts, *one) for one in best], total, True)
+        found = [_neighbor(parts, *one) for one in _search_faiss(parts, query, config.k)]
+        return Neighbors(at, found, total, True)
+    best: list[tuple[float, Part, int]] = []  # cosine, part and row, best first, ties in the order of the corpus
     searched = 0
-
-    def candidates() -> Iterator[tuple[Part, np.ndarray, np.ndarray]]:
-        nonlocal searched
-        for part in parts.parts:
-            rows = np.arange(part.words) if config.any else _occurrences(parts, part, config.word)
-            if len(rows):
-                searched += len(rows)
-                yield part, rows, _vectors(parts, part)[rows]
-
-    best = _nearest(candidates(), query, config.k)
+    for part in parts.parts:  # memory holds one part at a time
+        rows = np.arange(part.words) if config.any else _occurrences(parts, part, config.word)
+        if len(rows):
+            cosines = _vectors(parts, part)[rows].astype(np.float32) @ query
+            nearest = np.argsort(-cosines, kind="stable")[: config.k]
+            best += [(float(cosines[n]), part, int(rows[n])) for n in nearest]
+            best = sorted(best, key=lambda one: -one[0])[: config.k]
+            searched += len(rows)
     require(bool(best), f"word={config.word!r} does not occur in the corpus; try any=true, or another spelling")
     return Neighbors(at, [_neighbor(parts, *one) for one in best], searched, False)
-
-
-def _nearest(
-    candidates: Iterable[tuple[Part, np.ndarray, np.ndarray]], query: np.ndarray, k: int
-) -> list[tuple[float, Part, int]]:
-    """Return (cosine, part, row), best first, ties in corpus order. Memory holds one part and the k best at a time."""
-    best: list[tuple[float, Part, int]] = []
-    for part, rows, vectors in candidates:
-        cosines = vectors.astype(np.float32) @ query
-        for n in np.argsort(-cosines, kind="stable")[:k]:
-            best.append((float(cosines[n]), part, int(rows[n])))
-        best = sorted(best, key=lambda one: -one[0])[:k]
-    return best
 
 
 def _vectors(parts: Parts, part: Part) -> np.ndarray:

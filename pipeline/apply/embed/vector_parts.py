@@ -18,20 +18,10 @@ from data_prep.dataset.files import DataError, write_bytes, write_json
 from data_prep.progress import Progress
 from data_prep.text.corpus import STDIN, find_sources
 from data_prep.workers import ReportProgress, run_tasks
+from pipeline.apply.embed import vector_plan
 from pipeline.apply.embed.layer_choice import LayerChoice
 from pipeline.apply.embed.text import in_blocks, read_sentences
-from pipeline.apply.embed.vector_plan import (
-    PLAN,
-    Part,
-    Parts,
-    Plan,
-    check_plan,
-    clear,
-    load_plan,
-    remove_texts_from,
-    remove_vectors,
-    text_path,
-)  # fmt: skip
+from pipeline.apply.embed.vector_plan import PLAN, Part, Parts, Plan
 from pipeline.config.schema import require
 from pipeline.model.bilm import BiLM
 from pipeline.model.elmo.sentence_encoder import SentenceEncoder
@@ -66,43 +56,40 @@ def plan_parts(folder: Path, text: Text, vectors: Vectors, bilm: BiLM, output: P
         "input": [source.identity() for source in sources],
         "text": {"tokenize": text.tokenize, "language": text.language},
         "model": digest(bilm),
+        "width": 2 * bilm.config.projection_dim,
         "vectors": {**asdict(vectors), "choice": _plain(vectors.choice)},
         "part": [_PART_SENTENCES, _PART_WORDS],
     }
-    width, is_read_again = 2 * bilm.config.projection_dim, STDIN in text.input
-    before = _begun(folder, identity, width, overwrite, is_read_again)
+    is_read_again = STDIN in text.input
+    before = _begun(folder, identity, overwrite, is_read_again)
     if before is not None and not is_read_again:
         return before
     if before is None:
-        clear(folder)  # nothing tells what vectors without a plan are
+        vector_plan.clear(folder)  # nothing tells what vectors without a plan are
     folder.mkdir(parents=True, exist_ok=True)
     rows, files = _write_texts(folder, text, sources)
     require(bool(rows), f"input={' '.join(text.input)} has no text; give files of one sentence a line")
     sentences, words = sum(row.sentences for row in rows), sum(row.words for row in rows)
-    plan = Plan(identity, width, files, sentences, words, rows).sealed()
+    plan = Plan(identity, files, sentences, words, rows).sealed()
     write_json(folder / PLAN, asdict(plan))
-    remove_texts_from(folder, len(rows))
+    vector_plan.remove_texts_from(folder, len(rows))
     parts = Parts(folder, plan)
     if before is not None:
         parts.check()
     return parts
 
 
-def _begun(
-    folder: Path, identity: dict[str, Any], width: int, overwrite: bool, is_read_again: bool
-) -> Parts | None:  # fmt: skip
+def _begun(folder: Path, identity: dict[str, Any], overwrite: bool, is_read_again: bool) -> Parts | None:
     """Return the parts of this identity in the folder, None if there are none or they are to be overwritten.
 
     is_read_again: the text may differ from before, so that parts may not match the plan.
     """
-    path = folder / PLAN
-    if not path.exists():
+    if not (folder / PLAN).exists():
         return None
     try:
-        plan: Plan = load_plan(folder)
+        plan = vector_plan.load_plan(folder)
         differing = [name for name in identity if plan.identity.get(name) != identity[name]]
         if not differing:
-            check_plan(path, plan, width)
             parts = Parts(folder, plan)
             if not is_read_again:
                 parts.check(checksums=overwrite)  # what the vectors' readers refuse, overwrite=true begins anew
@@ -135,9 +122,9 @@ def _write_texts(folder: Path, text: Text, sources: list[Any]) -> tuple[list[Par
             if not files or files[-1][0] != sentence.path:
                 files.append((sentence.path, total + offset))
         content = "".join(f"{sentence.text}\n" for sentence in block).encode()
-        path = text_path(folder, number)
+        path = vector_plan.part_path(folder, number, "txt")
         if not path.exists() or path.read_bytes() != content:  # left by a killed call, or other standard input
-            remove_vectors(folder, number)
+            vector_plan.remove_vectors(folder, number)
             write_bytes(path, content)
         words = sum(len(sentence.words) for sentence in block)
         rows.append(Part(number, total, len(block), words, hashlib.sha256(content).hexdigest()))
@@ -154,17 +141,8 @@ def digest(bilm: BiLM) -> str:
     return sha256.hexdigest()
 
 
-class SentenceProgress(Progress):
-    """Count words, and show sentences a second."""
-
-    def update(self, done: int, words: int) -> None:
-        super().update(done, words)
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"{words:,} sentences, {self._speed(words):,.0f}/s")
-
-    def _line(self, words: int) -> str:
-        share = f", {100 * self._done / self.total:.0f}%" if self.total else ""
-        return f"{self.title}: {words:,} sentences, {self._speed(words):,.1f} sentences/s{share}"
+def _describe_sentences(sentences: int, per_second: float) -> str:
+    return f"{sentences:,} sentences, {per_second:,.1f} sentences/s"
 
 
 @dataclass(frozen=True)
@@ -184,12 +162,14 @@ def make_parts(parts: Parts, bilm: BiLM, vectors: Vectors, machine: Machine) -> 
     missing = {part.number for part in parts.missing()}
     todo = [part for part in mine if part.number in missing]
     done = [part for part in mine if part.number not in missing]
-    progress = SentenceProgress("embedding", sum(part.words for part in mine))
+    progress = Progress("embedding", sum(part.words for part in mine), describe=_describe_sentences)
     shares = [todo[share :: machine.workers] for share in range(machine.workers)]
+    devices = [_device_of(machine.device, rank) for rank in range(machine.workers)]
     arguments = [
-        (parts, share, bilm, vectors, _device_of(machine.device, rank), machine.threads)
-        for rank, share in enumerate(shares) if share
-    ]  # fmt: skip
+        (parts, share, bilm, vectors, device, machine.threads)
+        for share, device in zip(shares, devices, strict=True)
+        if share
+    ]
     before = (sum(part.words for part in done), sum(part.sentences for part in done))
     run_tasks(_embed_share, arguments, machine.workers, progress, before)
 

@@ -34,13 +34,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Plan:
-    """identity: settings that must stay the same. width: values of a vector. files: (path, its first sentence).
+    """identity: settings that must stay the same. files: (path, its first sentence).
 
     sentences, words: of the whole text. seal: SHA-256 of the other fields, made by `sealed`.
     """
 
     identity: dict[str, Any]
-    width: Count
     files: list[tuple[str, Count]]
     sentences: Count
     words: Count
@@ -63,32 +62,10 @@ class VectorsRecord:
 
 def load_plan(folder: Path) -> Plan:
     """Return the plan in a folder. Raises DataError if it is damaged."""
-    plan: Plan = load_json(folder / PLAN, Plan, _REMEDY)
+    path = folder / PLAN
+    plan: Plan = load_json(path, Plan, _REMEDY)
     if plan != plan.sealed():
-        raise damaged(folder / PLAN, "it was changed since it was written")
-    return plan
-
-
-def text_path(folder: Path, number: int) -> Path:
-    return folder / f"part-{number:06d}.txt"
-
-
-def vectors_path(folder: Path, number: int) -> Path:
-    return folder / f"part-{number:06d}.npy"
-
-
-def record_path(folder: Path, number: int) -> Path:
-    return folder / f"part-{number:06d}.json"
-
-
-def remove_vectors(folder: Path, number: int) -> None:
-    """Remove a part's vectors, the record first: without the record the part counts as not made."""
-    record_path(folder, number).unlink(missing_ok=True)
-    vectors_path(folder, number).unlink(missing_ok=True)
-
-
-def check_plan(path: Path, plan: Plan, width: int) -> None:
-    """Raise DataError where its parts and files do not follow one another. width: values of a vector."""
+        raise damaged(path, "it was changed since it was written")
     first = 0
     for number, part in enumerate(plan.parts):
         if (part.number, part.first) != (number, first) or not part.sentences:
@@ -99,8 +76,18 @@ def check_plan(path: Path, plan: Plan, width: int) -> None:
     begins = [begin for _, begin in plan.files]
     if begins[:1] != [0] or begins != sorted(set(begins)) or begins[-1] >= first:
         raise damaged(path, "its files do not follow one another")
-    if plan.width != width:
-        raise damaged(path, f"vectors of {plan.width} values instead of {width}")
+    return plan
+
+
+def part_path(folder: Path, number: int, suffix: str) -> Path:
+    """Return the path of a part's text (txt), its vectors (npy) or their record (json)."""
+    return folder / f"part-{number:06d}.{suffix}"
+
+
+def remove_vectors(folder: Path, number: int) -> None:
+    """Remove a part's vectors, the record first: without the record the part counts as not made."""
+    part_path(folder, number, "json").unlink(missing_ok=True)
+    part_path(folder, number, "npy").unlink(missing_ok=True)
 
 
 def damaged(path: Path, fault: str) -> DataError:
@@ -126,19 +113,16 @@ class Parts:
     """A folder of parts with a plan. Raises DataError if a file differs from the plan."""
 
     def __init__(self, folder: Path, plan: Plan) -> None:
-        self.folder, self.vectors = folder, plan.identity["vectors"]
-        self.parts, self.width, self.files = plan.parts, plan.width, plan.files
+        self.folder, self.vectors, self.width = folder, plan.identity["vectors"], plan.identity["width"]
+        self.parts, self.files = plan.parts, plan.files
         self._sound: set[int] = set()  # parts whose checksum this process has compared
 
-    def text_path(self, number: int) -> Path:
-        return text_path(self.folder, number)
-
-    def vectors_path(self, number: int) -> Path:
-        return vectors_path(self.folder, number)
+    def path(self, number: int, suffix: str) -> Path:
+        return part_path(self.folder, number, suffix)
 
     def lines(self, number: int) -> list[str]:
         """Return a part's sentences, each as its line was given, without white space at its ends."""
-        path = self.text_path(number)
+        path = self.path(number, "txt")
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -155,32 +139,32 @@ class Parts:
 
     def is_made(self, number: int) -> bool:
         """Return whether a part's vectors and their record are there."""
-        return self.vectors_path(number).exists() and record_path(self.folder, number).exists()
+        return self.path(number, "npy").exists() and self.path(number, "json").exists()
 
     def write(self, number: int, values: np.ndarray) -> None:
         """Write a part's vectors, then their record."""
-        path = self.vectors_path(number)
+        path = self.path(number, "npy")
         remove_vectors(self.folder, number)
         write_npy(path, values)
         record = VectorsRecord(path.stat().st_size, _xxh3_64(values))
-        write_json(record_path(self.folder, number), asdict(record))
+        write_json(self.path(number, "json"), asdict(record))
 
     def flat(self, number: int) -> np.ndarray:
         """Return a part's vectors end to end, memory-mapped; the first call compares their checksum."""
         values = self._mapped(number)
         if number not in self._sound:
             if _xxh3_64(values) != self._record(number).xxh3_64:
-                raise damaged(self.vectors_path(number), "its checksum is not the one of its record")
+                raise damaged(self.path(number, "npy"), "its checksum is not the one of its record")
             self._sound.add(number)
         return values
 
     def _record(self, number: int) -> VectorsRecord:
-        record: VectorsRecord = load_json(record_path(self.folder, number), VectorsRecord, _REMEDY)
+        record: VectorsRecord = load_json(self.path(number, "json"), VectorsRecord, _REMEDY)
         return record
 
     def _mapped(self, number: int) -> np.ndarray:
         """Return a part's vectors once their size, type and shape are right."""
-        path, part = self.vectors_path(number), self.parts[number]
+        path, part = self.path(number, "npy"), self.parts[number]
         recorded, size = self._record(number).bytes, path.stat().st_size
         if size != recorded:
             raise damaged(path, f"it has {size:,} bytes instead of {recorded:,}")
@@ -212,7 +196,7 @@ class Parts:
         """
         for part in self.parts:
             if len(self.lines(part.number)) != part.sentences:
-                raise damaged(self.text_path(part.number), f"it does not have {part.sentences} sentences")
+                raise damaged(self.path(part.number, "txt"), f"it does not have {part.sentences} sentences")
             if self.is_made(part.number):
                 self.flat(part.number) if checksums else self._mapped(part.number)
 

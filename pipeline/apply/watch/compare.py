@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.apply.watch.curves import training_hours
 from pipeline.apply.watch.plot import names
-from pipeline.apply.watch.status_text import duration
+from pipeline.apply.watch.status import duration
 from pipeline.config.schema import ConfigError
 from pipeline.config.watch import CompareConfig
 from pipeline.train.run_dir.checkpoint import CheckpointFolder
@@ -15,6 +16,10 @@ from pipeline.train.run_dir.records import read_end, read_start
 from pipeline.train.run_dir.tracking import read_metrics
 
 _FACTS = ("dataset_fingerprint", "git_revision", "parameters", "softmax_parameters", "total_steps", "tokens_an_epoch")
+_FIGURES = (
+    *("train/tokens", "train/epoch", "train/sampled_perplexity", "train/perplexity"),
+    *("val/perplexity", "val/perplexity_forward", "val/perplexity_backward"),
+)
 _PLACES = ("run.dir", "run.name")  # always differ
 _MAX_CELL = 44
 
@@ -72,35 +77,26 @@ def differences(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str
 
 def final_figures(run_dir: Path) -> dict[str, float | int | str]:
     """Return the last step of a run, and its last and best figures."""
-    metrics = read_metrics(run_dir)
+    metrics = dict(sorted(read_metrics(run_dir).items()))
     if not metrics:
         raise ConfigError(f"{run_dir} has logged no metrics yet; compare runs that have trained")
     figures: dict[str, float | int | str] = {"step": max(metrics)}
-    for name in ("train/tokens", "train/epoch", "train/sampled_perplexity", "train/perplexity", "val/perplexity",
-                 "val/perplexity_forward", "val/perplexity_backward"):  # fmt: skip
-        found = [values[name] for _, values in sorted(metrics.items()) if name in values]
+    for name in _FIGURES:
+        found = [values[name] for values in metrics.values() if name in values]
         if found:
             figures[name] = int(found[-1]) if name == "train/tokens" else found[-1]
-    rated = {values["val/perplexity"]: step for step, values in sorted(metrics.items()) if "val/perplexity" in values}
+    rated = {values["val/perplexity"]: step for step, values in metrics.items() if "val/perplexity" in values}
     if rated:
         figures |= {"best val/perplexity": min(rated), "at step": rated[min(rated)]}
-    seconds, tokens = _training_time(metrics)
-    if seconds:
-        figures |= {"mean tokens/s": tokens / seconds, "training time": duration(seconds)}
+    hours = training_hours(metrics)
+    timed = [step for step in hours if metrics[step].get("speed/tokens_per_second", 0) > 0 and hours[step] > 0]
+    for last in timed[-1:]:
+        seconds = 3600 * hours[last]
+        figures |= {"mean tokens/s": metrics[last]["train/tokens"] / seconds, "training time": duration(seconds)}
     bad = [values["train/bad_steps"] for values in metrics.values() if "train/bad_steps" in values]
     figures |= {"bad steps": int(max(bad, default=0)), "state": read_end(run_dir).get("how", "-")}
     records, _ = CheckpointFolder(run_dir / "checkpoints").glance()
     return figures | ({"last checkpoint": records[-1].step} if records else {})
-
-
-def _training_time(metrics: dict[int, dict[str, float]]) -> tuple[float, float]:
-    """Return the seconds of training and the tokens trained on in them."""
-    seconds = before = 0.0
-    for _, values in sorted(metrics.items()):
-        if "speed/tokens_per_second" in values and "train/tokens" in values:
-            seconds += (values["train/tokens"] - before) / values["speed/tokens_per_second"]
-            before = values["train/tokens"]
-    return seconds, before
 
 
 def _flat(value: Any, prefix: str) -> list[tuple[str, Any]]:

@@ -1,9 +1,9 @@
 """Read the curves of a run from its metrics.jsonl: values against steps, tokens and hours of training."""
 
-from bisect import bisect_left
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from pipeline.config.schema import ConfigError
 from pipeline.train.run_dir.tracking import read_metrics
@@ -38,25 +38,20 @@ def read_curves(run_dir: Path, name: str | None = None) -> RunCurves:
     metrics = dict(sorted(read_metrics(run_dir).items()))
     if not metrics:
         raise ConfigError(f"{run_dir} has no metrics to draw; give the folder of a run that has trained")
-    return RunCurves(name or run_dir.name or str(run_dir), metrics, _training_hours(metrics))
+    return RunCurves(name or run_dir.name or str(run_dir), metrics, training_hours(metrics))
 
 
-def _training_hours(metrics: dict[int, dict[str, float]]) -> dict[int, float]:
+def training_hours(metrics: dict[int, dict[str, float]]) -> dict[int, float]:
     """Return the hours of training until each step, from tokens and tokens/s; interpolate steps without tokens/s."""
-    known: list[tuple[float, float]] = [(0.0, 0.0)]
+    known_tokens, known_hours = [0.0], [0.0]
     placed = {step: values for step, values in metrics.items() if "train/tokens" in values}
     for values in placed.values():
         speed = values.get("speed/tokens_per_second", 0.0)
         if speed > 0:
-            tokens, (before, hours) = values["train/tokens"], known[-1]
-            known.append((tokens, hours + (tokens - before) / speed / 3600))
-    return {step: _interpolate(known, values["train/tokens"]) for step, values in placed.items()}
-
-
-def _interpolate(known: Sequence[tuple[float, float]], tokens: float) -> float:
-    right = min(bisect_left(known, (tokens, 0.0)), len(known) - 1)
-    (x1, y1), (x0, y0) = known[right], known[max(right - 1, 0)]
-    return y1 if x1 <= x0 else y0 + (y1 - y0) * min(1.0, (tokens - x0) / (x1 - x0))
+            known_hours.append(known_hours[-1] + (values["train/tokens"] - known_tokens[-1]) / speed / 3600)
+            known_tokens.append(values["train/tokens"])
+    hours = np.interp([values["train/tokens"] for values in placed.values()], known_tokens, known_hours)
+    return dict(zip(placed, hours.tolist(), strict=True))
 
 
 def thin(points: Points) -> Points:

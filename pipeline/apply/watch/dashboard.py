@@ -88,28 +88,28 @@ def build(config: DashboardConfig) -> Any:
         raise ConfigError(
             "dashboards need wandb-workspaces, which is not installed; pip install 'elmo-pipeline[dashboard]'"
         ) from None
+    grid = workspaces.SectionLayoutSettings(columns=2, rows=2)
     sections = [
         workspaces.Section(
             name=name,
             panels=[
-                reports.LinePlot(
-                    title=panel.title, x=panel.against, y=list(panel.metrics), metric_regex=panel.regex,
-                    log_y=panel.log or None,
-                )
-                for panel in panels
+                reports.LinePlot(title=p.title, x=p.against, y=[*p.metrics], metric_regex=p.regex, log_y=p.log or None)
+                for p in panels
             ],
             is_open=not name.startswith("Norms"),
-            layout_settings=workspaces.SectionLayoutSettings(columns=2, rows=2),
+            layout_settings=grid,
         )
         for name, panels in SECTIONS.items()
-    ]  # fmt: skip
+    ]
+    groups: list[Any] = [workspaces.Metric("Group")] if config.group_runs else []
     return workspaces.Workspace(
         entity=config.entity or os.environ.get("WANDB_ENTITY") or _default_entity(bool(config.output)),
-        project=config.project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT, name=config.name,
+        project=config.project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT,
+        name=config.name,
         sections=sections,
         settings=workspaces.WorkspaceSettings(x_axis=STEP_METRIC),
-        runset_settings=workspaces.RunsetSettings(groupby=[workspaces.Metric("Group")] if config.group_runs else []),
-    )  # fmt: skip
+        runset_settings=workspaces.RunsetSettings(groupby=groups),
+    )
 
 
 def specification(workspace: Any) -> dict[str, Any]:

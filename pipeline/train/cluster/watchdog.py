@@ -21,9 +21,12 @@ class Watchdog:
     """
 
     def __init__(
-        self, start_seconds: float | None, seconds: float | None, is_ours: Callable[[], bool] = lambda: True,
+        self,
+        start_seconds: float | None,
+        seconds: float | None,
+        is_ours: Callable[[], bool] = lambda: True,
         on_hang: Callable[[], None] = lambda: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._limit, self._seconds, self._is_ours, self._on_hang = start_seconds, seconds, is_ours, on_hang
         self._last = time.monotonic()
         self._end = threading.Event()

@@ -70,9 +70,12 @@ class CheckpointFolder:
         return self.folder / record.file
 
     def save(
-        self, content: dict[str, Any], val_perplexity: float | None, unix_time: float,
+        self,
+        content: dict[str, Any],
+        val_perplexity: float | None,
+        unix_time: float,
         check_right: Callable[[], None] = lambda: None,
-    ) -> Record:  # fmt: skip
+    ) -> Record:
         """Write a checkpoint and record it, then remove those that are neither among the last nor the best.
 
         check_right: raises if this process no longer owns the folder; called before each write.

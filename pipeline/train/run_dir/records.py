@@ -24,8 +24,16 @@ from data_prep.dataset.typed_json import Count, load_json, parse_json
 
 log = logging.getLogger(__name__)
 
-_SLURM = ("JOB_ID", "JOB_NAME", "JOB_PARTITION", "JOB_NUM_NODES", "NTASKS", "JOB_NODELIST", "RESTART_COUNT",
-          "CLUSTER_NAME")  # fmt: skip
+_SLURM = (
+    "JOB_ID",
+    "JOB_NAME",
+    "JOB_PARTITION",
+    "JOB_NUM_NODES",
+    "NTASKS",
+    "JOB_NODELIST",
+    "RESTART_COUNT",
+    "CLUSTER_NAME",
+)
 _MAX_LINE_BYTES = 1 << 20  # a step's metrics take less than 10 KiB
 
 UnixTime = Annotated[float, Ge(0), Le(1e11)]

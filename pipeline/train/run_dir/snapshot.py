@@ -37,7 +37,7 @@ def take_snapshot(module: BiLMModule, identity: dict[str, Any], vocabulary: dict
             "config": to_dict(module.config),
             "vocabulary": vocabulary,
             "states": [{"h": state.h, "c": state.c} for state in states],
-            "tokens": state.step * module.config.data.lanes * module.config.data.window,
+            "tokens": state.step * module.config.data.tokens_per_step,
             "bad_steps": state.bad_steps,
             "bad_steps_in_a_row": state.bad_steps_in_a_row,
             "validations": [list(validation) for validation in state.validations],

@@ -110,14 +110,17 @@ def _start(run_dir: Path, name: str, config: WandbConfig, facts: dict[str, Any],
 
     mode = _mode(config)
     arguments: dict[str, Any] = {
-        "id": _run_id(run_dir), "resume": "allow", "dir": str(run_dir), "config": facts,
+        "id": _run_id(run_dir),
+        "resume": "allow",
+        "dir": str(run_dir),
+        "config": facts,
         "project": config.project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT,
         "entity": config.entity or os.environ.get("WANDB_ENTITY") or None,
         "name": name or os.environ.get("WANDB_NAME") or run_dir.name,
         "group": config.group or os.environ.get("WANDB_RUN_GROUP") or group or family(run_dir, name),
         "notes": config.notes or os.environ.get("WANDB_NOTES") or None,
         "tags": config.tags or None,  # None: WANDB_TAGS, if set
-    }  # fmt: skip
+    }
     try:
         timeout = float(os.environ.get("WANDB_INIT_TIMEOUT") or _INIT_TIMEOUT_SECONDS)
         settings = wandb.Settings(init_timeout=timeout, silent=True)

@@ -4,17 +4,16 @@ The CPU knows every size before the batch reaches the GPU, and never waits for t
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.config.schema import PretrainConfig
 from pipeline.data.lanes import cold_starts
-from pipeline.data.windows import Batch
+from pipeline.data.windows import Batch, Transferable, changed
 from pipeline.model.sampler import LogUniformSampler
 from pipeline.model.softmax import Candidates, Places, find_places
 from pipeline.model.token_encoder import word_lengths
@@ -23,8 +22,8 @@ _CANDIDATE_SITE = 1  # keeps the candidates' random numbers apart from those of 
 
 
 @dataclass
-class GroupInputs:
-    """The part of one lane group. lengths (U,): characters of its unique words, on the CPU.
+class GroupInputs(Transferable):
+    """The part of one lane group. lengths (U,): characters of its unique words, always on the CPU.
 
     places: None for the full softmax.
     """
@@ -33,28 +32,12 @@ class GroupInputs:
     lengths: Tensor
     places: Places | None = None
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the tensors as NumPy arrays, like Batch."""
-        places = None if self.places is None else [t.numpy() for t in self.places]
-        return _group_of, (self.batch, self.lengths.numpy(), places)
-
-    def pin_memory(self) -> "GroupInputs":
-        places = None if self.places is None else Places(*(t.pin_memory() for t in self.places))
-        return GroupInputs(self.batch.pin_memory(), self.lengths, places)
-
-    def to(self, device: torch.device) -> "GroupInputs":
-        """Start the copy to the device; from pinned memory the CPU does not wait for it."""
-        places = None if self.places is None else Places(*(t.to(device, non_blocking=True) for t in self.places))
-        return GroupInputs(self.batch.to(device), self.lengths, places)
-
-
-def _group_of(batch: Batch, lengths: np.ndarray, places: list[np.ndarray] | None) -> GroupInputs:
-    found = None if places is None else Places(*map(torch.from_numpy, places))
-    return GroupInputs(batch, torch.from_numpy(lengths), found)
+    def changed(self, kind: type, change: Callable[[Any], Any]) -> "GroupInputs":
+        return GroupInputs(self.batch.changed(kind, change), self.lengths, changed(self.places, kind, change))
 
 
 @dataclass
-class StepInputs:
+class StepInputs(Transferable):
     """The inputs of a step on one rank. candidates: the same on all ranks; None for the full softmax.
 
     check (1,) int32: a checksum of the step's number and candidates, which must be the same on all ranks.
@@ -64,27 +47,6 @@ class StepInputs:
     groups: list[GroupInputs]
     check: Tensor
     candidates: Candidates | None = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        candidates = None if self.candidates is None else [t.numpy() for t in self.candidates]
-        return _step_of, (self.step, self.groups, self.check.numpy(), candidates)
-
-    def pin_memory(self) -> "StepInputs":
-        candidates = None if self.candidates is None else Candidates(*(t.pin_memory() for t in self.candidates))
-        return StepInputs(self.step, [g.pin_memory() for g in self.groups], self.check.pin_memory(), candidates)
-
-    def to(self, device: torch.device) -> "StepInputs":
-        moved = (t.to(device, non_blocking=True) for t in self.candidates or ())
-        candidates = None if self.candidates is None else Candidates(*moved)
-        check = self.check.to(device, non_blocking=True)
-        return StepInputs(self.step, [group.to(device) for group in self.groups], check, candidates)
-
-
-def _step_of(
-    step: int, groups: list[GroupInputs], check: np.ndarray, candidates: list[np.ndarray] | None
-) -> StepInputs:
-    found = None if candidates is None else Candidates(*map(torch.from_numpy, candidates))
-    return StepInputs(step, groups, torch.from_numpy(check), found)
 
 
 def step_inputs(batches: Sequence[Batch], candidates: Candidates | None) -> StepInputs:

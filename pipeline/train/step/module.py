@@ -44,9 +44,14 @@ class BiLMModule(pl.LightningModule):
     """Train a biLM on `StepInputs`. A step is one window of all lanes, computed in `config.lane_groups` groups."""
 
     def __init__(
-        self, config: PretrainConfig, bilm: LanguageModel, state: TrainingState, freeze: Freeze | None = None,
-        stop_requests: StopRequests | None = None, norms: StepNorms | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        config: PretrainConfig,
+        bilm: LanguageModel,
+        state: TrainingState,
+        freeze: Freeze | None = None,
+        stop_requests: StopRequests | None = None,
+        norms: StepNorms | None = None,
+    ) -> None:
         """norms: computed in some steps, on rank 0 only."""
         super().__init__()
         self.automatic_optimization = False
@@ -56,7 +61,8 @@ class BiLMModule(pl.LightningModule):
         self.finite_check = FiniteCheck(state, config.train.max_bad_steps)
         self.optimizer_state: dict[str, Any] | None = None  # from a checkpoint, until the optimizer is built
         self.ended: StepEnd | None = None
-        # DDP would all-reduce the whole table; SoftmaxGradient exchanges its touched rows instead.
+        # DDP would all-reduce the whole table; SoftmaxGradient exchanges its touched rows instead. DDP has no other
+        # way to leave parameters out.
         self._ddp_params_and_buffers_to_ignore = ["bilm.softmax.weight", "bilm.softmax.bias"]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -75,9 +81,6 @@ class BiLMModule(pl.LightningModule):
             cast(LSTMP, layer).one_window_at_a_time = True  # on a GPU: keep its buffers and replay its graphs
         exchanged = torch.bfloat16 if self.config.train.exchanges_bfloat16 else torch.float32
         self.softmax_gradient.connect(new_group(), exchanged)
-
-    def transfer_batch_to_device(self, batch: StepInputs, device: torch.device, dataloader_idx: int) -> StepInputs:
-        return batch.to(device)
 
     def training_step(self, inputs: StepInputs, number: int) -> None:
         """Do one optimizer step over all lane groups of this rank."""

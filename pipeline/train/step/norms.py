@@ -1,4 +1,4 @@
-"""Norms of gradients, weights and updates by parameter group, and histograms of gates and layers, of one step.
+"""Norms of gradients, weights and updates by parameter group, and histograms of the layers' norms, of one step.
 
 These are bilm-tf's norm_pre_clip, norm_post_clip and UPDATE (training.py:572-603, 926-967), by group instead of by
 variable. Only the touched rows of the softmax count, as in bilm-tf.
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from pipeline.model.bilm import BiLM
-from pipeline.model.lstmp import LSTMP, LSTMPState, input_gates
+from pipeline.model.lstmp import LSTMPState
+from pipeline.train.step.optimizer import rows_of
 
 Histogram = tuple[np.ndarray, np.ndarray]  # counts, and the edges between them
 
-_HISTOGRAM_LANES = 8  # a sample of the batch: the gates of all lanes would be large
+_HISTOGRAM_LANES = 8  # a sample of the batch
 _BINS = 32
 _TINY = 1e-7  # as in bilm-tf, for the ratio of a weight of zeros
 
@@ -50,18 +51,10 @@ class StepNorms:
         self, depth: int, layer: torch.nn.Module, inputs: tuple[Tensor, LSTMPState], outputs: tuple[Tensor, LSTMPState]
     ) -> None:
         self._hooks[depth].remove()
-        assert isinstance(layer, LSTMP)
-        with torch.no_grad(), torch.autocast(inputs[0].device.type, enabled=False):
-            x, y = (t[:, :, :_HISTOGRAM_LANES].float() for t in (inputs[0], outputs[0]))
-            if depth == 0:
-                self._histograms["layer_norm/token"] = _histogram(torch.linalg.vector_norm(x[0], dim=-1))
-            for d, direction in enumerate(("forward", "backward")):
-                self._histograms[f"layer_norm/{depth + 1}.{direction}"] = _histogram(
-                    torch.linalg.vector_norm(y[d], dim=-1)
-                )
-            h0 = inputs[1].h[:, :_HISTOGRAM_LANES].float()
-            for gate, values in gate_values(layer, x, h0, y).items():
-                self._histograms[f"gates/{depth + 1}.{gate}"] = _histogram(values, 0.0, 1.0)
+        if depth == 0:
+            self._histograms["layer_norm/token"] = _norm_histogram(inputs[0][0])
+        for d, direction in enumerate(("forward", "backward")):
+            self._histograms[f"layer_norm/{depth + 1}.{direction}"] = _norm_histogram(outputs[0][d])
 
     def before_update(self, step: int, norm_before_clip: Tensor) -> None:
         """Keep the clipped gradients' squares, and the weights before the update. A dropped step has no gradients."""
@@ -72,8 +65,7 @@ class StepNorms:
         for name, parameter in self._bilm.named_parameters():
             if parameter.grad is None:
                 continue
-            rows = parameter.grad._indices()[0] if parameter.grad.is_sparse else None
-            grad = parameter.grad._values() if parameter.grad.is_sparse else parameter.grad
+            rows, grad = rows_of(parameter.grad)
             weight = parameter.detach().clone() if rows is None else parameter.detach()[rows]
             self._before[name] = rows, weight
             self._squares[name] = dict(_squares(name, "grad", grad)) | dict(_squares(name, "weight", weight))
@@ -119,23 +111,10 @@ def _squares(name: str, what: str, tensor: Tensor) -> Iterator[tuple[str, Tensor
         yield f"{what}/{group}", tensor.double().square().sum()
 
 
-def gate_values(layer: LSTMP, x: Tensor, h0: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """Return the activations of the input, forget and output gates over a window.
-
-    x (2, T, B, D) and y (2, T, B, P): input and output of the layer; h0 (2, B, P): h before the window. y is h, so h
-    before each token is known.
-    """
-    h = torch.cat([h0.unsqueeze(1), y[:, :-1]], dim=1)
-    gates = input_gates(x, layer.weight_input.float(), layer.bias, x.dtype)
-    gates = gates + torch.matmul(h, layer.weight_recurrent.float().unsqueeze(1))
-    i, _, f, o = gates.sigmoid().split(layer.hidden_dim, dim=-1)
-    return {"input": i, "forget": f, "output": o}
-
-
-def _histogram(values: Tensor, low: float | None = None, high: float | None = None) -> Histogram:
-    """Return the histogram of the finite values; a step whose loss is not finite is dropped later."""
-    values = values[values.isfinite()]
-    low = (float(values.min()) if values.numel() else 0.0) if low is None else low
-    high = (float(values.max()) if values.numel() else 0.0) if high is None else high
+def _norm_histogram(vectors: Tensor) -> Histogram:
+    """Return the histogram of the norms of vectors (T, B, P), without norms that are not finite."""
+    norms = torch.linalg.vector_norm(vectors.detach()[:, :_HISTOGRAM_LANES].float(), dim=-1)
+    norms = norms[norms.isfinite()]
+    low, high = (float(norms.min()), float(norms.max())) if norms.numel() else (0.0, 0.0)
     high = max(high, low + _TINY)
-    return torch.histc(values, _BINS, low, high).cpu().numpy(), np.linspace(low, high, _BINS + 1)
+    return torch.histc(norms, _BINS, low, high).cpu().numpy(), np.linspace(low, high, _BINS + 1)

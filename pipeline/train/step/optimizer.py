@@ -60,14 +60,16 @@ class RowOptimizer(Optimizer):
 
 def adagrad(params: Iterable[Tensor], rate: float, initial_accumulator: float) -> Group:
     """Return a group for TF's Adagrad: accumulator += g^2, w -= lr * g / sqrt(accumulator) (training.py:903-906)."""
-    return {"params": list(params), "rule": "adagrad", "rate": rate, "lr": rate,
-            "initial_accumulator": initial_accumulator}  # fmt: skip
+    return _group("adagrad", params, rate, initial_accumulator=initial_accumulator)
 
 
 def adam(params: Iterable[Tensor], rate: float, beta1: float, beta2: float, eps: float) -> Group:
     """Return a group for Adam; a sparse gradient leaves the moments of other rows as in torch.optim.SparseAdam."""
-    return {"params": list(params), "rule": "adam", "rate": rate, "lr": rate, "beta1": beta1, "beta2": beta2,
-            "eps": eps}  # fmt: skip
+    return _group("adam", params, rate, beta1=beta1, beta2=beta2, eps=eps)
+
+
+def _group(rule: str, params: Iterable[Tensor], rate: float, **settings: float) -> Group:
+    return {"params": list(params), "rule": rule, "rate": rate, "lr": rate, **settings}
 
 
 def _start_adagrad(parameter: Tensor, group: Group) -> State:
@@ -76,7 +78,7 @@ def _start_adagrad(parameter: Tensor, group: Group) -> State:
 
 def _update_by_adagrad(parameter: Tensor, grad: Tensor, state: State, group: Group, good: Tensor | None) -> None:
     accumulator = state["accumulator"]
-    rows, values = _rows(grad)
+    rows, values = rows_of(grad)
     if uses_kernels(parameter):
         from pipeline.model.backend import triton_optimizers as kernels
 
@@ -100,7 +102,7 @@ def _start_adam(parameter: Tensor, group: Group) -> State:
 
 def _update_by_adam(parameter: Tensor, grad: Tensor, state: State, group: Group, good: Tensor | None) -> None:
     steps, mean, square, betas = state["steps"], state["mean"], state["square"], (group["beta1"], group["beta2"])
-    rows, values = _rows(grad)
+    rows, values = rows_of(grad)
     steps.add_(1 if good is None else good)
     if uses_kernels(parameter):
         from pipeline.model.backend import triton_optimizers as kernels
@@ -139,12 +141,12 @@ def _check_state(parameter: Tensor, state: State, group: Group) -> None:
         raise ValueError(f"its optimizer keeps {found} of a parameter, where {group['rule']} keeps {want}")
 
 
-def _rows(grad: Tensor) -> tuple[Tensor | None, Tensor]:
+def rows_of(grad: Tensor) -> tuple[Tensor | None, Tensor]:
     """Return the row numbers of a gradient, None if it is dense, and its values."""
     if not grad.is_sparse:
         return None, grad
     assert grad.is_coalesced(), "a row that stands twice would be updated from the same old accumulator twice"
-    return grad._indices()[0], grad._values()
+    return grad.indices()[0], grad.values()
 
 
 def build_optimizer(config: OptimizerConfig, params: Iterable[Tensor], softmax: Iterable[Tensor] = ()) -> RowOptimizer:
@@ -176,7 +178,8 @@ def clip_global_norm_(params: Sequence[Tensor], bound: float | None) -> Tensor:
 
     Same as TF's clip_by_global_norm over all variables, as in bilm-tf training.py:926-952.
     """
-    values = [p.grad._values() if p.grad.is_sparse else p.grad for p in params if p.grad is not None]
+    values = [rows_of(p.grad)[1] for p in params if p.grad is not None]
+    # One kernel for all tensors, which has no public name.
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values)))
     if bound is not None:
         torch._foreach_mul_(values, (bound / norm).clamp(max=1.0))

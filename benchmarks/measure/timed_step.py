@@ -7,14 +7,13 @@ timed together, and the result is that of the whole step.
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from benchmarks.plain import PlainBiLM, State
+from benchmarks.measure.plain import PlainBiLM, State
 from data_prep.dataset.open import open_dataset
 from pipeline.characters import PAD
 from pipeline.config.schema import PretrainConfig
@@ -32,24 +31,10 @@ from pipeline.train.trainer import keep_freed_memory
 PARTS = ("data", "encoder", "recurrence", "softmax", "optimizer")
 
 
-@dataclass
-class Clock:
-    """Wall and CPU seconds by part."""
-
-    wall: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
-    cpu: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
-    steps: int = 0
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        wall, cpu = time.perf_counter(), time.process_time()
-        yield
-        self.wall[name] += time.perf_counter() - wall
-        self.cpu[name] += time.process_time() - cpu
-
-
 class Way(Protocol):
     """A way to compute a step. lengths, places: as in GroupInputs, if the CPU has computed them beforehand."""
+
+    states: Any
 
     def encode(self, batch: Batch, lengths: Tensor | None = None) -> Tensor: ...
     def run_layers(self, x: Tensor, step: int, dropout: float) -> Tensor: ...
@@ -99,9 +84,8 @@ class Plain:
 
     def __init__(self, config: PretrainConfig, bilm: PlainBiLM, clipped: bool) -> None:
         self.config, self.bilm, self.clipped = config, bilm, clipped
-        recurrence, other = (bilm.cells, bilm.lstms) if clipped else (bilm.lstms, bilm.cells)
-        self.parameters = [p for p in bilm.parameters() if not any(p is q for q in other.parameters())]
-        assert all(any(p is q for q in self.parameters) for p in recurrence.parameters())
+        other = set((bilm.lstms if clipped else bilm.cells).parameters())
+        self.parameters = [p for p in bilm.parameters() if p not in other]
         self.optimizer = torch.optim.Adagrad(
             self.parameters, config.optimizer.lr, initial_accumulator_value=config.optimizer.initial_accumulator
         )
@@ -149,12 +133,12 @@ class Text:
 
 
 class Steps:
-    """Run steps of a way over a text."""
+    """Run steps of a way over a text. step: number of the next one."""
 
     def __init__(self, config: PretrainConfig, text: Text, way: Way, in_bf16: bool = False) -> None:
         self.config, self.text, self.way, self._in_bf16 = config, text, way, in_bf16
-        self.clock, self.step = Clock(), 0
-        self.steps = self.words = self.characters = 0
+        self.step = self.steps_done = self.steps_in_parts = self.words = self.characters = 0
+        self.part_seconds = dict.fromkeys(PARTS, 0.0)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast("cpu", torch.bfloat16, enabled=self._in_bf16)
@@ -162,10 +146,10 @@ class Steps:
     def first_loss(self) -> float:
         """Return the loss of the first window without dropout. States are kept; only the softmax is updated."""
         batch, candidates = self.text.draw(0)
-        states = self.way.states  # type: ignore[attr-defined]
+        states = self.way.states
         with torch.no_grad():
             y = self.way.run_layers(self.way.encode(batch), 0, 0.0)
-        self.way.states = states  # type: ignore[attr-defined]
+        self.way.states = states
         loss = self.way.loss(y.requires_grad_(), batch, candidates)
         loss.backward()
         self.way.update()
@@ -184,31 +168,36 @@ class Steps:
 
     def in_parts(self) -> float:
         """Run one step with each part timed; return its loss. Slightly slower: parts do not share memory."""
-        clock = self.clock
-        with clock.part("data"):
+        with self._part("data"):
             batch, candidates = self.text.draw(self.step)
-        with clock.part("encoder"), self._autocast():
+        with self._part("encoder"), self._autocast():
             encoded = self.way.encode(batch)
         x = encoded.detach().requires_grad_()
-        with clock.part("recurrence"), self._autocast():
+        with self._part("recurrence"), self._autocast():
             outputs = self.way.run_layers(x, self.step, self.config.model.dropout)
         y = outputs.detach().requires_grad_()
-        with clock.part("softmax"):
+        with self._part("softmax"):
             with self._autocast():
                 loss = self.way.loss(y, batch, candidates)
             (loss * self.config.data.window).backward()
-        with clock.part("recurrence"):
+        with self._part("recurrence"):
             outputs.backward(y.grad)
-        with clock.part("encoder"):
+        with self._part("encoder"):
             encoded.backward(x.grad)
-        with clock.part("optimizer"):
+        with self._part("optimizer"):
             self.way.update()
-        clock.steps += 1
+        self.steps_in_parts += 1
         self._count(batch)
         return loss.item()
 
+    @contextmanager
+    def _part(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self.part_seconds[name] += time.perf_counter() - begun
+
     def _count(self, batch: Batch) -> None:
         self.step += 1
-        self.steps += 1
+        self.steps_done += 1
         self.words += len(batch.characters)
         self.characters += int((batch.characters != PAD).sum())

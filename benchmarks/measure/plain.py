@@ -5,6 +5,7 @@ autograd. The softmax table has a dense gradient. With the weights of a BiLM the
 """
 
 import copy
+import ctypes
 from collections.abc import Sequence
 
 import torch
@@ -17,10 +18,20 @@ from pipeline.model.softmax import Candidates
 from pipeline.model.token_encoder import TokenEncoder
 
 State = tuple[Tensor, Tensor]  # hidden (B, P), memory (B, H)
+_DEFAULTS = {-3: 32 << 20, -1: 64 << 20, -4: 65536}  # of mallopt(3): M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_MMAP_MAX
+
+
+def give_back_freed_memory() -> None:
+    """Let glibc return freed memory to the system, as in programs of PyTorch; undo keep_freed_memory."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        for parameter, value in _DEFAULTS.items():
+            libc.mallopt(parameter, value)
+        libc.malloc_trim(0)
 
 
 class PlainCell(nn.Module):
-    """One direction of one layer: allennlp/modules/lstm_cell_with_projection.py."""
+    """Run one direction of one layer, as allennlp/modules/lstm_cell_with_projection.py does."""
 
     def __init__(self, layer: LSTMP, direction: int) -> None:
         super().__init__()
@@ -100,7 +111,7 @@ class PlainBiLM(nn.Module):
         return F.dropout(torch.stack(streams), dropout), states
 
     def loss(self, y: Tensor, targets: Tensor, candidates: Candidates) -> Tensor:
-        """Mean sampled loss of y (2, N, P) for targets (2, N)."""
+        """Return the mean sampled loss of y (2, N, P) for targets (2, N)."""
         losses = []
         for d in range(2):
             ids, tries = (part[d % len(part)] for part in candidates)

@@ -2,8 +2,8 @@
 
 import torch
 
-from benchmarks.plain import PlainBiLM
-from benchmarks.timed_step import Ours, Plain, Way
+from benchmarks.measure.plain import PlainBiLM
+from benchmarks.measure.timed_step import Ours, Plain, Way
 from pipeline.config.schema import PretrainConfig
 from pipeline.data.windows import Batch
 from pipeline.model.backend import device as gpu

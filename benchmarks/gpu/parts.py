@@ -1,6 +1,5 @@
 """The parts of benchmarks.gpu. Each part measures one thing, prints it, and returns its figures."""
 
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -8,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks.gpu_check import check
-from benchmarks.gpu_steps import Draw, OursAt, inputs_of, train_step, way_of
-from benchmarks.rates import needed_flops
-from benchmarks.timed_step import Text, Way
+from benchmarks.gpu.check import check
+from benchmarks.gpu.steps import Draw, OursAt, inputs_of, train_step, way_of
+from benchmarks.measure.clock import middle, repeat
+from benchmarks.measure.rates import needed_flops
+from benchmarks.measure.timed_step import Text, Way
 from pipeline.characters import PAD
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
@@ -31,20 +32,15 @@ from pipeline.train.step.inputs import Preparation, StepInputs
 Result = dict[str, Any]
 
 WAYS = ("graphs", "kernels", "plain", "nn.LSTM", "loop", "compiled loop")
-TINY = [
-    "model.lstm_dim=16",
-    "model.projection_dim=8",
-    "model.filters=[[1,4],[2,4],[3,8]]",
-    "softmax.num_samples=16",
-    "data.window=3",
-]
+TINY = ["model.lstm_dim=16", "model.projection_dim=8", "model.filters=[[1,4],[2,4],[3,8]]"]
+TINY += ["softmax.num_samples=16", "data.window=3"]
 CHECKED = ["data.lanes=33", "data.window=7", "softmax.num_samples=512"]
 _KEPT_BATCHES = 8
 
 
 @dataclass
 class Job:
-    """Argument of all parts. seconds: time for the current part."""
+    """The argument of all parts. seconds: time for the current part."""
 
     device: torch.device
     arguments: list[str]
@@ -53,7 +49,7 @@ class Job:
     is_dry: bool
     has_own_data: bool
     seconds: float = 0.0
-    product_rate: float = 0.0
+    matmul_rate: float = 0.0
 
     def config(self, *more: str) -> PretrainConfig:
         return load(PretrainConfig, [*self.arguments, *more, *(TINY if self.is_dry else [])])
@@ -67,17 +63,17 @@ class Job:
             torch.cuda.synchronize()
 
     def median_seconds(self, run: Callable[[], Any], seconds: float) -> float:
-        """Return the median seconds of a call, measured in blocks of calls: reading the clock stops the GPU."""
-        run()
-        self.wait()
-        begun, spent, size = time.perf_counter(), [], 1 if self.is_dry else 5
-        while not spent or time.perf_counter() - begun < seconds:
-            start = time.perf_counter()
+        """Return the median seconds of a call, measured in blocks of calls: each block waits for the GPU."""
+        size = 1 if self.is_dry else 5
+
+        def block() -> None:
             for _ in range(size):
                 run()
             self.wait()
-            spent.append((time.perf_counter() - start) / size)
-        return statistics.median(spent)
+
+        run()
+        self.wait()
+        return middle(repeat(block, seconds)).wall / size
 
 
 def rates(job: Job) -> Result:
@@ -85,10 +81,10 @@ def rates(job: Job) -> Result:
     a, b = (torch.randn(size, size, device=job.device, dtype=torch.bfloat16) for _ in range(2))
     source = torch.randn(1 << (12 if job.is_dry else 28), device=job.device)
     target = torch.empty_like(source)
-    job.product_rate = 2 * size**3 / job.median_seconds(lambda: torch.mm(a, b), job.seconds / 2)
+    job.matmul_rate = 2 * size**3 / job.median_seconds(lambda: torch.mm(a, b), job.seconds / 2)
     copies = 8 * len(source) / job.median_seconds(lambda: target.copy_(source), job.seconds / 2)
-    print(f"bf16 products {job.product_rate / 1e12:.1f} TFLOP/s, copies {copies / 1e12:.2f} TB/s, read and written")
-    return {"product_flops": job.product_rate, "copy_bytes": copies}
+    print(f"bf16 matrix products {job.matmul_rate / 1e12:.1f} TFLOP/s, copies {copies / 1e12:.2f} TB/s")
+    return {"matmul_flops": job.matmul_rate, "copy_bytes": copies}
 
 
 def check_numbers(job: Job) -> Result:
@@ -98,7 +94,7 @@ def check_numbers(job: Job) -> Result:
     text = Text(config)
     draws = [text.draw(step) for step in range(2 if job.is_dry else 5)]
     words = [len(batch.characters) for batch, _ in draws]
-    assert len(set(words)) > 1, "windows should have unlike numbers of words"
+    assert len(set(words)) > 1, "windows should have different numbers of words"
     rows = check(config, text.vocabulary, draws, job.device)
     for row in rows:
         errors = ", ".join(f"{error:.1e} ({name})" for error, name in row["worst"].values())
@@ -125,7 +121,7 @@ def speed(job: Job) -> Result:
         if "seconds" in row:
             best = result.get(f"{lanes} graphs", row)["seconds"]
             row |= {"tokens_per_second": tokens / row["seconds"], "graphs_is_times": row["seconds"] / best}
-            row["share_of_bound"] = flops * tokens / row["seconds"] / job.product_rate if job.product_rate else None
+            row["share_of_bound"] = flops * tokens / row["seconds"] / job.matmul_rate if job.matmul_rate else None
             figures = f"{row['seconds'] * 1e3:9.2f}{row['tokens_per_second']:11,.0f}{row['share_of_bound'] or 0:9.1%}"
             print(f"{lanes:6} {way:14}{figures}{row['graphs_is_times']:12.2f}{row['gib']:6.1f}", flush=True)
         else:
@@ -192,7 +188,7 @@ def curves(job: Job) -> Result:
     block = max(1, steps // 20)
     means = {name: one[: steps // block * block].view(-1, block).mean(1) for name, one in losses.items()}
     apart = (means["bf16"] - means["float32"]).abs()
-    print(f"{steps} steps; mean losses of {block} steps each, nats; apart at most {apart.max():.4f}")
+    print(f"{steps} steps; mean losses of {block} steps each, in nats; largest difference {apart.max():.4f}")
     for place, pair in enumerate(zip(*means.values(), strict=True)):
         print(f"{place * block:6} float32 {pair[0]:.4f} bf16 {pair[1]:.4f}")
     return {"steps": steps, "means": {k: v.tolist() for k, v in means.items()}, "right": apart.max().item() < 0.05}
@@ -202,11 +198,9 @@ def waiting(job: Job) -> Result:
     config = job.config(f"data.lanes={job.lanes[0]}")
     text, warm = Text(config, job.vocabulary), 1 if job.is_dry else 10
     dataset = StepBatches(text.windows, [range(config.data.lanes)], Preparation(config, job.vocabulary))
-    batches = iter(DataLoader(
-        dataset, sampler=range(1 << 30), batch_size=None,
-        num_workers=config.data.workers, prefetch_factor=4 if config.data.workers else None,
-        pin_memory=job.device.type == "cuda",
-    ))  # fmt: skip
+    workers, is_pinned = config.data.workers, job.device.type == "cuda"
+    loader = partial(DataLoader, dataset, None, sampler=range(1 << 30), num_workers=workers)
+    batches = iter(loader(prefetch_factor=4 if workers else None, pin_memory=is_pinned))
     torch.manual_seed(0)
     with job.device:
         way = OursAt(config, LanguageModel(config.model, job.vocabulary))
@@ -221,7 +215,7 @@ def waiting(job: Job) -> Result:
             train_step(way, config, inputs, steps, job.device)
         steps += 1
     share = waited / (time.perf_counter() - begun)
-    print(f"{share:.2%} of {steps - warm} steps' time at {config.data.lanes} lanes was waiting for data")
+    print(f"waited for data {share:.2%} of the time of {steps - warm} steps at {config.data.lanes} lanes")
     return {"share": share, "steps": steps - warm, "workers": config.data.workers}
 
 
@@ -241,7 +235,7 @@ def evaluation(job: Job) -> Result:
         for mode in ("kernels", "plain"):
             with gpu.using(mode), torch.autocast(job.device.type, torch.bfloat16):
                 each = job.median_seconds(score, job.seconds / 4) / positions
-            share = 2 * job.vocabulary * width / each / job.product_rate if job.product_rate else None
+            share = 2 * job.vocabulary * width / each / job.matmul_rate if job.matmul_rate else None
             result[f"{positions} {mode}"] = {"positions_per_second": 1 / each, "share_of_bound": share}
             print(f"{positions:6} positions, {mode:8}{1 / each:12,.0f} a second, {share or 0:.1%} of the bound")
     return result
@@ -249,7 +243,7 @@ def evaluation(job: Job) -> Result:
 
 def pretraining(job: Job) -> Result:
     if not job.has_own_data and not job.is_dry:
-        print("left out: data.path= names no real text")
+        print("skipped: give real text by data.path=")
         return {}
     with tempfile.TemporaryDirectory() as folder:
         dry = ["train.max_steps=2", "train.accelerator=cpu", *TINY]
@@ -268,7 +262,13 @@ def pretraining(job: Job) -> Result:
     return {"exit_code": code, "metrics": lines, "right": code in (0, 75)}
 
 
-PARTS: dict[str, Callable[[Job], Result]] = {
-    "rates": rates, "check": check_numbers, "speed": speed, "curves": curves, "waiting": waiting,
-    "evaluation": evaluation, "pretraining": pretraining,
-}  # fmt: skip
+# Each part and its share of --seconds, without the time for compiling and setup.
+PARTS: dict[str, tuple[Callable[[Job], Result], float]] = {
+    "rates": (rates, 0.01),
+    "check": (check_numbers, 0.05),
+    "speed": (speed, 0.4),
+    "curves": (curves, 0.15),
+    "waiting": (waiting, 0.05),
+    "evaluation": (evaluation, 0.05),
+    "pretraining": (pretraining, 0.3),
+}

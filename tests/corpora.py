@@ -1,8 +1,9 @@
-"""Small corpora, and datasets read back as sentences."""
+"""Small corpora of text, and datasets read back as sentences."""
 
 import hashlib
 import random
 from collections import Counter
+from itertools import accumulate
 from pathlib import Path
 
 from data_prep.dataset.lexicon import EOS_ID
@@ -35,12 +36,30 @@ def bytes_of(folder: Path) -> dict[str, str]:
     }
 
 
-def random_sentences(number: int, seed: int = 0, types: int = 500) -> list[str]:
-    """Sentences with the unequal word frequencies of text; no two are alike."""
+def zipf_sentences(number: int, seed: int, types: int = 3000, max_words: int = 21) -> list[str]:
+    """Sentences with the word frequencies of text, in which a word often decides the next."""
     chance = random.Random(seed)
     words = [f"w{i}" if i % 7 else f"wörd{i}" for i in range(types)]
-    weights = [1 / (i + 2) for i in range(types)]
-    return [" ".join([f"n{seed}.{i}", *chance.choices(words, weights, k=chance.randint(1, 30))]) for i in range(number)]
+    weights = list(accumulate(1 / (i + 1) for i in range(types)))
+    follows = random.Random(0).choices(range(types), cum_weights=weights, k=types)
+    sentences = []
+    for _ in range(number):
+        sentence = chance.choices(range(types), cum_weights=weights)
+        for _ in range(chance.randint(0, max_words - 1)):
+            likely = chance.random() < 0.6
+            sentence.append(follows[sentence[-1]] if likely else chance.choices(range(types), cum_weights=weights)[0])
+        sentences.append(" ".join(words[i] for i in sentence))
+    return sentences
+
+
+def write_text(path: Path, sentences: list[str]) -> Path:
+    path.write_text("".join(f"{sentence}\n" for sentence in sentences), encoding="utf-8")
+    return path
+
+
+def unlike_sentences(number: int, seed: int = 0, types: int = 500) -> list[str]:
+    """Such sentences, of which no two are alike, not even of two seeds."""
+    return [f"n{seed}.{i} {sentence}" for i, sentence in enumerate(zipf_sentences(number, seed, types, 30))]
 
 
 def write_corpus(folder: Path, files: int = 4, sentences: int = 300, seed: int = 0) -> list[str]:
@@ -48,8 +67,7 @@ def write_corpus(folder: Path, files: int = 4, sentences: int = 300, seed: int =
     folder.mkdir(exist_ok=True)
     paths = [folder / f"part-{number}.txt" for number in range(files)]
     for number, path in enumerate(paths):
-        lines = random_sentences(sentences, seed=seed + 1000 * number)
-        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        write_text(path, unlike_sentences(sentences, seed=seed + 1000 * number))
     return [str(path) for path in paths]
 
 

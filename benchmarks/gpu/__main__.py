@@ -4,11 +4,11 @@ python -m benchmarks.gpu [data.path=DATASET] [CONFIG.yaml] [key=value ...] [--pa
     evaluation,pretraining] [--lanes=128,256,512,1024] [--vocabulary=793471] [--seconds=420] [--dry] [--output=FILE]
 
 rates        bf16 matrix products and copies, from which bounds are computed
-check        training steps, every mode and precision, against the CPU in float64: benchmarks/gpu_check.py
+check        training steps, every mode and precision, against the CPU in float64: benchmarks/gpu/check.py
 speed        whole training steps in bf16, side by side: ours with CUDA graphs, with kernels only, in plain torch; the
-             per-step PyTorch loop, eager and compiled (its first number of lanes only); nn.LSTM(proj_size), no clips
+             per-step PyTorch loop, eager and compiled (first number of lanes only); nn.LSTM(proj_size), no clips
 curves       the losses of many steps of configs/small.yaml in bf16 and in float32
-waiting      the share of ours' time that is spent waiting for the next batch from the tar shards
+waiting      the share of our step's time that is spent waiting for the next batch from the tar shards
 evaluation   the full softmax: share of its bound
 pretraining  `elmo pretrain` for some time, if data.path is given
 
@@ -26,24 +26,21 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.command import split_options, write_result, yaml_files
-from benchmarks.gpu_parts import PARTS, Job, Result
+from benchmarks.gpu.parts import PARTS, Job, Result
+from benchmarks.measure.command import require_known, split_options, write_result, yaml_files
 from benchmarks.synthetic import Corpus, write_corpus
 from data_prep.prepare import prepare
-
-SHARES = {  # of --seconds, without the time for compiling and setup
-    "rates": 0.01, "check": 0.05, "speed": 0.4, "curves": 0.15, "waiting": 0.05, "evaluation": 0.05, "pretraining": 0.3,
-}  # fmt: skip
 
 
 def run(job: Job, parts: list[str], seconds: float) -> Result:
     """Return the results of the parts. A part that fails leaves its error; the other parts still run."""
     results: Result = {}
     for name in parts:
-        job.seconds, begun = SHARES[name] * seconds, time.perf_counter()
+        part, share = PARTS[name]
+        job.seconds, begun = share * seconds, time.perf_counter()
         print(f"\n== {name}", flush=True)
         try:
-            results[name] = PARTS[name](job)
+            results[name] = part(job)
         except Exception as error:
             traceback.print_exc()
             results[name] = {"right": False, "failed": f"{type(error).__name__}: {error}"}
@@ -55,10 +52,10 @@ def run(job: Job, parts: list[str], seconds: float) -> Result:
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the tables and, with --output, writes the figures as JSON."""
-    options, rest = split_options(
-        arguments, parts=",".join(PARTS), lanes="128,256,512,1024", vocabulary=793_471, seconds=420.0, dry=False
-    )
+    """Print the tables and, with --output, writes the figures as JSON."""
+    defaults = {"parts": ",".join(PARTS), "lanes": "128,256,512,1024", "vocabulary": 793_471, "seconds": 420.0}
+    options, rest = split_options(__doc__, arguments, **defaults, dry=False)
+    require_known("parts", options["parts"].split(","), PARTS)
     if not options["dry"] and not torch.cuda.is_available():
         print("benchmarks.gpu needs an NVIDIA GPU; --dry runs its parts tiny on the CPU", file=sys.stderr)
         return 2
@@ -79,7 +76,7 @@ def main(arguments: list[str]) -> int:
         lanes = [int(number) for number in options["lanes"].split(",")]
         job = Job(device, [*files, *pairs], lanes, options["vocabulary"], options["dry"], has_data)
         results = run(job, options["parts"].split(","), options["seconds"])
-    machine = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, dry: its speeds say nothing"
+    machine = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, dry: its speeds mean nothing"
     write_result(options["output"], {"machine": machine, "torch": torch.__version__, **results})
     wrong = [name for name, result in results.items() if not result.get("right", True)]
     print(f"\n{machine}; torch {torch.__version__}; {'WRONG: ' + ', '.join(wrong) if wrong else 'nothing was wrong'}")

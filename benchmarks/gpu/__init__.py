@@ -1,0 +1,1 @@
+"""The check and measurement of a GPU: python -m benchmarks.gpu."""
