@@ -28,7 +28,8 @@ from pipeline.config.schema import EvaluateConfig
 from pipeline.data.datamodule import evaluation_windows
 from pipeline.data.vocabulary import vocabulary_of
 from pipeline.data.windows import BatchMaker, EvaluationWindows
-from pipeline.model.bilm import BiLM, Window
+from pipeline.model.bilm import Window
+from pipeline.model.language_model import LanguageModel
 from pipeline.train.validate import Perplexity
 
 LANES = 256  # as in bilm-tf's run_test
@@ -69,7 +70,7 @@ def perplexity_as_bilm_tf_scores(trained: Trained, heldout: Path, lanes: int = L
     return Perplexity(both, math.exp(forward), math.exp(backward), int(mask.sum()), lanes)
 
 
-def _losses(bilm: BiLM, windows: EvaluationWindows) -> np.ndarray:
+def _losses(bilm: LanguageModel, windows: EvaluationWindows) -> np.ndarray:
     """Return (2, tokens): nats of each target, in each direction's reading order."""
     order = range(windows.lanes.num_lanes)
     states, found = bilm.initial_states(len(order)), np.zeros((2, windows.lanes.num_tokens))

@@ -20,7 +20,8 @@ from pipeline.config.schema import PretrainConfig
 from pipeline.data.lanes import TrainLanes, epoch_order
 from pipeline.data.stream import Stream
 from pipeline.data.vocabulary import Vocabulary, choose_vocabulary
-from pipeline.model.bilm import BiLM, num_parameters
+from pipeline.model.bilm import num_parameters
+from pipeline.model.language_model import LanguageModel
 from pipeline.model.sampler import LogUniformSampler
 
 WORLD_SIZES = (8, 64, 256)
@@ -44,7 +45,7 @@ def traffic(dataset: Dataset, config: PretrainConfig, ranks: int, lanes_per_rank
     """Return the bytes that each rank sends in a step: of all gradients and of the softmax's, dense and here."""
     vocabulary = choose_vocabulary(dataset, config.data)
     with torch.device("meta"):
-        sizes = num_parameters(BiLM(config.model, config.data.vocab_size))
+        sizes = num_parameters(LanguageModel(config.model, config.data.vocab_size))
     targets = targets_of_a_step(dataset, config, ranks * lanes_per_rank)
     candidates, _ = LogUniformSampler(vocabulary, config.softmax.num_samples).draw(0)
     union = len(np.union1d(Vocabulary(vocabulary).targets(targets.reshape(2, -1)), candidates))

@@ -64,7 +64,7 @@ class PlainElmo:
 
 def measure(config: PretrainConfig, sentences: list[list[str]], rounds: int) -> dict[str, Any]:
     torch.manual_seed(0)
-    bilm = BiLM(config.model, 0).eval().requires_grad_(False)
+    bilm = BiLM(config.model).eval().requires_grad_(False)
     encoder = SentenceEncoder(bilm)
     ways: dict[str, Way] = {"plain": PlainElmo(bilm), "ours": lambda text: encoder.encode(text).sentences()}
     both = zip(*(way(sentences[:8]) for way in ways.values()), strict=True)

@@ -26,7 +26,8 @@ from data_prep.prepare import prepare
 from pipeline.characters import PAD
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
-from pipeline.model.bilm import BiLM, num_parameters
+from pipeline.model.bilm import num_parameters
+from pipeline.model.language_model import LanguageModel
 
 _NEVER = 1 << 30
 _EMPTY = "import pipeline.train.run; print(open('/proc/self/status').read())"
@@ -36,7 +37,7 @@ def on_paper(config: PretrainConfig, vocabulary: int, words: int, rows: int, cha
     """Return bytes by kind. words: unique words of a window. rows: touched rows. characters: mean ids of a word."""
     model = config.model
     with torch.device("meta"):
-        sizes = num_parameters(BiLM(model, vocabulary))
+        sizes = num_parameters(LanguageModel(model, vocabulary))
     width, hidden = model.projection_dim, model.lstm_dim
     positions = 2 * config.data.lanes * config.data.window
     filters = sum(number for _, number in model.filters)

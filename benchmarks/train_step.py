@@ -29,7 +29,7 @@ from benchmarks.measure.rates import matmul_rate, needed_flops
 from benchmarks.measure.timed_step import PARTS, Ours, Plain, Steps, Text
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
-from pipeline.model.bilm import BiLM
+from pipeline.model.language_model import LanguageModel
 from pipeline.train.trainer import keep_freed_memory
 
 WAYS = ("ours", "plain", "nn.LSTM", "ours-bf16", "plain-bf16", "nn.LSTM-bf16")
@@ -41,7 +41,7 @@ def build_steps(config: PretrainConfig, vocabulary: int, ways: list[str]) -> dic
     """Return Steps of each way, from the same weights on the same text."""
     texts = {name: Text(config, vocabulary) for name in ways}
     torch.manual_seed(0)
-    bilm = BiLM(config.model, texts[ways[0]].vocabulary)
+    bilm = LanguageModel(config.model, texts[ways[0]].vocabulary)
     plain = PlainBiLM(bilm) if any(not name.startswith("ours") for name in ways) else None
     made: dict[str, Steps] = {}
     for name in ways:

@@ -10,7 +10,7 @@ __all__ = ["Elmo", "__version__"]
 def __getattr__(name: str) -> Any:
     """Import `Elmo`, and torch with it, when it is asked for: importing `pipeline` alone stays instant."""
     if name == "Elmo":
-        from pipeline.model.elmo.elmo import Elmo
+        from pipeline.model.elmo.pretrained import Elmo
 
         return Elmo
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

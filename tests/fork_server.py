@@ -5,6 +5,7 @@ Run as a program, it answers each line of standard input, a request in JSON, wit
 arguments are those of `elmo`, or "-c", Python and its arguments.
 """
 
+import atexit
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -56,6 +58,7 @@ class _Server:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB", "SLURM"))}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload]
+        atexit.register(self.process.communicate)  # closes its standard input, at which it ends
 
     def answer(self, request: dict[str, Any]) -> Any:
         with self.turn:
@@ -74,11 +77,8 @@ def _server() -> _Server:
 
 
 def serve() -> None:
-    import wandb  # noqa: F401
-
-    import pipeline.finetune.plan
-    import pipeline.train.run  # noqa: F401
-
+    for name in ("wandb", "pipeline.train.run", "pipeline.finetune.plan"):
+        import_module(name)
     assert threading.active_count() == 1, "a fork would have none of the other threads, and their locks"
     while line := sys.stdin.readline():
         request = json.loads(line)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from data_prep.prepare import prepare
+from pipeline import Elmo
 from pipeline.cli import main
-from pipeline.model.elmo.elmo import Elmo
 
 
 @pytest.fixture

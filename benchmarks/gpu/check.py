@@ -8,7 +8,7 @@ from torch import Tensor
 from benchmarks.gpu.steps import Draw, OursAt
 from pipeline.config.schema import PretrainConfig
 from pipeline.model.backend import device as gpu
-from pipeline.model.bilm import BiLM
+from pipeline.model.language_model import LanguageModel
 from pipeline.train.step.inputs import step_inputs
 
 TOLERANCE = {  # norm of the error over the norm of the exact value
@@ -17,7 +17,7 @@ TOLERANCE = {  # norm of the error over the norm of the exact value
 }
 
 
-def results_of(config: PretrainConfig, bilm: BiLM, draws: list[Draw], precision: str) -> dict[str, Tensor]:
+def results_of(config: PretrainConfig, bilm: LanguageModel, draws: list[Draw], precision: str) -> dict[str, Tensor]:
     """Return losses of consecutive windows, the states after them, and the last window's gradients and updates."""
     way, found = OursAt(config, bilm), {}
     for number, draw in enumerate(draws):
@@ -50,7 +50,7 @@ def check(config: PretrainConfig, vocabulary: int, draws: list[Draw], device: to
     Give at least four windows, so that recorded graphs are replayed. Clips are set so that they act on some values.
     """
     torch.manual_seed(0)
-    bilm = BiLM(_clipped(config, vocabulary, draws).model, vocabulary)
+    bilm = LanguageModel(_clipped(config, vocabulary, draws).model, vocabulary)
     with gpu.using("plain"):
         exact = results_of(config, copy.deepcopy(bilm).double(), draws, "float64")
     for name, clip in (("h", config.model.proj_clip), ("c", config.model.cell_clip)):
@@ -77,7 +77,7 @@ def _clipped(config: PretrainConfig, vocabulary: int, draws: list[Draw]) -> Pret
     config.model.cell_clip = config.model.proj_clip = None
     bounds: dict[str, float] = {}
     torch.manual_seed(0)
-    free = results_of(config, BiLM(config.model, vocabulary), draws, "float32")
+    free = results_of(config, LanguageModel(config.model, vocabulary), draws, "float32")
     for name in ("h", "c"):
         layers = (free[f"result {name} {depth}"].abs() for depth in range(config.model.num_layers))
         bounds[name] = min(values.quantile(0.8).item() for values in layers)

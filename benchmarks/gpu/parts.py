@@ -25,7 +25,7 @@ from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
 from pipeline.data.datamodule import StepBatches
 from pipeline.model.backend import device as gpu
-from pipeline.model.bilm import BiLM
+from pipeline.model.language_model import LanguageModel
 from pipeline.model.softmax import Softmax
 from pipeline.train.step.inputs import Preparation, StepInputs
 
@@ -105,7 +105,7 @@ def check_numbers(job: Job) -> Result:
 def speed(job: Job) -> Result:
     torch.manual_seed(0)
     with job.device:
-        bilm = BiLM(job.config().model, job.vocabulary)
+        bilm = LanguageModel(job.config().model, job.vocabulary)
     jobs = [(lanes, way) for lanes in job.lanes for way in WAYS if lanes == job.lanes[0] or way != "compiled loop"]
     result: Result = {}
     print(f"{'lanes':>6} {'way':14}{'ms/step':>9}{'tokens/s':>11}{'of bound':>9}{'graphs is x':>12}{'GiB':>6}")
@@ -132,7 +132,9 @@ def speed(job: Job) -> Result:
     return result
 
 
-def _speed_of(job: Job, name: str, config: PretrainConfig, bilm: BiLM, draws: list[Draw], seconds: float) -> Result:
+def _speed_of(
+    job: Job, name: str, config: PretrainConfig, bilm: LanguageModel, draws: list[Draw], seconds: float
+) -> Result:
     if job.device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -173,7 +175,7 @@ def curves(job: Job) -> Result:
     for precision in ("float32", "bf16"):
         torch.manual_seed(0)
         with job.device:
-            way = OursAt(config, BiLM(config.model, text.vocabulary))
+            way = OursAt(config, LanguageModel(config.model, text.vocabulary))
         found, begun = [], time.perf_counter()
         most = len(losses["float32"]) if losses else 3 if job.is_dry else 2000
         while len(found) < most and (losses or not found or time.perf_counter() - begun < job.seconds / 2):
@@ -201,7 +203,7 @@ def waiting(job: Job) -> Result:
     batches = iter(loader(prefetch_factor=4 if workers else None, pin_memory=is_pinned))
     torch.manual_seed(0)
     with job.device:
-        way = OursAt(config, BiLM(config.model, job.vocabulary))
+        way = OursAt(config, LanguageModel(config.model, job.vocabulary))
     waited, begun, steps = 0.0, time.perf_counter(), 0
     while steps < warm + 2 or time.perf_counter() - begun < job.seconds:
         if steps == warm:

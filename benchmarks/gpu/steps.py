@@ -7,7 +7,7 @@ from benchmarks.measure.timed_step import Ours, Plain, Way
 from pipeline.config.schema import PretrainConfig
 from pipeline.data.windows import Batch
 from pipeline.model.backend import device as gpu
-from pipeline.model.bilm import BiLM
+from pipeline.model.language_model import LanguageModel
 from pipeline.model.softmax import Candidates
 from pipeline.train.step.finite_check import FiniteCheck
 from pipeline.train.step.inputs import GroupInputs, StepInputs, step_inputs
@@ -20,7 +20,7 @@ Draw = tuple[Batch, Candidates]
 class OursAt(Ours):
     """Our step as training runs it on a GPU: layers keep buffers, and the CPU reads a step's result one step later."""
 
-    def __init__(self, config: PretrainConfig, bilm: BiLM) -> None:
+    def __init__(self, config: PretrainConfig, bilm: LanguageModel) -> None:
         super().__init__(config, bilm)
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # as training does
         for layer in bilm.layers:
@@ -37,7 +37,7 @@ class OursAt(Ours):
         self._finite_check.take_results()
 
 
-def way_of(name: str, config: PretrainConfig, bilm: BiLM) -> Way:
+def way_of(name: str, config: PretrainConfig, bilm: LanguageModel) -> Way:
     if name in gpu.MODES:
         return OursAt(config, bilm)
     plain = PlainBiLM(bilm).to(bilm.device)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.model.bilm import BiLM
+from pipeline.model.language_model import LanguageModel
 from pipeline.model.lstmp import LSTMP
 from pipeline.model.softmax import Candidates
 from pipeline.model.token_encoder import TokenEncoder
@@ -79,7 +79,7 @@ def plain_encode(encoder: TokenEncoder, characters: Tensor) -> Tensor:
 class PlainBiLM(nn.Module):
     """A trainable biLM with copies of a BiLM's weights, run by AllenNLP's cells or by nn.LSTM without clips."""
 
-    def __init__(self, bilm: BiLM) -> None:
+    def __init__(self, bilm: LanguageModel) -> None:
         super().__init__()
         self.config = bilm.config
         self.encoder = copy.deepcopy(bilm.encoder)

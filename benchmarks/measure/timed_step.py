@@ -20,7 +20,8 @@ from pipeline.config.schema import PretrainConfig
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.vocabulary import Vocabulary, choose_vocabulary
 from pipeline.data.windows import Batch, BatchMaker, TrainWindows
-from pipeline.model.bilm import BiLM, DropoutKey, States, detach
+from pipeline.model.bilm import DropoutKey, States, detach
+from pipeline.model.language_model import LanguageModel
 from pipeline.model.sampler import LogUniformSampler
 from pipeline.model.softmax import Candidates, Places, find_places
 from pipeline.train.step.optimizer import build_optimizer, clip_global_norm_
@@ -44,7 +45,7 @@ class Way(Protocol):
 class Ours:
     """The step of pipeline.train.step.module, without Lightning."""
 
-    def __init__(self, config: PretrainConfig, bilm: BiLM) -> None:
+    def __init__(self, config: PretrainConfig, bilm: LanguageModel) -> None:
         keep_freed_memory()
         self.config, self.bilm = config, bilm
         self.optimizer = build_optimizer(config.optimizer, bilm.parameters(), bilm.softmax.parameters())

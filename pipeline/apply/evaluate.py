@@ -25,7 +25,7 @@ from pipeline.config.schema import ConfigError, require
 from pipeline.data.datamodule import evaluation_windows, held_out_split
 from pipeline.data.vocabulary import Vocabulary, vocabulary_of
 from pipeline.data.windows import BatchMaker
-from pipeline.model.backend.choose_device import choose_device
+from pipeline.model.backend.device import choose_device
 from pipeline.train.trainer import quieten_lightning
 from pipeline.train.validate import Perplexity, held_out_perplexity
 
@@ -85,10 +85,9 @@ def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
     fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=config.devices, precision=config.precision)
     fabric.launch()
     trained = load_trained(config.checkpoint, fabric.device)
-    require(
-        trained.bilm.has_softmax,
+    model = trained.language_model(
         f"checkpoint={config.checkpoint} has no softmax to predict words with, as imported weights have none; use a "
-        "checkpoint of a run, or what `elmo export` made of one",
+        "checkpoint of a run, or what `elmo export` made of one"
     )
     with _open(config.data, config.split) as (dataset, split):
         vocabulary = vocabulary_of(trained.words, dataset.lexicon)
@@ -96,7 +95,7 @@ def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
         windows = evaluation_windows(split, maker, config.evaluate)
         with fabric.autocast():
             perplexity = held_out_perplexity(
-                trained.bilm, windows, config.evaluate, fabric.device, fabric.global_rank, fabric.world_size
+                model, windows, config.evaluate, fabric.device, fabric.global_rank, fabric.world_size
             )
         if fabric.global_rank != 0:
             return None

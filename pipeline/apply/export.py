@@ -109,7 +109,7 @@ def _with_version(facts: dict[str, Any]) -> dict[str, Any]:
 
 def _summary(output: Path, bilm: BiLM, vocabulary: int, files: list[Path]) -> str:
     sizes = num_parameters(bilm)
-    softmax = f" + softmax {sizes['softmax']:,}" if bilm.has_softmax else ""
+    softmax = f" + softmax {sizes['softmax']:,}" if sizes["softmax"] else ""
     words = f"{vocabulary:,} words" if vocabulary else "no vocabulary"
     lines = [f"written  {output}  ({sizes['bilm']:,} parameters{softmax}, {words})"]
     return "\n".join(lines + [f"  {path.name:22}{path.stat().st_size:>16,} bytes" for path in files])

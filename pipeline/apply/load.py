@@ -21,6 +21,7 @@ from pipeline.model.formats.folder_config import Pretraining
 from pipeline.model.formats.hub import HubId
 from pipeline.model.formats.pretrained import is_pretrained, load_pretrained
 from pipeline.model.formats.weight_checks import check_finite, check_shapes, parameter_shapes
+from pipeline.model.language_model import LanguageModel
 from pipeline.train.run_dir.checkpoint import load_checkpoint, resolve_checkpoint
 from pipeline.train.run_dir.lock import version_of
 from pipeline.train.run_dir.tracking import read_metrics
@@ -42,7 +43,8 @@ class _FinetuneRecord(TypedDict):
 class Trained:
     """A trained biLM. words (V): the target vocabulary by falling count. counts (V,): in training; <UNK> has the rest.
 
-    words and counts are empty if unknown, as for imported weights, which have no softmax either (bilm.has_softmax).
+    bilm: a LanguageModel if its softmax was loaded. words and counts are empty if unknown, as for imported weights,
+    which have no softmax either.
     settings: stored settings of the run that made the weights; None if unknown. A later version may have written
     them: only `section` and `config` read them. facts: the facts of a model card.
     """
@@ -55,6 +57,17 @@ class Trained:
     counts: np.ndarray
     dataset_fingerprint: str
     facts: dict[str, Any]
+
+    @property
+    def softmax_words(self) -> list[str]:
+        """Return the words that have a row in the softmax, none without a softmax."""
+        return self.words if isinstance(self.bilm, LanguageModel) else []
+
+    def language_model(self, fault: str) -> LanguageModel:
+        """Return the biLM with its softmax. Raises ConfigError with the text `fault` if it has none."""
+        if not isinstance(self.bilm, LanguageModel):
+            raise ConfigError(fault)
+        return self.bilm
 
     @property
     def has_config(self) -> bool:
@@ -101,7 +114,7 @@ def load_trained(location: str, device: torch.device | str = "cpu", *, softmax: 
     check_shapes(shapes, parameter_shapes(config.model, vocab_size), str(path), "its settings")
     check_finite(state, str(path))
     with torch.device("meta"):
-        bilm = BiLM(config.model, vocab_size)
+        bilm = LanguageModel(config.model, vocab_size) if softmax else BiLM(config.model)
     bilm.load_state_dict(state, assign=True)
     stored = content["elmo"]
     counts, dataset = stored["vocabulary"]["counts"].numpy().copy(), stored["identity"]["dataset"]

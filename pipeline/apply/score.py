@@ -23,9 +23,9 @@ from pipeline.apply.load import load_trained
 from pipeline.config.commands import ScoreConfig
 from pipeline.config.schema import require
 from pipeline.config.terminal import printable
-from pipeline.model.backend.choose_device import choose_device
-from pipeline.model.bilm import BiLM
+from pipeline.model.backend.device import choose_device
 from pipeline.model.elmo.sentence_encoder import EncodedGroup, SentenceEncoder
+from pipeline.model.language_model import LanguageModel
 
 _BLOCK_SENTENCES, _BLOCK_WORDS = 1024, 1 << 13  # scored together, to bound memory
 _UNKNOWN_MARK = "*"
@@ -89,11 +89,11 @@ class Scores:
 
 
 class Scorer:
-    """Score sentences with a biLM, its softmax and its vocabulary."""
+    """Score sentences with a language model and its vocabulary."""
 
-    def __init__(self, bilm: BiLM, words: list[str]) -> None:
-        self.bilm, self._ids = bilm, {word: number for number, word in enumerate(words)}
-        self._encoder = SentenceEncoder(bilm)
+    def __init__(self, model: LanguageModel, words: list[str]) -> None:
+        self.model, self._ids = model, {word: number for number, word in enumerate(words)}
+        self._encoder = SentenceEncoder(model)
 
     @torch.inference_mode()
     def score(self, sentences: list[Sentence]) -> list[SentenceScore]:
@@ -116,7 +116,9 @@ class Scorer:
         step = np.concatenate([np.arange(c.shape[1]) for c in columns])
         top = group.layers[-1][:, torch.from_numpy(step), torch.from_numpy(column)]
         wanted = torch.from_numpy(np.concatenate(columns, 1)).to(top.device)
-        losses = self.bilm.softmax.full_loss(top.flatten(0, 1), wanted.flatten()).view_as(wanted).double().cpu().numpy()
+        losses = (
+            self.model.softmax.full_loss(top.flatten(0, 1), wanted.flatten()).view_as(wanted).double().cpu().numpy()
+        )
         parts = np.split(losses, np.cumsum([c.shape[1] for c in columns])[:-1], 1)
         return [np.stack([part[0], part[1, ::-1]]) for part in parts]
 
@@ -132,12 +134,11 @@ def score(config: ScoreConfig) -> Scores:
         torch.set_num_threads(config.threads)
     sources = find_sources(config.input, [], config.output or "score")
     trained = load_trained(config.checkpoint, device)
-    require(
-        trained.bilm.has_softmax,
+    model = trained.language_model(
         f"checkpoint={config.checkpoint} has no softmax, without which nothing can be scored; give the run it came "
-        "from, or an export of it with format=elmo",
+        "from, or an export of it with format=elmo"
     )
-    totals, scorer = Scores(), Scorer(trained.bilm, trained.words)
+    totals, scorer = Scores(), Scorer(model, trained.words)
     autocast = torch.autocast(device, torch.bfloat16) if config.precision == "bf16-mixed" else nullcontext()
     sentences = (s for s in read_sentences(sources, config.tokenize, config.language) if s.words)
     try:

@@ -30,7 +30,7 @@ from pipeline.data.vocabulary import (
 )
 from pipeline.finetune.report import FinetuneReport
 from pipeline.finetune.softmax_transfer import estimate_rows, transfer_rows
-from pipeline.model.bilm import BiLM
+from pipeline.model.language_model import LanguageModel
 from pipeline.train.outcome import Outcome
 from pipeline.train.plan import Corpus, Plan, checkpoints_of, open_training_data
 from pipeline.train.run import open_tracker, run
@@ -104,7 +104,7 @@ def plan_finetuning(config: FinetuneConfig, trained: Trained, is_begun: bool) ->
     total_steps = domain[1].steps(config.train.epochs, config.train.max_steps)
     warmup_steps = config.finetune.warmup_steps
     if warmup_steps is None:  # decided once: a checkpoint keeps it
-        warmup_steps = 0 if trained.bilm.has_softmax else round(_WARMUP_SHARE * total_steps)
+        warmup_steps = 0 if trained.softmax_words else round(_WARMUP_SHARE * total_steps)
         config.finetune.warmup_steps = warmup_steps
     words = trained.words if is_begun else choose_words(config, trained, domain[0], texts)
     counts = counts_of(words, texts)
@@ -114,7 +114,7 @@ def plan_finetuning(config: FinetuneConfig, trained: Trained, is_begun: bool) ->
     source = None if is_begun else trained
     report = FinetuneReport(config, run_dir, checkpoints, domain[0], None if is_begun or rank else trained)
 
-    def start(bilm: BiLM) -> None:
+    def start(bilm: LanguageModel) -> None:
         nonlocal source
         assert source is not None
         if rank == 0:
@@ -157,25 +157,25 @@ def choose_words(config: FinetuneConfig, trained: Trained, dataset: Dataset, tex
 
     data.vocab_size and data.vocab_min_count choose the domain's words from its lexicon.
     """
-    kind, has_softmax = config.finetune.vocabulary, trained.bilm.has_softmax
+    kind, known = config.finetune.vocabulary, trained.softmax_words
     require(
-        has_softmax or kind in ("auto", "new"),
+        bool(known) or kind in ("auto", "new"),
         f"finetune.vocabulary={kind} needs a softmax, which from={config.finetune.source} has not; use new",
     )
-    if has_softmax and kind in ("auto", "keep"):
-        return trained.words
+    if known and kind in ("auto", "keep"):
+        return known
     of_domain = dataset.lexicon.words(0, choose_vocabulary(dataset, config.data))
-    return extended(trained.words if kind == "extend" else of_domain, of_domain, texts)
+    return extended(known if kind == "extend" else of_domain, of_domain, texts)
 
 
-def initialize(bilm: BiLM, trained: Trained, words: list[str], counts: np.ndarray, config: FinetuneConfig) -> None:
+def initialize(
+    bilm: LanguageModel, trained: Trained, words: list[str], counts: np.ndarray, config: FinetuneConfig
+) -> None:
     """Copy the source's weights into the biLM, whose softmax is over `words`."""
     source = trained.bilm
-    state = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith("softmax.")}
-    missing, _ = bilm.load_state_dict(state, strict=False)
-    assert set(missing) == {"softmax.weight", "softmax.bias"}
+    bilm.core().load_state_dict(source.core().state_dict())
     shares = shares_of(counts)
-    if not source.has_softmax:
+    if not isinstance(source, LanguageModel):
         bilm.softmax.start_as_unigrams(torch.from_numpy(shares))
         return
     rows = rows_in(words, trained.words)
@@ -200,7 +200,7 @@ def _identity(config: FinetuneConfig, general: list[_Read]) -> dict[str, Any]:
 def _notes(config: FinetuneConfig, source: Trained | None, words: list[str], general: list[_Read]) -> list[str]:
     notes = []
     if source is not None:
-        known = len(set(words) & set(source.words)) if source.bilm.has_softmax else 0
+        known = len(set(words) & set(source.softmax_words))
         notes.append(f"from     {source.path}; {known:,} words have a row there, {len(words) - known:,} have not")
     if general:
         notes.append(f"mixed    {general[0][1].num_lanes} of {config.data.lanes} lanes read {config.finetune.mix}")

@@ -26,7 +26,7 @@ from pipeline.data.bits_per_character import spelling_cost
 from pipeline.data.datamodule import evaluation_windows
 from pipeline.data.vocabulary import vocabulary_of
 from pipeline.data.windows import BatchMaker
-from pipeline.model.backend.choose_device import choose_device
+from pipeline.model.backend.device import choose_device
 from pipeline.train.run_dir.checkpoint import CheckpointFolder
 from pipeline.train.run_dir.records import read_facts
 from pipeline.train.run_dir.tracking import family, read_metrics
@@ -100,7 +100,8 @@ def score(trained: Trained, dataset: Dataset, config: EvaluateConfig, device: to
     vocabulary = vocabulary_of(trained.words, dataset.lexicon)
     maker = BatchMaker(dataset.lexicon, vocabulary, trained.bilm.config.max_characters)
     windows = evaluation_windows(split, maker, config)
-    found = held_out_perplexity(trained.bilm, windows, config, device)
+    model = trained.language_model(f"{trained.path} has no softmax to predict words with; give a checkpoint of a run")
+    found = held_out_perplexity(model, windows, config, device)
     spelling = spelling_cost(split, dataset.lexicon, vocabulary)
     bits = spelling.bits_per_character(math.log(found.both) * found.tokens)
     return {
@@ -151,7 +152,7 @@ class FinetuneReport:
     def score_source(self, source: Trained) -> None:
         """Record the figures of the source on both texts. A resumed run did it at its first start."""
         before = None
-        if source.bilm.has_softmax:
+        if source.softmax_words:
             source.bilm.to(self._device)
             before = {name: self._score(source, text) for name, text in self._texts.items()}
             source.bilm.to("cpu")
@@ -165,7 +166,7 @@ class FinetuneReport:
             },
             group=self.group,
             general=general.location if general is not None else "",
-            words_before=len(source.words) if source.bilm.has_softmax else 0,
+            words_before=len(source.softmax_words),
             before=before,
         )
 

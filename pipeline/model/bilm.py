@@ -1,4 +1,4 @@
-"""The bidirectional language model: one token encoder, LSTMP layers of both directions, one softmax.
+"""ELMo's biLM: one token encoder and LSTMP layers of both directions. Its softmax: language_model.py.
 
 Source: Peters et al. 2018, section 3.1 and 3.4; bilm-tf training.py:36-560.
 """
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from pipeline.config.schema import ModelConfig
 from pipeline.model.dropout import lane_dropout, mix32
 from pipeline.model.lstmp import LSTMP, LSTMPState
-from pipeline.model.softmax import Softmax
 from pipeline.model.token_encoder import TokenEncoder
 
 States = list[LSTMPState]
@@ -39,11 +38,9 @@ class Window(NamedTuple):
 
 
 class BiLM(nn.Module):
-    """ELMo's biLM over a vocabulary of `vocab_size` target words; with 0 it has layers and no softmax."""
+    """The token encoder and the LSTM layers: all that embedding needs."""
 
-    softmax: Softmax  # there if has_softmax
-
-    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = TokenEncoder(
@@ -57,12 +54,6 @@ class BiLM(nn.Module):
             LSTMP(config.projection_dim, config.lstm_dim, config.projection_dim, config.cell_clip, config.proj_clip)
             for _ in range(config.num_layers)
         )
-        if vocab_size:
-            self.softmax = Softmax(vocab_size, config.projection_dim)
-
-    @property
-    def has_softmax(self) -> bool:
-        return "softmax" in self._modules
 
     @property
     def device(self) -> torch.device:
@@ -98,17 +89,18 @@ class BiLM(nn.Module):
             return x
         return lane_dropout(x, self.config.dropout, mix32(dropout.seed, dropout.step, site), dropout.first_lane)
 
-    def token_losses(self, window: Window, targets: Tensor, states: States) -> tuple[Tensor, States]:
-        """Return the full-softmax loss in nats of every target (2, T, B), without dropout, and the next states."""
-        outputs, states = self(window, states)
-        losses = self.softmax.full_loss(outputs[-1].flatten(0, 2), targets.flatten())
-        return losses.view_as(targets), states
+    def core(self) -> "BiLM":
+        """Return a BiLM of the same encoder and layers: a LanguageModel without its softmax. Weights are shared."""
+        with torch.device("meta"):
+            core = BiLM(self.config)
+        core.encoder, core.layers = self.encoder, self.layers
+        return core.train(self.training)
 
 
 def num_parameters(bilm: BiLM) -> dict[str, int]:
-    """Return the number of parameters of the biLM (the paper's count) and of its softmax."""
-    softmax = sum(p.numel() for p in bilm.softmax.parameters()) if bilm.has_softmax else 0
-    return {"bilm": sum(p.numel() for p in bilm.parameters()) - softmax, "softmax": softmax}
+    """Return the number of parameters of the biLM (the paper's count) and of its softmax, 0 without one."""
+    core, whole = (sum(p.numel() for p in module.parameters()) for module in (bilm.core(), bilm))
+    return {"bilm": core, "softmax": whole - core}
 
 
 def detach(states: States) -> States:

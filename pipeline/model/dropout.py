@@ -54,7 +54,7 @@ class _Fused(torch.autograd.Function):
 
 
 def _fused(x: Tensor, rate: float, key: int, first_lane: int) -> Tensor:
-    from pipeline.model.backend import triton_kernels as kernels
+    import pipeline.model.backend.triton_kernels as kernels
 
     return kernels.dropout(x.contiguous(), _threshold(rate), 1.0 / (1.0 - rate), key, first_lane)
 

@@ -14,13 +14,12 @@ from torch.autograd.function import once_differentiable
 from pipeline.model.backend.device import uses_kernels
 from pipeline.model.backend.lstmp_cuda import Buffers, CudaRecurrence, KeptBuffers
 from pipeline.model.backend.matmul import (
-    add_batched_matmul,
+    add_packed_matmul_,
     batched_matmul,
-    batched_matmul_into,
-    batched_matmul_with_bias,
     compute_dtype,
+    matmul,
     packed,
-    transposed,
+    packed_matmul,
 )
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
@@ -79,15 +78,12 @@ class LSTMP(nn.Module):
             size = (x_dtbi.shape[1], x_dtbi.shape[2], compute_dtype(x_dtbi))
             is_kept = self.one_window_at_a_time and torch.is_grad_enabled()
             buffers = self._kept.of(self, *size) if is_kept else Buffers(self, *size)
-            bias = run_bias(self.bias, torch.float32)
-            y, c = CudaRecurrence.apply(
-                x_dtbi, *state, self.weight_input, self.weight_recurrent, bias, self.weight_proj, buffers
-            )
+            weights = self.weight_input, self.weight_recurrent, run_bias(self.bias, torch.float32), self.weight_proj
+            y, c = CudaRecurrence.apply(x_dtbi, *state, *weights, buffers)
         else:
-            y, c = _Recurrence.apply(
-                x_dtbi, *state, self.weight_input, self.weight_recurrent, self.bias, self.weight_proj, self.cell_clip,
-                self.proj_clip,
-            )  # fmt: skip
+            clips = self.cell_clip, self.proj_clip
+            weights = self.weight_input, self.weight_recurrent, self.bias, self.weight_proj
+            y, c = _Recurrence.apply(x_dtbi, *state, *weights, *clips)
         return y, LSTMPState(y[:, -1].contiguous(), c)
 
 
@@ -99,9 +95,17 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, h0: Tensor, c0: Tensor, weight_input: Tensor, weight_recurrent: Tensor, bias: Tensor,
-        weight_proj: Tensor, cell_clip: float, proj_clip: float,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        ctx: Any,
+        x: Tensor,
+        h0: Tensor,
+        c0: Tensor,
+        weight_input: Tensor,
+        weight_recurrent: Tensor,
+        bias: Tensor,
+        weight_proj: Tensor,
+        cell_clip: float,
+        proj_clip: float,
+    ) -> tuple[Tensor, Tensor]:
         dtype = compute_dtype(x)
         steps, lanes, hidden = x.shape[1], x.shape[2], c0.shape[2]
         with torch.autocast(x.device.type, enabled=False):
@@ -114,10 +118,9 @@ class _Recurrence(torch.autograd.Function):
             h[:, 0], c[:, 0] = h0, c0
             gates_t, h_t, c_t, tanh_t, m_t = (values.unbind(1) for values in (gates, h, c, tanh_c, m))
             for t in range(steps):
-                add_batched_matmul(gates_t[t], h_t[t].to(dtype), recurrent)
+                add_packed_matmul_(gates_t[t], h_t[t].to(dtype), recurrent)
                 cell_forward(gates_t[t], c_t[t], c_t[t + 1], tanh_t[t], m_t[t], cell_clip)
-                batched_matmul_into(h_t[t + 1], m_t[t].to(dtype), proj)
-                h_t[t + 1].clamp_(-proj_clip, proj_clip)
+                h_t[t + 1].copy_(packed_matmul(m_t[t].to(dtype), proj)).clamp_(-proj_clip, proj_clip)
         ctx.save_for_backward(x, h, c, gates, tanh_c, m, weight_input, weight_recurrent, weight_proj)
         ctx.clips, ctx.dtype = (cell_clip, proj_clip), dtype
         return h[:, 1:].contiguous(), c[:, -1].contiguous()
@@ -131,7 +134,7 @@ class _Recurrence(torch.autograd.Function):
         dh_all = grads[0].to(h.dtype).clone(memory_format=torch.contiguous_format)
         dgates = torch.empty_like(gates, dtype=dtype)
         dgates_wide = torch.empty_like(gates[:, 0])  # used if the autocast dtype is narrower than the state's
-        recurrent_t, proj_t = packed(transposed(weight_recurrent.to(dtype))), packed(transposed(weight_proj.to(dtype)))
+        recurrent_t, proj_t = (packed(w.to(dtype).transpose(1, 2)) for w in (weight_recurrent, weight_proj))
         dc = grads[1].to(c.dtype).clone()
         dm = torch.empty_like(dc)
         dh_t, dgates_t, gates_t = dh_all.unbind(1), dgates.unbind(1), gates.unbind(1)
@@ -140,17 +143,14 @@ class _Recurrence(torch.autograd.Function):
             dh = dh_t[t]
             if proj_clip != math.inf:
                 _clip_backward(dh, h_t[t + 1], -proj_clip, proj_clip, grad_input=dh)
-            batched_matmul_into(dm, dh.to(dtype), proj_t)
+            dm.copy_(packed_matmul(dh.to(dtype), proj_t))
             dstep = dgates_t[t] if dtype == gates.dtype else dgates_wide
             _cell_backward(dstep, dm, dc, gates_t[t], c_t[t], c_t[t + 1], tanh_t[t], cell_clip)
             if dstep is dgates_wide:
                 dgates_t[t].copy_(dgates_wide)
             if t:
-                add_batched_matmul(dh_t[t - 1], dgates_t[t], recurrent_t)
-        dh0 = None
-        if ctx.needs_input_grad[1]:
-            dh0 = torch.empty_like(h_t[0])
-            batched_matmul_into(dh0, dgates_t[0], recurrent_t)
+                add_packed_matmul_(dh_t[t - 1], dgates_t[t], recurrent_t)
+        dh0 = packed_matmul(dgates_t[0], recurrent_t).to(h.dtype) if ctx.needs_input_grad[1] else None
         dg = dgates.flatten(1, 2)
         weights = (
             batched_matmul(x.flatten(1, 2).transpose(1, 2), dg),
@@ -164,7 +164,9 @@ class _Recurrence(torch.autograd.Function):
 
 def input_gates(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
     """Return (2, T, B, 4H): the input's part of the gates of all steps, bias and forget offset included."""
-    gates = batched_matmul_with_bias(x.flatten(1, 2), weight, run_bias(bias, dtype).unsqueeze(1))
+    gates = torch.empty(2, x.shape[1] * x.shape[2], weight.shape[2], dtype=dtype, device=x.device)
+    for d, added in enumerate(run_bias(bias, dtype)):
+        torch.add(matmul(x[d].flatten(0, 1), weight[d]), added, out=gates[d])
     return gates.view(*x.shape[:3], -1)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from pipeline.model.backend.device import uses_kernels
-from pipeline.model.backend.matmul import matmul
+from pipeline.model.backend.matmul import compute_dtype, matmul
 
 # Logits that the full softmax computes at once: 8 MiB in float32, to fit a CPU's cache; 256 MiB to fill a GPU.
 _BLOCK_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 26}
@@ -127,7 +127,7 @@ class _SampledLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, true_logits: Tensor, hits: Tensor) -> Tensor:
-        dtype = _gemm_dtype(y)
+        dtype = compute_dtype(y)
         with torch.autocast(y.device.type, enabled=False):
             run = _sampled_probabilities_fused if uses_kernels(bias) else _sampled_probabilities
             probabilities, normaliser = run(y.to(dtype), weight.to(dtype), bias, true_logits, hits)
@@ -166,7 +166,7 @@ def _sampled_probabilities_fused(
     y: Tensor, weight: Tensor, bias: Tensor, true_logits: Tensor, hits: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the same by Triton kernels, in two passes over the logits; probabilities are in the compute dtype."""
-    from pipeline.model.backend import triton_kernels as kernels
+    from pipeline.model.backend import triton_softmax as kernels
 
     logits = matmul(y, weight.t())
     top, total = true_logits.clone(), torch.ones_like(true_logits)
@@ -181,7 +181,7 @@ class _FullLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
-        dtype = _gemm_dtype(y)
+        dtype = compute_dtype(y)
         with torch.autocast(y.device.type, enabled=False):
             low = y.to(dtype)
             normaliser = _normaliser_fused(low, weight, bias) if uses_kernels(bias) else _normaliser(low, weight, bias)
@@ -219,7 +219,7 @@ def _normaliser(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _normaliser_fused(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return the same by Triton kernels, in one pass over each block's logits."""
-    from pipeline.model.backend import triton_kernels as kernels
+    from pipeline.model.backend import triton_softmax as kernels
 
     none = torch.full((len(y),), -1, device=y.device)
     top, total = bias.new_full((len(y),), -math.inf), bias.new_zeros(len(y))
@@ -227,11 +227,6 @@ def _normaliser_fused(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         logits = matmul(y, weight[start:end].to(y.dtype).t())
         kernels.add_exponentials(logits, bias[start:end], none, top, total)
     return top + total.log()
-
-
-def _gemm_dtype(y: Tensor) -> torch.dtype:
-    device = y.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else y.dtype
 
 
 def _affine(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

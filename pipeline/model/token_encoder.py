@@ -7,7 +7,6 @@ import math
 from typing import Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.characters import NUM_CHARACTERS, PAD
@@ -16,7 +15,7 @@ from pipeline.model.backend.device import upload
 from pipeline.model.backend.matmul import compute_dtype, linear
 
 BUCKET_LENGTHS = (6, 9, 13)  # in characters, both word bounds included; about equal parts of English unique words
-_WORD_MULTIPLE, _LENGTH_MULTIPLE = 16, 4
+_LENGTH_MULTIPLE = 4
 
 
 class TokenEncoder(nn.Module):
@@ -55,12 +54,12 @@ class TokenEncoder(nn.Module):
 
         lengths_u: `word_lengths` on the CPU, if known there; then the CPU does not wait for a GPU to compute them.
         """
-        features = self._convolve(_filled(characters_uc), lengths_u)
+        features = self._convolve(characters_uc, lengths_u)
         for highway in self.highways:
             features = highway(features)
         if self.projection is not None:
             features = linear(features, self.projection.weight, self.projection.bias)
-        return features[: len(characters_uc)]
+        return features
 
     def _convolve(self, characters_uc: Tensor, lengths_u: Tensor | None = None) -> Tensor:
         """Return (U, filters): the maximum of every filter over all windows of C characters, then the activation.
@@ -95,16 +94,6 @@ class TokenEncoder(nn.Module):
 def word_lengths(characters_uc: Tensor) -> Tensor:
     """Return (U,): the ids of each word before its padding."""
     return (characters_uc != PAD).sum(1)
-
-
-def _filled(characters_uc: Tensor) -> Tensor:
-    """Append words of padding, on a CPU, up to a multiple of _WORD_MULTIPLE; the caller drops their vectors.
-
-    oneDNN compiles a kernel for each new shape and caches it. Without padding the number of words differs from step to
-    step, and compiling took much of a small model's step.
-    """
-    more = -len(characters_uc) % _WORD_MULTIPLE if characters_uc.device.type == "cpu" else 0
-    return F.pad(characters_uc, (0, 0, 0, more), value=PAD) if more else characters_uc
 
 
 def _round_up(number: int, multiple: int) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from data_prep.dataset.files import DataError
 from data_prep.dataset.locations import local_path
 from pipeline.config.tasks import PredictConfig
-from pipeline.model.backend.choose_device import choose_device
+from pipeline.model.backend.device import choose_device
 from pipeline.tasks.task import Task
 
 

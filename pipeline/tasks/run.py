@@ -17,7 +17,7 @@ from data_prep.dataset.remote import default_cache_dir
 from pipeline.apply.load import load_trained
 from pipeline.config.schema import require, to_dict
 from pipeline.config.tasks import TaskConfig
-from pipeline.model.elmo.elmo import Elmo
+from pipeline.model.elmo.pretrained import Elmo
 from pipeline.tasks.examples.word_vectors import read_word_vectors
 from pipeline.tasks.kinds import Kind, Scores, kind_of
 from pipeline.tasks.layer_cache import LayerCache

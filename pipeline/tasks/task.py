@@ -21,7 +21,7 @@ from data_prep.dataset.typed_json import Count, Sha256, load_json
 from pipeline.config.load import from_dict
 from pipeline.config.schema import ConfigError, require, to_dict
 from pipeline.config.tasks import TaskConfig, task_schema
-from pipeline.model.elmo.elmo import Elmo
+from pipeline.model.elmo.pretrained import Elmo
 from pipeline.model.formats.weight_checks import check_finite, check_shapes
 from pipeline.tasks.kinds import Kind, kind_of
 from pipeline.tasks.networks.embedder import Embedder

@@ -15,8 +15,8 @@ from pipeline.data.datamodule import evaluation_windows
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.vocabulary import Vocabulary, choose_vocabulary, vocabulary_tensors
 from pipeline.data.windows import BatchMaker, EvaluationWindows, TrainWindows, Windows
-from pipeline.model.backend.choose_device import choose_device
-from pipeline.model.bilm import BiLM
+from pipeline.model.backend.device import choose_device
+from pipeline.model.language_model import LanguageModel
 from pipeline.train.run_dir.checkpoint import CheckpointFolder
 from pipeline.train.run_dir.lock import run_identity
 from pipeline.train.step.freeze import Freeze
@@ -60,7 +60,7 @@ class Plan:
     command: str = "pretrain"
     general: Corpus | None = None
     freeze: Freeze = field(default_factory=Freeze)
-    start: Callable[[BiLM], None] | None = None
+    start: Callable[[LanguageModel], None] | None = None
     group: str | None = None
     notes: list[str] = field(default_factory=list)
     more_identity: dict[str, Any] = field(default_factory=dict)

@@ -14,7 +14,8 @@ from pipeline.config.terminal import print_text
 from pipeline.data.datamodule import BiLMDataModule, is_killed_worker
 from pipeline.data.vocabulary import shares_of
 from pipeline.model.backend.matmul import HAS_BF16
-from pipeline.model.bilm import BiLM, num_parameters
+from pipeline.model.bilm import num_parameters
+from pipeline.model.language_model import LanguageModel
 from pipeline.train.callbacks import Checkpointing, HandleRequests, Heartbeat, Metrics, Validation
 from pipeline.train.cluster import signals
 from pipeline.train.cluster.slurm_env import is_batch_job
@@ -91,7 +92,7 @@ def _build_module(plan: Plan) -> tuple[BiLMModule, bool]:
     if plan.device == "cpu":
         keep_freed_memory()
     torch.manual_seed(config.run.seed)
-    bilm = BiLM(config.model, plan.vocab_size)
+    bilm = LanguageModel(config.model, plan.vocab_size)
     plan.freeze.prepare(bilm)
     state = TrainingState(plan.total_steps, config.train.patience, [None] * config.lane_groups)
     every, norms = config.train.norms_every_steps, None

@@ -21,7 +21,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 from data_prep.orphans import end_with_parent
 from pipeline.config.schema import PretrainConfig, TrainConfig
 from pipeline.config.task_networks import TaskTraining
-from pipeline.model.backend.choose_device import choose_device
+from pipeline.model.backend.device import choose_device
 
 _LAUNCHER = "ELMO_LAUNCHER_PID"  # in the environment of ranks that Lightning starts: the process of rank 0
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # options of mallopt(3)

@@ -10,7 +10,8 @@ import torch.distributed as dist
 from pipeline.config.schema import EvaluateConfig
 from pipeline.data.lanes import lane_share
 from pipeline.data.windows import EvaluationWindows
-from pipeline.model.bilm import BiLM, Window
+from pipeline.model.bilm import Window
+from pipeline.model.language_model import LanguageModel
 from pipeline.model.token_encoder import word_lengths
 
 _MIN_TOKENS = 100  # a lane of fewer tokens has no meaningful mean loss
@@ -49,7 +50,7 @@ class Perplexity:
 
 @torch.no_grad()
 def held_out_perplexity(
-    bilm: BiLM,
+    bilm: LanguageModel,
     windows: EvaluationWindows,
     config: EvaluateConfig,
     device: torch.device,
@@ -82,7 +83,7 @@ def _count_diverged(of_lanes: torch.Tensor, vocab_size: int) -> torch.Tensor:
     return ((of_lanes[:2] > tokens * math.log(vocab_size)) & (tokens >= _MIN_TOKENS)).sum()
 
 
-def _score_lanes(bilm: BiLM, windows: EvaluationWindows, lanes: range, device: torch.device) -> torch.Tensor:
+def _score_lanes(bilm: LanguageModel, windows: EvaluationWindows, lanes: range, device: torch.device) -> torch.Tensor:
     """Return (3, lanes): nats forward, nats backward, tokens."""
     totals = torch.zeros(3, len(lanes), dtype=torch.float64, device=device)
     states = bilm.initial_states(len(lanes))

@@ -120,7 +120,7 @@ def test_a_trained_model_goes_to_allennlp_and_comes_back_embedding_the_same(
     options, weights, vocabulary = (str(out / name) for name in ("options.json", "weights.hdf5", "vocab.txt"))
     import_weights(ImportConfig(options, weights, vocabulary, str(tmp_path / "back")))
     before, after = load_trained(location), load_trained(str(tmp_path / "back"))
-    assert after.words == before.words and not after.bilm.has_softmax and not after.has_config
+    assert after.words == before.words and not after.softmax_words and not after.has_config
     assert np.array_equal(layers(after), layers(before))
 
 

@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import cli
+from pipeline import Elmo, cli
 from pipeline.apply.export import export
 from pipeline.apply.load import load_trained
 from pipeline.config.commands import ExportConfig
 from pipeline.config.schema import ConfigError
-from pipeline.model.elmo.elmo import Elmo
 from pipeline.model.formats.pretrained import load_pretrained
 from tests.apply import finetuning
 from tests.model.folders import edit

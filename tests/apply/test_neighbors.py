@@ -31,7 +31,7 @@ def sentences() -> list[list[str]]:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    save_pretrained(folder, tiny.bilm(tiny.config(), 0))
+    save_pretrained(folder, tiny.bilm(tiny.config()).core())
     return folder
 
 
@@ -51,7 +51,7 @@ def find(model: Path, text: Path, **options: Any) -> module.Neighbors:
 
 def by_hand(layer: int, word: str | None) -> list[tuple[float, int, int]]:
     """(cosine, sentence, position) of all occurrences, best first."""
-    bilm = tiny.bilm(tiny.config(), 0)
+    bilm = tiny.bilm(tiny.config()).core()
     query = embed_sentences(bilm, [QUERY.split()])[0][layer, 1]
     found = []
     for number, (words, layers) in enumerate(zip(sentences(), embed_sentences(bilm, sentences()), strict=True)):

@@ -19,7 +19,7 @@ TEXT = "the cat  sat\n\n  a \u00a0b\t c \r\nthe\x85dog\u2028ran \nlast"
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    save_pretrained(folder, tiny.bilm(tiny.config(), 0))
+    save_pretrained(folder, tiny.bilm(tiny.config()).core())
     return folder
 
 

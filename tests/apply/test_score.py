@@ -15,6 +15,7 @@ from pipeline.config.commands import EvaluateCommandConfig, ScoreConfig
 from pipeline.config.schema import EvaluateConfig
 from pipeline.model.bilm import BiLM
 from pipeline.model.formats.pretrained import save_pretrained
+from pipeline.model.language_model import LanguageModel
 from tests.model import tiny
 from tests.model.numpy_bilm import NumpyBiLM
 
@@ -23,18 +24,18 @@ SENTENCES = ["the cat sat", "a", "the dog 漢字 sat", "cat " * 50 + "<UNK>", "t
 
 
 @pytest.fixture(scope="module")
-def bilm() -> BiLM:
+def bilm() -> LanguageModel:
     return tiny.bilm(tiny.config(), len(WORDS))
 
 
 @pytest.fixture(scope="module")
-def model(bilm: BiLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(bilm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "tiny"
     save_pretrained(folder, bilm, words=WORDS, counts=np.arange(7, 0, -1))
     return folder
 
 
-def by_numpy(bilm: BiLM, sentence: list[str]) -> np.ndarray:
+def by_numpy(bilm: LanguageModel, sentence: list[str]) -> np.ndarray:
     """(2, n + 1): -log p of w1 ... wn </S> and of wn ... w1 <S>, each read from a cold state."""
     twin = NumpyBiLM(bilm.state_dict(), bilm.config)
     reads = [["<S>", *sentence], ["</S>", *sentence[::-1]]]
@@ -44,11 +45,11 @@ def by_numpy(bilm: BiLM, sentence: list[str]) -> np.ndarray:
     return twin.losses(layers[-1], ids[..., None])[..., 0]
 
 
-def scored(bilm: BiLM, sentences: list[str]) -> list:
+def scored(bilm: LanguageModel, sentences: list[str]) -> list:
     return Scorer(bilm, WORDS).score([Sentence("x", n, s.split(), s) for n, s in enumerate(sentences, 1)])
 
 
-def test_every_probability_is_the_slow_models(bilm: BiLM) -> None:
+def test_every_probability_is_the_slow_models(bilm: LanguageModel) -> None:
     for found, text in zip(scored(bilm, SENTENCES), SENTENCES, strict=True):
         expected = by_numpy(bilm, text.split())
         forward, backward = found.log_probabilities
@@ -59,7 +60,7 @@ def test_every_probability_is_the_slow_models(bilm: BiLM) -> None:
         assert found.bounds == pytest.approx((expected[0, -1] / math.log(2), expected[1, -1] / math.log(2)), abs=1e-5)
 
 
-def test_words_outside_the_vocabulary_are_flagged(bilm: BiLM) -> None:
+def test_words_outside_the_vocabulary_are_flagged(bilm: LanguageModel) -> None:
     assert [found.unknown for found in scored(bilm, SENTENCES)] == [[], [], [1, 2], [50], []]
 
 
@@ -82,7 +83,7 @@ def test_totals_are_those_of_evaluate_where_each_sentence_starts_cold(model: Pat
         assert ours.perplexities == pytest.approx(perplexities, rel=1e-5)
 
 
-def test_files_hold_a_sentence_or_a_word_a_line(model: Path, bilm: BiLM, tmp_path: Path) -> None:
+def test_files_hold_a_sentence_or_a_word_a_line(model: Path, bilm: LanguageModel, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("\n".join([SENTENCES[0], "", *SENTENCES[1:]]), "utf-8")
     for suffix in ("jsonl", "tsv"):
         pairs = [f"input={tmp_path / 'text.txt'}", f"output={tmp_path / f'out.{suffix}'}"]
@@ -118,7 +119,7 @@ def test_the_table_names_its_logarithm_and_marks_unknown_words(
 def test_wrong_options_are_one_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: dict[str, str], message: str
 ) -> None:
-    save_pretrained(tmp_path / "bare", BiLM(tiny.config(), 0))
+    save_pretrained(tmp_path / "bare", BiLM(tiny.config()))
     (tmp_path / "text.txt").write_text("a\n")
     given = {"checkpoint": tmp_path / "bare", "input": tmp_path / "text.txt", **options}
     assert cli.main(["score", *(f"{name}={value}" for name, value in given.items())]) == 2

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.model.bilm import BiLM, DropoutKey, States
+from pipeline.model.bilm import DropoutKey, States
+from pipeline.model.language_model import LanguageModel
 from pipeline.model.sampler import LogUniformSampler
 from pipeline.model.softmax import Candidates, Softmax, find_places
 from tests.model import tiny
@@ -12,15 +13,15 @@ from tests.model import tiny
 V = 50
 
 
-def make() -> BiLM:
+def make() -> LanguageModel:
     """As initialised: what training starts from."""
     torch.manual_seed(0)
     filters = [[1, 8], [2, 8], [3, 16], [5, 16]]
     model = tiny.config(filters=filters, character_dim=8, lstm_dim=64, projection_dim=24, dropout=0.1, num_highway=2)
-    return BiLM(model, V)
+    return LanguageModel(model, V)
 
 
-def step(bilm: BiLM, kind: str, bf16: bool) -> tuple[list[Tensor], Tensor, States, dict[str, Tensor]]:
+def step(bilm: LanguageModel, kind: str, bf16: bool) -> tuple[list[Tensor], Tensor, States, dict[str, Tensor]]:
     """Layers, losses, states and gradients of one training step."""
     bilm.zero_grad()
     window, targets = tiny.window(tiny.random_words(10, 8)), tiny.random_targets(V, 10, 8).flatten(1)

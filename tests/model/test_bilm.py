@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.config.schema import ModelConfig
-from pipeline.model.bilm import BiLM, DropoutKey, States, detach
+from pipeline.model.bilm import DropoutKey, States, detach
 from pipeline.model.dropout import lane_dropout, mix32
+from pipeline.model.language_model import LanguageModel
 from pipeline.model.lstmp import LSTMPState
 from pipeline.model.sampler import LogUniformSampler
 from pipeline.model.softmax import Candidates, find_places
@@ -31,7 +32,9 @@ def assert_states_close(ours: States, theirs: list[State]) -> None:
         assert_close(state.c, c, f"c of layer {depth}")
 
 
-def assert_twins(bilm: BiLM, words: tiny.Words, ours: States, theirs: list[State]) -> tuple[States, list[State]]:
+def assert_twins(
+    bilm: LanguageModel, words: tiny.Words, ours: States, theirs: list[State]
+) -> tuple[States, list[State]]:
     """Every layer, the loss of every target and the next states of one window are the twin's."""
     twin = NumpyBiLM(bilm.state_dict(), bilm.config)
     window = tiny.window(words, bilm.config.max_characters)
@@ -233,7 +236,7 @@ def test_gradients_of_everything_are_those_of_plain_torch(kind: str, clips: tupl
         torch.testing.assert_close(parameter.grad, twin.grad, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def _random_states(bilm: BiLM) -> States:
+def _random_states(bilm: LanguageModel) -> States:
     generator = torch.Generator().manual_seed(1)
     return [
         LSTMPState(*(torch.rand(v.shape, generator=generator, dtype=v.dtype).sub(0.5).requires_grad_() for v in state))

@@ -46,7 +46,7 @@ def test_each_known_mistake_changes_the_layers(reference: BiLM) -> None:
     state = reference.state_dict()
 
     def error_with(**changes: object) -> float:
-        wrong = BiLM(ModelConfig(**{**vars(reference.config), **changes}), 0)
+        wrong = BiLM(ModelConfig(**{**vars(reference.config), **changes}))
         wrong.load_state_dict(state)
         return float(np.abs(embed(wrong, sentence, wrong.initial_states(1))[0] - right).max())
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import Elmo
 from pipeline.config.schema import ConfigError
 from pipeline.model.bilm import BiLM
-from pipeline.model.elmo.elmo import Elmo
 from pipeline.model.formats.pretrained import load_pretrained, save_pretrained
 from pipeline.model.formats.weight_checks import parameter_shapes
+from pipeline.model.language_model import LanguageModel
 from tests.model import tiny
 from tests.model.folders import edit, replace, replace_tensors
 
@@ -24,7 +25,7 @@ GENERAL = Path(__file__).parents[3] / "shared" / "models" / "general"
 HUGE = 10**9
 
 
-def save(folder: Path, **changes: Any) -> BiLM:
+def save(folder: Path, **changes: Any) -> LanguageModel:
     bilm = tiny.bilm(tiny.config(**changes), vocab_size=len(WORDS))
     save_pretrained(folder, bilm, words=WORDS, counts=COUNTS, facts={"corpus": "novels"}, training={"run": {"seed": 7}})
     return bilm
@@ -187,7 +188,8 @@ def test_sizes_are_checked_against_the_weights_before_anything_is_built(
 ) -> None:
     save(tmp_path)
     edit(tmp_path, lambda c: c["model"].update(sizes))
-    monkeypatch.setattr("pipeline.model.formats.pretrained.BiLM", None)  # nothing may be built of them
+    for network in ("BiLM", "LanguageModel"):
+        monkeypatch.setattr(f"pipeline.model.formats.pretrained.{network}", None)  # nothing may be built of them
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     refused(tmp_path, r"by config\.json|must be from 4 to|cell_clip|too large to be a size")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + (300 << 10)  # KiB
@@ -198,11 +200,10 @@ def test_sizes_are_checked_against_the_weights_before_anything_is_built(
     [{}, {"num_highway": 0, "projection_dim": 8}, {"num_layers": 3, "num_highway": 2, "filters": [[3, 4]]}],
 )
 def test_the_shapes_foretold_are_those_of_the_model(changes: dict[str, Any]) -> None:
-    for vocab_size in (0, 7):
-        state = BiLM(tiny.config(**changes), vocab_size).state_dict()
-        assert dict(parameter_shapes(tiny.config(**changes), vocab_size)) == {
-            name: tuple(tensor.shape) for name, tensor in state.items()
-        }
+    config = tiny.config(**changes)
+    for vocab_size, model in ((0, BiLM(config)), (7, LanguageModel(config, 7))):
+        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        assert dict(parameter_shapes(config, vocab_size)) == shapes
 
 
 @pytest.mark.parametrize(

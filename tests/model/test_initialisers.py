@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from pipeline.config.load import load
 from pipeline.config.schema import ModelConfig, PretrainConfig
-from pipeline.model.bilm import BiLM, num_parameters
+from pipeline.model.bilm import num_parameters
+from pipeline.model.language_model import LanguageModel
 from pipeline.model.lstmp import LSTMP
 from pipeline.model.softmax import Softmax
 from pipeline.model.token_encoder import TokenEncoder
@@ -115,7 +116,7 @@ def test_no_parameter_is_left_out_of_these_tests() -> None:
 
 def _names() -> list[str]:
     with torch.device("meta"):
-        bilm = BiLM(ModelConfig(filters=[[1, 2]], num_layers=1, num_highway=1), 4)
+        bilm = LanguageModel(ModelConfig(filters=[[1, 2]], num_layers=1, num_highway=1), 4)
     return [name for name, _ in bilm.named_parameters()]
 
 
@@ -123,7 +124,7 @@ def test_a_seed_decides_every_weight() -> None:
     states: list[dict[str, Any]] = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        states.append(BiLM(ModelConfig(lstm_dim=8, projection_dim=4, filters=[[2, 4]]), 9).state_dict())
+        states.append(LanguageModel(ModelConfig(lstm_dim=8, projection_dim=4, filters=[[2, 4]]), 9).state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     drawn = [name for name, value in states[0].items() if "bias" not in name]
     assert drawn and not any(torch.equal(states[0][name], states[2][name]) for name in drawn)
@@ -140,5 +141,5 @@ def test_a_seed_decides_every_weight() -> None:
 def test_the_released_sizes_have_their_number_of_parameters(file: str, bilm: int, softmax: int) -> None:
     config = load(PretrainConfig, [str(CONFIGS / file)])
     with torch.device("meta"):
-        model = BiLM(config.model, config.data.vocab_size)
+        model = LanguageModel(config.model, config.data.vocab_size)
     assert num_parameters(model) == {"bilm": bilm, "softmax": softmax}

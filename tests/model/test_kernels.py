@@ -17,8 +17,9 @@ from torch import Tensor
 from pipeline.config.schema import ConfigError
 from pipeline.model.backend import device as gpu
 from pipeline.model.backend.lstmp_cuda import KeptBuffers
-from pipeline.model.bilm import BiLM, DropoutKey
+from pipeline.model.bilm import DropoutKey
 from pipeline.model.dropout import lane_dropout, mix32
+from pipeline.model.language_model import LanguageModel
 from pipeline.model.lstmp import LSTMP, LSTMPState
 from pipeline.model.softmax import Candidates, Softmax, find_places
 from pipeline.train.step.optimizer import RowOptimizer, adagrad, adam
@@ -303,7 +304,7 @@ def test_a_whole_step_is_that_of_plain_torch_however_many_words_a_window_has() -
     """Two windows of unlike words in a row, dropout on, states carried: losses and all gradients, in float32."""
     torch.manual_seed(0)
     config = tiny.config(lstm_dim=16, projection_dim=8, dropout=0.1, cell_clip=0.5, proj_clip=0.2)
-    bilm = BiLM(config, 50)
+    bilm = LanguageModel(config, 50)
     results: dict[str, list[Tensor]] = {}
     for way in ("kernels", "plain"):
         one = copy.deepcopy(bilm).to(DEVICE if way == "kernels" else "cpu")
@@ -340,7 +341,7 @@ from pathlib import Path
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from pipeline.model.backend import triton_kernels as kernels
+from pipeline.model.backend import triton_kernels, triton_optimizers, triton_softmax
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 OTHERS = {"hits": "*i64", "ids": "*i64", "good": "*i32", "threshold": "i32", "key": "i32", "first_lane": "i64"}
@@ -349,11 +350,12 @@ WIDE = {"bias", "c_prev", "c", "dc", "dy", "top", "total", "normaliser", "weight
         "mean", "square", "steps", "x", "y"}
 NAMES = "_cell_forward _cell_backward _clip_backward _add_exponentials _to_probabilities".split()
 NAMES += "_dropout _adagrad _adam".split()
+KERNELS = vars(triton_kernels) | vars(triton_softmax) | vars(triton_optimizers)
 NUMBERS = {"hidden", "lanes", "width", "number", "size", "places"}
 
 for low, flags in (("*bf16", 0), ("*bf16", 1), ("*fp32", 1)):
     for name in NAMES:
-        kernel, signature, constants, divisible = getattr(kernels, name), {}, {}, {}
+        kernel, signature, constants, divisible = KERNELS[name], {}, {}, {}
         for place, parameter in enumerate(p.name for p in kernel.params):
             if parameter.isupper():
                 signature[parameter], constants[(place,)] = "constexpr", flags if parameter.startswith("HAS_") else 1024

@@ -7,14 +7,13 @@ from torch.autograd import gradcheck
 
 from pipeline.model.backend import matmul as backend
 from pipeline.model.backend.matmul import (
-    add_batched_matmul,
-    batched_matmul_into,
-    batched_matmul_with_bias,
+    add_packed_matmul_,
     linear,
     matmul,
     packed,
-    transposed,
+    packed_matmul,
 )
+from pipeline.model.lstmp import input_gates, run_bias
 
 SHAPES = [(1, 1, 1), (3, 16, 64), (18, 256, 7), (5, 512, 2048), (640, 64, 48)]
 
@@ -64,9 +63,8 @@ def test_packed_matrices_multiply_alike(
     monkeypatch.setattr(backend, "_LEAST_PACKED", 1)
     left, right = operands(2, *shape, dtype=dtype)
     tolerance = 4e-7 if dtype == torch.float32 else 2e-2
-    out, total = torch.empty(2, shape[0], shape[2]), torch.zeros(2, shape[0], shape[2])
-    batched_matmul_into(out, left, packed(right))
-    add_batched_matmul(total, left, packed(transposed(right.transpose(1, 2).contiguous())))
+    out, total = packed_matmul(left, packed(right)), torch.zeros(2, shape[0], shape[2])
+    add_packed_matmul_(total, left, packed(right.transpose(1, 2).contiguous().transpose(1, 2)))
     for d in range(2):
         assert_right(out[d], left[d], right[d], tolerance)
         assert_right(total[d], left[d], right[d], tolerance)
@@ -75,18 +73,18 @@ def test_packed_matrices_multiply_alike(
 def test_a_sum_is_added_to(engine: None) -> None:
     left, right = operands(2, 4, 8, 8)
     total = torch.ones(2, 4, 8)
-    add_batched_matmul(total, left, right)
+    add_packed_matmul_(total, left, right)
     torch.testing.assert_close(total, 1 + left @ right)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_bias_is_added_in_its_own_dtype(engine: None, dtype: torch.dtype) -> None:
+def test_the_bias_of_gates_is_added_in_its_own_dtype(engine: None, dtype: torch.dtype) -> None:
     left, right = operands(2, 6, 8, 16, dtype=dtype)
-    bias = torch.randn(2, 1, 16)
-    found = batched_matmul_with_bias(left, right, bias)
+    bias = torch.randn(2, 16)
+    found = input_gates(left.view(2, 3, 2, 8), right, bias, torch.float32)
     assert found.dtype == torch.float32
-    tolerance = 1e-5 if dtype == torch.float32 else 0.03
-    torch.testing.assert_close(found, left.float() @ right.float() + bias, atol=tolerance, rtol=0)
+    expected = left.float() @ right.float() + run_bias(bias, torch.float32).unsqueeze(1)
+    torch.testing.assert_close(found.flatten(1, 2), expected, atol=1e-5 if dtype == torch.float32 else 0.03, rtol=0)
 
 
 def test_nothing_times_something_is_nothing(engine: None) -> None:

@@ -97,7 +97,7 @@ def test_what_is_exported_comes_back_to_the_bit(changes: dict[str, Any], tmp_pat
 
 
 def test_the_table_names_every_value_of_the_model_once_and_nothing_else() -> None:
-    state = {name: torch.zeros(t.shape) for name, t in BiLM(tiny.config(), 0).state_dict().items()}
+    state = {name: torch.zeros(t.shape) for name, t in BiLM(tiny.config()).state_dict().items()}
     for entry in name_table(tiny.config()):
         for part in entry.parts:
             part.view(state[part.parameter]).add_(1)

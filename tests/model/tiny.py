@@ -7,7 +7,8 @@ import torch
 
 from pipeline.characters import character_rows
 from pipeline.config.schema import ModelConfig
-from pipeline.model.bilm import BiLM, Window
+from pipeline.model.bilm import Window
+from pipeline.model.language_model import LanguageModel
 
 Words = list[list[list[str]]]  # [direction][time step][lane]
 SOME_WORDS = ["<S>", "</S>", "a", "the", "Zürich", "naïve", "漢字", "x" * 47, "y" * 48, "z" * 49, "é" * 30, "😀"]
@@ -22,9 +23,9 @@ def config(**changes: Any) -> ModelConfig:
     return ModelConfig(**(values | changes))
 
 
-def bilm(model: ModelConfig, vocab_size: int = 30, seed: int = 0, dtype: torch.dtype = torch.float32) -> BiLM:
+def bilm(model: ModelConfig, vocab_size: int = 30, seed: int = 0, dtype: torch.dtype = torch.float32) -> LanguageModel:
     """A biLM whose every parameter, biases too, is drawn from N(0, 0.5)."""
-    made = BiLM(model, vocab_size).to(dtype)
+    made = LanguageModel(model, vocab_size).to(dtype)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in made.parameters():

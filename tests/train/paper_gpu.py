@@ -27,8 +27,8 @@ from torch.utils import backend_registration
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
 from pipeline.model.backend import device as gpu
-from pipeline.model.backend import triton_kernels as kernels
-from pipeline.model.bilm import BiLM
+from pipeline.model.backend import triton_kernels, triton_optimizers, triton_softmax
+from pipeline.model.language_model import LanguageModel
 from pipeline.train.step.finite_check import StepResult, _Pending
 from pipeline.train.step.inputs import Preparation, StepInputs
 from pipeline.train.step.module import BiLMModule
@@ -193,9 +193,10 @@ def _check_that_waits_are_noted() -> None:
 @contextmanager
 def on_paper() -> Iterator[None]:
     """Inside, device="paper" is a place for tensors, and the interpreted kernels take tensors that are there."""
-    real = {name: getattr(kernels, name) for name in KERNELS}
-    for name, kernel in real.items():
-        setattr(kernels, name, partial(_launched, kernel))
+    modules = (triton_kernels, triton_optimizers, triton_softmax)
+    real = [(module, name, getattr(module, name)) for module in modules for name in KERNELS if hasattr(module, name)]
+    for module, name, kernel in real:
+        setattr(module, name, partial(_launched, kernel))
     # Without it, torch.tensor(..., device=) would not be dispatched: there is no public switch.
     torch._C._set_only_lift_cpu_tensors(True)
     try:
@@ -203,8 +204,8 @@ def on_paper() -> Iterator[None]:
             yield
     finally:
         torch._C._set_only_lift_cpu_tensors(False)
-        for name, kernel in real.items():
-            setattr(kernels, name, kernel)
+        for module, name, kernel in real:
+            setattr(module, name, kernel)
 
 
 def _launched(kernel: Callable[..., Any], *args: Any) -> Any:
@@ -229,7 +230,7 @@ def noted_results(module: BiLMModule) -> Iterator[None]:
         _Pending.read = read  # type: ignore[method-assign]
 
 
-def module_of(config: PretrainConfig, bilm: BiLM) -> BiLMModule:
+def module_of(config: PretrainConfig, bilm: LanguageModel) -> BiLMModule:
     """A module that needs no Trainer: with one process, Lightning's part of a step is the call of backward."""
     module = BiLMModule(config, bilm, TrainingState(STEPS, None, [None]))
     optimizer = module.configure_optimizers()
@@ -256,7 +257,7 @@ def report(dataset: Path, settings: list[str]) -> dict[str, Any]:
     prepare = Preparation(config, size)
     inputs = [prepare([batch]) for batch in windows]
     torch.manual_seed(1)
-    bilm = BiLM(config.model, size)
+    bilm = LanguageModel(config.model, size)
     in_float32 = replace(config, train=replace(config.train, precision="32-true"))
     on_cpu = module_of(in_float32, copy.deepcopy(bilm))
     with gpu.using("plain"):

@@ -10,7 +10,8 @@ from pipeline.config.schema import PretrainConfig
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.vocabulary import Vocabulary, choose_vocabulary
 from pipeline.data.windows import Batch, BatchMaker, TrainWindows
-from pipeline.model.bilm import BiLM, DropoutKey, States, Window
+from pipeline.model.bilm import DropoutKey, States, Window
+from pipeline.model.language_model import LanguageModel
 from pipeline.model.lstmp import LSTMPState
 from pipeline.model.sampler import LogUniformSampler
 from pipeline.model.softmax import Candidates
@@ -37,7 +38,7 @@ def candidates_of(config: PretrainConfig, vocab_size: int, step: int) -> Candida
     return Candidates(ids, torch.tensor([tries for _, tries in draws]))
 
 
-def loss_of(model: BiLM, config: PretrainConfig, batch: Batch, states: States) -> tuple[Tensor, States]:
+def loss_of(model: LanguageModel, config: PretrainConfig, batch: Batch, states: States) -> tuple[Tensor, States]:
     window = Window(batch.characters, batch.word_index)
     key = DropoutKey(config.run.seed, batch.step, batch.first_lane)
     outputs, states = plain_torch.bilm(model, window, states, key)
@@ -52,11 +53,11 @@ def loss_of(model: BiLM, config: PretrainConfig, batch: Batch, states: States) -
     return losses.mean(), [LSTMPState(s.h.detach(), s.c.detach()) for s in states]
 
 
-def reference(dataset: Path, config: PretrainConfig) -> tuple[BiLM, list[float], list[float]]:
+def reference(dataset: Path, config: PretrainConfig) -> tuple[LanguageModel, list[float], list[float]]:
     """The model after three steps of the recipe as the paper's code has it, its losses and gradient norms."""
     vocab_size, windows = batches(dataset, config)
     torch.manual_seed(config.run.seed)
-    model = BiLM(config.model, vocab_size)
+    model = LanguageModel(config.model, vocab_size)
     accumulators = [torch.ones_like(p) for p in model.parameters()]
     states, losses, norms = model.initial_states(config.data.lanes), [], []
     for batch in windows:

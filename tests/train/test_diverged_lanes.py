@@ -7,7 +7,7 @@ import torch
 from data_prep.dataset.lexicon import EOS_ID
 from pipeline.config.schema import EvaluateConfig, ModelConfig
 from pipeline.data.datamodule import evaluation_windows
-from pipeline.model.bilm import BiLM
+from pipeline.model.language_model import LanguageModel
 from pipeline.train.validate import Perplexity, held_out_perplexity
 from tests.data.corpora import MAX_CHARACTERS, Corpus
 
@@ -15,20 +15,20 @@ VOCABULARY, LANES = 12, 4
 A_LANE = [12] * 10  # words of its sentences
 
 
-def bilm(loud_from: int, loud_to: int) -> BiLM:
+def bilm(loud_from: int, loud_to: int) -> LanguageModel:
     """Return a model that always predicts the words [loud_from, loud_to)."""
     torch.manual_seed(0)
     config = ModelConfig(
         filters=[[1, 4]], num_highway=0, lstm_dim=4, projection_dim=4, max_characters=MAX_CHARACTERS, num_layers=1
     )
-    made = BiLM(config, VOCABULARY)
+    made = LanguageModel(config, VOCABULARY)
     with torch.no_grad():
         made.softmax.weight.zero_()
         made.softmax.bias[loud_from:loud_to] = 9.0
     return made
 
 
-def perplexity(model: BiLM, corpus: Corpus) -> Perplexity:
+def perplexity(model: LanguageModel, corpus: Corpus) -> Perplexity:
     config = EvaluateConfig(lanes=LANES, lanes_at_once=3)  # the lanes are not all computed together
     windows = evaluation_windows(corpus, corpus.maker(VOCABULARY), config)  # type: ignore[arg-type]
     return held_out_perplexity(model, windows, config, torch.device("cpu"))

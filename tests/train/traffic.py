@@ -21,7 +21,7 @@ from pipeline.data.datamodule import BiLMDataModule
 from pipeline.data.lanes import TrainLanes
 from pipeline.data.vocabulary import Vocabulary
 from pipeline.data.windows import BatchMaker, TrainWindows
-from pipeline.model.bilm import BiLM
+from pipeline.model.language_model import LanguageModel
 from pipeline.train.step.inputs import Preparation
 from pipeline.train.step.module import BiLMModule
 from pipeline.train.step.state import TrainingState
@@ -87,7 +87,7 @@ def fit(config: PretrainConfig, vocab_size: int, callback: Callback) -> None:
     maker = BatchMaker(data.lexicon, Vocabulary(vocab_size), config.model.max_characters)
     torch.manual_seed(0)
     state = TrainingState(steps, None, [None] * config.lane_groups)
-    module = BiLMModule(config, BiLM(config.model, vocab_size), state)
+    module = BiLMModule(config, LanguageModel(config.model, vocab_size), state)
     windows = TrainWindows(data.splits["train"], maker, lanes, config.run.seed)
     prepare = Preparation(config, vocab_size)
     batches = BiLMDataModule(windows, config.data, config.lane_groups, range(steps), prepare)

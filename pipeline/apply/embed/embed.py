@@ -17,7 +17,7 @@ from pipeline.apply.embed.vector_plan import Parts
 from pipeline.apply.load import load_trained
 from pipeline.config.commands import EmbedConfig, NeighborsConfig
 from pipeline.config.schema import ConfigError, require
-from pipeline.model.backend.choose_device import choose_device
+from pipeline.model.backend.device import choose_device
 from pipeline.model.bilm import BiLM
 from pipeline.model.elmo.sentence_encoder import SentenceEncoder
 

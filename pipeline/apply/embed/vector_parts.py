@@ -7,7 +7,7 @@ part-N.json (size and checksum of part-N.npy: without it the part counts as not 
 
 import hashlib
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +208,7 @@ def _embed(encoder: SentenceEncoder, sentences: list[list[str]], vectors: Vector
     autocast = torch.autocast(device, torch.bfloat16) if vectors.precision == "bf16-mixed" else nullcontext()
     with autocast:
         for group in encoder.encode_groups(encoder.spell(sentences)):
-            chosen = group._replace(layers=vectors.choice.of(group.layers)).word_vectors().float()
+            chosen = replace(group, layers=vectors.choice.of(group.layers)).word_vectors().float()
             if vectors.unit:
                 chosen = torch.nn.functional.normalize(chosen, dim=-1)
             values, first = chosen.cpu().numpy(), 0

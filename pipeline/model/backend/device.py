@@ -1,6 +1,6 @@
-"""Choose how work on a GPU is done: by Triton kernels and CUDA graphs, or by plain torch as on a CPU.
+"""Choose the device of a command, and how work on a GPU is done: by Triton kernels and CUDA graphs, or by plain torch.
 
-The environment variable ELMO_GPU sets it for a process: graphs (the default), kernels (without graphs) or plain.
+The environment variable ELMO_GPU sets the latter for a process: graphs (default), kernels (without graphs) or plain.
 """
 
 import importlib.util
@@ -12,11 +12,26 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from pipeline.config.schema import ConfigError
+from pipeline.config.schema import ConfigError, require
 
 MODES = ("graphs", "kernels", "plain")
 
 _mode = ""  # set by `using`
+
+
+def choose_device(accelerator: str, processes: int = 1) -> str:
+    """Return "cuda" or "cpu", for torch and for Lightning: the one decision of all commands.
+
+    accelerator: auto (a CUDA GPU if there is one), cpu or gpu. processes: number on this node, one for each GPU.
+    Raises ConfigError if GPUs are missing.
+    """
+    found = torch.cuda.device_count() if accelerator != "cpu" and torch.cuda.is_available() else 0
+    require(
+        accelerator != "gpu" or found > 0,
+        "accelerator=gpu, but torch finds no GPU to use by CUDA; use accelerator=cpu, or a torch built for CUDA",
+    )
+    require(not found or processes <= found, f"devices={processes}, but torch finds {found} GPUs; use devices={found}")
+    return "cuda" if found else "cpu"
 
 
 @contextmanager

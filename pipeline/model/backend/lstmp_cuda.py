@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from pipeline.model.backend import device as gpu
+from pipeline.model.backend.device import records_graphs
 
 
 class Layer(Protocol):
@@ -117,7 +117,7 @@ class Buffers:
             )
 
     def _forward_steps(self) -> None:
-        from pipeline.model.backend import triton_kernels as kernels
+        import pipeline.model.backend.triton_kernels as kernels
 
         for t in range(self.steps):
             gates, c, m, h = self.gates[:, t], self.c[:, t + 1], self.m[:, t], self.h[:, t + 1]
@@ -128,15 +128,12 @@ class Buffers:
                 h.clamp_(-self.proj_clip, self.proj_clip)
 
     def _backward_steps(self) -> None:
-        from pipeline.model.backend import triton_kernels as kernels
+        import pipeline.model.backend.triton_kernels as kernels
 
         recurrent_t, proj_t = self.recurrent.transpose(1, 2), self.proj.transpose(1, 2)
         for t in reversed(range(self.steps)):
-            dh, dgates, dh_recurrent = (
-                self.dh[:, t],
-                self.dgates[:, t],
-                self.dh_recurrent if t + 1 < self.steps else None,
-            )
+            dh, dgates = self.dh[:, t], self.dgates[:, t]
+            dh_recurrent = self.dh_recurrent if t + 1 < self.steps else None
             kernels.clip_backward(dh, self.dy[:, t], dh_recurrent, self.h[:, t + 1], self.proj_clip)
             torch.bmm(dh, proj_t, out=self.dm)
             kernels.cell_backward(
@@ -177,7 +174,7 @@ class KeptBuffers:
         return KeptBuffers, ()
 
     def of(self, layer: Layer, steps: int, lanes: int, dtype: torch.dtype) -> Buffers:
-        records = gpu.records_graphs(layer.bias)
+        records = records_graphs(layer.bias)
         key = (steps, lanes, dtype, layer.bias.device, records)
         if self._buffers is None or key != self._key:
             self._buffers, self._key = None, ()  # frees the old buffers before new ones are allocated
@@ -200,9 +197,16 @@ class CudaRecurrence(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, h0: Tensor, c0: Tensor, weight_input: Tensor, weight_recurrent: Tensor, bias: Tensor,
-        weight_proj: Tensor, buffers: Buffers,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        ctx: Any,
+        x: Tensor,
+        h0: Tensor,
+        c0: Tensor,
+        weight_input: Tensor,
+        weight_recurrent: Tensor,
+        bias: Tensor,
+        weight_proj: Tensor,
+        buffers: Buffers,
+    ) -> tuple[Tensor, Tensor]:
         with torch.autocast(x.device.type, enabled=False):
             low = x.to(buffers.dtype)
             torch.bmm(low.flatten(1, 2), weight_input.to(buffers.dtype), out=buffers.gates.flatten(1, 2))

@@ -20,6 +20,7 @@ Matrices = Tensor | list[Tensor]  # (D, K, N), or D of (K, N), packed
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 _AVX512 = "AVX512" in torch.backends.cpu.get_cpu_capability()
 # Whether this processor has bfloat16 instructions; without them bfloat16 products are slower than float32 products.
+# torch has no public question for it.
 HAS_BF16 = any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
 _LEAST_PACKED = 1 << 18 if _AVX512 else 1 << 20  # elements: 1 and 4 MiB. MKL uses a thread for each direction
 
@@ -40,9 +41,17 @@ def matmul(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def packed(right: Tensor) -> Matrices:
-    """Return right (D, K, N) for use in many products: packed for oneDNN if that is faster, otherwise as it is."""
-    if not _gets_packed(right):
-        return right
+    """Return right (D, K, N) for many products: packed for oneDNN if that is faster, otherwise contiguous.
+
+    MKL is 3 to 4 times slower on views.
+    """
+    if right.dtype == torch.bfloat16:
+        is_packed = _ONEDNN and HAS_BF16 and right.device.type == "cpu"
+    else:
+        is_packed = _is_onednns(right) and right.shape[-2] * right.shape[-1] >= _LEAST_PACKED
+    if not is_packed:
+        return right.contiguous()
+    # The packing behind torch.compile; torch.mkldnn's public tensors are packed for nn.Linear modules only.
     return [torch.ops.mkldnn._reorder_linear_weight(r.detach().t(), None) for r in right]
 
 
@@ -53,41 +62,20 @@ def batched_matmul(left: Tensor, right: Tensor) -> Tensor:
     return torch.stack([matmul(a, b) for a, b in zip(left, right, strict=True)])
 
 
-def batched_matmul_with_bias(left: Tensor, right: Tensor, bias: Tensor) -> Tensor:
-    """Return left (D, M, K) @ right (D, K, N) + bias (D, 1, N), in the dtype of bias."""
-    out = torch.empty(*left.shape[:2], right.shape[2], dtype=bias.dtype, device=bias.device)
-    if not suits_onednn(left, right):
-        return torch.add(torch.bmm(left, right), bias, out=out)
-    for d in range(len(out)):
-        torch.add(matmul(left[d], right[d]), bias[d], out=out[d])
-    return out
+def packed_matmul(left: Tensor, right: Matrices) -> Tensor:
+    """Return left (D, M, K) @ right (D, K, N), right from `packed`."""
+    if isinstance(right, Tensor):
+        return torch.bmm(left, right)
+    return torch.stack([matmul(a, b) for a, b in zip(left, right, strict=True)])
 
 
-def add_batched_matmul(total: Tensor, left: Tensor, right: Matrices) -> None:
-    """Add left (D, M, K) @ right (D, K, N) to total (D, M, N). right may come from `packed`."""
-    if isinstance(right, list):
-        for d, matrix in enumerate(right):
-            total[d].add_(matmul(left[d], matrix))
-    elif total.device.type == "cpu" or total.dtype != left.dtype:
-        # Into a buffer of its own: MKL uses a thread for each direction only then.
-        total.add_(torch.bmm(left, right))
+def add_packed_matmul_(total: Tensor, left: Tensor, right: Matrices) -> None:
+    """Add left (D, M, K) @ right (D, K, N), right from `packed`, to total (D, M, N)."""
+    if isinstance(right, Tensor):
+        total.add_(torch.bmm(left, right))  # not baddbmm: only into its own buffer MKL uses a thread a direction
     else:
-        total.baddbmm_(left, right)
-
-
-def batched_matmul_into(out: Tensor, left: Tensor, right: Matrices) -> None:
-    """Write left (D, M, K) @ right (D, K, N) into out (D, M, N). right may come from `packed`."""
-    if isinstance(right, list):
-        for d, matrix in enumerate(right):
-            out[d].copy_(matmul(left[d], matrix))
-    else:
-        out.copy_(torch.bmm(left, right))
-
-
-def transposed(right: Tensor) -> Tensor:
-    """Transpose (D, K, N) to (D, N, K): a view for `packed`, otherwise a copy (MKL is 3 to 4 times slower on views)."""
-    view = right.transpose(1, 2)
-    return view if _gets_packed(view) else view.contiguous()
+        for out, a, b in zip(total, left, right, strict=True):
+            out.add_(matmul(a, b))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -113,16 +101,10 @@ class _Linear(torch.autograd.Function):
 
 def suits_onednn(left: Tensor, right: Tensor) -> bool:
     """Return whether oneDNN computes the product of these matrices, which are not packed."""
-    return _AVX512 and _in_float32(left) and right.dtype == torch.float32 and left.numel() > 0 and right.numel() > 0
+    return _AVX512 and _is_onednns(left) and _is_onednns(right) and left.numel() > 0 and right.numel() > 0
 
 
-def _gets_packed(right: Tensor) -> bool:
-    if right.dtype == torch.bfloat16:
-        return _ONEDNN and HAS_BF16 and right.device.type == "cpu"
-    return _in_float32(right) and right.shape[-2] * right.shape[-1] >= _LEAST_PACKED
-
-
-def _in_float32(matrix: Tensor) -> bool:
+def _is_onednns(matrix: Tensor) -> bool:
     return _ONEDNN and matrix.device.type == "cpu" and matrix.dtype == torch.float32
 
 

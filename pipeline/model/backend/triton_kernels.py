@@ -5,7 +5,6 @@ float32. Triton comes with torch's CUDA builds. With TRITON_INTERPRET=1 set befo
 tensors. It is slow then, and rounds to bf16 towards zero, while a GPU rounds to nearest.
 """
 
-import math
 import os
 
 import torch
@@ -16,8 +15,7 @@ from triton.language import constexpr, tensor
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _BLOCK = 64 if INTERPRETED else 1024  # values of a row per program
-_FLAT_BLOCK = 1 << 17 if INTERPRETED else 1024  # values of a flat tensor per program
-_COLUMNS = 512 if INTERPRETED else 4096  # logits of a row at once
+FLAT_BLOCK = 1 << 17 if INTERPRETED else 1024  # values of a flat tensor per program
 
 
 def cell_forward(gates: Tensor, bias: Tensor, c_prev: Tensor, c: Tensor, m: Tensor, clip: float) -> None:
@@ -39,75 +37,61 @@ def cell_backward(
     Activations are computed again from the gates, so that they are not rounded to the compute dtype.
     """
     _cell_backward[_grid(c)](
-        dgates, dm, dc, gates, bias, c_prev, c, gates.stride(0), dc.stride(0), c.stride(0), clip, c.shape[2],
+        dgates,
+        dm,
+        dc,
+        gates,
+        bias,
+        c_prev,
+        c,
+        gates.stride(0),
+        dc.stride(0),
+        c.stride(0),
+        clip,
+        c.shape[2],
         BLOCK=_BLOCK,
-    )  # fmt: skip
+    )
 
 
 def clip_backward(dh: Tensor, dy: Tensor, dh_recurrent: Tensor | None, h: Tensor, clip: float) -> None:
     """Fill dh (2, B, P): dy plus dh_recurrent, the gradient from the next step; 0 where the projection was clipped."""
     _clip_backward[_grid(h)](
-        dh, dy, dy if dh_recurrent is None else dh_recurrent, h, dy.stride(0), h.stride(0), clip, h.shape[1],
-        h.shape[2], HAS_RECURRENT=dh_recurrent is not None, BLOCK=_BLOCK,
-    )  # fmt: skip
-
-
-def add_exponentials(logits: Tensor, bias: Tensor, hits: Tensor, top: Tensor, total: Tensor) -> None:
-    """Add exp(logits (N, C) + bias (C,)) to running sums: the log of a sum is top + log(total), both (N,) float32.
-
-    hits (N,): the column of each row that is left out, or -1.
-    """
-    _add_exponentials[(len(logits),)](logits, bias, hits, top, total, logits.shape[1], BLOCK=_COLUMNS)
-
-
-def to_probabilities_(logits: Tensor, bias: Tensor, hits: Tensor, normaliser: Tensor) -> None:
-    """Turn logits (N, C) into exp(logits + bias - normaliser) in place, 0 at the hits."""
-    grid = (len(logits), triton.cdiv(logits.shape[1], _COLUMNS))
-    _to_probabilities[grid](logits, bias, hits, normaliser, logits.shape[1], BLOCK=_COLUMNS)
+        dh,
+        dy,
+        dy if dh_recurrent is None else dh_recurrent,
+        h,
+        dy.stride(0),
+        h.stride(0),
+        clip,
+        h.shape[1],
+        h.shape[2],
+        HAS_RECURRENT=dh_recurrent is not None,
+        BLOCK=_BLOCK,
+    )
 
 
 def dropout(x: Tensor, threshold: int, scale: float, key: int, first_lane: int) -> Tensor:
     """Return x (2, T, B, P), contiguous, times scale where a value is kept, 0 elsewhere: bitwise as dropout.py does."""
     y = torch.empty_like(x)
-    _dropout[_flat_grid(x)](
-        x, y, threshold, scale, key, first_lane, x.shape[0] * x.shape[1], x.shape[2], x.shape[3], x.numel(),
-        BLOCK=_FLAT_BLOCK,
-    )  # fmt: skip
+    _dropout[flat_grid(x)](
+        x,
+        y,
+        threshold,
+        scale,
+        key,
+        first_lane,
+        x.shape[0] * x.shape[1],
+        x.shape[2],
+        x.shape[3],
+        x.numel(),
+        BLOCK=FLAT_BLOCK,
+    )
     return y
 
 
-def adagrad_(
-    weight: Tensor, accumulator: Tensor, grad: Tensor, ids: Tensor | None, good: Tensor | None, lr: float
-) -> None:
-    """Update in one pass: accumulator += grad ** 2, weight -= lr * grad / sqrt(accumulator). All contiguous float32.
-
-    ids (R,): the distinct rows of grad (R, ...); None: all rows. good () int32: 0 leaves everything unchanged.
-    """
-    _adagrad[_flat_grid(grad)](
-        weight, accumulator, grad, *_chosen(grad, ids, good), lr, grad.numel(), HAS_IDS=ids is not None,
-        HAS_GOOD=good is not None, BLOCK=_FLAT_BLOCK,
-    )  # fmt: skip
-
-
-def adam_(
-    weight: Tensor, mean: Tensor, square: Tensor, grad: Tensor, ids: Tensor | None, good: Tensor | None,
-    steps: Tensor, lr: float, betas: tuple[float, float], eps: float,
-) -> None:  # fmt: skip
-    """Update as adagrad_ does, by Adam's rule. steps (): number of steps, this one included."""
-    _adam[_flat_grid(grad)](
-        weight, mean, square, grad, *_chosen(grad, ids, good), steps, lr, betas[1], *(1 - beta for beta in betas),
-        *(math.log(beta) if beta else -1e4 for beta in betas), eps, grad.numel(), HAS_IDS=ids is not None,
-        HAS_GOOD=good is not None, BLOCK=_FLAT_BLOCK,
-    )  # fmt: skip
-
-
-def _chosen(grad: Tensor, ids: Tensor | None, good: Tensor | None) -> tuple[Tensor, Tensor, int]:
-    """Return ids, good (any tensor in place of None) and the number of values of a row."""
-    return grad if ids is None else ids, grad if good is None else good, max(1, grad.numel() // max(1, len(grad)))
-
-
-def _flat_grid(values: Tensor) -> tuple[int]:
-    return (triton.cdiv(values.numel(), _FLAT_BLOCK),)
+def flat_grid(values: Tensor) -> tuple[int]:
+    """Return the programs for a flat tensor."""
+    return (triton.cdiv(values.numel(), FLAT_BLOCK),)
 
 
 def _grid(values: Tensor) -> tuple[int, int, int]:
@@ -132,9 +116,18 @@ def _activations(gates: tensor, bias: tensor, mask: tensor, hidden: tensor) -> t
 
 @triton.jit
 def _cell_forward(
-    gates: tensor, bias: tensor, c_prev: tensor, c: tensor, m: tensor, gates_stride: tensor, c_stride: tensor,
-    m_stride: tensor, clip: tensor, hidden: tensor, BLOCK: constexpr,  # noqa: N803
-) -> None:  # fmt: skip
+    gates: tensor,
+    bias: tensor,
+    c_prev: tensor,
+    c: tensor,
+    m: tensor,
+    gates_stride: tensor,
+    c_stride: tensor,
+    m_stride: tensor,
+    clip: tensor,
+    hidden: tensor,
+    BLOCK: constexpr,
+) -> None:
     unit, lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1)
     direction, mask = tl.program_id(2).to(tl.int64), unit < hidden
     gates += direction * gates_stride + lane * 4 * hidden + unit
@@ -150,10 +143,20 @@ def _cell_forward(
 
 @triton.jit
 def _cell_backward(
-    dgates: tensor, dm: tensor, dc: tensor, gates: tensor, bias: tensor, c_prev: tensor, c: tensor,
-    gates_stride: tensor, dc_stride: tensor, c_stride: tensor, clip: tensor, hidden: tensor,
-    BLOCK: constexpr,  # noqa: N803
-) -> None:  # fmt: skip
+    dgates: tensor,
+    dm: tensor,
+    dc: tensor,
+    gates: tensor,
+    bias: tensor,
+    c_prev: tensor,
+    c: tensor,
+    gates_stride: tensor,
+    dc_stride: tensor,
+    c_stride: tensor,
+    clip: tensor,
+    hidden: tensor,
+    BLOCK: constexpr,
+) -> None:
     unit, lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1)
     direction, mask = tl.program_id(2).to(tl.int64), unit < hidden
     of_gates = direction * gates_stride + lane * 4 * hidden + unit
@@ -176,9 +179,18 @@ def _cell_backward(
 
 @triton.jit
 def _clip_backward(
-    dh: tensor, dy: tensor, dh_recurrent: tensor, h: tensor, dy_stride: tensor, h_stride: tensor, clip: tensor,
-    lanes: tensor, width: tensor, HAS_RECURRENT: constexpr, BLOCK: constexpr,  # noqa: N803
-) -> None:  # fmt: skip
+    dh: tensor,
+    dy: tensor,
+    dh_recurrent: tensor,
+    h: tensor,
+    dy_stride: tensor,
+    h_stride: tensor,
+    clip: tensor,
+    lanes: tensor,
+    width: tensor,
+    HAS_RECURRENT: constexpr,
+    BLOCK: constexpr,
+) -> None:
     column, lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1)
     direction, mask = tl.program_id(2).to(tl.int64), column < width
     of_dy = direction * dy_stride + lane * width + column
@@ -190,45 +202,20 @@ def _clip_backward(
     tl.store(dh + of_dy, total.to(dh.dtype.element_ty), mask)
 
 
-@triton.jit
-def _row(logits: tensor, bias: tensor, at: tensor, hit: tensor, number: tensor) -> tensor:
-    """Return columns `at` of a row with bias added; -inf after the last column and at the hit."""
-    mask = at < number
-    value = tl.load(logits + at, mask, 0.0).to(tl.float32) + tl.load(bias + at, mask, 0.0)
-    return tl.where(mask & (at != hit), value, -float("inf"))
-
-
-@triton.jit
-def _add_exponentials(
-    logits: tensor, bias: tensor, hits: tensor, top: tensor, total: tensor, number: tensor, BLOCK: constexpr  # noqa: N803
-) -> None:  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    hit, most, exponentials = tl.load(hits + row), tl.load(top + row), tl.load(total + row)
-    for start in range(0, number, BLOCK):
-        value = _row(logits + row * number, bias, start + tl.arange(0, BLOCK), hit, number)
-        higher = tl.maximum(most, tl.max(value, 0))
-        exponentials = exponentials * tl.exp(most - higher) + tl.sum(tl.exp(value - higher), 0)
-        most = higher
-    tl.store(top + row, most)
-    tl.store(total + row, exponentials)
-
-
-@triton.jit
-def _to_probabilities(
-    logits: tensor, bias: tensor, hits: tensor, normaliser: tensor, number: tensor, BLOCK: constexpr  # noqa: N803
-) -> None:  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    value = _row(logits + row * number, bias, at, tl.load(hits + row), number)
-    share = tl.exp(value - tl.load(normaliser + row))
-    tl.store(logits + row * number + at, share.to(logits.dtype.element_ty), at < number)
-
-
 @triton.jit(do_not_specialize=["key", "first_lane"])  # one kernel for all values: these change from step to step
 def _dropout(
-    x: tensor, y: tensor, threshold: tensor, scale: tensor, key: tensor, first_lane: tensor, places: tensor,
-    lanes: tensor, width: tensor, size: tensor, BLOCK: constexpr,  # noqa: N803
-) -> None:  # fmt: skip
+    x: tensor,
+    y: tensor,
+    threshold: tensor,
+    scale: tensor,
+    key: tensor,
+    first_lane: tensor,
+    places: tensor,
+    lanes: tensor,
+    width: tensor,
+    size: tensor,
+    BLOCK: constexpr,
+) -> None:
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = at < size
     row, column = at // width, at % width
@@ -242,50 +229,3 @@ def _dropout(
     half = tl.where(column % 2 == 0, bits, bits >> 16).to(tl.int16)  # the first of two neighbours gets the low bits
     factor = tl.where(half >= threshold, scale, 0.0)
     tl.store(y + at, (tl.load(x + at, mask, 0.0) * factor).to(y.dtype.element_ty), mask)
-
-
-@triton.jit
-def _places(
-    ids: tensor, good: tensor, width: tensor, size: tensor, HAS_IDS: constexpr, HAS_GOOD: constexpr, BLOCK: constexpr  # noqa: N803
-) -> tensor:  # fmt: skip
-    """Return a program's places in the gradient, the places in the parameter, and a mask of places that exist."""
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    if HAS_GOOD:
-        size *= tl.load(good)
-    mask, place = at < size, at
-    if HAS_IDS:
-        place = tl.load(ids + at // width, mask, 0) * width + at % width
-    return at, place, mask
-
-
-@triton.jit
-def _adagrad(
-    weight: tensor, accumulator: tensor, grad: tensor, ids: tensor, good: tensor, width: tensor, lr: tensor,
-    size: tensor, HAS_IDS: constexpr, HAS_GOOD: constexpr, BLOCK: constexpr,  # noqa: N803
-) -> None:  # fmt: skip
-    at, place, mask = _places(ids, good, width, size, HAS_IDS, HAS_GOOD, BLOCK)
-    g = tl.load(grad + at, mask, 0.0)
-    total = tl.load(accumulator + place, mask, 1.0) + g * g
-    tl.store(accumulator + place, total, mask)
-    tl.store(weight + place, tl.load(weight + place, mask, 0.0) - lr * g / tl.sqrt(total), mask)
-
-
-@triton.jit
-def _adam(
-    weight: tensor, mean: tensor, square: tensor, grad: tensor, ids: tensor, good: tensor, width: tensor,
-    steps: tensor, lr: tensor, beta2: tensor, rest1: tensor, rest2: tensor, log1: tensor, log2: tensor,
-    eps: tensor, size: tensor, HAS_IDS: constexpr, HAS_GOOD: constexpr, BLOCK: constexpr,  # noqa: N803
-) -> None:  # fmt: skip
-    at, place, mask = _places(ids, good, width, size, HAS_IDS, HAS_GOOD, BLOCK)
-    number = tl.maximum(tl.load(steps), 1.0).to(
-        tl.float64
-    )  # 1 - beta ** number loses too much in float32 while number is small
-    scale = (lr / (1.0 - tl.exp(number * log1))).to(tl.float32)
-    correction = tl.sqrt(1.0 - tl.exp(number * log2)).to(tl.float32)
-    g = tl.load(grad + at, mask, 0.0)
-    m, s = tl.load(mean + place, mask, 0.0), tl.load(square + place, mask, 1.0)
-    m += rest1 * (g - m)
-    s = beta2 * s + rest2 * g * g
-    tl.store(mean + place, m, mask)
-    tl.store(square + place, s, mask)
-    tl.store(weight + place, tl.load(weight + place, mask, 0.0) - scale * m / (tl.sqrt(s) / correction + eps), mask)

@@ -9,18 +9,15 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from pipeline.model.backend.matmul import Matrices, add_batched_matmul, batched_matmul_into, compute_dtype, packed
+from pipeline.model.backend.matmul import Matrices, add_packed_matmul_, compute_dtype, packed, packed_matmul
 from pipeline.model.bilm import BiLM, States
+from pipeline.model.elmo.word_cache import ROW_MULTIPLE, version_of
 from pipeline.model.lstmp import LSTMP, LSTMPState, cell_forward, run_bias
 
 Gates = Callable[[slice, int], Tensor]
 """gates(steps, rows) returns (directions, steps, rows, 4 H): the input's part of the gates, bias included."""
-
-ROW_MULTIPLE = 4
-"""Matrix products get a multiple of this number of rows. BLAS computes leftover rows (one in oneDNN, one to three in
-MKL) with a kernel that rounds differently, so a sentence's vectors would depend on the size of its batch."""
 
 _PLACES_AT_ONCE = 1024  # steps x rows whose gates are held at once
 _WORD_GATES = 1 << 26  # upper bound for the gates of a window's words, held for all steps: 256 MiB
@@ -33,17 +30,10 @@ class _Weights(NamedTuple):
     recurrent: Matrices
     proj: Matrices
     bias: Tensor
+    dtype: torch.dtype
 
     def of(self, d: slice) -> "_Weights":
-        return _Weights(self.input[d], self.recurrent[d], self.proj[d], self.bias[d])
-
-
-def version_of(module: nn.Module) -> list[tuple[object, ...]]:
-    """Return a value that changes when a weight is written to or replaced.
-
-    Writes to tensors that were made in inference mode are not noticed: torch does not count them.
-    """
-    return [(id(p), p.data_ptr(), 0 if p.is_inference() else p._version) for p in module.parameters()]
+        return _Weights(self.input[d], self.recurrent[d], self.proj[d], self.bias[d], self.dtype)
 
 
 class LSTMPInference:
@@ -92,14 +82,18 @@ class LSTMPInference:
             assert isinstance(layer, LSTMP)
             whole = (layer.weight_input, layer.weight_recurrent, layer.weight_proj)
             input, recurrent, proj = (packed(matrices.to(dtype)) for matrices in whole)
-            self._weights.append(_Weights(input, recurrent, proj, run_bias(layer.bias, state_dtype)))
+            self._weights.append(_Weights(input, recurrent, proj, run_bias(layer.bias, state_dtype), dtype))
         self._weights_version = version
 
 
 def _run_layer(
-    layer: LSTMP, weights: _Weights, x: Tensor, words: tuple[Tensor, Tensor] | None, active: list[int],
+    layer: LSTMP,
+    weights: _Weights,
+    x: Tensor,
+    words: tuple[Tensor, Tensor] | None,
+    active: list[int],
     state: LSTMPState,
-) -> tuple[Tensor, LSTMPState]:  # fmt: skip
+) -> tuple[Tensor, LSTMPState]:
     """Run one layer on x. words: (vectors, index) if x is the first layer's input.
 
     On a CPU the directions run one after the other, so that the weights of one stay in the cache.
@@ -113,7 +107,7 @@ def _run_layer(
                 gates = _gates_of_words(weights.of(d), d, words[0].to(dtype), words[1])
             else:
                 gates = _gates_of_places(weights.of(d), d, x, dtype)
-            _run_steps(layer, weights.of(d), gates, dtype, active, y[d], state.h[d], c[d])
+            _run_steps(layer, weights.of(d), gates, active, y[d], LSTMPState(state.h[d], c[d]))
     last = y[:, -1].clone()  # the caller may add the input to y in place
     return y, LSTMPState(last, c)
 
@@ -121,7 +115,7 @@ def _run_layer(
 def _input_product(x: Tensor, weights: _Weights) -> Tensor:
     """Return what `input_gates` returns, always by the same matrix product, so that rounding is the same."""
     gates = weights.bias.unsqueeze(1).repeat(1, x.shape[1] * x.shape[2], 1)
-    add_batched_matmul(gates, x.flatten(1, 2), weights.input)
+    add_packed_matmul_(gates, x.flatten(1, 2), weights.input)
     return gates.view(*x.shape[:3], -1)
 
 
@@ -137,10 +131,10 @@ def _gates_of_places(weights: _Weights, d: slice, x: Tensor, dtype: torch.dtype)
 
 
 def _run_steps(
-    layer: LSTMP, weights: _Weights, gates_of: Gates, dtype: torch.dtype, active: list[int], y: Tensor, h: Tensor,
-    c: Tensor,
-) -> None:  # fmt: skip
+    layer: LSTMP, weights: _Weights, gates_of: Gates, active: list[int], y: Tensor, state: LSTMPState
+) -> None:
     """Run all steps from the state h (D, B, P), c (D, B, H); fill y (D, T, B, P) and update c in place."""
+    (h, c), dtype = state, weights.dtype
     tanh_c, m = torch.empty_like(c), torch.empty_like(c)
     start = 0
     while start < len(active):
@@ -148,8 +142,8 @@ def _run_steps(
         gates = gates_of(steps, active[start])
         for t in range(gates.shape[1]):
             rows = active[start + t]
-            add_batched_matmul(gates[:, t, :rows], h[:, :rows].to(dtype), weights.recurrent)
+            add_packed_matmul_(gates[:, t, :rows], h[:, :rows].to(dtype), weights.recurrent)
             cell_forward(gates[:, t, :rows], c[:, :rows], c[:, :rows], tanh_c[:, :rows], m[:, :rows], layer.cell_clip)
-            batched_matmul_into(y[:, start + t, :rows], m[:, :rows].to(dtype), weights.proj)
+            y[:, start + t, :rows] = packed_matmul(m[:, :rows].to(dtype), weights.proj)
             h = y[:, start + t].clamp_(-layer.proj_clip, layer.proj_clip)
         start = steps.stop

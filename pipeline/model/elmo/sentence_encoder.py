@@ -5,7 +5,7 @@ bilm-tf and AllenNLP do, is an option.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,7 +29,8 @@ _MAX_ROWS = {"cpu": 256, "cuda": 512}  # most sentences of a group
 _STEP_COSTS_ROWS = {"cpu": 24, "cuda": 128}  # the fixed cost of a step of a group, in rows
 
 
-class EncodedGroup(NamedTuple):
+@dataclass(frozen=True)
+class EncodedGroup:
     """Layers of sentences that were computed together. numbers (B,): the sentences; lengths (B,): their words.
 
     layers: L + 1 of (2, T, B, P), each direction in its own reading order from <S> or </S> on. Values after a
@@ -57,7 +58,8 @@ class EncodedGroup(NamedTuple):
         )
 
 
-class Packed(NamedTuple):
+@dataclass(frozen=True)
+class Packed:
     """Layers of all words end to end, (L + 1, N, 2 P). Sentence s has lengths[s] of the N words, from first[s] on."""
 
     layers: Tensor

@@ -8,12 +8,22 @@ from torch import Tensor, nn
 
 from pipeline.characters import PAD
 from pipeline.config.schema import require
-from pipeline.model.elmo.lstmp_inference import version_of
 from pipeline.model.elmo.sentence_batch import Spelled, spell_sentences
 from pipeline.model.token_encoder import BUCKET_LENGTHS, TokenEncoder
 
 _WORDS_AT_ONCE = 512  # most unique words that are encoded at once without gradient
-_WORD_MULTIPLE = 16  # keeps the number of shapes small: oneDNN compiles a kernel for each
+ROW_MULTIPLE = 4
+"""Without gradient, matrix products get a multiple of this number of rows. BLAS computes leftover rows (one in oneDNN,
+one to three in MKL) with a kernel that rounds differently, so vectors would depend on the size of the batch."""
+
+
+def version_of(module: nn.Module) -> list[tuple[object, ...]]:
+    """Return a value that changes when a weight is written to or replaced.
+
+    Writes to tensors that were made in inference mode are not noticed: torch does not count them.
+    """
+    # torch has no public counter of writes.
+    return [(id(p), p.data_ptr(), 0 if p.is_inference() else p._version) for p in module.parameters()]
 
 
 class WordCache(nn.Module):
@@ -63,7 +73,7 @@ def encode_words(encoder: TokenEncoder, characters: np.ndarray) -> Tensor:
     encoded = []
     order, blocks = _blocks((characters != PAD).sum(1))
     for block in blocks:
-        filled = np.concatenate([block, np.repeat(block[:1], -len(block) % _WORD_MULTIPLE)])
+        filled = np.concatenate([block, np.repeat(block[:1], -len(block) % ROW_MULTIPLE)])
         vectors = encoder(torch.from_numpy(characters[filled]).to(device))
         encoded.append(vectors[: len(block)].to(dtype))
     return torch.cat(encoded)[torch.from_numpy(np.argsort(order)).to(device)]

@@ -102,7 +102,7 @@ def load_bilm(path: Path, config: ModelConfig) -> BiLM:
             config = replace(config, proj_clip=None)
         table = _checked_table(path, found, config, unprojected)
         with torch.device("meta"):
-            bilm = BiLM(config, 0)
+            bilm = BiLM(config)
         state = {name: torch.empty(tensor.shape) for name, tensor in bilm.state_dict().items()}
         for k in range(config.num_layers if unprojected else 0):
             state[f"layers.{k}.weight_proj"].copy_(torch.eye(config.lstm_dim))
@@ -129,8 +129,8 @@ def save_weights(path: Path, bilm: BiLM) -> None:
 
     Raises ConfigError for weights that are not finite.
     """
-    state, content = bilm.state_dict(), io.BytesIO()  # in memory: on a full disk h5py would crash the process
-    check_finite({name: tensor for name, tensor in state.items() if not name.startswith("softmax.")}, "this model")
+    state, content = bilm.core().state_dict(), io.BytesIO()  # in memory: on a full disk h5py would crash the process
+    check_finite(state, "this model")
     with _h5py().File(content, "w") as file:
         for entry in name_table(bilm.config):
             values = torch.cat([part.view(state[part.parameter]) for part in entry.parts])

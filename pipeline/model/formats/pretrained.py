@@ -45,6 +45,7 @@ from pipeline.model.formats.folder_config import (
 )  # fmt: skip
 from pipeline.model.formats.hub import HubId, fetch, model_card, upload
 from pipeline.model.formats.weight_checks import as_float32, check_finite, check_shapes, parameter_shapes
+from pipeline.model.language_model import LanguageModel
 from pipeline.version import __version__
 
 _SOFTMAX_PREFIX = "softmax."
@@ -53,10 +54,10 @@ _FLOATS = ("F32", "F16", "BF16", "F64")  # as safetensors names them
 
 @dataclass
 class Pretrained:
-    """A loaded model. words (V): target vocabulary, <S> </S> <UNK> first; counts (V,) int64: in training.
+    """A loaded model. bilm: a LanguageModel if its softmax was read, otherwise a BiLM.
 
-    words and counts are None if unknown. facts: where the weights come from. training: the settings of the run that
-    made them, None if unknown.
+    words (V): target vocabulary, <S> </S> <UNK> first; counts (V,) int64: in training; None if unknown.
+    facts: where the weights come from. training: the settings of the run that made them, None if unknown.
     """
 
     path: Path
@@ -136,7 +137,7 @@ def load_pretrained(location: str | Path, *, softmax: bool = True, device: torch
         of_file = ((n, shape) for n, shape in wanted if n.startswith(_SOFTMAX_PREFIX) == (name == SOFTMAX))
         check_shapes(_read_shapes(folder / name), of_file, str(folder / name), CONFIG)
     with torch.device("meta"):
-        bilm = BiLM(config, vocab_size)
+        bilm = LanguageModel(config, vocab_size) if softmax else BiLM(config)
     state = {k: tensor for name in names for k, tensor in _read_tensors(folder / name, device).items()}
     bilm.load_state_dict(state, assign=True)
     facts = known_facts(described.facts, str(folder / CONFIG))
@@ -181,7 +182,7 @@ def is_pretrained(folder: Path) -> bool:
 
 
 def _check_vocabulary(bilm: BiLM, words: list[str] | None, counts: np.ndarray | None) -> None:
-    if bilm.has_softmax:
+    if isinstance(bilm, LanguageModel):
         require(words is not None and counts is not None, "a model with a softmax is saved with its words and counts")
         size = bilm.softmax.vocab_size
         require(len(words or []) == size, f"{len(words or [])} words do not fit a softmax of {size}")

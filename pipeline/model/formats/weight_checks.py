@@ -24,7 +24,7 @@ def num_filters(config: ModelConfig) -> int:
 
 
 def parameter_shapes(config: ModelConfig, vocab_size: int = 0) -> Iterator[tuple[str, Shape]]:
-    """Yield name and shape of every parameter of `BiLM(config, vocab_size)`, without allocating any.
+    """Yield name and shape of every parameter of `LanguageModel(config, vocab_size)`, of `BiLM(config)` if it is 0.
 
     It is a generator, so a caller that stops at the first mismatch spends no time on a config of absurd sizes.
     """

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.model.elmo.elmo import Elmo
+from pipeline.model.elmo.pretrained import Elmo
 from pipeline.tasks.layer_cache import LayerCache
 from pipeline.tasks.networks.sequences import Batch
 from pipeline.tasks.training.order import TrainingOrder

@@ -92,7 +92,7 @@ def _gpus(config: PretrainConfig) -> list[str]:
         return []
     import torch
 
-    from pipeline.model.backend.choose_device import choose_device
+    from pipeline.model.backend.device import choose_device
 
     try:
         device = choose_device(config.train.accelerator)

@@ -12,7 +12,8 @@ from torch import Tensor
 from pipeline.config.schema import PretrainConfig
 from pipeline.data.windows import Batch
 from pipeline.model.backend.device import upload, uses_kernels
-from pipeline.model.bilm import BiLM, DropoutKey, States, Window, detach
+from pipeline.model.bilm import DropoutKey, States, Window, detach
+from pipeline.model.language_model import LanguageModel
 from pipeline.model.lstmp import LSTMP, LSTMPState
 from pipeline.train.cluster.stop_requests import Request, StopRequests
 from pipeline.train.step.collectives import broadcast_, new_group
@@ -40,12 +41,12 @@ class StepEnd:
 
 
 class BiLMModule(pl.LightningModule):
-    """Train a BiLM on `StepInputs`. A step is one window of all lanes, computed in `config.lane_groups` groups."""
+    """Train a biLM on `StepInputs`. A step is one window of all lanes, computed in `config.lane_groups` groups."""
 
     def __init__(
         self,
         config: PretrainConfig,
-        bilm: BiLM,
+        bilm: LanguageModel,
         state: TrainingState,
         freeze: Freeze | None = None,
         stop_requests: StopRequests | None = None,

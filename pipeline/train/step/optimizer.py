@@ -80,7 +80,7 @@ def _update_by_adagrad(parameter: Tensor, grad: Tensor, state: State, group: Gro
     accumulator = state["accumulator"]
     rows, values = rows_of(grad)
     if uses_kernels(parameter):
-        from pipeline.model.backend import triton_kernels as kernels
+        from pipeline.model.backend import triton_optimizers as kernels
 
         kernels.adagrad_(parameter, accumulator, values.contiguous(), rows, good, group["lr"])
         return
@@ -105,7 +105,7 @@ def _update_by_adam(parameter: Tensor, grad: Tensor, state: State, group: Group,
     rows, values = rows_of(grad)
     steps.add_(1 if good is None else good)
     if uses_kernels(parameter):
-        from pipeline.model.backend import triton_kernels as kernels
+        from pipeline.model.backend import triton_optimizers as kernels
 
         moments = mean, square, values.contiguous()
         kernels.adam_(parameter, *moments, rows, good, steps, group["lr"], betas, group["eps"])
