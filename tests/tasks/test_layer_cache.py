@@ -34,7 +34,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def save(folder: Path, seed: int = 0, scale: float = 1.0) -> Path:
-    bilm = tiny.bilm(tiny.config(), vocab_size=0, seed=seed)
+    bilm = tiny.bilm(tiny.config(), seed=seed).core()
     with torch.no_grad():
         bilm.encoder.char_embed.mul_(scale)
     save_pretrained(folder, bilm)
@@ -154,7 +154,7 @@ def test_damage_in_the_middle_is_found_on_demand(tmp_path: Path, model: Path, mo
 
 
 def test_values_that_float16_cannot_hold_are_refused(tmp_path: Path) -> None:
-    bilm = tiny.bilm(tiny.config(num_highway=0), vocab_size=0)
+    bilm = tiny.bilm(tiny.config(num_highway=0)).core()
     with torch.no_grad():
         for parameter in bilm.encoder.parameters():
             parameter.mul_(1e3)

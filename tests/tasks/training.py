@@ -32,7 +32,7 @@ def make_files(folder: Path) -> Path:
     """Write train.conll, dev.conll and a biLM in bilm/ into the folder."""
     write_columns(folder / "train.conll", 40, 1)
     write_columns(folder / "dev.conll", 12, 2)
-    save_pretrained(folder / "bilm", tiny.bilm(tiny.config(), 0))
+    save_pretrained(folder / "bilm", tiny.bilm(tiny.config()).core())
     return folder
 
 
