@@ -62,7 +62,7 @@ def _inspect(arguments: list[str]) -> int:
 def pretrain(arguments: list[str]) -> int:
     signals.install()
     config = _training_config(PretrainConfig, [*job_shape(), *arguments])
-    from pipeline.train.run import pretrain as train
+    from pipeline.train.pretrain import pretrain as train
 
     return _train("pretrain", lambda: train(config), arguments, config)
 

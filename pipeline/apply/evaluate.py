@@ -26,7 +26,7 @@ from pipeline.data.datamodule import evaluation_windows, held_out_split
 from pipeline.data.vocabulary import Vocabulary, vocabulary_of
 from pipeline.data.windows import BatchMaker
 from pipeline.model.backend.device import choose_device
-from pipeline.train.trainer import quieten_lightning
+from pipeline.train.trainer import end_with_launcher, launching_ranks, quieten_lightning
 from pipeline.train.validate import Perplexity, held_out_perplexity
 
 
@@ -79,11 +79,13 @@ def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
     require(bool(config.data), "data= is missing: give a dataset or text files")
     output = local_path(config.output, "output")
     require(output.parent.is_dir(), f"output={output}: there is no folder {output.parent}; make it first")
+    end_with_launcher()
     quieten_lightning()
     strategy = "ddp" if config.devices > 1 else "auto"
     accelerator = choose_device(config.accelerator, config.devices)
     fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=config.devices, precision=config.precision)
-    fabric.launch()
+    with launching_ranks():
+        fabric.launch()
     trained = load_trained(config.checkpoint, fabric.device)
     model = trained.language_model(
         f"checkpoint={config.checkpoint} has no softmax to predict words with, as imported weights have none; use a "

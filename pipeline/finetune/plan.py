@@ -32,7 +32,8 @@ from pipeline.finetune.report import FinetuneReport
 from pipeline.finetune.softmax_transfer import estimate_rows, transfer_rows
 from pipeline.model.language_model import LanguageModel
 from pipeline.train.outcome import Outcome
-from pipeline.train.plan import Corpus, Plan, checkpoints_of, open_training_data
+from pipeline.train.plan import Corpus, Plan, checkpoints_of
+from pipeline.train.pretrain import open_training_data
 from pipeline.train.run import open_tracker, run
 from pipeline.train.step.freeze import Freeze
 from pipeline.train.trainer import global_rank

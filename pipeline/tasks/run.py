@@ -166,7 +166,7 @@ class TaskRun:
             training.validate_every_steps or order.steps_an_epoch, total, tracker,
         )  # fmt: skip
         progress = ShowProgress(self.task, total, self.kind.main, evaluate)
-        trainer = build_task_trainer(training, [evaluate, progress])
+        trainer = build_task_trainer(training, training.precision, [evaluate, progress])
         with launching_ranks():
             trainer.fit(module, train_dataloaders=training_loader(steps, training.workers))
         return evaluate.stopped_by

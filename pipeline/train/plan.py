@@ -1,4 +1,4 @@
-"""The plan of a run: its text, target words, length and folder, before a model is built; and a pretraining's plan."""
+"""The plan of a run, of pretraining or fine-tuning: its text, target words, length and folder."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,13 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from data_prep.dataset.locations import local_path
-from data_prep.dataset.open import open_dataset
 from data_prep.dataset.shards import Dataset
-from pipeline.config.schema import ConfigError, DataConfig, PretrainConfig
+from pipeline.config.schema import PretrainConfig
 from pipeline.data.combined_windows import BACKWARD_SEED, MixedWindows, PerDirectionWindows
 from pipeline.data.datamodule import evaluation_windows
 from pipeline.data.lanes import TrainLanes
-from pipeline.data.vocabulary import Vocabulary, choose_vocabulary, vocabulary_tensors
+from pipeline.data.vocabulary import Vocabulary
 from pipeline.data.windows import BatchMaker, EvaluationWindows, TrainWindows, Windows
 from pipeline.model.backend.device import choose_device
 from pipeline.model.language_model import LanguageModel
@@ -89,23 +88,6 @@ class Plan:
         return evaluation_windows(heldout, maker, self.config.evaluate, self.config.train.validate_tokens)
 
 
-def open_training_data(config: DataConfig, path: str) -> Dataset:
-    """Return the dataset at `path`. Raises ConfigError if it has no training split."""
-    dataset = open_dataset(path, config.cache_dir, config.staged_at)
-    if "train" not in dataset.splits:
-        raise ConfigError(f"{path} has no training split; prepare one with `elmo prep`")
-    return dataset
-
-
 def checkpoints_of(config: PretrainConfig) -> CheckpointFolder:
     """Return the checkpoints of the run in run.dir."""
     return CheckpointFolder(local_path(config.run.dir, "run.dir") / "checkpoints", config.checkpoint.keep_last)
-
-
-def plan_pretraining(config: PretrainConfig) -> Plan:
-    """Open the dataset of data.path and plan a pretraining on it."""
-    dataset = open_training_data(config.data, config.data.path)
-    size = choose_vocabulary(dataset, config.data)
-    lanes = TrainLanes(dataset.splits["train"].num_tokens, config.data.lanes, config.data.window)
-    corpus = Corpus(dataset, Vocabulary(size), lanes)
-    return Plan(config, corpus, lambda: vocabulary_tensors(dataset.lexicon, size))

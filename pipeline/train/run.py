@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from data_prep.dataset.files import DataError
-from pipeline.config.schema import ConfigError, PretrainConfig, to_dict
+from pipeline.config.schema import ConfigError, to_dict
 from pipeline.config.terminal import print_text
 from pipeline.data.datamodule import BiLMDataModule, is_killed_worker
 from pipeline.data.vocabulary import shares_of
@@ -22,7 +22,7 @@ from pipeline.train.cluster.slurm_env import is_batch_job
 from pipeline.train.cluster.stop_requests import StopRequests
 from pipeline.train.cluster.watchdog import Watchdog
 from pipeline.train.outcome import Failed, LoaderKilled, Outcome
-from pipeline.train.plan import Plan, plan_pretraining
+from pipeline.train.plan import Plan
 from pipeline.train.progress import ProgressBar
 from pipeline.train.run_dir.lock import TakenOver, Writer, await_claim, check_identity, claim, record_run
 from pipeline.train.run_dir.records import git_revision, read_restarts, slurm_facts, write_end, write_start
@@ -39,11 +39,6 @@ from pipeline.version import __version__
 log = logging.getLogger(__name__)
 
 _KINDS = {"pretrain": "pretraining", "finetune": "fine-tuning"}
-
-
-def pretrain(config: PretrainConfig) -> Outcome:
-    """Train a biLM that is initialized from the seed; see `run`."""
-    return run(plan_pretraining(config))
 
 
 def run(plan: Plan) -> Outcome:

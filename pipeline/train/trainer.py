@@ -9,7 +9,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -19,14 +19,12 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
 from data_prep.orphans import end_with_parent
-from pipeline.config.schema import PretrainConfig, TrainConfig
-from pipeline.config.task_networks import TaskTraining
+from pipeline.config.schema import Precision, PretrainConfig, TrainConfig
 from pipeline.model.backend.device import choose_device
 
 _LAUNCHER = "ELMO_LAUNCHER_PID"  # in the environment of ranks that Lightning starts: the process of rank 0
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # options of mallopt(3)
 _NEVER = -1
-Machine: TypeAlias = TrainConfig | TaskTraining  # both say on which devices, nodes and threads to train
 _UNWANTED_ADVICE = (
     "The number of training batches",
     "The 'train_dataloader' does not have many workers",
@@ -35,15 +33,28 @@ _UNWANTED_ADVICE = (
 )
 
 
+class Machine(Protocol):
+    """Devices, nodes and threads, as the configs of trainings have them."""
+
+    @property
+    def accelerator(self) -> str: ...
+    @property
+    def devices(self) -> int: ...
+    @property
+    def nodes(self) -> int: ...
+    @property
+    def threads(self) -> int | None: ...
+
+
 def build_trainer(config: PretrainConfig, wandb_run: Any, callbacks: list[pl.Callback]) -> pl.Trainer:
     """Return a Trainer whose one epoch is the whole rest of the run. wandb_run: None but on rank 0."""
     logger = WandbLogger(experiment=wandb_run) if wandb_run is not None else False
     return _trainer(config.train, _strategy(config.train), callbacks, logger=logger)
 
 
-def build_task_trainer(training: TaskTraining, callbacks: list[pl.Callback]) -> pl.Trainer:
+def build_task_trainer(machine: Machine, precision: Precision, callbacks: list[pl.Callback]) -> pl.Trainer:
     """Return such a Trainer for a supervised task."""
-    return _trainer(training, DDPStrategy(gradient_as_bucket_view=True), callbacks, precision=training.precision)
+    return _trainer(machine, DDPStrategy(gradient_as_bucket_view=True), callbacks, precision=precision)
 
 
 def _trainer(machine: Machine, strategy: DDPStrategy, callbacks: list[pl.Callback], **options: Any) -> pl.Trainer:

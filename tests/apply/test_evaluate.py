@@ -2,9 +2,12 @@
 
 import json
 import math
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -193,3 +196,16 @@ def test_half_precision_comes_close(dataset: Path, trained: Path) -> None:
 def test_what_cannot_be_scored_is_refused_in_one_sentence(dataset: Path, trained: Path, pair: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         score(trained, dataset, pair)
+
+
+@pytest.mark.slow
+def test_no_rank_outlives_rank_zero(trained: Path, dataset: Path, tmp_path: Path) -> None:
+    """Rank 1 would wait for ever in its first exchange with rank 0."""
+    command = [sys.executable, "-m", "pipeline.cli", "evaluate", f"checkpoint={trained}", f"data={dataset}",
+               "devices=2", "accelerator=cpu", f"output={tmp_path / 'out.json'}"]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as rank_zero:
+        ranks: list[psutil.Process] = []
+        while not ranks and rank_zero.poll() is None:
+            ranks = psutil.Process(rank_zero.pid).children()
+        rank_zero.kill()
+    assert len(ranks) == 1 and psutil.wait_procs(ranks, timeout=60)[1] == []

@@ -13,7 +13,7 @@ from data_prep.prepare import prepare
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
 from pipeline.train.outcome import Outcome
-from pipeline.train.run import pretrain
+from pipeline.train.pretrain import pretrain
 from pipeline.train.run_dir.checkpoint import CheckpointFolder, load_checkpoint
 from pipeline.train.run_dir.tracking import read_metrics
 from tests.corpora import write_text, zipf_sentences

@@ -7,7 +7,7 @@ import pytest
 from data_prep.dataset.open import open_dataset
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
-from pipeline.train.plan import open_training_data
+from pipeline.train.pretrain import open_training_data
 
 
 @pytest.mark.parametrize(
