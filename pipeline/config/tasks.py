@@ -94,10 +94,15 @@ class CorefConfig(TaskConfig):
     elmo: ElmoConfig = _of(ElmoConfig("input", dropout=0.5))
     training: TaskTraining = _of(
         TaskTraining(
-            clip_norm=5.0, batch_size=1, max_epochs=150, patience=10, schedule="steps", decay=0.999,
+            clip_norm=5.0,
+            batch_size=1,
+            max_epochs=150,
+            patience=10,
+            schedule="steps",
+            decay=0.999,
             decay_every_steps=100,
         )
-    )  # fmt: skip
+    )
 
 
 @dataclass
@@ -135,9 +140,14 @@ class Sst5Config(TaskConfig):
 
 
 TASKS: dict[str, type[TaskConfig]] = {
-    "pos": PosConfig, "ner": NerConfig, "srl": SrlTaskConfig, "coref": CorefConfig, "squad": SquadConfig,
-    "snli": SnliConfig, "sst5": Sst5Config,
-}  # fmt: skip
+    "pos": PosConfig,
+    "ner": NerConfig,
+    "srl": SrlTaskConfig,
+    "coref": CorefConfig,
+    "squad": SquadConfig,
+    "snli": SnliConfig,
+    "sst5": Sst5Config,
+}
 
 
 def task_schema(name: str) -> type[TaskConfig]:

@@ -95,39 +95,57 @@ def _score_answers(questions: Sequence[Any], spans: Sequence[Any]) -> Scores:
 
 KINDS = {
     "pos": Kind(
-        Tagger, partial(_read_tags, entities=False), partial(_write_tags, entities=False),
-        partial(_score_tags, Accuracy), "accuracy",
+        Tagger,
+        partial(_read_tags, entities=False),
+        partial(_write_tags, entities=False),
+        partial(_score_tags, Accuracy),
+        "accuracy",
     ),
     "ner": Kind(
-        Tagger, partial(_read_tags, entities=True), partial(_write_tags, entities=True),
-        partial(_score_tags, EntityF1), "f1", sums_loss=True,
+        Tagger,
+        partial(_read_tags, entities=True),
+        partial(_write_tags, entities=True),
+        partial(_score_tags, EntityF1),
+        "f1",
+        sums_loss=True,
     ),
     "srl": Kind(
-        Srl, lambda path, config, labelled: read_predicate_frames(path, labelled),
+        Srl,
+        lambda path, config, labelled: read_predicate_frames(path, labelled),
         lambda source, path, examples, tags, config: write_predicate_frames(source, path, tags),
-        partial(_score_tags, RoleF1), "f1",
+        partial(_score_tags, RoleF1),
+        "f1",
     ),
     "coref": Kind(
-        Coreference, lambda path, config, labelled: read_coreference(path, labelled),
+        Coreference,
+        lambda path, config, labelled: read_coreference(path, labelled),
         lambda source, path, examples, clusters, config: write_coreference(source, path, clusters),
-        _score_clusters, "f1",
+        _score_clusters,
+        "f1",
     ),
     "squad": Kind(
-        QuestionAnswering, lambda path, config, labelled: read_questions(path, labelled, config.format.language),
-        _write_spans, _score_answers, "f1",
+        QuestionAnswering,
+        lambda path, config, labelled: read_questions(path, labelled, config.format.language),
+        _write_spans,
+        _score_answers,
+        "f1",
     ),
     "snli": Kind(
-        Entailment, lambda path, config, labelled: read_sentence_pairs(path, labelled, config.format.language),
+        Entailment,
+        lambda path, config, labelled: read_sentence_pairs(path, labelled, config.format.language),
         lambda source, path, examples, labels, config: write_sentence_pairs(source, path, labels),
-        _score_labels, "accuracy",
+        _score_labels,
+        "accuracy",
     ),
     "sst5": Kind(
-        Sentiment, lambda path, config, labelled: read_sentiment_trees(path),
+        Sentiment,
+        lambda path, config, labelled: read_sentiment_trees(path),
         lambda source, path, examples, labels, config: write_sentiment_trees(source, path, labels),
-        _score_labels, "accuracy",
+        _score_labels,
+        "accuracy",
         read_train=lambda path, config: read_sentiment_trees(path, phrases=config.training.all_phrases),
     ),
-}  # fmt: skip
+}
 
 
 def kind_of(task: str) -> Kind:

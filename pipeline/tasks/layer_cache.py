@@ -83,9 +83,14 @@ class LayerCache:
 
     @classmethod
     def open_or_build(
-        cls, folder: str | Path, elmo_folder: str | Path, texts: Iterable[Text], dtype: DType = "float16",
-        device: torch.device | str = "cpu", between_blocks: Callable[[], None] = lambda: None,
-    ) -> "LayerCache":  # fmt: skip
+        cls,
+        folder: str | Path,
+        elmo_folder: str | Path,
+        texts: Iterable[Text],
+        dtype: DType = "float16",
+        device: torch.device | str = "cpu",
+        between_blocks: Callable[[], None] = lambda: None,
+    ) -> "LayerCache":
         """Return the layers of `texts`, computed first if no earlier run has done so.
 
         elmo_folder: a trained biLM as other commands take it: an exported model, a run's folder, a checkpoint, or a

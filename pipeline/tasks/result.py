@@ -68,8 +68,12 @@ class TaskResult:
     def save(self) -> None:
         """Write result.json, the sign that the training has ended."""
         saved: SavedResult = {
-            "task": self.task, "main": self.main, "scores": self.scores,
+            "task": self.task,
+            "main": self.main,
+            "scores": self.scores,
             "learned": {place: {"weights": w, "gamma": gamma} for place, (w, gamma) in self.learned.items()},
-            "best_step": self.state.best_step, "steps": self.state.step, "seconds": self.state.seconds,
-        }  # fmt: skip
+            "best_step": self.state.best_step,
+            "steps": self.state.step,
+            "seconds": self.state.seconds,
+        }
         write_json(self.run_dir / RESULT, saved)

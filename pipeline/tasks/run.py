@@ -36,9 +36,18 @@ from pipeline.train.run_dir.tracking import Tracker
 from pipeline.train.trainer import build_task_trainer, end_with_launcher, global_rank, launching_ranks, set_threads
 
 log = logging.getLogger(__name__)
-_NOT_PART_OF_IDENTITY = ("run.name", "wandb", "training.max_epochs", "training.patience", "training.accelerator",
-                         "training.devices", "training.nodes", "training.threads", "training.workers",
-                         "elmo.cache_dir")  # fmt: skip
+_NOT_PART_OF_IDENTITY = (
+    "run.name",
+    "wandb",
+    "training.max_epochs",
+    "training.patience",
+    "training.accelerator",
+    "training.devices",
+    "training.nodes",
+    "training.threads",
+    "training.workers",
+    "elmo.cache_dir",
+)
 
 
 @dataclass(frozen=True)
@@ -96,8 +105,11 @@ class TaskRun:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What must stay the same at each start of the run: settings, and the content of files."""
-        settings = {name: value for name, value in _flat(to_dict(self.config)).items()
-                    if not name.startswith(_NOT_PART_OF_IDENTITY)}  # fmt: skip
+        settings = {
+            name: value
+            for name, value in _flat(to_dict(self.config)).items()
+            if not name.startswith(_NOT_PART_OF_IDENTITY)
+        }
         files = [*self.config.train, self.config.dev, self.config.test, self.config.vectors]
         return {"task": self.task, **settings, "files": [sha256_of(local_path(file)) for file in files if file]}
 
@@ -148,23 +160,38 @@ class TaskRun:
         if stopped_by is None and self.rank == 0:
             result = self._finish(module)
         if tracker is not None:
-            tracker.summary({f"{name}/{metric}": value for name, found in result.scores.items()
-                             for metric, value in found.items()})  # fmt: skip
+            tracker.summary(
+                {f"{name}/{metric}": value for name, found in result.scores.items() for metric, value in found.items()}
+            )
             tracker.finish()
         return result
 
     def _fit(self, module: TaskModule, tracker: Tracker | None) -> str | None:
         """Return the signal that stopped the training, None at its end."""
         training = self.config.training
-        order = TrainingOrder([sum(map(len, e.texts())) for e in self.data.train], training.batch_size,
-                              self.config.run.seed)  # fmt: skip
+        order = TrainingOrder(
+            [sum(map(len, e.texts())) for e in self.data.train], training.batch_size, self.config.run.seed
+        )
         total = order.steps_an_epoch * training.max_epochs
-        steps = Steps(self.data.train, order, self.make_batch, module.state.step, total, self.rank, self.ranks,
-                      self.kind.sums_loss)  # fmt: skip
+        steps = Steps(
+            self.data.train,
+            order,
+            self.make_batch,
+            module.state.step,
+            total,
+            self.rank,
+            self.ranks,
+            self.kind.sums_loss,
+        )
         evaluate = EvaluateAndSave(
-            self.run_dir, self.identity, lambda m: self.score(m, self.data.dev), self.kind.main,
-            training.validate_every_steps or order.steps_an_epoch, total, tracker,
-        )  # fmt: skip
+            self.run_dir,
+            self.identity,
+            lambda m: self.score(m, self.data.dev),
+            self.kind.main,
+            training.validate_every_steps or order.steps_an_epoch,
+            total,
+            tracker,
+        )
         progress = ShowProgress(self.task, total, self.kind.main, evaluate)
         trainer = build_task_trainer(training, training.precision, [evaluate, progress])
         with launching_ranks():

@@ -98,15 +98,20 @@ class Task:
         write_bytes(folder / WEIGHTS, save(tensors))
         characters = self.tables.characters
         described: _SavedTask = {
-            "format": FORMAT, "format_version": VERSION, "task": self.name, "config": to_dict(self.config),
+            "format": FORMAT,
+            "format_version": VERSION,
+            "task": self.name,
+            "config": to_dict(self.config),
             "tables": {
                 "words": list(self.tables.words.words),
                 "characters": None if characters is None else list(characters.characters),
                 "labels": list(self.tables.labels),
             },
-            "has_bilm": self.elmo is not None, "scores": scores or {},
-            "weights_bytes": (folder / WEIGHTS).stat().st_size, "weights_sha256": sha256_of(folder / WEIGHTS),
-        }  # fmt: skip
+            "has_bilm": self.elmo is not None,
+            "scores": scores or {},
+            "weights_bytes": (folder / WEIGHTS).stat().st_size,
+            "weights_sha256": sha256_of(folder / WEIGHTS),
+        }
         write_json(folder / CONFIG, described)
 
     @classmethod

@@ -102,9 +102,8 @@ def _read_conll(path: str | Path, labelled: bool) -> Iterator[CorefDocument]:
         sentences = tuple(tuple(row.fields[WORD] for row in rows) for rows in part.sentences)
         _check_words(path, part.line, sentences)
         speakers = tuple(
-            tuple("" if row.fields[SPEAKER] == NONE else row.fields[SPEAKER] for row in rows)
-            for rows in part.sentences
-        )  # fmt: skip
+            tuple("" if row.fields[SPEAKER] == NONE else row.fields[SPEAKER] for row in rows) for rows in part.sentences
+        )
         clusters = _clusters_of(path, part) if labelled else ()
         yield CorefDocument(part.name, part.genre, sentences, speakers, clusters)
 

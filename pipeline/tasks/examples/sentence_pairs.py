@@ -94,9 +94,7 @@ def _tsv_pairs(path: str | Path) -> Iterator[_Read]:
             if len(fields) != len(header):
                 what = f"has {len(fields)} columns, but the header has {len(header)}; they must be equal"
                 raise bad_line(path, line, what)
-            label, premise, hypothesis = (
-                fields[header.index(name)] if name in header else "" for name in _COLUMNS
-            )  # fmt: skip
+            label, premise, hypothesis = (fields[header.index(name)] if name in header else "" for name in _COLUMNS)
             yield _Read(line, label, premise, hypothesis)
 
 

@@ -56,9 +56,12 @@ class Entailment(TaskNetwork[SentencePair, PairBatch, str]):
         self.composition = Bidirectional("lstm", hidden, hidden, xavier_orthogonal_)
         self.pooled_dim = 4 * 2 * hidden
         self.classifier = nn.Sequential(
-            nn.Dropout(config.dropout), dense(self.pooled_dim, hidden), nn.ReLU(),
-            nn.Dropout(config.dropout), dense(hidden, len(labels)),
-        )  # fmt: skip
+            nn.Dropout(config.dropout),
+            dense(self.pooled_dim, hidden),
+            nn.ReLU(),
+            nn.Dropout(config.dropout),
+            dense(hidden, len(labels)),
+        )
 
     @staticmethod
     def labels_of(examples: Sequence[SentencePair]) -> tuple[str, ...]:

@@ -62,9 +62,12 @@ class TaskNetwork(nn.Module, ABC, Generic[Example, BatchOf, Prediction]):
 
 
 def make_tables(
-    config: EmbedderConfig, texts: Sequence[Words], labels: tuple[str, ...], vectors: WordVectors | None = None,
+    config: EmbedderConfig,
+    texts: Sequence[Words],
+    labels: tuple[str, ...],
+    vectors: WordVectors | None = None,
     seed: int = 0,
-) -> tuple[Tables, np.ndarray | None]:  # fmt: skip
+) -> tuple[Tables, np.ndarray | None]:
     """Return the tables of training texts, and the word vectors for the embedder (None with words="none").
 
     Fixed vectors: add the texts to predict to `texts`, or all words of the vectors, to know their words as well.

@@ -93,6 +93,11 @@ def _classifier(config: SentimentConfig, pooled_dim: int, num_labels: int) -> nn
     if config.maxout:
         return Maxout(pooled_dim, (first, second, num_labels), (*dropout, 0.0))
     return nn.Sequential(
-        nn.Linear(pooled_dim, first), nn.ReLU(), nn.Dropout(dropout[0]),
-        nn.Linear(first, second), nn.ReLU(), nn.Dropout(dropout[1]), nn.Linear(second, num_labels),
-    )  # fmt: skip
+        nn.Linear(pooled_dim, first),
+        nn.ReLU(),
+        nn.Dropout(dropout[0]),
+        nn.Linear(first, second),
+        nn.ReLU(),
+        nn.Dropout(dropout[1]),
+        nn.Linear(second, num_labels),
+    )

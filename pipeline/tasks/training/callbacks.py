@@ -25,9 +25,15 @@ class EvaluateAndSave(pl.Callback):
     """
 
     def __init__(
-        self, run_dir: Path, identity: dict[str, Any], score: Callable[[TaskModule], dict[str, float]], main: str,
-        every: int, total: int, tracker: Tracker | None,
-    ) -> None:  # fmt: skip
+        self,
+        run_dir: Path,
+        identity: dict[str, Any],
+        score: Callable[[TaskModule], dict[str, float]],
+        main: str,
+        every: int,
+        total: int,
+        tracker: Tracker | None,
+    ) -> None:
         self._run_dir, self._identity, self._score, self._main = run_dir, identity, score, main
         self._every, self._total, self._tracker = every, total, tracker
         self.stopped_by: str | None = None

@@ -62,9 +62,16 @@ class Steps(Dataset[tuple[Batch, float]]):
     """What each step of a rank trains on: (examples, weight of their loss). Item 0 is step `first`."""
 
     def __init__(
-        self, examples: Sequence[Any], order: TrainingOrder, make_batch: MakeBatch, first: int, last: int,
-        rank: int, ranks: int, sums_loss: bool,
-    ) -> None:  # fmt: skip
+        self,
+        examples: Sequence[Any],
+        order: TrainingOrder,
+        make_batch: MakeBatch,
+        first: int,
+        last: int,
+        rank: int,
+        ranks: int,
+        sums_loss: bool,
+    ) -> None:
         """last: the step after the last one. sums_loss: the loss is a sum over examples, not a mean."""
         self._examples, self._order, self._make_batch = examples, order, make_batch
         self._first, self._last, self._rank, self._ranks, self._sums_loss = first, last, rank, ranks, sums_loss
@@ -85,9 +92,13 @@ class Steps(Dataset[tuple[Batch, float]]):
 
 def training_loader(steps: Steps, workers: int) -> DataLoader[tuple[Batch, float]]:
     return DataLoader(
-        steps, batch_size=None, shuffle=False, num_workers=workers, prefetch_factor=4 if workers else None,
+        steps,
+        batch_size=None,
+        shuffle=False,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
         multiprocessing_context="fork" if workers else None,
-    )  # fmt: skip
+    )
 
 
 def by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:

@@ -24,9 +24,13 @@ class TaskModule(pl.LightningModule):
     """
 
     def __init__(
-        self, network: TaskNetwork[Any, Any, Any], training: TaskTraining, state: TaskState, seed: int,
+        self,
+        network: TaskNetwork[Any, Any, Any],
+        training: TaskTraining,
+        state: TaskState,
+        seed: int,
         bilm: BilmLayers | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.network, self.bilm, self.training_config, self.state, self._seed = network, bilm, training, state, seed
         self.average = MovingAverage(self.network, training.ema) if training.ema is not None else None

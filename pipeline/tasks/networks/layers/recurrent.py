@@ -34,9 +34,12 @@ class BidirectionalStack(nn.Module):
     """Bidirectional LSTM layers; `between` makes the dropout before each layer but the first."""
 
     def __init__(
-        self, input_dim: int, hidden: Sequence[int], between: Callable[[], nn.Module],
+        self,
+        input_dim: int,
+        hidden: Sequence[int],
+        between: Callable[[], nn.Module],
         initialise: Initialiser | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         dims = [input_dim, *(2 * h for h in hidden)]
         self.layers = nn.ModuleList(
