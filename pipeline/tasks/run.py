@@ -124,7 +124,10 @@ class TaskRun:
             return None
         folder = Path(elmo.cache_dir) if elmo.cache_dir else default_cache_dir() / "layers"
         texts = {text for example in [*self.data.used, *self.data.left_out] for text in example.texts()}
-        return KeptLayers(LayerCache.open_or_build(folder, elmo.checkpoint, texts, elmo.keep, "cpu", _check_for_stop))
+        cache = LayerCache.open_or_build(folder, elmo.checkpoint, texts, elmo.keep, "cpu", _check_for_stop)
+        if self.rank == 0:
+            cache.verify()  # a training reads all of it in every epoch, so one reading more costs little
+        return KeptLayers(cache)
 
     def make_batch(self, examples: Sequence[Any]) -> Batch:
         """Return a batch, with the biLM's layers where they are kept."""

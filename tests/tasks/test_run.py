@@ -159,6 +159,14 @@ def test_a_damaged_model_folder_is_refused(folder: Path, tmp_path: Path, capsys:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_damaged_checkpoint_is_refused_and_stays(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert task(folder, "torn", "training.max_epochs=1") == 0
+    path = folder / "torn" / "last.ckpt"
+    path.write_bytes(damaged := path.read_bytes()[:-100])
+    assert task(folder, "torn", "training.max_epochs=2") == 2
+    assert "last.ckpt is damaged" in capsys.readouterr().err and path.read_bytes() == damaged
+
+
 def test_every_example_is_trained_on_once_an_epoch_among_others_of_its_length() -> None:
     lengths = np.random.default_rng(3).integers(1, 60, 1000).tolist()
     order = TrainingOrder(lengths, 16, seed=5)

@@ -1,0 +1,106 @@
+"""`elmo study`: what is missing of a grid is done, whatever happened before, and one table shows it."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import cli
+from pipeline.config.load import load
+from pipeline.config.tasks import StudyConfig
+from pipeline.tasks.study import StudyTable, plan_study
+from tests.tasks.training import make_files
+
+SETTINGS = """
+tasks: [ner]
+grid: {{elmo.placement: [none, default], run.seed: [1, 2]}}
+settings:
+  train: [{folder}/train.conll]
+  dev: {folder}/dev.conll
+  elmo: {{checkpoint: {folder}/bilm, cache_dir: {folder}/layers}}
+  network: {{hidden: [8]}}
+  words: {{dim: 8}}
+  training: {{batch_size: 8, max_epochs: {epochs}, accelerator: cpu}}
+  wandb: {{mode: disabled}}
+  pos: {{network: {{hidden: [99]}}}}
+"""
+
+
+def write_study(folder: Path, epochs: int = 2) -> list[str]:
+    make_files(folder)
+    (folder / "study.yaml").write_text(SETTINGS.format(folder=folder, epochs=epochs))
+    return [str(folder / "study.yaml"), f"dir={folder / 'study'}", "processes=2"]
+
+
+@pytest.mark.slow
+def test_a_grid_is_run_once_and_shown_in_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = write_study(tmp_path)
+    assert cli.main(["study", *arguments]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[:3] for line in lines[1:]] == [["ner", "placement=none", "2"], ["ner", "placement=default", "2"]]
+    with (tmp_path / "study" / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["elmo.placement"], row["run.seed"]) for row in rows] == [
+        ("none", "1"), ("none", "2"), ("default", "1"), ("default", "2"),
+    ]  # fmt: skip
+    assert all(0 < float(row["input/layer1"]) < 1 for row in rows[2:]) and rows[0]["input/layer1"] == ""
+    results = {path: path.stat().st_mtime_ns for path in tmp_path.glob("study/ner/*/result.json")}
+    assert len(results) == 4
+    assert cli.main(["study", *arguments]) == 0  # nothing is left to do
+    assert {path: path.stat().st_mtime_ns for path in results} == results
+
+
+@pytest.mark.slow
+def test_a_study_that_is_stopped_resumes_its_runs(tmp_path: Path) -> None:
+    arguments = write_study(tmp_path, epochs=400)
+    with subprocess.Popen([sys.executable, "-m", "pipeline.cli", "study", *arguments], text=True) as study:
+        while not list(tmp_path.glob("study/ner/*/last.ckpt")) and study.poll() is None:
+            pass
+        study.send_signal(signal.SIGTERM)
+    assert study.returncode == 75
+    assert not list(tmp_path.glob("study/ner/*/result.json"))
+    (log,) = {path.read_text().strip().splitlines()[-1] for path in tmp_path.glob("study/ner/*none,seed=1/log.txt")}
+    assert log.startswith("stopped by SIGTERM at step ") and log.endswith("run the same command again to resume")
+
+
+def test_parts_of_an_array_share_the_runs_out(tmp_path: Path) -> None:
+    runs = plan_study(load(StudyConfig, write_study(tmp_path)))
+    assert [run.folder.name for run in runs] == [
+        "placement=none,seed=1", "placement=none,seed=2", "placement=default,seed=1", "placement=default,seed=2",
+    ]  # fmt: skip
+    assert str(StudyTable(runs)).endswith("4 of 4 runs are missing")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("tasks: []", "tasks= is missing"),
+        ("tasks: [nerd]", "there is no task 'nerd'"),
+        ("tasks: [ner]\ngrid: {run.seed: 3}", "grid: run.seed needs a list of values"),
+        ("tasks: [ner]\ngrid: {run.sed: [3]}", "there is no key run.sed; did you mean seed?"),
+        ("tasks: [ner]\nsettings: {words: {dims: 3}}", "dims"),
+        ("tasks: [ner]\nsettings: {ner: 3}", "ner is a section; give its keys"),
+        ("part: 2\nparts: 2", "part=2 must be below parts=2"),
+    ],
+)
+def test_a_mistake_is_one_sentence_before_anything_is_run(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "study.yaml").write_text(text)
+    assert cli.main(["study", str(tmp_path / "study.yaml"), f"dir={tmp_path / 'study'}"]) == 2
+    error = capsys.readouterr().err
+    assert said in error and len(error.strip().splitlines()) == 1
+    assert not list(tmp_path.glob("study/*/*"))
+
+
+def test_a_damaged_result_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = write_study(tmp_path)
+    folder = tmp_path / "study" / "ner" / "placement=none,seed=1"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps({"task": 3}))
+    assert cli.main(["study", *arguments]) == 2
+    assert "result.json" in capsys.readouterr().err
