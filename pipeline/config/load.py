@@ -165,11 +165,12 @@ def _read_yaml(schema: type[Any], file: str, variant: str, variants: Collection[
     try:
         values = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
         with open(file, "rb") as stream:
-            written = yaml.load(stream, yaml.BaseLoader) or {}  # every scalar as its text
+            written = yaml.load(stream, yaml.BaseLoader)  # every scalar as its text
     except Exception as error:  # as in `_parse`
         raise ConfigError(f"{file} is not YAML: {_one_sentence(error)}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{file} holds a list, not keys with values; write for example data: {{lanes: 32}}")
+    written = written if isinstance(written, dict) else {}  # OmegaConf reads a file of one word as a key
     own, own_written = values.get(variant) or {}, written.get(variant)
     if not isinstance(own, dict):
         raise ConfigError(f"{file}: {variant} is a section; give its keys, as {variant}: {{KEY: VALUE}}")

@@ -12,6 +12,7 @@ from pipeline.cli import COMMANDS
 from pipeline.config.finetune import in_full
 from pipeline.config.load import load
 from pipeline.config.schema import to_dict
+from pipeline.config.tasks import TASKS
 from tests.fuzz.cage import Fault, call, elmo, note
 from tests.fuzz.mutators import TEXTS, VALUES, bytes_damaged
 from tests.fuzz.world import TRAINING, World
@@ -20,7 +21,7 @@ NOT_YAML = [
     '"', "{", "]", "@x", "*a", "!x 1", "[" * 1000, "\udcff", "1" * 5000, "a: b: c", "\x00", "${", "%TAG", "? ", "&a",
 ]  # fmt: skip
 # Not tried: more processes than a test should start, runs without end, the network, files outside the case's folder.
-_PROCESSES = ("devices", "nodes", "workers", "hub", "watch", "threads", "input", "mode")
+_PROCESSES = ("processes", "devices", "nodes", "workers", "hub", "watch", "threads", "input", "mode")
 _WRITTEN = ("output", "dir", "index", "cache_dir", "stage_dir")
 DOCUMENTS = [
     "[1, 2]", "text", "1", "null", "", "a: 1", "--- 1\n--- 2\n", "run: 3", "run: [1]", "run: {dir: {a: b}}", "<<: 1",
@@ -49,6 +50,9 @@ def _base(world: World, command: str, folder: Path) -> list[str]:
         "embed": [checkpoint, text, f"output={folder / 'out.h5'}", "accelerator=cpu"],
         "score": [checkpoint, text, "accelerator=cpu"],
         "neighbors": [checkpoint, f"corpus={world.heldout}", f"index={folder / 'index'}", "word=w1", "sentence=w1 w2"],
+        "task": ["ner", *world.tagging(), f"run.dir={folder / 'task'}"],
+        "predict": [f"model={world.tagger}", f"input={world.columns}", f"output={folder / 'out'}", "accelerator=cpu"],
+        "study": ["tasks=ner", f"dir={folder / 'study'}", "parts=99", "part=98"],
         "status": [str(world.run)],
         "plot": [str(world.run), f"output={folder / 'plot.html'}"],
         "compare": [str(world.run), str(world.run)],
@@ -58,16 +62,17 @@ def _base(world: World, command: str, folder: Path) -> list[str]:
     }[command]  # fmt: skip
 
 
+SCHEMAS = {command: COMMANDS[command].schema for command in COMMANDS} | {"task": TASKS["ner"]}
 FIRST = [(command, value) for command in COMMANDS for value in NOT_YAML if command != "demo"]
 UNUSABLE = ["FILE", "/dev/null", "/proc/x", "/sys/x", "a\0b", "x" * 5000, "\udcff/" * 3, "LOOP"]
-WRITERS = ["pretrain", "preflight", "finetune", "demo", "prep", "export"]
+WRITERS = ["pretrain", "preflight", "finetune", "task", "demo", "prep", "export"]
 PLACES = [(command, place) for command in WRITERS for place in UNUSABLE]
 
 
 def arguments(world: World, chance: Random, folder: Path, case: int) -> None:
     """A command that works, with one argument more that is odd, or one fewer."""
     command = chance.choice([name for name in COMMANDS if name != "demo"])
-    _run(command, _mistyped(_base(world, command, folder), COMMANDS[command].schema, chance))
+    _run(command, _mistyped(_base(world, command, folder), SCHEMAS[command], chance))
 
 
 def not_yaml(world: World, chance: Random, folder: Path, case: int) -> None:
@@ -120,8 +125,11 @@ def _keys(schema: Any, prefix: str) -> list[str]:
 def _run(command: str, arguments: list[str]) -> None:
     note(f"{command} {arguments[-1:]!r}")
     elmo(command, *arguments, ends_with_1=command == "preflight")
-    given = in_full(arguments) if command == "finetune" else [a if "=" in a else f"runs={a}" for a in arguments]
-    _reads_back(COMMANDS[command].schema, given)
+    if command == "task":
+        given = arguments[1:]
+    else:
+        given = in_full(arguments) if command == "finetune" else [a if "=" in a else f"runs={a}" for a in arguments]
+    _reads_back(SCHEMAS[command], given)
 
 
 def _reads_back(schema: type[Any], arguments: list[str]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from tests import corpora
 from tests.fuzz.cage import Fault, Refused, call, elmo, note
 from tests.fuzz.mutators import damage_folder
+from tests.tasks import training
 
 LAST_STEP = 8  # of a resumed run; the world's ends at 6
 TRAINING = [
@@ -37,6 +38,7 @@ class World:
         self.text, self.heldout, self.dataset = folder / "text.txt", folder / "heldout.txt", folder / "data" / "dataset"
         self.run, self.model, self.weights = folder / "run", folder / "model", folder / "weights"
         self.vectors, self.begun, self.corpus = folder / "vectors", folder / "begun", folder / "corpus"
+        self.columns, self.tagger = folder / "names.conll", folder / "tagger" / "model"
         self.expected: dict[str, list[Any]] = {}
 
     def build(self) -> None:
@@ -59,6 +61,12 @@ class World:
             elmo("embed", *self.embedding(self.vectors), "tasks=2", f"task={task}")
         self.corpus.mkdir()
         self.neighbors(self.corpus)
+        training.write_columns(self.columns, 6, seed=1)
+        elmo("task", "ner", *self.tagging(), f"run.dir={self.tagger.parent}")
+
+    def tagging(self) -> list[str]:
+        return [f"train={self.columns}", f"dev={self.columns}", *training.SMALL, "training.max_epochs=1",
+                f"elmo.checkpoint={self.model}", f"elmo.cache_dir={self.folder / 'layers'}"]  # fmt: skip
 
     def embedding(self, folder: Path) -> list[str]:
         return [f"checkpoint={self.model}", f"input={self.heldout}", f"output={folder / 'out.npz'}"]

@@ -48,7 +48,7 @@ def test_a_terminal_gets_one_bar(dataset: Path, tmp_path: Path) -> None:
     except OSError:  # the other end is closed
         pass
     os.close(here)
-    assert process.wait(runs.WAIT_SECONDS) == 0, shown.decode()
+    assert process.wait(processes.WAIT_SECONDS) == 0, shown.decode()
     last = shown.decode().replace("\n", "\r").split("\r")
     bars = [line for line in last if line.startswith(("pretrain", "\x1b[Apretrain"))]
     assert re.search(r"100%\|.*\| 12/12 \[.*sampled perplexity [\d.]+, held out [\d.]+, [\d,]+ tokens/s\]", bars[-1]), (

@@ -46,7 +46,7 @@ def test_the_bytes_sent_between_ranks_do_not_grow_with_the_vocabulary(dataset: P
         for rank in range(2)
     ]  # fmt: skip
     try:
-        said = [rank.communicate(timeout=runs.WAIT_SECONDS)[0] for rank in ranks]
+        said = [rank.communicate(timeout=processes.WAIT_SECONDS)[0] for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()

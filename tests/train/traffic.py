@@ -36,7 +36,7 @@ ROW_OPERATIONS = {
     "aten.view.default", "aten._unsafe_view.default", "aten._sparse_coo_tensor_unsafe.default",
     "aten._sparse_coo_tensor_with_dims_and_tensors.default", "aten._indices.default", "aten._values.default",
     "aten.new_zeros.default", "aten.is_coalesced.default", "aten._coalesced_.default", "aten.sparse_dim.default",
-    "aten._nnz.default",
+    "aten._nnz.default", "aten.indices.default", "aten.values.default",
 }  # fmt: skip
 
 
