@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -175,6 +176,12 @@ def _faults(index: Index) -> Iterator[str]:
             yield from _faults_of_split(name, split)
 
 
+def _tar_bytes(end: int) -> int:
+    """Return the size of a tar file whose last member ends at byte `end`: its end marks, in whole records."""
+    blocks = -(-end // tarfile.BLOCKSIZE) + 2
+    return -(-blocks * tarfile.BLOCKSIZE // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+
+
 def _faults_of_split(name: str, split: SplitEntry) -> Iterator[str]:
     shards = split["shards"]
     firsts = np.cumsum([0, *(len(shard["chunks"]) for shard in shards)])
@@ -188,6 +195,9 @@ def _faults_of_split(name: str, split: SplitEntry) -> Iterator[str]:
     if len(wrong := np.flatnonzero(~is_placed | (sentences > tokens))):
         yield f"chunk {wrong[0]} of {name} cannot lie where it says or hold what it says"
         return
+    wanted = np.array([_tar_bytes(int(ends[last - 1])) for last in firsts[1:]])
+    if len(wrong := np.flatnonzero(wanted != [shard["bytes"] for shard in shards])):
+        yield f"{shards[wrong[0]]['file']} has {shards[wrong[0]]['bytes']:,} bytes, not the size of its chunks"
     for column, what in ((1, "tokens"), (2, "sentences")):
         by_shard = np.add.reduceat(numbers[:, column], firsts[:-1]).tolist()
         recorded = [shard["tokens"] if what == "tokens" else shard["sentences"] for shard in shards]

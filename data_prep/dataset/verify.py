@@ -10,7 +10,7 @@ from data_prep.dataset.files import NPY_HEADER_BYTES, sha256_of
 from data_prep.dataset.index import FileEntry, Index, ShardEntry, SplitEntry, files_in, read_index
 from data_prep.dataset.lexicon import BOS_ID, COUNTS, EOS_ID, SPECIALS, TSV, Lexicon
 from data_prep.dataset.locations import local_path
-from data_prep.dataset.shards import Split, locate_in, readable
+from data_prep.dataset.shards import Split, check_size, locate_in, readable
 from data_prep.dataset.summary import Made, Summary, informing
 
 
@@ -63,10 +63,15 @@ def verify(folder: str | Path) -> Report:
 
 
 def describe(folder: str | Path) -> str:
-    """Return a table of what a dataset holds and how it was made. Only the index is read."""
+    """Return a table of what a dataset holds and how it was made. Only the index is read.
+
+    Raises DataError for a damaged index, and for lexicon files of other sizes, which no other number of it gives.
+    """
     path = local_path(folder)
     with readable(path):
         index = read_index(path)
+    for name, entry in index["lexicon"]["files"].items():
+        check_size(path / name, entry["bytes"])
     lines = str(Summary.from_index(str(folder), index)).splitlines()[:-1]  # without the time it took
     made = informing(index, "made", Made)
     if made.options:

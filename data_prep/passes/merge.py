@@ -100,6 +100,8 @@ def read_bounds(work: Workspace, split: str) -> Bounds:
     if not path.exists() or xxh3_64_of(path) != read_merge_record(work).bounds.get(split):
         raise DataError(f"{path} is missing or damaged; {WORK_REMEDY}")
     sentences, tokens = map_npy(path, np.int64, ndim=3)
+    if tokens.shape[1] != read_merge_record(work).shards.get(split, 0) + 1:
+        raise DataError(f"{path} bounds {tokens.shape[1] - 1} shards, which is not the number recorded; {WORK_REMEDY}")
     return Bounds(sentences, tokens)
 
 

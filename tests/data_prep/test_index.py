@@ -68,6 +68,7 @@ BAD: dict[str, tuple[Callable[[Any], object], str]] = {
     "null": (in_shard(lambda s: s.update(tokens=None)), "tokens is None"),
     "no chunks": (in_shard(lambda s: s.update(chunks=[])), r"chunks is \[\]"),
     "a shard too small": (in_shard(lambda s: s.update(bytes=2000)), "chunk 0 of train cannot lie"),
+    "a shard too large": (in_shard(lambda s: s.update(bytes=s["bytes"] + 10240)), "not the size of its chunks"),
     "chunks out of order": (in_shard(swap_chunks), "of train cannot lie where it says"),
     "an offset in the header": (in_chunk(0, 4, 0), "chunk 0 of train cannot lie"),
     "an odd offset": (in_shard(lambda s: s["chunks"][1].__setitem__(0, s["chunks"][1][0] + 2)), "chunk 1 of train"),
@@ -199,7 +200,7 @@ def test_an_index_of_thirty_million_sentences_is_checked_as_fast_as_any(made: Pa
     tokens = 1 << 18
     offsets = 640 + np.arange(134) * (4 * tokens + 640)
     chunks = [[int(offset), tokens, 9000, "0123456789abcdef"] for offset in offsets]
-    shard = {"bytes": int(offsets[-1]) + 4 * tokens + 1024, "sha256": "0" * 64}
+    shard = {"bytes": -(-(int(offsets[-1]) + 4 * tokens + 1024) // 10240) * 10240, "sha256": "0" * 64}
     counts = {"tokens": tokens * 134, "sentences": 9000 * 134}
     shards = [{"file": f"train-{i:06d}.tar", **shard, **counts, "chunks": chunks} for i in range(24)]
     index["splits"] = {"train": {key: 24 * count for key, count in counts.items()} | {"shards": shards}}

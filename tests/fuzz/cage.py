@@ -159,8 +159,9 @@ class Cage:
                 yield Outcome(area, current, "failure", _death(status, log), self._clear(area, current))
             if left := _end_group(child):
                 yield Outcome(area, current, "failure", f"processes left behind: {left}", "one of this batch")
-            if self._listing() != before:
-                yield Outcome(area, current, "failure", "something outside the case's folder changed", "in this batch")
+            if changed := sorted({path for path, *_ in set(self._listing()) ^ set(before)}):
+                said = f"outside the case's folder changed: {', '.join(changed[:3])}"
+                yield Outcome(area, current, "failure", said, "in this batch")
             todo = todo[len(done) + 1 :] if len(done) < len(todo) else []
 
     def _clear(self, area: str, case: int) -> str:

@@ -36,6 +36,8 @@ DOCUMENTS = [
 
 def _base(world: World, command: str, folder: Path) -> list[str]:
     """Arguments with which the command works."""
+    corpus = folder / "corpus.txt"  # neighbors keeps its index beside the corpus, where index= is left out
+    shutil.copyfile(world.heldout, corpus)
     checkpoint, text = f"checkpoint={world.model}", f"input={world.heldout}"
     training = [*TRAINING, f"data.path={world.dataset}", f"run.dir={folder / 'run'}", "train.max_steps=2"]
     return {
@@ -49,8 +51,8 @@ def _base(world: World, command: str, folder: Path) -> list[str]:
                    f"output={folder / 'model'}"],
         "embed": [checkpoint, text, f"output={folder / 'out.h5'}", "accelerator=cpu"],
         "score": [checkpoint, text, "accelerator=cpu"],
-        "neighbors": [checkpoint, f"corpus={world.heldout}", f"index={folder / 'index'}", "word=w1", "sentence=w1 w2"],
-        "task": ["ner", *world.tagging(), f"run.dir={folder / 'task'}"],
+        "neighbors": [checkpoint, f"corpus={corpus}", f"index={folder / 'index'}", "word=w1", "sentence=w1 w2"],
+        "task": ["ner", *world.tagging(), f"run.dir={folder / 'task'}", f"elmo.cache_dir={folder / 'layers'}"],
         "predict": [f"model={world.tagger}", f"input={world.columns}", f"output={folder / 'out'}", "accelerator=cpu"],
         "study": ["tasks=ner", f"dir={folder / 'study'}", "parts=99", "part=98"],
         "status": [str(world.run)],

@@ -102,14 +102,19 @@ def build(config: DashboardConfig) -> Any:
         for name, panels in SECTIONS.items()
     ]
     groups: list[Any] = [workspaces.Metric("Group")] if config.group_runs else []
-    return workspaces.Workspace(
-        entity=config.entity or os.environ.get("WANDB_ENTITY") or _default_entity(bool(config.output)),
-        project=config.project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT,
-        name=config.name,
-        sections=sections,
-        settings=workspaces.WorkspaceSettings(x_axis=STEP_METRIC),
-        runset_settings=workspaces.RunsetSettings(groupby=groups),
-    )
+    entity = config.entity or os.environ.get("WANDB_ENTITY") or _default_entity(bool(config.output))
+    try:
+        return workspaces.Workspace(
+            entity=entity,
+            project=config.project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT,
+            name=config.name,
+            sections=sections,
+            settings=workspaces.WorkspaceSettings(x_axis=STEP_METRIC),
+            runset_settings=workspaces.RunsetSettings(groupby=groups),
+        )
+    except ValueError as error:  # pydantic refuses what looks like an emoji
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"wandb refuses name={config.name!r}, project= or entity= ({reason}); give others") from None
 
 
 def specification(workspace: Any) -> dict[str, Any]:
