@@ -1,5 +1,6 @@
 """Arguments and YAML files as people mistype them, and as an attacker would write them."""
 
+import shutil
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from random import Random
