@@ -226,6 +226,11 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         require_bounds(self, "evaluate.")
+        tokens = self.lanes_at_once * self.window
+        fits = (
+            f"evaluate.lanes_at_once x evaluate.window is {tokens:,} and must be at most {1 << 24:,} to fit into memory"
+        )
+        require(tokens <= 1 << 24, fits)
 
 
 @dataclass
