@@ -169,8 +169,9 @@ def study(arguments: list[str]) -> int:
     config = load(StudyConfig, arguments)
     from pipeline.tasks.study import study as do
 
-    print_text(do(config))
-    return signals.EXIT_PREEMPTED if signals.received() is not None else 0
+    table = do(config)
+    print_text(table)
+    return signals.EXIT_PREEMPTED if signals.received() is not None else 1 if table.failed else 0
 
 
 def status(arguments: list[str]) -> int:

@@ -171,7 +171,7 @@ def _read_yaml(schema: type[Any], file: str, variant: str, variants: Collection[
     if not isinstance(values, dict):
         raise ConfigError(f"{file} holds a list, not keys with values; write for example data: {{lanes: 32}}")
     written = written if isinstance(written, dict) else {}  # OmegaConf reads a file of one word as a key
-    own, own_written = values.get(variant) or {}, written.get(variant)
+    own, own_written = (values.get(variant) or {}, written.get(variant)) if variant in variants else ({}, {})
     if not isinstance(own, dict):
         raise ConfigError(f"{file}: {variant} is a section; give its keys, as {variant}: {{KEY: VALUE}}")
     shared = {key: value for key, value in values.items() if key not in variants}

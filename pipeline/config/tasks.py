@@ -35,7 +35,7 @@ class TaskConfig:
     train: list[str] = option([], "training data: one or more files of the task's format, compressed or not")
     dev: str = option("", "data that early stopping watches")
     test: str = option("", "data that is scored once, at the end [default: none]")
-    vectors: str = option("", "word vectors in GloVe's text format [default: vectors that start at random]")
+    vectors: str = option("", "word vectors in GloVe's text format; needed by words.vectors=fixed [default: random]")
     format: FormatConfig = field(default_factory=FormatConfig)
     run: RunConfig = field(default_factory=lambda: RunConfig(dir="runs/task"))
     elmo: ElmoConfig = field(default_factory=ElmoConfig)

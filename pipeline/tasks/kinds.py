@@ -1,10 +1,10 @@
 """The tasks: for each its network, how its files are read and written, and its official score."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.config.tasks import TaskConfig, task_schema
 from pipeline.tasks.examples.columns import read_columns, write_columns
@@ -66,31 +66,32 @@ def _write_spans(source: str, path: Path, questions: Sequence[Any], spans: Seque
     write_questions(source, path, answers)
 
 
+class _Metric(Protocol):
+    def update(self, gold: Any, predicted: Any, /) -> None: ...
+    def result(self) -> Scores: ...
+
+
+def _scored(metric: _Metric, gold: Iterable[Any], predicted: Iterable[Any]) -> Scores:
+    for one, other in zip(gold, predicted, strict=True):
+        metric.update(one, other)
+    return metric.result()
+
+
 def _score_tags(metric: type[EntityF1 | RoleF1 | Accuracy], examples: Sequence[Any], tags: Sequence[Any]) -> Scores:
-    scores = metric()
-    for example, predicted in zip(examples, tags, strict=True):
-        scores.update(example.tags, predicted)
-    return scores.result()
+    return _scored(metric(), (example.tags for example in examples), tags)
 
 
 def _score_labels(examples: Sequence[Any], labels: Sequence[Any]) -> Scores:
-    accuracy = Accuracy()
-    accuracy.update([example.label for example in examples], labels)
-    return accuracy.result()
+    return _scored(Accuracy(), ([example.label] for example in examples), ([label] for label in labels))
 
 
 def _score_clusters(documents: Sequence[Any], clusters: Sequence[Any]) -> Scores:
-    scores = CorefScores()
-    for document, predicted in zip(documents, clusters, strict=True):
-        scores.update(document.clusters, predicted)
-    return scores.result()
+    return _scored(CorefScores(), (document.clusters for document in documents), clusters)
 
 
 def _score_answers(questions: Sequence[Any], spans: Sequence[Any]) -> Scores:
-    scores = AnswerScores()
-    for question, span in zip(questions, spans, strict=True):
-        scores.update(question.answers, question.text_of(span))
-    return scores.result()
+    answers = [question.text_of(span) for question, span in zip(questions, spans, strict=True)]
+    return _scored(AnswerScores(), (question.answers for question in questions), answers)
 
 
 KINDS = {

@@ -25,8 +25,7 @@ class Predicted:
 
 def predict(config: PredictConfig) -> Predicted:
     """Write the predictions of a trained task. Raises ConfigError, DataError."""
-    device = {"gpu": "cuda"}.get(choose_device(config.accelerator), "cpu")
-    task = Task.from_pretrained(config.model, device)
+    task = Task.from_pretrained(config.model, choose_device(config.accelerator))
     examples = task.kind.read(config.input, task.config, False)
     predictions = task.predict(examples, config.batch_size)
     task.kind.write(config.input, local_path(config.output, "output"), examples, predictions, task.config)

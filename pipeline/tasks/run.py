@@ -17,6 +17,7 @@ from data_prep.dataset.remote import default_cache_dir
 from pipeline.apply.load import load_trained
 from pipeline.config.schema import require, to_dict
 from pipeline.config.tasks import TaskConfig
+from pipeline.model.backend.device import choose_device
 from pipeline.model.elmo.pretrained import Elmo
 from pipeline.tasks.examples.word_vectors import read_word_vectors
 from pipeline.tasks.kinds import Kind, Scores, kind_of
@@ -103,6 +104,15 @@ class TaskRun:
         self.elmo = _elmo(config) if config.elmo.is_used else None
 
     @cached_property
+    def order(self) -> TrainingOrder:
+        lengths = [sum(map(len, example.texts())) for example in self.data.train]
+        return TrainingOrder(lengths, self.config.training.batch_size, self.config.run.seed)
+
+    @property
+    def total_steps(self) -> int:
+        return self.order.steps_an_epoch * self.config.training.max_epochs
+
+    @cached_property
     def identity(self) -> dict[str, Any]:
         """What must stay the same at each start of the run: settings, and the content of files."""
         settings = {
@@ -124,7 +134,8 @@ class TaskRun:
             return None
         folder = Path(elmo.cache_dir) if elmo.cache_dir else default_cache_dir() / "layers"
         texts = {text for example in [*self.data.used, *self.data.left_out] for text in example.texts()}
-        cache = LayerCache.open_or_build(folder, elmo.checkpoint, texts, elmo.keep, "cpu", _check_for_stop)
+        device = choose_device(self.config.training.accelerator)
+        cache = LayerCache.open_or_build(folder, elmo.checkpoint, texts, elmo.keep, device, _check_for_stop)
         if self.rank == 0:
             cache.verify()  # a training reads all of it in every epoch, so one reading more costs little
         return KeptLayers(cache)
@@ -158,7 +169,8 @@ class TaskRun:
         module = self.module(TaskState() if saved is None else saved[0])
         if saved is not None:
             module.restore(saved[1])
-        stopped_by = None if module.state.is_over else self._fit(module, tracker)
+        is_over = module.state.is_over(self.total_steps, self.config.training.patience)
+        stopped_by = None if is_over else self._fit(module, tracker)
         result = TaskResult(self.run_dir, self.task, self.kind.main, module.state, {}, {}, stopped_by)
         if stopped_by is None and self.rank == 0:
             result = self._finish(module)
@@ -171,11 +183,7 @@ class TaskRun:
 
     def _fit(self, module: TaskModule, tracker: Tracker | None) -> str | None:
         """Return the signal that stopped the training, None at its end."""
-        training = self.config.training
-        order = TrainingOrder(
-            [sum(map(len, e.texts())) for e in self.data.train], training.batch_size, self.config.run.seed
-        )
-        total = order.steps_an_epoch * training.max_epochs
+        training, order, total = self.config.training, self.order, self.total_steps
         steps = Steps(
             self.data.train,
             order,
@@ -246,6 +254,10 @@ def _elmo(config: TaskConfig) -> Elmo:
 
 def _vectors(config: TaskConfig, texts: Sequence[tuple[str, ...]]) -> WordVectors | None:
     """Return (row of each word, vectors) of the words of `texts` in the file `vectors=`, None without one."""
+    require(
+        bool(config.vectors) or config.words.vectors != "fixed",
+        "words.vectors=fixed needs word vectors that were trained before: give vectors=FILE, or words.vectors=trained",
+    )
     if not config.vectors or config.words.vectors == "none":
         return None
     words = {word for text in texts for word in text}

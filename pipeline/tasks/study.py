@@ -9,19 +9,18 @@ import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from data_prep.dataset.files import write_bytes, write_json
 from data_prep.dataset.locations import local_path
 from data_prep.dataset.typed_json import load_json
 from data_prep.orphans import end_with_parent
+from data_prep.progress import Progress
 from pipeline.config.load import load, to_yaml
 from pipeline.config.schema import ConfigError, require
 from pipeline.config.tasks import TASKS, StudyConfig, TaskConfig, task_schema
@@ -87,12 +86,15 @@ def study(config: StudyConfig) -> "StudyTable":
     for run in runs:
         _checked(run, config, settings)
     missing = [run for run in runs[config.part :: config.parts] if run.result is None]
-    with ThreadPoolExecutor(config.processes) as pool, tqdm(total=len(missing), unit="run", desc="study") as bar:
-        for code, run in zip(pool.map(partial(_do, config=config, settings=settings), missing), missing, strict=True):
-            bar.update(1)
+    progress, failed = Progress("study", len(missing), unit="run", describe=lambda *_: f"{len(failed)} failed"), []
+    with ThreadPoolExecutor(config.processes) as pool:
+        codes = pool.map(partial(_do, config=config, settings=settings), missing)
+        for number, (code, run) in enumerate(zip(codes, missing, strict=True), 1):
             if code not in (0, signals.EXIT_PREEMPTED):
-                bar.write(f"{run.folder} ended with code {code}; {run.folder / 'log.txt'} says why", file=sys.stderr)
-    table = StudyTable(runs)
+                failed.append(run)
+            progress.update(number, is_line_due=True)
+    progress.close()
+    table = StudyTable(runs, failed)
     table.write(folder)
     return table
 
@@ -107,14 +109,8 @@ def _do(run: StudyRun, config: StudyConfig, settings: Path) -> int:
         return signals.EXIT_PREEMPTED
     run.folder.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // config.processes)
-    command = [
-        sys.executable,
-        "-m",
-        "pipeline.cli",
-        "task",
-        *run.arguments(config, settings),
-        f"training.threads={threads}",
-    ]
+    arguments = [*run.arguments(config, settings), f"training.threads={threads}"]
+    command = [sys.executable, "-m", "pipeline.cli", "task", *arguments]
     with (run.folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=partial(end_with_parent, os.getpid()))
         while True:
@@ -130,10 +126,10 @@ def _written(value: Any) -> str:
 
 
 class StudyTable:
-    """The results of a study: a line for each point of the grid, over its seeds."""
+    """The results of a study: a line for each point of the grid, over its seeds. failed: runs that ended badly."""
 
-    def __init__(self, runs: list[StudyRun]) -> None:
-        self._runs = runs
+    def __init__(self, runs: list[StudyRun], failed: Sequence[StudyRun] = ()) -> None:
+        self._runs, self.failed = runs, failed
 
     def __str__(self) -> str:
         rows = [("task", "", "runs", "dev", "±", "test", "best step")]
@@ -144,7 +140,8 @@ class StudyTable:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         missing = sum(run.result is None for run in self._runs)
-        return "\n".join([*lines, *([f"{missing} of {len(self._runs)} runs are missing"] if missing else [])])
+        lines += [f"{missing} of {len(self._runs)} runs are missing"] if missing else []
+        return "\n".join([*lines, *(f"failed: {run.folder}; its log.txt says why" for run in self.failed)])
 
     def write(self, folder: Path) -> None:
         """Write results.csv, a line a run, and results.json."""

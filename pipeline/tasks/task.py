@@ -130,7 +130,7 @@ class Task:
         tables = _tables(saved, config)
         tensors = _read_weights(folder / WEIGHTS, saved)
         elmo = Elmo.from_pretrained(folder / BILM, num_outputs=0) if saved["has_bilm"] else None
-        network = build_network(saved["task"], config, tables, _vectors(tensors, folder), elmo)
+        network = build_network(saved["task"], config, tables, _vectors(tensors), elmo)
         shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
         found_shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         check_shapes(found_shapes, shapes.items(), str(folder / WEIGHTS), CONFIG)
@@ -154,7 +154,7 @@ def build_network(
 
 def _tables(saved: _SavedTask, config: TaskConfig) -> Tables:
     words, characters = saved["tables"]["words"], saved["tables"]["characters"]
-    cnn = config.words.characters
+    cnn = config.words.cnn
     require((cnn is None) == (characters is None), "the task's characters do not fit its config; " + _REMEDY)
     table = None
     if cnn is not None and characters is not None:
@@ -174,6 +174,6 @@ def _read_weights(path: Path, saved: _SavedTask) -> dict[str, Tensor]:
         raise ConfigError(f"{path} is damaged ({error}); {_REMEDY}") from None
 
 
-def _vectors(tensors: dict[str, Tensor], folder: Path) -> np.ndarray | None:
+def _vectors(tensors: dict[str, Tensor]) -> np.ndarray | None:
     values = tensors.get("embedder.vectors")
     return None if values is None else values.numpy()

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from pipeline.tasks.metrics.spans import EntityF1
 from pipeline.tasks.run import subset
 from pipeline.tasks.task import Task
 from pipeline.tasks.training.order import TrainingOrder
-from tests.tasks.training import arguments, make_files, task, weights, with_elmo
+from tests.tasks.training import arguments, last_state, make_files, task, weights, with_elmo
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,9 @@ def test_a_training_that_goes_on_equals_an_uninterrupted_one(folder: Path, elmo:
     run, epochs = ("elmo", 3) if elmo else ("baseline", 2)
     assert task(folder, f"pieces-{elmo}", *options, "training.max_epochs=1") == 0
     assert task(folder, f"pieces-{elmo}", *options, f"training.max_epochs={epochs}") == 0
+    pieces, whole = last_state(folder, f"pieces-{elmo}"), last_state(folder, run)
+    assert pieces["state"]["step"] == 5 * epochs
+    assert_equal(pieces, whole)
     assert weights(folder, f"pieces-{elmo}") == weights(folder, run)
 
 
@@ -84,7 +88,13 @@ def test_a_training_that_is_stopped_within_an_epoch_is_resumed_exactly(folder: P
         process.stderr.read()
     assert process.returncode in (75, 0)  # 0: the signal came after the last step
     assert task(folder, "stopped", *options) == 0
+    assert_equal(last_state(folder, "stopped"), last_state(folder, "whole"))
     assert weights(folder, "stopped") == weights(folder, "whole")
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    """Check that nested dicts and lists hold the same tensors, to the bit, and the same values."""
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def test_without_a_place_for_elmo_the_run_is_the_baseline(folder: Path) -> None:

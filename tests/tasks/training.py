@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from pipeline import cli
 from pipeline.model.formats.pretrained import save_pretrained
@@ -50,6 +51,14 @@ def arguments(folder: Path, run: str) -> list[str]:
 
 def weights(folder: Path, run: str) -> bytes:
     return (folder / run / "model" / "model.safetensors").read_bytes()
+
+
+def last_state(folder: Path, run: str) -> dict[str, Any]:
+    """Return what the run's checkpoint holds, without the time that it took and what the run was called with."""
+    content: dict[str, Any] = torch.load(folder / run / "last.ckpt", weights_only=True)
+    content["state"].pop("seconds")
+    content.pop("identity")
+    return content
 
 
 def with_elmo(folder: Path, **options: Any) -> list[str]:

@@ -1,6 +1,7 @@
 """F1 of entities as conlleval counts it (CoNLL-2003), and of semantic roles as srl-eval.pl does (CoNLL-2005)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from pipeline.tasks.examples.tags import split_tag
 from pipeline.tasks.metrics.counts import TypedSpans
@@ -45,31 +46,30 @@ def roles_of(tags: Sequence[str]) -> list[tuple[str, Spans]]:
     return [(role, tuple(pieces)) for role, pieces in arguments if role not in _EXCLUDED]
 
 
-class EntityF1:
-    """Entity F1 over all sentences, as conlleval's FB1."""
+class _TagF1:
+    """F1 of the spans that `_spans_of` finds in tags."""
+
+    _spans_of: Callable[[Sequence[str]], list[tuple[str, Any]]]
 
     def __init__(self) -> None:
         self._spans = TypedSpans()
 
     def update(self, gold: Sequence[str], predicted: Sequence[str]) -> None:
-        """Add the tags of one sentence."""
+        """Add the tags of one sentence, or of one predicate."""
         assert len(gold) == len(predicted)
-        self._spans.update(spans_of(gold), spans_of(predicted))
+        self._spans.update(self._spans_of(gold), self._spans_of(predicted))
 
     def result(self) -> dict[str, float]:
         return self._spans.result()
 
 
-class RoleF1:
+class EntityF1(_TagF1):
+    """Entity F1 over all sentences, as conlleval's FB1."""
+
+    _spans_of = staticmethod(spans_of)
+
+
+class RoleF1(_TagF1):
     """F1 of semantic roles over all predicates, as the Overall line of srl-eval.pl."""
 
-    def __init__(self) -> None:
-        self._roles = TypedSpans()
-
-    def update(self, gold: Sequence[str], predicted: Sequence[str]) -> None:
-        """Add the BIO tags of one predicate."""
-        assert len(gold) == len(predicted)
-        self._roles.update(roles_of(gold), roles_of(predicted))
-
-    def result(self) -> dict[str, float]:
-        return self._roles.result()
+    _spans_of = staticmethod(roles_of)

@@ -4,8 +4,6 @@ Source: Peters et al. 2018, sections 3.2 and 3.3. At the input, [x; ELMo] enters
 output, [h; ELMo] replaces that RNN's output. Each place has its own mix of the same layers.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
@@ -13,8 +11,6 @@ from pipeline.config.schema import require
 from pipeline.config.task_networks import ElmoConfig
 from pipeline.model.elmo.scalar_mix import ScalarMix
 from pipeline.tasks.networks.sequences import Sequences
-
-Place = Literal["none", "input", "output", "both"]
 
 
 class ElmoPlacement(nn.Module):

@@ -57,11 +57,11 @@ class EvaluateAndSave(pl.Callback):
             self._evaluate(trainer, module)
             self._save(trainer, module)
         module.set_rate()
-        signal = signals.received()
-        if trainer.strategy.reduce_boolean_decision(signal is not None, all=False) and not state.is_over:
+        signal, is_over = signals.received(), state.is_over(self._total, module.training_config.patience)
+        if trainer.strategy.reduce_boolean_decision(signal is not None, all=False) and not is_over:
             self.stopped_by = signal.name if signal is not None else "a signal to another process"
             self._save(trainer, module)
-        trainer.should_stop = state.is_over or self.stopped_by is not None
+        trainer.should_stop = is_over or self.stopped_by is not None
 
     def _evaluate(self, trainer: pl.Trainer, module: TaskModule) -> None:
         state, training = module.state, module.training_config
@@ -71,8 +71,6 @@ class EvaluateAndSave(pl.Callback):
                 write_bytes(self._run_dir / BEST, save(module.weights()))
         if training.schedule == "plateau" and state.waited_for_rate > training.plateau_patience:
             state.rate, state.waited_for_rate = state.rate * training.decay, 0
-        is_patient = training.patience is None or state.waited < training.patience
-        state.is_over = state.step >= self._total or not is_patient
         self.latest, self.latest_step = scores[self._main], state.step
         if self._tracker is not None:
             dev = {f"dev/{name}": value for name, value in scores.items()}

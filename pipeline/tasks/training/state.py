@@ -18,7 +18,7 @@ class TaskState:
     """step: optimizer steps done. best: the highest score on dev, reached after `best_step` steps.
 
     waited: evaluations since then. waited_for_rate: evaluations since then or since the rate was last lowered.
-    rate: factor of the learning rate. is_over: no further step follows. seconds: of training, of all starts together.
+    rate: factor of the learning rate. seconds: of training, of all starts together.
     """
 
     step: int = 0
@@ -27,8 +27,11 @@ class TaskState:
     waited: int = 0
     waited_for_rate: int = 0
     rate: float = 1.0
-    is_over: bool = False
     seconds: float = 0.0
+
+    def is_over(self, total: int, patience: int | None) -> bool:
+        """Return whether no step follows, with `total` steps at most and this patience, which each start may change."""
+        return self.step >= total or (patience is not None and self.waited >= patience)
 
     def record(self, score: float) -> bool:
         """Take note of a score on dev; return whether it is the best so far."""
