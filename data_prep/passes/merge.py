@@ -83,8 +83,13 @@ def _merge(
 
 
 def read_merge_record(work: Workspace) -> MergeRecord:
-    """Return the record that merge() wrote."""
+    """Return the record that merge() wrote. Raises DataError if it does not name the same splits throughout."""
     record: MergeRecord = load_json(work.merge_record, MergeRecord, WORK_REMEDY)
+    if record.shards.keys() != record.bounds.keys():
+        raise DataError(
+            f"{work.merge_record} has shards of {sorted(record.shards)} and bounds of "
+            f"{sorted(record.bounds)}; {WORK_REMEDY}"
+        )
     return record
 
 
