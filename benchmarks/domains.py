@@ -8,14 +8,13 @@ go to standard output and to OUT/domains.md.
 """
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.measure.command import require_known, split_options, table
+from benchmarks.measure.command import elmo, require_known, split_options, table
 from data_prep.dataset.open import open_dataset
 from pipeline.apply.load import load_trained
 from pipeline.config.schema import EvaluateConfig
@@ -33,11 +32,6 @@ FINETUNE = "configs/finetune.yaml"
 SCRATCH_RATE = "optimizer.lr=0.2"  # as in the paper; fine-tuning uses half of it
 MIX = 0.1
 WAYS = ("keep", "mixed", "extend", "new")  # vocabularies; "mixed": the source's vocabulary, general text mixed in
-
-
-def elmo(*arguments: str) -> None:
-    print(f"$ elmo {' '.join(arguments)}", file=sys.stderr, flush=True)
-    subprocess.run([sys.executable, "-m", "pipeline.cli", *arguments], check=True, stdout=sys.stderr)
 
 
 def prepare(texts: Path, text: str, heldout: str, out: Path) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,12 @@ def split_options(usage: str | None, arguments: list[str], **defaults: Any) -> t
 
     torch.set_num_threads(int(known["threads"]))
     return known, [a for a in arguments if not a.startswith("--")]
+
+
+def elmo(*arguments: str) -> None:
+    """Run a command of elmo and print it; what it prints goes to standard error."""
+    print(f"$ elmo {' '.join(arguments)}", file=sys.stderr, flush=True)
+    subprocess.run([sys.executable, "-m", "pipeline.cli", *arguments], check=True, stdout=sys.stderr)
 
 
 def require_known(option: str, names: list[str], known: Iterable[str]) -> None:
