@@ -11,7 +11,11 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def describe_words(words: int, per_second: float) -> str:
-    return f"{words / 1e6:.1f} M words, {per_second / 1e6:.2f} M words/s"
+    return f"{_count(words)} words, {_count(per_second)} words/s"
+
+
+def _count(number: float) -> str:
+    return f"{number / 1e6:.2f} M" if number >= 1e6 else f"{number:,.0f}"
 
 
 class Progress:

@@ -19,8 +19,8 @@ def test_a_line_has_the_share_the_figures_and_the_time_left(capsys: pytest.Captu
     progress.update(400, 7_000_000)  # no line is due so soon
     progress.close()
     begun, later = lines_of(capsys)
-    assert begun == "1/3 reading (25%): 5.0 M words, 0.00 M words/s"
-    assert re.fullmatch(r"1/3 reading \(75%\): 6.0 M words, [\d.]+ M words/s, 0:00:\d\d left", later)
+    assert begun == "1/3 reading (25%): 5.00 M words, 0 words/s"
+    assert re.fullmatch(r"1/3 reading \(75%\): 6.00 M words, [\d.,]+( M)? words/s, 0:00:\d\d left", later)
 
 
 def test_a_total_that_is_not_known_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
