@@ -38,6 +38,7 @@ from pipeline.train.trainer import build_task_trainer, end_with_launcher, global
 
 log = logging.getLogger(__name__)
 _NOT_PART_OF_IDENTITY = (
+    "run.dir",
     "run.name",
     "wandb",
     "training.max_epochs",
