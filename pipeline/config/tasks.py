@@ -159,7 +159,7 @@ def task_schema(name: str) -> type[TaskConfig]:
 
 @dataclass
 class StudyConfig:
-    tasks: list[str] = option([], f"tasks of the grid: {', '.join(TASKS)}")
+    tasks: list[str] = option([], f"tasks of the grid, as tasks=ner,pos: {', '.join(TASKS)}")
     grid: dict[str, Any] = option({}, "in a YAML file: options of `elmo task`, each with its values; default: leave it")
     configs: list[str] = option([], "YAML files for every run, as configs/tasks/small.yaml")
     settings: dict[str, Any] = option({}, "in a YAML file: options for every run, and for each task under its name")
@@ -170,6 +170,7 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         require_bounds(self)
+        self.tasks = [name.strip() for names in self.tasks for name in names.split(",")]
         require(self.part < self.parts, f"part={self.part} must be below parts={self.parts}")
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from typing_extensions import TypedDict
 
@@ -21,9 +22,13 @@ class SavedMix(TypedDict):
 
 
 class SavedResult(TypedDict):
-    """result.json. seconds: of training, evaluations on dev included, all starts together."""
+    """result.json.
+
+    settings: those that scores depend on. seconds: of training, evaluations on dev included, all starts together.
+    """
 
     task: str
+    settings: dict[str, Any]
     main: str
     scores: dict[str, Scores]
     learned: dict[str, SavedMix]
@@ -65,10 +70,11 @@ class TaskResult:
             lines.append(f"ELMo at the {place}: {shown}; gamma {gamma:.3f}")
         return "\n".join(lines)
 
-    def save(self) -> None:
+    def save(self, settings: dict[str, Any]) -> None:
         """Write result.json, the sign that the training has ended."""
         saved: SavedResult = {
             "task": self.task,
+            "settings": settings,
             "main": self.main,
             "scores": self.scores,
             "learned": {place: {"weights": w, "gamma": gamma} for place, (w, gamma) in self.learned.items()},

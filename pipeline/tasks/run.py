@@ -30,6 +30,7 @@ from pipeline.tasks.training.callbacks import BEST, LAST, EvaluateAndSave, ShowP
 from pipeline.tasks.training.loader import BilmLayers, KeptLayers, Steps, by_length, gather, training_loader
 from pipeline.tasks.training.module import TaskModule
 from pipeline.tasks.training.order import TrainingOrder
+from pipeline.tasks.training.settings import settings_of_scores, settings_of_steps
 from pipeline.tasks.training.state import TaskState, load_state
 from pipeline.train.cluster import signals
 from pipeline.train.run_dir.lock import claim
@@ -37,19 +38,6 @@ from pipeline.train.run_dir.tracking import Tracker
 from pipeline.train.trainer import build_task_trainer, end_with_launcher, global_rank, launching_ranks, set_threads
 
 log = logging.getLogger(__name__)
-_NOT_PART_OF_IDENTITY = (
-    "run.dir",
-    "run.name",
-    "wandb",
-    "training.max_epochs",
-    "training.patience",
-    "training.accelerator",
-    "training.devices",
-    "training.nodes",
-    "training.threads",
-    "training.workers",
-    "elmo.cache_dir",
-)
 
 
 @dataclass(frozen=True)
@@ -116,13 +104,12 @@ class TaskRun:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What must stay the same at each start of the run: settings, and the content of files."""
-        settings = {
-            name: value
-            for name, value in _flat(to_dict(self.config)).items()
-            if not name.startswith(_NOT_PART_OF_IDENTITY)
-        }
         files = [*self.config.train, self.config.dev, self.config.test, self.config.vectors]
-        return {"task": self.task, **settings, "files": [sha256_of(local_path(file)) for file in files if file]}
+        return {
+            "task": self.task,
+            **settings_of_steps(self.config),
+            "files": [sha256_of(local_path(file)) for file in files if file],
+        }
 
     @cached_property
     def kept(self) -> KeptLayers | None:
@@ -234,7 +221,7 @@ class TaskRun:
         task.save(self.run_dir / "model", scores)
         learned = module.network.placement.learned()
         result = TaskResult(self.run_dir, self.task, self.kind.main, module.state, scores, learned)
-        result.save()
+        result.save(settings_of_scores(self.config))
         return result
 
 
@@ -266,13 +253,6 @@ def _vectors(config: TaskConfig, texts: Sequence[tuple[str, ...]]) -> WordVector
         words |= {word.lower() for word in words}
     found, values = read_word_vectors(config.vectors, words, lower=config.words.case == "lower")
     return {word: row for row, word in enumerate(found)}, values
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 def train_task(task: str, config: TaskConfig) -> TaskResult:

@@ -25,6 +25,7 @@ from pipeline.config.load import load, to_yaml
 from pipeline.config.schema import ConfigError, require
 from pipeline.config.tasks import TASKS, StudyConfig, TaskConfig, task_schema
 from pipeline.tasks.result import RESULT, SavedResult
+from pipeline.tasks.training.settings import describe_changes, settings_of_scores
 from pipeline.train.cluster import signals
 
 DEFAULT = "default"  # value of a grid: leave the option as the task has it
@@ -84,7 +85,7 @@ def study(config: StudyConfig) -> "StudyTable":
     settings = folder / _SETTINGS
     write_bytes(settings, to_yaml(config.settings).encode())
     for run in runs:
-        _checked(run, config, settings)
+        _check(run, config, settings)
     missing = [run for run in runs[config.part :: config.parts] if run.result is None]
     progress, failed = Progress("study", len(missing), unit="run", describe=lambda *_: f"{len(failed)} failed"), []
     with ThreadPoolExecutor(config.processes) as pool:
@@ -99,8 +100,13 @@ def study(config: StudyConfig) -> "StudyTable":
     return table
 
 
-def _checked(run: StudyRun, config: StudyConfig, settings: Path) -> TaskConfig:
-    return load(task_schema(run.task), run.arguments(config, settings)[1:], variant=run.task, variants=TASKS)
+def _check(run: StudyRun, config: StudyConfig, settings: Path) -> None:
+    """Raise ConfigError if the run's settings are wrong, or if it has a result of other ones."""
+    arguments = run.arguments(config, settings)[1:]
+    checked: TaskConfig = load(task_schema(run.task), arguments, variant=run.task, variants=TASKS)
+    if (result := run.result) is not None:
+        changes = describe_changes(result["settings"], settings_of_scores(checked))
+        require(not changes, f"{run.folder} has results of other settings ({changes}); give those, or another dir=")
 
 
 def _do(run: StudyRun, config: StudyConfig, settings: Path) -> int:

@@ -52,6 +52,10 @@ def test_a_grid_is_run_once_and_shown_in_a_table(tmp_path: Path, capsys: pytest.
     assert len(results) == 4
     assert cli.main(["study", *arguments]) == 0  # nothing is left to do
     assert {path: path.stat().st_mtime_ns for path in results} == results
+    capsys.readouterr()
+    (tmp_path / "more.yaml").write_text("settings: {training: {max_epochs: 3}}")
+    assert cli.main(["study", arguments[0], str(tmp_path / "more.yaml"), *arguments[1:]]) == 2
+    assert "has results of other settings (training.max_epochs: 2 there, 3 now)" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -65,6 +69,10 @@ def test_a_study_that_is_stopped_resumes_its_runs(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("study/ner/*/result.json"))
     (log,) = {path.read_text().strip().splitlines()[-1] for path in tmp_path.glob("study/ner/*none,seed=1/log.txt")}
     assert log.startswith("stopped by SIGTERM at step ") and log.endswith("run the same command again to resume")
+
+
+def test_tasks_are_named_with_commas_too() -> None:
+    assert load(StudyConfig, ["tasks=ner,pos"]).tasks == ["ner", "pos"]
 
 
 def test_parts_of_an_array_share_the_runs_out(tmp_path: Path) -> None:

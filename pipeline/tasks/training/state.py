@@ -11,6 +11,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from data_prep.dataset.files import atomic_file
 from pipeline.config.schema import ConfigError
+from pipeline.tasks.training.settings import describe_changes
 
 
 @dataclass
@@ -83,10 +84,8 @@ def load_state(path: Path, identity: dict[str, Any]) -> tuple[TaskState, dict[st
     except Exception as error:  # torch raises what its unpickler raises
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{path} is damaged ({reason}); delete it to train again from the start") from None
-    names = sorted(name for name in before.keys() | identity.keys() if before.get(name) != identity.get(name))
-    if names:
-        changes = "; ".join(f"{name}: {before.get(name)} there, {identity.get(name)} now" for name in names)
+    if changes := describe_changes(before, identity):
         raise ConfigError(
-            f"{path.parent} holds a training with other settings ({changes[:300]}); give those, or another run.dir"
+            f"{path.parent} holds a training with other settings ({changes}); give those, or another run.dir"
         )
     return state, content
