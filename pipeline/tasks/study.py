@@ -91,7 +91,9 @@ def study(config: StudyConfig) -> "StudyTable":
     with ThreadPoolExecutor(config.processes) as pool:
         codes = pool.map(partial(_do, config=config, settings=settings), missing)
         for number, (code, run) in enumerate(zip(codes, missing, strict=True), 1):
-            if code not in (0, signals.EXIT_PREEMPTED):
+            if code == signals.EXIT_PREEMPTED:
+                continue
+            if code != 0:
                 failed.append(run)
             progress.update(number, is_line_due=True)
     progress.close()
