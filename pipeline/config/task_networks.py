@@ -96,7 +96,7 @@ class ElmoConfig:
 class TaskTraining:
     """Early stopping watches the task's score on dev."""
 
-    optimizer: Literal["adam", "adadelta"] = option("adam", "rule of the updates")
+    optimizer: Literal["adam", "adadelta", "sgd"] = option("adam", "rule of the updates")
     learning_rate: float = option(1e-3, "learning rate")
     rho: float = option(0.95, "adadelta: decay of the averages")
     eps: float = option(1e-8, "added to the denominator of the update")
@@ -111,6 +111,7 @@ class TaskTraining:
     decay: float = option(0.5, "plateau, steps: factor of the learning rate each time")
     plateau_patience: int = option(0, "plateau: evaluations without a better score to wait for before", 0)
     decay_every_steps: int = option(100, "steps: number of steps between", 1)
+    min_learning_rate: float | None = option(None, "end once the learning rate is below this; null: never")
     ema: float | None = option(None, "decay of the moving average of the weights, which is evaluated; null: none")
     max_tokens: int | None = option(None, "leave out longer training examples; null: none", 1)
     validate_every_steps: int | None = option(None, "steps between evaluations on dev; null: once an epoch", 1)

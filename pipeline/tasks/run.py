@@ -11,11 +11,9 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from data_prep.dataset.files import sha256_of
-from data_prep.dataset.locations import local_path
 from data_prep.dataset.remote import default_cache_dir
 from pipeline.apply.load import load_trained
-from pipeline.config.schema import require, to_dict
+from pipeline.config.schema import require
 from pipeline.config.tasks import TaskConfig
 from pipeline.model.backend.device import choose_device
 from pipeline.model.elmo.pretrained import Elmo
@@ -26,16 +24,14 @@ from pipeline.tasks.networks.network import make_tables
 from pipeline.tasks.networks.sequences import Batch, WordVectors
 from pipeline.tasks.result import TaskResult
 from pipeline.tasks.task import Task, build_network
-from pipeline.tasks.training.callbacks import BEST, LAST, EvaluateAndSave, ShowProgress
-from pipeline.tasks.training.loader import BilmLayers, KeptLayers, Steps, by_length, gather, training_loader
+from pipeline.tasks.training.callbacks import BEST
+from pipeline.tasks.training.loader import BilmLayers, KeptLayers
 from pipeline.tasks.training.module import TaskModule
-from pipeline.tasks.training.order import TrainingOrder
-from pipeline.tasks.training.settings import settings_of_scores, settings_of_steps
-from pipeline.tasks.training.state import TaskState, load_state
+from pipeline.tasks.training.resumable import ResumableTraining
+from pipeline.tasks.training.settings import settings_of_scores
+from pipeline.tasks.training.state import TaskState
 from pipeline.train.cluster import signals
-from pipeline.train.run_dir.lock import claim
-from pipeline.train.run_dir.tracking import Tracker
-from pipeline.train.trainer import build_task_trainer, end_with_launcher, global_rank, launching_ranks, set_threads
+from pipeline.train.trainer import end_with_launcher
 
 log = logging.getLogger(__name__)
 
@@ -77,39 +73,24 @@ def subset(examples: list[Any], share: float, seed: int) -> tuple[list[Any], lis
     return [examples[number] for number in chosen], [examples[number] for number in others]
 
 
-class TaskRun:
+class TaskRun(ResumableTraining[TaskResult]):
     """One training of a task, from its files to its model folder."""
 
     def __init__(self, task: str, config: TaskConfig) -> None:
         self.task, self.config, self.kind = task, config, kind_of(task)
-        self.run_dir = local_path(config.run.dir, "run.dir")
-        set_threads(config.training)
+        files = [*config.train, config.dev, config.test, config.vectors]
+        parts = config.run, config.training, config.wandb
+        super().__init__(task, self.kind.main, self.kind.sums_loss, config, *parts, files)
         self.data = read_data(config, self.kind)
-        self.rank, self.ranks = global_rank(config.training), config.training.devices * config.training.nodes
         texts = [text for example in self.data.used for text in example.texts()]
         labels = self.kind.network.labels_of(self.data.train)
         vectors = _vectors(config, texts)
         self.tables, self._vectors = make_tables(config.words, texts, labels, vectors, config.run.seed)
         self.elmo = _elmo(config) if config.elmo.is_used else None
 
-    @cached_property
-    def order(self) -> TrainingOrder:
-        lengths = [sum(map(len, example.texts())) for example in self.data.train]
-        return TrainingOrder(lengths, self.config.training.batch_size, self.config.run.seed)
-
     @property
-    def total_steps(self) -> int:
-        return self.order.steps_an_epoch * self.config.training.max_epochs
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What must stay the same at each start of the run: settings, and the content of files."""
-        files = [*self.config.train, self.config.dev, self.config.test, self.config.vectors]
-        return {
-            "task": self.task,
-            **settings_of_steps(self.config),
-            "files": [sha256_of(local_path(file)) for file in files if file],
-        }
+    def examples(self) -> Sequence[Any]:
+        return self.data.train
 
     @cached_property
     def kept(self) -> KeptLayers | None:
@@ -145,70 +126,19 @@ class TaskRun:
         try:
             self.kept  # noqa: B018  # computed before anything else, since it may take long
         except StopRequested as stop:
-            return TaskResult(self.run_dir, self.task, self.kind.main, TaskState(), {}, {}, str(stop))
-        if self.rank != 0:
-            return self._train(None)
-        with claim(self.run_dir):
-            facts = {"task": self.task, **to_dict(self.config)}
-            return self._train(Tracker(self.run_dir, self.config.run.name, self.config.wandb, facts))
+            return self.unfinished(TaskState(), str(stop))
+        return super().train()
 
-    def _train(self, tracker: Tracker | None) -> TaskResult:
-        saved = load_state(self.run_dir / LAST, self.identity)
-        module = self.module(TaskState() if saved is None else saved[0])
-        if saved is not None:
-            module.restore(saved[1])
-        is_over = module.state.is_over(self.total_steps, self.config.training.patience)
-        stopped_by = None if is_over else self._fit(module, tracker)
-        result = TaskResult(self.run_dir, self.task, self.kind.main, module.state, {}, {}, stopped_by)
-        if stopped_by is None and self.rank == 0:
-            result = self._finish(module)
-        if tracker is not None:
-            tracker.summary(
-                {f"{name}/{metric}": value for name, found in result.scores.items() for metric, value in found.items()}
-            )
-            tracker.finish()
-        return result
+    def unfinished(self, state: TaskState, stopped_by: str | None) -> TaskResult:
+        return TaskResult(self.run_dir, self.task, self.kind.main, state, {}, {}, stopped_by)
 
-    def _fit(self, module: TaskModule, tracker: Tracker | None) -> str | None:
-        """Return the signal that stopped the training, None at its end."""
-        training, order, total = self.config.training, self.order, self.total_steps
-        steps = Steps(
-            self.data.train,
-            order,
-            self.make_batch,
-            module.state.step,
-            total,
-            self.rank,
-            self.ranks,
-            self.kind.sums_loss,
-        )
-        evaluate = EvaluateAndSave(
-            self.run_dir,
-            self.identity,
-            lambda m: self.score(m, self.data.dev),
-            self.kind.main,
-            training.validate_every_steps or order.steps_an_epoch,
-            total,
-            tracker,
-        )
-        progress = ShowProgress(self.task, total, self.kind.main, evaluate)
-        trainer = build_task_trainer(training, training.precision, [evaluate, progress])
-        with launching_ranks():
-            trainer.fit(module, train_dataloaders=training_loader(steps, training.workers))
-        return evaluate.stopped_by
+    def summary(self, result: TaskResult) -> Scores:
+        return {f"{name}/{metric}": value for name, found in result.scores.items() for metric, value in found.items()}
 
-    def score(self, module: TaskModule, examples: Sequence[Any]) -> Scores:
-        """Return the official scores of the network's predictions; each rank predicts its share."""
-        mine = range(module.global_rank, len(examples), module.trainer.world_size)
-        found: list[tuple[int, Any]] = []
-        lengths = [sum(map(len, examples[number].texts())) for number in mine]
-        for places in by_length(lengths, self.config.training.batch_size):
-            numbers = [mine[place] for place in places]
-            found += zip(numbers, module.predict(self.make_batch([examples[n] for n in numbers])), strict=True)
-        by_number = dict(gather(found))
-        return self.kind.score(examples, [by_number[number] for number in range(len(examples))])
+    def score_dev(self, module: TaskModule) -> Scores:
+        return self.kind.score(self.data.dev, self.predictions(module, self.data.dev))
 
-    def _finish(self, module: TaskModule) -> TaskResult:
+    def finish(self, module: TaskModule) -> TaskResult:
         """Score the best network, and write it as a model folder."""
         module.load_weights(load_file(self.run_dir / BEST))
         task = Task(self.task, self.config, self.tables, module.network, self.elmo)

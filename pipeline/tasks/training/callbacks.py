@@ -57,7 +57,7 @@ class EvaluateAndSave(pl.Callback):
             self._evaluate(trainer, module)
             self._save(trainer, module)
         module.set_rate()
-        signal, is_over = signals.received(), state.is_over(self._total, module.training_config.patience)
+        signal, is_over = signals.received(), module.is_over(self._total)
         if trainer.strategy.reduce_boolean_decision(signal is not None, all=False) and not is_over:
             self.stopped_by = signal.name if signal is not None else "a signal to another process"
             self._save(trainer, module)

@@ -56,6 +56,8 @@ class TaskModule(pl.LightningModule):
         optimizer: torch.optim.Optimizer
         if config.optimizer == "adam":
             optimizer = torch.optim.Adam(weights, config.learning_rate, eps=config.eps)
+        elif config.optimizer == "sgd":
+            optimizer = torch.optim.SGD(weights, config.learning_rate)
         else:
             optimizer = torch.optim.Adadelta(weights, config.learning_rate, rho=config.rho, eps=config.eps)
         if self._optimizer_state is not None:
@@ -82,6 +84,12 @@ class TaskModule(pl.LightningModule):
         if config.schedule == "steps":
             factor = config.decay ** (self.state.step // config.decay_every_steps)
         return config.learning_rate * factor
+
+    def is_over(self, total: int) -> bool:
+        """Return whether no step follows. total: the number of the last step."""
+        lowest = self.training_config.min_learning_rate
+        is_slow = lowest is not None and self.learning_rate < lowest
+        return is_slow or self.state.is_over(total, self.training_config.patience)
 
     def set_rate(self) -> None:
         optimizer = self.optimizers(use_pl_optimizer=False)

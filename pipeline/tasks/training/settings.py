@@ -1,9 +1,8 @@
-"""The settings of a task's run: which of them must stay the same from start to start, and what has changed."""
+"""The settings of a task's run, or of another training: which of them must stay the same from start to start, and what has changed."""
 
 from typing import Any
 
 from pipeline.config.schema import to_dict
-from pipeline.config.tasks import TaskConfig
 
 _WITHOUT_EFFECT_ON_SCORES = (
     "run.dir",
@@ -16,16 +15,16 @@ _WITHOUT_EFFECT_ON_SCORES = (
     "training.workers",
     "elmo.cache_dir",
 )
-_END_OF_TRAINING = ("training.max_epochs", "training.patience")
+_END_OF_TRAINING = ("training.max_epochs", "training.patience", "training.min_learning_rate")
 
 
-def settings_of_scores(config: TaskConfig) -> dict[str, Any]:
+def settings_of_scores(config: Any) -> dict[str, Any]:
     """Return all settings that scores depend on, by their full names."""
     flat = _flat(to_dict(config))
     return {name: value for name, value in flat.items() if not name.startswith(_WITHOUT_EFFECT_ON_SCORES)}
 
 
-def settings_of_steps(config: TaskConfig) -> dict[str, Any]:
+def settings_of_steps(config: Any) -> dict[str, Any]:
     """Return the settings that a resumed training must share: those of scores, without when the training ends."""
     return {name: value for name, value in settings_of_scores(config).items() if name not in _END_OF_TRAINING}
 
