@@ -149,8 +149,14 @@ def test_the_folder_of_a_task_opens_in_python(folder: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_sentence(
-    options: list[str], said: str, folder: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str],
+    said: str,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # some of these runs get as far as their folder
     assert task(folder, "elmo", *with_elmo(folder), *options) == 2
     error = capsys.readouterr().err
     assert said in error and len(error.strip().splitlines()) == 1 and "Traceback" not in error
