@@ -1,7 +1,7 @@
 """The command `elmo`: one function a command. Heavy imports stand inside, so that help and errors are instant."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from pipeline.config.commands import (
     NeighborsConfig,
     ScoreConfig,
 )
+from pipeline.config.cove import COVE_COMMANDS, CoveConfig
 from pipeline.config.finetune import FinetuneConfig, in_full
 from pipeline.config.help import EXIT_USER_ERROR, Command, describe, overview, run, show
 from pipeline.config.load import load
@@ -226,6 +227,9 @@ COMMANDS = {
     "predict": printing(PredictConfig, "pipeline.tasks.predict:predict",
         "label new text by a trained task",
         "elmo predict model=runs/ner/model input=new.conll output=labelled.conll"),
+    "cove": Command(lambda arguments: int(import_module("pipeline.tasks.cove.command").main(arguments)), CoveConfig,
+        "train the translation encoder that the paper compares with (also: cove import)",
+        "elmo cove train source=train.en target=train.de dev_source=dev.en dev_target=dev.de vectors=glove.txt"),
     "study": Command(study, StudyConfig, "train a grid of task runs, and show one table of them",
         "elmo study configs/studies/tasks.yaml mydata.yaml dir=runs/study processes=2"),
     "status": Command(status, StatusConfig, "show progress, perplexity, checkpoints and restarts of a run",
@@ -247,6 +251,9 @@ COMMANDS = {
 }  # fmt: skip
 
 
+VARIANTS: dict[str, Mapping[str, type[Any]]] = {"task": TASKS, "cove": COVE_COMMANDS}  # a word that decides the keys
+
+
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -260,8 +267,8 @@ def main(arguments: list[str] | None = None) -> int:
         print_text(f"elmo: no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return EXIT_USER_ERROR
     if any(a in ("-h", "--help") for a in rest):
-        task_configs = [TASKS[a] for a in rest if name == "task" and a in TASKS]
-        show(describe(name, COMMANDS[name]._replace(schema=task_configs[0]) if task_configs else COMMANDS[name]))
+        variants = [VARIANTS[name][a] for a in rest if a in VARIANTS.get(name, {})]
+        show(describe(name, COMMANDS[name]._replace(schema=variants[0]) if variants else COMMANDS[name]))
         return 0
     set_defaults_of_libraries()
     make_warnings_printable()

@@ -17,6 +17,7 @@ from pipeline.model.formats.pretrained import save_pretrained
 from tests import pages
 from tests.model import tiny
 from tests.tasks import training
+from tests.tasks.cove import parallel
 
 # Sizes and steps a test can afford; the rest of each command is run as it stands.
 TRAINING = ["data.lanes=4", "data.window=8", "data.workers=0", "train.max_steps=4", "train.threads=1",
@@ -27,6 +28,8 @@ OVERRIDES = {
                  "data.vocab_min_count=1", "softmax.num_samples=4"],
     "task": ["training.max_epochs=2", "training.accelerator=cpu", "training.threads=1", "network.hidden=[4]",
              "wandb.mode=disabled", "elmo.cache_dir=layers"],
+    "cove": ["tokenize=false", "training.max_epochs=2", "training.accelerator=cpu", "training.threads=1",
+             "network.hidden=4", "network.target_dim=4", "wandb.mode=disabled"],
     "finetune": [*TRAINING, "data.lanes=8", "data.vocab_min_count=1", "softmax.num_samples=4"],
 }  # fmt: skip
 # Lines that only a larger text or a source with general text has.
@@ -39,6 +42,7 @@ MADE = {
     "pytorch": {"models/tagger-elmo/config.json"},
     "embed": {"corpus.h5", "top.npz", "mix.h5", "corpus.safetensors", "array.h5", "scores.jsonl", "words.tsv"},
     "tasks": {"runs/ner-elmo/result.json", "runs/small/model/config.json", "labelled.conll"},
+    "cove": {"runs/cove/model/config.json", "runs/ner-cove/result.json"},
     "moving": {"models/theirs/config.json", "models/mine/vocabulary.txt"},
 }  # fmt: skip
 WORDS = ["<S>", "</S>", "<UNK>", "The", "bank", "."]
@@ -64,10 +68,13 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def make_what_others_made(page: str) -> None:
     """What pages before this one have made, in sizes of a test."""
-    if page == "tasks":
+    if page == "cove":
+        parallel.write_text(Path(), "train", 40, 1)
+        parallel.write_text(Path(), "val", 10, 2)
+    if page in ("tasks", "cove"):
         for name in ("train.conll", "dev.conll", "new.conll"):
             training.write_columns(Path(name), 12, len(name))
-        Path("glove.100d.txt").write_text("new 0.5 -1.0 0.25\nlima 1.0 0.5 0.125\n")
+        Path("glove.100d.txt").write_text("new 0.5 -1.0 0.25\nlima 1.0 0.5 0.125\ndog -1.0 0.5 0.25\n")
     if page in ("finetune", "pytorch", "embed", "tasks"):
         for folder in ("models/first", "runs/first"):
             save_pretrained(folder, tiny.bilm(tiny.config(), len(WORDS)), words=WORDS, counts=np.arange(6, 0, -1))

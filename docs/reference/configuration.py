@@ -23,6 +23,8 @@ SAME = {
     "and `general=` are short for `finetune.source=`, `data.path=`, `finetune.mix=` with `finetune.mix_share=`, and "
     "`finetune.general=`.",
     "preflight": "The keys of [`elmo pretrain`](#elmo-pretrain) or [`elmo finetune`](#elmo-finetune).",
+    "cove": "The keys of `elmo cove train` are below. `elmo cove import` takes `weights=`, `vectors=`, `output=`, "
+    "`max_vectors=`, `case=` and `overwrite=`; `elmo cove import -h` lists them.",
     "demo": "One folder, and `key=value` pairs for [`elmo pretrain`](#elmo-pretrain).",
 }
 

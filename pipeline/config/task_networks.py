@@ -130,6 +130,11 @@ class TaskTraining:
         require(self.learning_rate > 0, f"training.learning_rate={self.learning_rate} must be positive")
         require(0 < self.share <= 1, f"training.share={self.share} must be above 0 and at most 1")
         require(0 < self.decay <= 1, f"training.decay={self.decay} must be above 0 and at most 1")
+        lowest = self.min_learning_rate
+        require(
+            lowest is None or lowest <= self.learning_rate,
+            f"training.min_learning_rate={lowest} must not be above training.learning_rate={self.learning_rate}",
+        )
         for name in ("clip_norm", "clip_value"):
             limit = getattr(self, name)
             require(limit is None or limit > 0, f"training.{name}={limit} must be positive; use null for no limit")

@@ -31,11 +31,8 @@ from data_prep.dataset.index import Xxh3
 from data_prep.dataset.locations import local_path
 from data_prep.dataset.typed_json import Count, Sha256, load_json
 from data_prep.progress import Progress
-from pipeline.apply.embed.vector_parts import digest
-from pipeline.apply.load import load_trained
 from pipeline.config.schema import ConfigError, require
-from pipeline.model.bilm import BiLM
-from pipeline.model.elmo.sentence_encoder import SentenceEncoder
+from pipeline.tasks.layer_encoder import LayerEncoder, open_encoder
 
 log = logging.getLogger(__name__)
 DType = Literal["float16", "float32"]
@@ -93,21 +90,22 @@ class LayerCache:
     ) -> "LayerCache":
         """Return the layers of `texts`, computed first if no earlier run has done so.
 
-        elmo_folder: a trained biLM as other commands take it: an exported model, a run's folder, a checkpoint, or a
-        name on the hub. device: where to compute. between_blocks: called after each block of about 8,000 words, so
-        that it can end the work by an exception; the next call resumes it. Other processes that want the same layers
-        wait. Raises DataError for a damaged cache, ConfigError where the layers do not fit on the disk.
+        elmo_folder: a trained biLM as other commands take it (an exported model, a run's folder, a checkpoint, or a
+        name on the hub), or a model of `elmo cove`. device: where to compute. between_blocks: called after each block
+        of about 8,000 words, so that it can end the work by an exception; the next call resumes it. Other processes
+        that want the same layers wait. Raises DataError for a damaged cache, ConfigError where the layers do not fit
+        on the disk.
         """
         require(dtype in ("float16", "float32"), f"dtype={dtype} must be float16 or float32")
-        bilm = load_trained(str(elmo_folder), device, softmax=False).bilm
+        encoder = open_encoder(elmo_folder, device)
         different = sorted(set(texts), key=lambda text: (len(text), text))
-        identity = Identity(_FORMAT_VERSION, digest(bilm), _digest_of_texts(different), dtype)
+        identity = Identity(_FORMAT_VERSION, encoder.digest(), _digest_of_texts(different), dtype)
         path = local_path(folder) / f"{identity.key}.layers"
         path.parent.mkdir(parents=True, exist_ok=True)
         if not _record_path(path).exists():
             with _only_process(path):
                 if not _record_path(path).exists():
-                    _build(path, bilm, different, identity, between_blocks)
+                    _build(path, encoder, different, identity, between_blocks)
         return cls(path, _read_record(_record_path(path), identity), different)
 
     @property
@@ -160,18 +158,18 @@ class LayerCache:
         self._values = self._mapped()
 
 
-def _build(path: Path, bilm: BiLM, texts: list[Text], identity: Identity, between_blocks: Callable[[], None]) -> None:
+def _build(
+    path: Path, encoder: LayerEncoder, texts: list[Text], identity: Identity, between_blocks: Callable[[], None]
+) -> None:
     """Compute KEY.layers block by block, then write KEY.json. Blocks that a killed process finished are kept."""
     lengths = np.array([len(text) for text in texts], np.int64)
     blocks = _blocks_of(lengths)
-    config = bilm.config
-    record = Record(identity, config.num_layers + 1, 2 * config.projection_dim, int(lengths.sum()), [])
+    record = Record(identity, encoder.num_layers, encoder.width, int(lengths.sum()), [])
     block_bytes = [(end - begin) * _word_bytes(record) for *_, begin, end in blocks]
     part = path.with_suffix(".part")
     checksums = _checksums_so_far(part, record, block_bytes)
     done = len(checksums)
     _require_room(path, sum(block_bytes[done:]), identity.dtype)
-    encoder = SentenceEncoder(bilm)
     encoder.cache_vocabulary(_frequent_words(texts))
     progress = Progress("biLM layers", record.words)
     progress.start_at(*[blocks[done - 1][3] if done else 0] * 2)
@@ -190,9 +188,9 @@ def _build(path: Path, bilm: BiLM, texts: list[Text], identity: Identity, betwee
 
 
 @torch.no_grad()
-def _write_block(file: BinaryIO, encoder: SentenceEncoder, texts: list[Text], dtype: DType, path: Path) -> str:
+def _write_block(file: BinaryIO, encoder: LayerEncoder, texts: list[Text], dtype: DType, path: Path) -> str:
     """Append the layers of texts durably; return their checksum."""
-    layers = [layers.float().cpu().numpy().ravel() for layers in encoder.encode(texts).sentences()]
+    layers = [layers.float().cpu().numpy().ravel() for layers in encoder.embed(texts)]
     with np.errstate(over="ignore"):
         values = np.concatenate(layers).astype(dtype)
     if not np.isfinite(values).all():

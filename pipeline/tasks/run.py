@@ -12,20 +12,19 @@ import torch
 from safetensors.torch import load_file
 
 from data_prep.dataset.remote import default_cache_dir
-from pipeline.apply.load import load_trained
 from pipeline.config.schema import require
 from pipeline.config.tasks import TaskConfig
 from pipeline.model.backend.device import choose_device
-from pipeline.model.elmo.pretrained import Elmo
 from pipeline.tasks.examples.word_vectors import read_word_vectors
 from pipeline.tasks.kinds import Kind, Scores, kind_of
 from pipeline.tasks.layer_cache import LayerCache
+from pipeline.tasks.layer_encoder import open_encoder
 from pipeline.tasks.networks.network import make_tables
 from pipeline.tasks.networks.sequences import Batch, WordVectors
 from pipeline.tasks.result import TaskResult
 from pipeline.tasks.task import Task, build_network
 from pipeline.tasks.training.callbacks import BEST
-from pipeline.tasks.training.loader import BilmLayers, KeptLayers
+from pipeline.tasks.training.loader import KeptLayers
 from pipeline.tasks.training.module import TaskModule
 from pipeline.tasks.training.resumable import ResumableTraining
 from pipeline.tasks.training.settings import settings_of_scores
@@ -86,7 +85,7 @@ class TaskRun(ResumableTraining[TaskResult]):
         labels = self.kind.network.labels_of(self.data.train)
         vectors = _vectors(config, texts)
         self.tables, self._vectors = make_tables(config.words, texts, labels, vectors, config.run.seed)
-        self.elmo = _elmo(config) if config.elmo.is_used else None
+        self.elmo = open_encoder(config.elmo.checkpoint, trained=config.elmo.trained) if config.elmo.is_used else None
 
     @property
     def examples(self) -> Sequence[Any]:
@@ -117,7 +116,7 @@ class TaskRun(ResumableTraining[TaskResult]):
     def module(self, state: TaskState) -> TaskModule:
         torch.manual_seed(self.config.run.seed)
         network = build_network(self.task, self.config, self.tables, self._vectors, self.elmo)
-        reader = BilmLayers(self.elmo) if self.elmo is not None and self.kept is None else None
+        reader = self.elmo if self.kept is None else None
         return TaskModule(network, self.config.training, state, self.config.run.seed, reader)
 
     def train(self) -> TaskResult:
@@ -163,11 +162,6 @@ def _check_for_stop() -> None:
     signal = signals.received()
     if signal is not None:
         raise StopRequested(signal.name)
-
-
-def _elmo(config: TaskConfig) -> Elmo:
-    bilm = load_trained(config.elmo.checkpoint, softmax=False).bilm
-    return Elmo(bilm, num_outputs=0, trainable=config.elmo.trained)
 
 
 def _vectors(config: TaskConfig, texts: Sequence[tuple[str, ...]]) -> WordVectors | None:

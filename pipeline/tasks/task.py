@@ -21,14 +21,14 @@ from data_prep.dataset.typed_json import Count, Sha256, load_json
 from pipeline.config.load import from_dict
 from pipeline.config.schema import ConfigError, require, to_dict
 from pipeline.config.tasks import TaskConfig, task_schema
-from pipeline.model.elmo.pretrained import Elmo
 from pipeline.model.formats.weight_checks import check_finite, check_shapes
 from pipeline.tasks.kinds import Kind, kind_of
+from pipeline.tasks.layer_encoder import LayerEncoder, open_saved
 from pipeline.tasks.networks.embedder import Embedder
 from pipeline.tasks.networks.network import TaskNetwork
 from pipeline.tasks.networks.placement import ElmoPlacement
 from pipeline.tasks.networks.sequences import Batch, CharacterTable, Tables, WordTable
-from pipeline.tasks.training.loader import BilmLayers, by_length
+from pipeline.tasks.training.loader import by_length
 
 FORMAT, VERSION = "elmo-pipeline task", 1
 CONFIG, WEIGHTS, BILM = "config.json", "model.safetensors", "bilm"
@@ -62,7 +62,7 @@ class Task:
     config: TaskConfig
     tables: Tables
     network: TaskNetwork[Any, Any, Any]
-    elmo: Elmo | None = None
+    elmo: LayerEncoder | None = None
 
     @property
     def kind(self) -> Kind:
@@ -82,7 +82,7 @@ class Task:
             batch = self.make_batch([examples[number] for number in numbers])
             if self.elmo is not None:
                 with torch.no_grad():
-                    batch = batch.with_elmo(BilmLayers(self.elmo))
+                    batch = batch.with_elmo(self.elmo)
             for number, prediction in zip(numbers, self.network.predict(batch.to(device)), strict=True):
                 predictions[number] = prediction
         return predictions
@@ -92,7 +92,7 @@ class Task:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).unlink(missing_ok=True)
         if self.elmo is not None:
-            self.elmo.save_pretrained(folder / BILM, overwrite=True)
+            self.elmo.save(folder / BILM)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
         check_finite(tensors, "this task's network")
         write_bytes(folder / WEIGHTS, save(tensors))
@@ -129,7 +129,7 @@ class Task:
         config = from_dict(task_schema(saved["task"]), saved["config"])
         tables = _tables(saved, config)
         tensors = _read_weights(folder / WEIGHTS, saved)
-        elmo = Elmo.from_pretrained(folder / BILM, num_outputs=0) if saved["has_bilm"] else None
+        elmo = open_saved(folder / BILM) if saved["has_bilm"] else None
         network = build_network(saved["task"], config, tables, _vectors(tensors), elmo)
         shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
         found_shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -140,7 +140,7 @@ class Task:
 
 
 def build_network(
-    task: str, config: TaskConfig, tables: Tables, vectors: np.ndarray | None, elmo: Elmo | None
+    task: str, config: TaskConfig, tables: Tables, vectors: np.ndarray | None, elmo: LayerEncoder | None
 ) -> TaskNetwork[Any, Any, Any]:
     """Return the network of a task. vectors (V + 2, D): first values of the word vectors; elmo: the biLM, if any."""
     num_characters = 0 if tables.characters is None else len(tables.characters.characters)
@@ -148,7 +148,7 @@ def build_network(
     if elmo is None:
         placement = ElmoPlacement(replace(config.elmo, placement="none"))
     else:
-        placement = ElmoPlacement(config.elmo, elmo.bilm.config.num_layers + 1, elmo.output_dim)
+        placement = ElmoPlacement(config.elmo, elmo.num_layers, elmo.width)
     return kind_of(task).network(config.sizes, embedder, placement, tables.labels)
 
 

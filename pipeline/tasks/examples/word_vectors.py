@@ -3,7 +3,7 @@
 A first line of two numbers, as word2vec and fastText write it, is passed over.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,35 @@ def read_word_vectors(path: str | Path, words: Iterable[str], lower: bool = True
     found: list[str] = []
     vectors: list[np.ndarray] = []
     size, left = 0, set(wanted)
+    for line, word, text, size in _lines(path):
+        if word in left:
+            left.remove(word)
+            found.append(word)
+            vectors.append(_numbers(path, line, text, size))
+    if wanted and not found:
+        raise DataError(f"{path} has a vector for none of the {len(wanted):,} words; check its language and case")
+    return found, np.stack(vectors) if vectors else np.zeros((0, size), np.float32)
+
+
+def read_first_vectors(path: str | Path, most: int, lower: bool = True) -> tuple[list[str], np.ndarray]:
+    """Return the first `most` words and their vectors (words, D) float32. Raises DataError.
+
+    lower: without words that are not in lower case, which look-ups in lower case never find.
+    """
+    found: dict[str, np.ndarray] = {}
+    for line, word, text, size in _lines(path):
+        if word not in found and not (lower and word != word.lower()):
+            found[word] = _numbers(path, line, text, size)
+            if len(found) == most:
+                break
+    if not found:
+        raise DataError(f"{path} has no word vector; give a word and its numbers a line")
+    return list(found), np.stack(list(found.values()))
+
+
+def _lines(path: str | Path) -> Iterator[tuple[int, str, str, int]]:
+    """Yield line number, word, the whole line, and how many numbers it has."""
+    size = 0
     for line, text in read_lines(path):
         if not text.strip() or (line == 1 and _is_header(text)):
             continue
@@ -32,13 +61,7 @@ def read_word_vectors(path: str | Path, words: Iterable[str], lower: bool = True
         if text.count(" ") < size:
             what = f"has {text.count(' ')} numbers, but the first vector has {size}; the file is damaged"
             raise bad_line(path, line, what)
-        if word in left:
-            left.remove(word)
-            found.append(word)
-            vectors.append(_numbers(path, line, text, size))
-    if wanted and not found:
-        raise DataError(f"{path} has a vector for none of the {len(wanted):,} words; check its language and case")
-    return found, np.stack(vectors) if vectors else np.zeros((0, size), np.float32)
+        yield line, word, text, size
 
 
 def _is_header(text: str) -> bool:

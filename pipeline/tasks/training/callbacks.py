@@ -11,7 +11,7 @@ from safetensors.torch import save
 from data_prep.dataset.files import write_bytes
 from data_prep.progress import Progress
 from pipeline.tasks.training.module import TaskModule
-from pipeline.tasks.training.state import save_state
+from pipeline.tasks.training.state import TaskState, save_state
 from pipeline.train.cluster import signals
 from pipeline.train.run_dir.tracking import Tracker
 
@@ -92,23 +92,25 @@ class ShowProgress(pl.Callback):
         self._task, self._total, self._main, self._evaluations = task, total, main, evaluations
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._module = task_module(pl_module)
+        self.module = task_module(pl_module)
         self._progress = Progress(self._task, self._total, trainer.is_global_zero, "step", lambda *_: self._shown())
-        self._progress.start_at(self._module.state.step)
+        self._progress.start_at(self.module.state.step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = self._module.state.step
+        step = self.module.state.step
         self._progress.update(step, is_line_due=self._evaluations.latest_step == step)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._progress.close()
 
     def _shown(self) -> str:
-        state, latest = self._module.state, self._evaluations.latest
-        if latest is None:
-            return "dev not scored yet"
+        latest = self._evaluations.latest
+        return "dev not scored yet" if latest is None else self.shown(self.module.state, latest)
+
+    def shown(self, state: TaskState, latest: float) -> str:
+        """Return the text beside the steps. latest: the last score on dev."""
         return f"dev {self._main} {latest:.2f}, best {state.best:.2f} at step {state.best_step:,}"
 
 

@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.model.elmo.pretrained import Elmo
 from pipeline.tasks.layer_cache import LayerCache
 from pipeline.tasks.networks.sequences import Batch
 from pipeline.tasks.training.order import TrainingOrder
@@ -30,23 +29,6 @@ class KeptLayers:
         for row, values in enumerate(found):
             padded[:, row, : values.shape[1]] = values
         return torch.from_numpy(padded)
-
-
-class BilmLayers(nn.Module):
-    """Run the biLM on texts: (L + 1, B, T, D), with gradients if the biLM is trained."""
-
-    def __init__(self, elmo: Elmo) -> None:
-        super().__init__()
-        self.elmo = elmo
-
-    @property
-    def is_trained(self) -> bool:
-        return bool(self.elmo.options["trainable"])
-
-    def forward(self, texts: Texts) -> Tensor:
-        layers = self.elmo(texts, return_layers=True).layers
-        assert layers is not None
-        return layers
 
 
 def gather(mine: list[Any]) -> list[Any]:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pipeline.config.task_networks import TaskTraining
+from pipeline.tasks.layer_encoder import LayerEncoder
 from pipeline.tasks.networks.network import TaskNetwork
 from pipeline.tasks.networks.sequences import Batch
-from pipeline.tasks.training.loader import BilmLayers
 from pipeline.tasks.training.state import MovingAverage, TaskState
 
 
@@ -29,7 +29,7 @@ class TaskModule(pl.LightningModule):
         training: TaskTraining,
         state: TaskState,
         seed: int,
-        bilm: BilmLayers | None = None,
+        bilm: LayerEncoder | None = None,
     ) -> None:
         super().__init__()
         self.network, self.bilm, self.training_config, self.state, self._seed = network, bilm, training, state, seed

@@ -1,4 +1,4 @@
-"""The settings of a task's run, or of another training: which of them must stay the same from start to start, and what has changed."""
+"""The settings of a training: which of them must stay the same from start to start, and what has changed."""
 
 from typing import Any
 

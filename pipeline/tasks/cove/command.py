@@ -1,0 +1,31 @@
+"""The command `elmo cove`. Heavy imports stand inside, so that errors of the command line are instant."""
+
+from pipeline.config.cove import COVE_COMMANDS, CoveConfig, CoveImportConfig
+from pipeline.config.load import load
+from pipeline.config.schema import require
+from pipeline.config.terminal import print_text
+from pipeline.train.cluster import signals
+
+
+def main(arguments: list[str]) -> int:
+    """Run `elmo cove train` or `elmo cove import`; return the exit code."""
+    action, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    require(action in COVE_COMMANDS, "elmo cove is followed by train or import, as in: elmo cove train source=FILE ...")
+    if action == "import":
+        from pipeline.tasks.cove.published import import_cove
+
+        print_text(import_cove(load(CoveImportConfig, rest)))
+        return 0
+    signals.install()
+    config = load(CoveConfig, rest)
+    from pipeline.tasks.cove.run import train_cove
+    from pipeline.train.trainer import global_rank
+
+    result = train_cove(config)
+    if global_rank(config.training) != 0:
+        return 0
+    print_text(result)
+    if result.stopped_by is not None:
+        return signals.EXIT_PREEMPTED
+    print_text(f"Next: elmo task ner elmo.checkpoint={result.run_dir / 'model'} train=FILE dev=FILE run.dir=DIR")
+    return 0
