@@ -22,7 +22,7 @@ from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig, require
 from pipeline.config.tasks import TASKS, PredictConfig, StudyConfig, TaskConfig, task_schema
 from pipeline.config.terminal import make_warnings_printable, print_text
-from pipeline.config.watch import CompareConfig, DashboardConfig, PlotConfig, StatusConfig, SyncConfig
+from pipeline.config.watch import CompareConfig, DashboardConfig, PlotConfig, ReportConfig, StatusConfig, SyncConfig
 from pipeline.process import set_defaults_of_libraries
 from pipeline.train.cluster import signals
 from pipeline.train.cluster.slurm_env import job_shape
@@ -232,6 +232,9 @@ COMMANDS = {
         "elmo cove train source=train.en target=train.de dev_source=dev.en dev_target=dev.de vectors=glove.txt"),
     "study": Command(study, StudyConfig, "train a grid of task runs, and show one table of them",
         "elmo study configs/studies/tasks.yaml mydata.yaml dir=runs/study processes=2"),
+    "report": printing(ReportConfig, "pipeline.tasks.report.report:report",
+        "show all results in a folder as one page with tables and figures",
+        "elmo report runs"),
     "status": Command(status, StatusConfig, "show progress, perplexity, checkpoints and restarts of a run",
         "elmo status runs/first --watch"),
     "plot": printing(PlotConfig, "pipeline.apply.watch.plot:main",

@@ -28,7 +28,7 @@ OVERRIDES = {
                  "data.vocab_min_count=1", "softmax.num_samples=4"],
     "task": ["training.max_epochs=2", "training.accelerator=cpu", "training.threads=1", "network.hidden=[4]",
              "wandb.mode=disabled", "elmo.cache_dir=layers"],
-    "cove": ["tokenize=false", "training.max_epochs=2", "training.accelerator=cpu", "training.threads=1",
+    "cove": ["tokenize=false", "training.accelerator=cpu", "training.threads=1",
              "network.hidden=4", "network.target_dim=4", "wandb.mode=disabled"],
     "finetune": [*TRAINING, "data.lanes=8", "data.vocab_min_count=1", "softmax.num_samples=4"],
 }  # fmt: skip

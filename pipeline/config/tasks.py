@@ -160,7 +160,9 @@ def task_schema(name: str) -> type[TaskConfig]:
 @dataclass
 class StudyConfig:
     tasks: list[str] = option([], f"tasks of the grid, as tasks=ner,pos: {', '.join(TASKS)}")
-    grid: dict[str, Any] = option({}, "in a YAML file: options of `elmo task`, each with its values; default: leave it")
+    grid: dict[str, Any] = option(
+        {}, "in a YAML file: options or sections of `elmo task`, each with its values; default: leave it"
+    )
     configs: list[str] = option([], "YAML files for every run, as configs/tasks/small.yaml")
     settings: dict[str, Any] = option({}, "in a YAML file: options for every run, and for each task under its name")
     dir: str = option("runs/study", "folder of the study; it holds a run folder for each point of the grid")

@@ -31,6 +31,15 @@ class PlotConfig:
 
 
 @dataclass
+class ReportConfig:
+    runs: list[str] = option([], "folders with results of studies, probes, neighbors, fine-tunings: elmo report runs")
+    output: str = option("", "folder to write: report.html and PNG files (extra `plot`) [default: report in the first]")
+
+    def __post_init__(self) -> None:
+        require(bool(self.runs), "elmo report takes one or more folders: elmo report DIR")
+
+
+@dataclass
 class CompareConfig:
     runs: list[str] = option([], "run folders, one a column: elmo compare runs/first runs/second")
     json: bool = option(False, "print JSON instead of tables")

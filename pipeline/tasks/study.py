@@ -68,7 +68,7 @@ def plan_study(config: StudyConfig) -> list[StudyRun]:
     for task in config.tasks:
         task_schema(task)
         for values in itertools.product(*config.grid.values()):
-            changes = tuple(zip(config.grid, values, strict=True))
+            changes = tuple(change for pair in zip(config.grid, values, strict=True) for change in _options(*pair))
             name = ",".join(f"{key.rpartition('.')[2]}={_written(value)}" for key, value in changes) or "run"
             runs.append(StudyRun(task, changes, folder / task / name.replace("/", "_")))
     return runs
@@ -116,7 +116,8 @@ def _do(run: StudyRun, config: StudyConfig, settings: Path) -> int:
     if signals.received() is not None:
         return signals.EXIT_PREEMPTED
     run.folder.mkdir(parents=True, exist_ok=True)
-    threads = max(1, (os.cpu_count() or 1) // config.processes)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = max(1, cores // config.processes)
     arguments = [*run.arguments(config, settings), f"training.threads={threads}"]
     command = [sys.executable, "-m", "pipeline.cli", "task", *arguments]
     with (run.folder / "log.txt").open("ab") as log:
@@ -127,6 +128,15 @@ def _do(run: StudyRun, config: StudyConfig, settings: Path) -> int:
             except subprocess.TimeoutExpired:
                 if signals.received() is not None:
                     process.send_signal(signal.SIGTERM)
+
+
+def _options(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the options of a grid's value: one, or those of a section, as elmo: [{layers: top}, {l2: 1}]."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _options(f"{name}.{key}", item)
+    else:
+        yield name, value
 
 
 def _written(value: Any) -> str:
@@ -140,7 +150,7 @@ class StudyTable:
         self._runs, self.failed = runs, failed
 
     def __str__(self) -> str:
-        rows = [("task", "", "runs", "dev", "±", "test", "best step")]
+        rows = [("task", "", "runs", "dev", "±", "test", "updates until the best")]
         for (task, changes), results in self._points().items():
             shown = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in changes)
             steps = statistics.mean(result["best_step"] for result in results)

@@ -1,5 +1,6 @@
 """The scripts of slurm/ as people call them: what they say before submitting, what the jobs leave behind."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from tests.slurm.cluster import Cluster, Job, wait_until
 from tests.slurm.training import ELMO, ROOT, Training
+from tests.tasks.studies import write_study
 from tests.tasks.training import arguments, make_files, with_elmo
 from tests.train import runs
 
@@ -27,6 +29,20 @@ def test_the_training_script_asks_slurm_for_what_survival_needs() -> None:
     for option in ("--signal=B:USR1@", "--requeue", "--open-mode=append", "--gpus-per-node=", "--time="):
         assert f"\n#SBATCH {option}" in text
     assert "--kill-on-bad-exit=1" in text and "SRUN_CPUS_PER_TASK" in text
+
+
+def test_the_script_of_a_study_gives_each_job_of_an_array_its_part(tmp_path: Path) -> None:
+    (tmp_path / "elmo").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "elmo").chmod(0o755)
+    script, environment = ROOT / "slurm" / "study.sbatch", {**os.environ, "ELMO": str(tmp_path / "elmo")}
+    array = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "4"}
+    for added, said in (({}, "study a.yaml dir=d"), (array, "study a.yaml dir=d part=2 parts=4")):
+        command = ["bash", str(script), "a.yaml", "dir=d"]
+        done = subprocess.run(command, env=environment | added, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == said
+    text = script.read_text()
+    for option in ("--signal=B:USR1@", "--requeue", "--open-mode=append", "--gpus-per-node=", "--time="):
+        assert f"\n#SBATCH {option}" in text
 
 
 @pytest.mark.slow
@@ -108,6 +124,21 @@ def test_a_task_whose_time_is_up_is_queued_again_and_resumed(cluster: Cluster, t
     assert (job.state, job.restarts) == ("COMPLETED", 1), logs(tmp_path)
     assert "which is saved; run the same command again to resume" in logs(tmp_path)
     assert (folder / "run/model/config.json").exists()
+
+
+@pytest.mark.slow
+def test_an_array_does_the_runs_of_a_study_and_a_job_whose_time_is_up_resumes(cluster: Cluster, tmp_path: Path) -> None:
+    study = [*write_study(tmp_path, epochs=40)[:2], "processes=1"]
+    shape = ["--array=1-2", "--gpus-per-node=0", "--cpus-per-task=1", "--time=120"]
+    job = cluster.submit(
+        *shape, f"--output={tmp_path}/job-%a.log", "slurm/study.sbatch", *study, cwd=ROOT,
+        environment={"ELMO": str(ELMO)},
+    )  # fmt: skip
+    saved = tmp_path / "study" / "ner"
+    wait_until(lambda: bool(list(saved.glob("*/last.ckpt"))), "a run has saved", lambda: logs(tmp_path))
+    cluster.run("login", "scancel", "--signal=USR1", "--batch", str(job.id))
+    wait_until(lambda: len(list(saved.glob("*/result.json"))) == 4, "all runs are done", lambda: logs(tmp_path))
+    assert "run the same command again to resume" in "".join(path.read_text() for path in saved.glob("*/log.txt"))
 
 
 @pytest.mark.slow

@@ -11,29 +11,10 @@ import pytest
 
 from pipeline import cli
 from pipeline.config.load import load
-from pipeline.config.tasks import StudyConfig
+from pipeline.config.tasks import TASKS, StudyConfig, task_schema
 from pipeline.tasks.study import StudyTable, plan_study
-from tests.tasks.training import make_files
-
-SETTINGS = """
-tasks: [ner]
-grid: {{elmo.placement: [none, default], run.seed: [1, 2]}}
-settings:
-  train: [{folder}/train.conll]
-  dev: {folder}/dev.conll
-  elmo: {{checkpoint: {folder}/bilm, cache_dir: {folder}/layers}}
-  network: {{hidden: [8]}}
-  words: {{dim: 8}}
-  training: {{batch_size: 8, max_epochs: {epochs}, accelerator: cpu}}
-  wandb: {{mode: disabled}}
-  pos: {{network: {{hidden: [99]}}}}
-"""
-
-
-def write_study(folder: Path, epochs: int = 2) -> list[str]:
-    make_files(folder)
-    (folder / "study.yaml").write_text(SETTINGS.format(folder=folder, epochs=epochs))
-    return [str(folder / "study.yaml"), f"dir={folder / 'study'}", "processes=2"]
+from tests.pages import ROOT
+from tests.tasks.studies import write_study
 
 
 @pytest.mark.slow
@@ -56,6 +37,9 @@ def test_a_grid_is_run_once_and_shown_in_a_table(tmp_path: Path, capsys: pytest.
     (tmp_path / "more.yaml").write_text("settings: {training: {max_epochs: 3}}")
     assert cli.main(["study", arguments[0], str(tmp_path / "more.yaml"), *arguments[1:]]) == 2
     assert "has results of other settings (training.max_epochs: 2 there, 3 now)" in capsys.readouterr().err
+    assert cli.main(["report", str(tmp_path / "study")]) == 0
+    page = (tmp_path / "study" / "report" / "report.html").read_text("utf-8")
+    assert "Table 1" in page and "with ELMo" in page and "Learned weights" in page
 
 
 @pytest.mark.slow
@@ -73,6 +57,40 @@ def test_a_study_that_is_stopped_resumes_its_runs(tmp_path: Path) -> None:
 
 def test_tasks_are_named_with_commas_too() -> None:
     assert load(StudyConfig, ["tasks=ner,pos"]).tasks == ["ner", "pos"]
+
+
+@pytest.mark.parametrize(
+    ("name", "runs", "some"),
+    [
+        ("tasks", 7 * 2 * 3, "ner/placement=none,seed=1"),
+        ("layers", 3 * 4 * 3, "squad/layers=top,seed=2"),
+        ("placement", 3 * 3 * 3, "snli/placement=both,seed=3"),
+        ("sample_efficiency", 2 * 5 * 2 * 3, "srl/share=0.01,placement=default,seed=1"),
+    ],
+)
+def test_a_shipped_study_enumerates_its_runs_and_every_option_is_one_of_its_task(
+    name: str, runs: int, some: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    config = load(StudyConfig, [f"configs/studies/{name}.yaml", f"dir={tmp_path}"])
+    planned = plan_study(config)
+    assert len({run.folder for run in planned}) == len(planned) == runs
+    assert tmp_path / some in [run.folder for run in planned]
+    (tmp_path / "settings.yaml").write_text("{}\n")
+    for run in planned:
+        found = load(task_schema(run.task), run.arguments(config, tmp_path / "settings.yaml")[1:], variant=run.task,
+                     variants=TASKS)  # fmt: skip
+        values = {"elmo.layers": found.elmo.layers, "elmo.l2": found.elmo.l2, "training.share": found.training.share}
+        assert all(value == values[name] for name, value in run.changes if name in values)
+    shares = [plan_study(load(StudyConfig, [f"configs/studies/{name}.yaml", f"part={n}", "parts=5"])) for n in range(5)]
+    assert all(len(of) == runs for of in shares)  # parts divide what is run, not what the table shows
+
+
+def test_a_section_of_a_grid_sets_its_options_only(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("tasks: [ner]\ngrid: {elmo: [{placement: none}, {layers: top, l2: 1}]}\n")
+    one, two = plan_study(load(StudyConfig, [str(tmp_path / "a.yaml")]))
+    assert one.changes == (("elmo.placement", "none"),) and two.folder.name == "layers=top,l2=1"
+    assert two.changes == (("elmo.layers", "top"), ("elmo.l2", 1))
 
 
 def test_parts_of_an_array_share_the_runs_out(tmp_path: Path) -> None:

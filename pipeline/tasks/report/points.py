@@ -1,0 +1,107 @@
+"""The runs of a study as points: what was varied, and the scores over the seeds."""
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+DEFAULT = "default"
+_KNOWN = {
+    "elmo.placement": "placement",
+    "elmo.layers": "layers",
+    "elmo.l2": "l2",
+    "training.share": "share",
+    "elmo.checkpoint": "encoder",
+}
+_NOT_VARIED = ("task", "main", "best_step", "steps", "seconds", "run.seed", "run.dir")
+
+
+@dataclass(frozen=True)
+class Varied:
+    """The options of a point; "default": as the task has it. encoder: the name of elmo.checkpoint, "" if not varied.
+
+    others: options that no table of the paper varies.
+    """
+
+    placement: str = DEFAULT
+    layers: str = DEFAULT
+    l2: str = DEFAULT
+    share: float = 1.0
+    encoder: str = ""
+    others: str = ""
+
+
+@dataclass
+class Point:
+    study: str
+    task: str
+    varied: Varied
+    runs: list[dict[str, Any]] = field(default_factory=list)
+
+    def scores(self, part: str = "dev") -> list[float]:
+        """Return the task's main score of each seed."""
+        return [float(run[key]) for run in self.runs if (key := f"{part}/{run['main']}") in run]
+
+    @property
+    def mean(self) -> float:
+        return statistics.mean(self.scores())
+
+    @property
+    def deviation(self) -> float:
+        """0 for one seed."""
+        scores = self.scores()
+        return statistics.stdev(scores) if len(scores) > 1 else 0.0
+
+    @property
+    def best_step(self) -> float:
+        return statistics.mean(run["best_step"] for run in self.runs)
+
+    def mix(self, place: str) -> list[float]:
+        """Return the mean weight of each layer at a place, [] where ELMo does not enter there."""
+        weights: list[list[float]] = []
+        for run in self.runs:
+            found: list[float] = []
+            while (key := f"{place}/layer{len(found)}") in run:
+                found.append(float(run[key]))
+            weights += [found] if found else []
+        same = [w for w in weights if len(w) == len(weights[0])]
+        return [statistics.mean(of_layer) for of_layer in zip(*same, strict=True)]
+
+
+def points_of(study: str, runs: Iterable[dict[str, Any]]) -> list[Point]:
+    """Return the points of a study, in the order of its runs."""
+    points: dict[tuple[str, Varied], Point] = {}
+    for run in runs:
+        key = run["task"], _varied(run)
+        points.setdefault(key, Point(study, *key)).runs.append(run)
+    return list(points.values())
+
+
+def _varied(run: dict[str, Any]) -> Varied:
+    values: dict[str, Any] = {}
+    others = []
+    for key, value in run.items():
+        if key in _KNOWN:
+            values[_KNOWN[key]] = str(value)
+        elif "/" not in key and key not in _NOT_VARIED:
+            others.append(f"{key.rpartition('.')[2]}={value}")
+    share = values.pop("share", DEFAULT)
+    try:
+        values["share"] = 1.0 if share == DEFAULT else float(share)
+    except ValueError:
+        others.append(f"share={share}")
+    if "encoder" in values:
+        path = Path(values["encoder"])
+        values["encoder"] = (path.parent.name if path.name == "model" else path.name) or str(path)
+    if "l2" in values and values["l2"] != DEFAULT:
+        values["l2"] = f"{float(values['l2']):g}" if _is_number(values["l2"]) else values["l2"]
+    return Varied(**values, others=" ".join(others))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
