@@ -25,6 +25,7 @@ from pipeline.model.language_model import LanguageModel
 from pipeline.model.sampler import LogUniformSampler
 from pipeline.model.softmax import Candidates, Places, find_places
 from pipeline.train.step.optimizer import build_optimizer, clip_global_norm_
+from pipeline.train.step.parameter_kinds import parameter_kinds
 from pipeline.train.step.softmax_gradient import SoftmaxGradient
 from pipeline.train.trainer import keep_freed_memory
 
@@ -48,7 +49,7 @@ class Ours:
     def __init__(self, config: PretrainConfig, bilm: LanguageModel) -> None:
         keep_freed_memory()
         self.config, self.bilm = config, bilm
-        self.optimizer = build_optimizer(config.optimizer, bilm.parameters(), bilm.softmax.parameters())
+        self.optimizer = build_optimizer(config.optimizer, parameter_kinds(bilm))
         self.softmax_gradient = SoftmaxGradient(bilm.softmax)
         self.states: States = bilm.initial_states(config.data.lanes)
         self._report = torch.zeros(2)  # loss and request, as in the module

@@ -136,15 +136,18 @@ class SoftmaxConfig:
 
 @dataclass
 class OptimizerConfig:
-    name: Literal["adagrad", "adam", "adam-adagrad"] = option(
-        "adagrad", "adagrad (the paper), adam (only touched softmax rows) or adam-adagrad (adagrad for the softmax)"
+    name: Literal["adagrad", "adam", "adam-adagrad", "muon"] = option(
+        "adagrad",
+        "adagrad (the paper), adam (only touched softmax rows), adam-adagrad (adagrad for the softmax), or muon (the "
+        "same with muon for the matrices of the LSTM layers and projections)",
     )
     lr: float = option(0.2, "learning rate; for adam about 0.001")
-    softmax_lr: float = option(0.2, "adam-adagrad: learning rate of the softmax, with the same schedule")
+    softmax_lr: float = option(0.2, "adam-adagrad, muon: learning rate of the softmax, with the same schedule")
     initial_accumulator: float = option(1.0, "adagrad: initial sum of squared gradients")
     beta1: float = option(0.9, "adam: decay of the mean")
     beta2: float = option(0.999, "adam: decay of the square")
     eps: float = option(1e-8, "adam: added to the denominator")
+    momentum: float = option(0.95, "muon: decay of the mean of the gradients")
     clip_norm: float | None = option(10.0, "limit of the global norm of the gradients of loss x window; null: no limit")
     schedule: Literal["constant", "linear", "cosine"] = option(
         "constant", "learning rate during the run; linear and cosine: it falls to 0"

@@ -1,4 +1,4 @@
-"""Adagrad and Adam against torch's and TensorFlow's, sparse rows against dense ones, one norm, the schedules."""
+"""Adagrad, Adam and Muon against references, sparse rows against dense ones, one norm, the schedules."""
 
 import itertools
 import math
@@ -9,8 +9,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.config.schema import OptimizerConfig
-from pipeline.train.step.optimizer import RowOptimizer, adagrad, adam, build_optimizer, clip_global_norm_, lr_factor
+from pipeline.config.schema import ModelConfig, OptimizerConfig
+from pipeline.model.language_model import LanguageModel
+from pipeline.train.step.muon import muon_update, orthogonalized
+from pipeline.train.step.optimizer import (
+    RowOptimizer,
+    adagrad,
+    adam,
+    build_optimizer,
+    clip_global_norm_,
+    lr_factor,
+    muon,
+)
+from pipeline.train.step.parameter_kinds import ParameterKinds, parameter_kinds
 
 ROWS, WIDTH, STEPS = 12, 5, 20
 
@@ -42,6 +53,10 @@ def by_adagrad(parameter: nn.Parameter) -> RowOptimizer:
 
 def by_adam(parameter: nn.Parameter) -> RowOptimizer:
     return RowOptimizer([adam([parameter], 0.01, 0.9, 0.999, 1e-8)])
+
+
+def by_muon(parameter: nn.Parameter) -> RowOptimizer:
+    return RowOptimizer([muon([parameter], 0.01, 0.95)])
 
 
 def stepped(parameter: nn.Parameter, optimizer: torch.optim.Optimizer, gradients: list[Tensor]) -> Tensor:
@@ -107,7 +122,7 @@ def test_sparse_adam_is_torchs_and_the_moments_of_absent_rows_rest() -> None:
 
 
 def test_a_gradient_that_was_dropped_changes_nothing_not_even_adams_count() -> None:
-    for make in (by_adagrad, by_adam):
+    for make in (by_adagrad, by_adam, by_muon):
         parameter = table()
         optimizer = make(parameter)
         stepped(parameter, optimizer, [gradient(0)])
@@ -115,6 +130,65 @@ def test_a_gradient_that_was_dropped_changes_nothing_not_even_adams_count() -> N
         parameter.grad = None
         optimizer.step()
         assert torch.equal(parameter, before) and repr(optimizer.state_dict()) == state
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 64), (64, 16), (24, 24), (2, 1, 5)])
+def test_orthogonalized_matrices_keep_their_singular_vectors_and_have_values_near_one(shape: tuple[int, ...]) -> None:
+    matrices = torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    u, _, vh = torch.linalg.svd(matrices, full_matrices=False)
+    found = u.mT @ orthogonalized(matrices) @ vh.mT
+    values = found.diagonal(dim1=-2, dim2=-1)
+    assert values.min() > 0.6 and values.max() < 1.15
+    torch.testing.assert_close(found, torch.diag_embed(values), rtol=0, atol=1e-9)
+    torch.testing.assert_close(orthogonalized(matrices.float()), orthogonalized(matrices).float(), rtol=0, atol=1e-3)
+    assert torch.equal(orthogonalized(torch.zeros(shape)), torch.zeros(shape))
+
+
+def test_muon_updates_each_gate_as_a_matrix_of_its_own_about_as_far_as_adam_would() -> None:
+    gates = torch.randn(2, 6, 4 * 10, generator=torch.Generator().manual_seed(1))
+    together = nn.Parameter(torch.zeros(2, 6, 40))
+    stepped(together, RowOptimizer([muon([together], 1.0, 0.0, gates=4)]), [gates])
+    for gate in range(4):
+        own = slice(10 * gate, 10 * (gate + 1))
+        matrix = nn.Parameter(torch.zeros(2, 6, 10))
+        stepped(matrix, RowOptimizer([muon([matrix], 1.0, 0.0)]), [gates[..., own]])
+        torch.testing.assert_close(together.detach()[..., own], matrix.detach())
+    assert 0.15 < together.square().mean().sqrt() < 0.25
+
+
+def test_muon_follows_nesterovs_momentum() -> None:
+    ours, theirs, mean = table(), table().detach(), torch.zeros(ROWS, WIDTH)
+    for step in range(STEPS):
+        mean = 0.95 * mean + 0.05 * gradient(step)
+        theirs -= 0.01 * muon_update(0.05 * gradient(step) + 0.95 * mean)
+    found = stepped(ours, by_muon(ours), [gradient(step) for step in range(STEPS)])
+    torch.testing.assert_close(found, theirs, rtol=0, atol=1e-4)
+
+
+def test_a_step_that_the_device_finds_bad_changes_nothing_by_muon() -> None:
+    parameter = table()
+    optimizer = by_muon(parameter)
+    stepped(parameter, optimizer, [gradient(0)])
+    before, state = parameter.detach().clone(), repr(optimizer.state_dict())
+    parameter.grad = torch.full((ROWS, WIDTH), math.nan)
+    optimizer.step(good=torch.tensor(0, dtype=torch.int32))
+    assert torch.equal(parameter, before) and repr(optimizer.state_dict()) == state
+
+
+def test_muon_trains_the_matrices_adam_the_rest_of_the_network_and_adagrad_the_softmax() -> None:
+    bilm = LanguageModel(ModelConfig(filters=[[1, 8], [2, 8]], num_highway=1, lstm_dim=12, projection_dim=4), 20)
+    optimizer = build_optimizer(OptimizerConfig(name="muon", lr=0.01), parameter_kinds(bilm))
+    names = {id(parameter): name for name, parameter in bilm.named_parameters()}
+    rules = {names[id(p)]: group["rule"] for group in optimizer.param_groups for p in group["params"]}
+    assert rules.keys() == set(names.values())
+    by = {rule: {name for name in rules if rules[name] == rule} for rule in ("muon", "adam", "adagrad")}
+    assert by["adagrad"] == {"softmax.weight", "softmax.bias"}
+    lstm = {f"layers.{k}.weight_{part}" for k in range(2) for part in ("input", "recurrent", "proj")}
+    assert by["muon"] == {*lstm, "encoder.projection.weight"}
+    assert {group["gates"]: len(group["params"]) for group in optimizer.param_groups if "gates" in group} == {
+        4: 4,
+        1: 3,
+    }
 
 
 @pytest.mark.parametrize("bound", [0.5, 10.0, 1e6, None])
@@ -158,7 +232,7 @@ def test_warm_up_rises_in_equal_parts_to_the_rate_and_never_trains_at_zero(kind:
 def test_the_config_chooses_the_optimizer() -> None:
     network, softmax = table(), table()
     for name, rules in (("adagrad", ["adagrad"]), ("adam", ["adam"]), ("adam-adagrad", ["adam", "adagrad"])):
-        optimizer = build_optimizer(OptimizerConfig(name=name, lr=0.1), [network, softmax], [softmax])
+        optimizer = build_optimizer(OptimizerConfig(name=name, lr=0.1), ParameterKinds([network, softmax], [softmax]))
         assert [group["rule"] for group in optimizer.param_groups] == rules
         assert [group["rate"] for group in optimizer.param_groups] == [0.1, 0.2][: len(rules)]
     assert [group["params"] for group in optimizer.param_groups] == [[network], [softmax]]
@@ -166,7 +240,7 @@ def test_the_config_chooses_the_optimizer() -> None:
 
 def test_each_group_goes_by_its_own_rule_and_rate_under_one_schedule() -> None:
     both, apart = [table(), table()], [table(), table()]
-    together = build_optimizer(OptimizerConfig(name="adam-adagrad", lr=0.01), both, [both[1]])
+    together = build_optimizer(OptimizerConfig(name="adam-adagrad", lr=0.01), ParameterKinds(both, [both[1]]))
     alone = [by_adam(apart[0]), by_adagrad(apart[1])]
     for step in range(STEPS):
         for parameter in (*both, *apart):

@@ -33,7 +33,13 @@ def test_it_resumes_and_prints_from_which_step_or_that_the_run_is_finished(
 
 @pytest.mark.parametrize(
     ("kind", "optimizer", "lanes_at_once"),
-    [("sampled", "adagrad", None), ("sampled", "adam", 4), ("full", "adagrad", 4), ("full", "adam", None)],
+    [
+        ("sampled", "adagrad", None),
+        ("sampled", "adam", 4),
+        ("full", "adagrad", 4),
+        ("full", "adam", None),
+        ("sampled", "muon", None),
+    ],
 )
 def test_a_run_in_pieces_is_bitwise_the_run_in_one(
     dataset: Path, tmp_path: Path, kind: str, optimizer: str, lanes_at_once: int | None

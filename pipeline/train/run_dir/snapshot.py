@@ -16,6 +16,7 @@ from pipeline.train.run_dir.lock import check_same_run
 from pipeline.train.step.collectives import all_gather, world_size
 from pipeline.train.step.module import BiLMModule
 from pipeline.train.step.optimizer import build_optimizer
+from pipeline.train.step.parameter_kinds import parameter_kinds
 from pipeline.version import __version__
 
 
@@ -76,7 +77,7 @@ def restore_snapshot(module: BiLMModule, path: Path, identity: dict[str, Any], r
 
 def _load(module: BiLMModule, content: dict[str, Any]) -> str:
     """Load the weights and the optimizer's state into the module; return the reason if they do not fit, else ''."""
-    optimizer = build_optimizer(module.config.optimizer, module.bilm.parameters(), module.bilm.softmax.parameters())
+    optimizer = build_optimizer(module.config.optimizer, parameter_kinds(module.bilm))
     module.optimizer_state = content["optimizer_states"][0]
     try:
         module.bilm.load_state_dict(content["state_dict"])

@@ -22,6 +22,7 @@ from pipeline.train.step.freeze import Freeze
 from pipeline.train.step.inputs import StepInputs
 from pipeline.train.step.norms import StepNorms
 from pipeline.train.step.optimizer import RowOptimizer, build_optimizer, clip_global_norm_, lr_factor
+from pipeline.train.step.parameter_kinds import parameter_kinds
 from pipeline.train.step.softmax_gradient import SoftmaxGradient
 from pipeline.train.step.state import TrainingState
 
@@ -66,7 +67,7 @@ class BiLMModule(pl.LightningModule):
         self._ddp_params_and_buffers_to_ignore = ["bilm.softmax.weight", "bilm.softmax.bias"]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        optimizer = build_optimizer(self.config.optimizer, self.bilm.parameters(), self.bilm.softmax.parameters())
+        optimizer = build_optimizer(self.config.optimizer, parameter_kinds(self.bilm))
         if self.optimizer_state is not None:
             optimizer.load_state_dict(self.optimizer_state)
             self.optimizer_state = None

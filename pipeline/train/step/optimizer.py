@@ -1,4 +1,4 @@
-"""Adagrad and Adam that update only the touched rows of the softmax, and one gradient norm over all parameters.
+"""Adagrad and Adam that update only the touched rows of the softmax, Muon, and one gradient norm over all parameters.
 
 Each group of parameters names its rule, and its learning rate is its `rate` times the schedule.
 """
@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 
 from pipeline.config.schema import OptimizerConfig
 from pipeline.model.backend.device import uses_kernels
+from pipeline.train.step.muon import gate_blocks, muon_update
+from pipeline.train.step.parameter_kinds import ParameterKinds
 
 Group = dict[str, Any]
 State = dict[str, Any]
@@ -66,6 +68,11 @@ def adagrad(params: Iterable[Tensor], rate: float, initial_accumulator: float) -
 def adam(params: Iterable[Tensor], rate: float, beta1: float, beta2: float, eps: float) -> Group:
     """Return a group for Adam; a sparse gradient leaves the moments of other rows as in torch.optim.SparseAdam."""
     return _group("adam", params, rate, beta1=beta1, beta2=beta2, eps=eps)
+
+
+def muon(params: Iterable[Tensor], rate: float, momentum: float, gates: int = 1) -> Group:
+    """Return a group for Muon. gates: matrices that stand side by side in each parameter."""
+    return _group("muon", params, rate, momentum=momentum, gates=gates)
 
 
 def _group(rule: str, params: Iterable[Tensor], rate: float, **settings: float) -> Group:
@@ -124,11 +131,28 @@ def _update_by_adam(parameter: Tensor, grad: Tensor, state: State, group: Group,
         parameter.index_add_(0, rows, mean / denominator, alpha=-group["lr"] / scale)
 
 
+def _start_muon(parameter: Tensor, group: Group) -> State:
+    return {"mean": torch.zeros_like(parameter)}
+
+
+def _update_by_muon(parameter: Tensor, grad: Tensor, state: State, group: Group, good: Tensor | None) -> None:
+    assert not grad.is_sparse
+    mean, decay = state["mean"], group["momentum"]
+    if good is not None:  # a gradient that is not finite must leave no trace
+        grad = torch.where(good.bool(), grad, mean)
+    mean.lerp_(grad, 1 - decay)
+    update = muon_update(gate_blocks(grad.lerp(mean, decay), group["gates"]))  # Nesterov's momentum
+    if good is not None:
+        update = torch.where(good.bool(), update, 0.0)
+    gate_blocks(parameter, group["gates"]).add_(update, alpha=-group["lr"])
+
+
 _Rule = tuple[Callable[[Tensor, Group], State], Callable[[Tensor, Tensor, State, Group, Tensor | None], None]]
 
 _RULES: dict[str, _Rule] = {
     "adagrad": (_start_adagrad, _update_by_adagrad),
     "adam": (_start_adam, _update_by_adam),
+    "muon": (_start_muon, _update_by_muon),
 }
 
 
@@ -149,17 +173,19 @@ def rows_of(grad: Tensor) -> tuple[Tensor | None, Tensor]:
     return grad.indices()[0], grad.values()
 
 
-def build_optimizer(config: OptimizerConfig, params: Iterable[Tensor], softmax: Iterable[Tensor] = ()) -> RowOptimizer:
-    """Return an optimizer for all parameters. softmax: those of `params` that may have a rule of their own."""
-    softmax_ids = {id(parameter) for parameter in softmax}
-    every = list(params)
+def build_optimizer(config: OptimizerConfig, kinds: ParameterKinds) -> RowOptimizer:
+    """Return an optimizer for all parameters of a model."""
     if config.name == "adagrad":
-        return RowOptimizer([adagrad(every, config.lr, config.initial_accumulator)])
+        return RowOptimizer([adagrad(kinds.every, config.lr, config.initial_accumulator)])
     moments = config.beta1, config.beta2, config.eps
     if config.name == "adam":
-        return RowOptimizer([adam(every, config.lr, *moments)])
-    rest, table = ([p for p in every if (id(p) in softmax_ids) == is_softmax] for is_softmax in (False, True))
-    groups = [adam(rest, config.lr, *moments), adagrad(table, config.softmax_lr, config.initial_accumulator)]
+        return RowOptimizer([adam(kinds.every, config.lr, *moments)])
+    groups = [adagrad(kinds.softmax, config.softmax_lr, config.initial_accumulator)]
+    if config.name == "muon":
+        of_muon = [(kinds.gates, 4), (kinds.matrices, 1)]
+        groups += [muon(matrices, config.lr, config.momentum, gates) for matrices, gates in of_muon]
+    others = kinds.besides(*(group["params"] for group in groups))
+    groups.insert(0, adam(others, config.lr, *moments))
     return RowOptimizer([group for group in groups if group["params"]])
 
 
