@@ -67,6 +67,14 @@ def test_lanes_a_few_at_a_time_train_with_the_same_losses(
     assert other[STEPS]["val/perplexity"] == pytest.approx(one[STEPS]["val/perplexity"], rel=2e-6)
 
 
+def test_lanes_a_few_at_a_time_train_with_the_same_losses_by_muon(dataset: Path, tmp_path: Path) -> None:
+    muon = ["optimizer.name=muon", "optimizer.lr=0.01"]
+    runs.train_here(dataset, tmp_path / "one", *ONCE, *muon)
+    runs.train_here(dataset, tmp_path / "other", *ONCE, *muon, "train.lanes_at_once=2")
+    one, other = (runs.curve(tmp_path / name) for name in ("one", "other"))
+    assert [other[s]["train/loss"] for s in one] == pytest.approx([one[s]["train/loss"] for s in one], abs=1e-5)
+
+
 @pytest.mark.slow
 def test_a_run_that_moves_to_other_world_sizes_resumes_with_the_same_losses(dataset: Path, tmp_path: Path) -> None:
     every = ["train.validate_every_steps=20", "train.epochs=100"]

@@ -54,4 +54,5 @@ def gate_blocks(parameter: Tensor, gates: int) -> Tensor:
 
 def muon_update(momentum: Tensor) -> Tensor:
     """Return the update of matrices (..., in, out), in units of the learning rate."""
-    return orthogonalized(momentum, _ADAMS_RMS * math.sqrt(max(momentum.shape[-2:])))
+    # Strided batches are multiplied several times as slowly on a CPU.
+    return orthogonalized(momentum.contiguous(), _ADAMS_RMS * math.sqrt(max(momentum.shape[-2:])))
