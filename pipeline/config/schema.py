@@ -138,8 +138,7 @@ class SoftmaxConfig:
 class OptimizerConfig:
     name: Literal["adagrad", "adam", "adam-adagrad", "muon"] = option(
         "adagrad",
-        "adagrad (the paper), adam (only touched softmax rows), adam-adagrad (adagrad for the softmax), or muon (the "
-        "same with muon for the matrices of the LSTM layers and projections)",
+        "adagrad (the paper), adam, adam-adagrad (softmax: adagrad) or muon (adam-adagrad, but muon for most matrices)",
     )
     lr: float = option(0.2, "learning rate; for adam about 0.001")
     softmax_lr: float = option(0.2, "adam-adagrad, muon: learning rate of the softmax, with the same schedule")
@@ -162,6 +161,7 @@ class OptimizerConfig:
             self.clip_norm is None or self.clip_norm > 0,
             f"optimizer.clip_norm={self.clip_norm} must be positive; use null for no clip",
         )
+        require(0 <= self.momentum < 1, f"optimizer.momentum={self.momentum} must be in [0, 1); 0.95 is usual")
         require(self.initial_accumulator > 0, "optimizer.initial_accumulator must be positive: it is divided by")
 
 
