@@ -110,6 +110,20 @@ class Softmax(nn.Module):
         """Return the exact loss (N,) in nats of y (N, P) for targets (N,), in blocks of words: no (N, V) matrix."""
         return _FullLoss.apply(y, self.weight, self.bias, targets)
 
+    @torch.no_grad()
+    def log_normalisers(self, y: Tensor) -> Tensor:
+        """Return (N,) of y (N, P): what `full_loss` subtracts `logits` from. It depends on no target."""
+        dtype = compute_dtype(y)
+        with torch.autocast(y.device.type, enabled=False):
+            return _log_normalisers(y.to(dtype), self.weight, self.bias)
+
+    @torch.no_grad()
+    def logits(self, y: Tensor, targets: Tensor) -> Tensor:
+        """Return (N,): the logit of one target each of y (N, P)."""
+        dtype = compute_dtype(y)
+        with torch.autocast(y.device.type, enabled=False):
+            return _true_logits(y.to(dtype), self.weight, self.bias, targets)
+
 
 def find_places(candidates: Tensor, targets: Tensor) -> Places:
     """Return the places of candidates (1 or 2, C), each set without repetition, and of targets (2, N)."""
@@ -184,8 +198,8 @@ class _FullLoss(torch.autograd.Function):
         dtype = compute_dtype(y)
         with torch.autocast(y.device.type, enabled=False):
             low = y.to(dtype)
-            normaliser = _normaliser_fused(low, weight, bias) if uses_kernels(bias) else _normaliser(low, weight, bias)
-            true = (low.to(bias.dtype) * weight[targets].to(dtype)).sum(-1) + bias[targets]
+            normaliser = _log_normalisers(low, weight, bias)
+            true = _true_logits(low, weight, bias, targets)
         ctx.save_for_backward(y, weight, bias, targets, normaliser)
         ctx.dtype = dtype
         return normaliser - true
@@ -206,6 +220,14 @@ class _FullLoss(torch.autograd.Function):
             dweight[start:end] = matmul(share.to(ctx.dtype).t(), low).to(weight.dtype)
             dbias[start:end] = share.sum(0)
         return dy.to(y.dtype), dweight, dbias, None
+
+
+def _log_normalisers(low: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return _normaliser_fused(low, weight, bias) if uses_kernels(bias) else _normaliser(low, weight, bias)
+
+
+def _true_logits(low: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+    return (low.to(bias.dtype) * weight[targets].to(low.dtype)).sum(-1) + bias[targets]
 
 
 def _normaliser(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
