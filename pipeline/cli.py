@@ -19,6 +19,7 @@ from pipeline.config.cove import COVE_COMMANDS, CoveConfig
 from pipeline.config.finetune import FinetuneConfig, in_full
 from pipeline.config.help import EXIT_USER_ERROR, Command, describe, overview, run, show
 from pipeline.config.load import load
+from pipeline.config.probes import PROBES, ProbeConfig, probe_schema
 from pipeline.config.schema import PretrainConfig, require
 from pipeline.config.tasks import TASKS, PredictConfig, StudyConfig, TaskConfig, task_schema
 from pipeline.config.terminal import make_warnings_printable, print_text
@@ -165,6 +166,16 @@ def _task_and_rest(arguments: list[str]) -> tuple[str, list[str]]:
     return names[0], [argument for argument in arguments if argument != names[0]]
 
 
+def probe(arguments: list[str]) -> int:
+    names = [argument for argument in arguments if "=" not in argument and not argument.endswith((".yaml", ".yml"))]
+    require(len(names) == 1, f"elmo probe takes one probe ({', '.join(PROBES)}), as in: elmo probe pos train=FILE")
+    config = load(probe_schema(names[0]), [argument for argument in arguments if argument != names[0]])
+    from pipeline.tasks.probes.run import run_probe
+
+    print_text(run_probe(config))
+    return 0
+
+
 def study(arguments: list[str]) -> int:
     signals.install()
     config = load(StudyConfig, arguments)
@@ -230,6 +241,8 @@ COMMANDS = {
     "cove": Command(lambda arguments: int(import_module("pipeline.tasks.cove.command").main(arguments)), CoveConfig,
         "train the translation encoder that the paper compares with (also: cove import)",
         "elmo cove train source=train.en target=train.de dev_source=dev.en dev_target=dev.de vectors=glove.txt"),
+    "probe": Command(probe, ProbeConfig, f"show what single layers know: {', '.join(PROBES)}",
+        "elmo probe pos train=train.conll dev=dev.conll checkpoint=runs/first"),
     "study": Command(study, StudyConfig, "train a grid of task runs, and show one table of them",
         "elmo study configs/studies/tasks.yaml mydata.yaml dir=runs/study processes=2"),
     "report": printing(ReportConfig, "pipeline.tasks.report.report:report",
@@ -254,7 +267,8 @@ COMMANDS = {
 }  # fmt: skip
 
 
-VARIANTS: dict[str, Mapping[str, type[Any]]] = {"task": TASKS, "cove": COVE_COMMANDS}  # a word that decides the keys
+# Commands for which a word decides the keys.
+VARIANTS: dict[str, Mapping[str, type[Any]]] = {"task": TASKS, "cove": COVE_COMMANDS, "probe": PROBES}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -41,6 +41,7 @@ def arguments_of(command: str, place: str, data: Path, run: Path) -> list[str]:
         "neighbors": [f"checkpoint={run}", f"corpus={text}", "word=w1", "sentence=w1", f"index={place}/index"],
         "task": ["ner", f"train={columns}", f"dev={columns}", f"run.dir={place}", "training.max_epochs=1"],
         "predict": [f"model={place}", f"input={columns}", f"output={place}/labelled"],
+        "probe": ["pos", f"train={columns}", f"dev={columns}", f"checkpoint={run}", f"cache_dir={place}/layers"],
         "study": ["tasks=ner", f"dir={place}"],
         "status": [place],
         "plot": [str(run), f"output={place}/plot.html"],

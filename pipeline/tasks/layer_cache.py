@@ -70,9 +70,12 @@ class Record:
 class LayerCache:
     """The layers of a set of texts, as read-only views of one memory map."""
 
-    def __init__(self, path: Path, record: Record, texts: Sequence[Text]) -> None:
-        """path: KEY.layers. texts: the different texts, sorted as stored. Raises DataError for a damaged file."""
-        self.path, self.record = path, record
+    def __init__(self, path: Path, record: Record, texts: Sequence[Text], token_layer: str = "tokens") -> None:
+        """path: KEY.layers. texts: the different texts, sorted as stored. token_layer: what layer 0 holds.
+
+        Raises DataError for a damaged file.
+        """
+        self.path, self.record, self.token_layer = path, record, token_layer
         lengths = np.array([len(text) for text in texts], np.int64)
         self._blocks = _blocks_of(lengths)
         self._first_word = dict(zip(texts, (np.cumsum(lengths) - lengths).tolist(), strict=True))
@@ -106,7 +109,7 @@ class LayerCache:
             with _only_process(path):
                 if not _record_path(path).exists():
                     _build(path, encoder, different, identity, between_blocks)
-        return cls(path, _read_record(_record_path(path), identity), different)
+        return cls(path, _read_record(_record_path(path), identity), different, encoder.token_layer)
 
     @property
     def num_layers(self) -> int:
@@ -170,7 +173,7 @@ def _build(
     checksums = _checksums_so_far(part, record, block_bytes)
     done = len(checksums)
     _require_room(path, sum(block_bytes[done:]), identity.dtype)
-    encoder.cache_vocabulary(_frequent_words(texts))
+    encoder.cache_vocabulary(frequent_words(texts))
     progress = Progress("biLM layers", record.words)
     progress.start_at(*[blocks[done - 1][3] if done else 0] * 2)
     with open(part, "r+b" if checksums else "wb") as file:
@@ -250,7 +253,7 @@ def _blocks_of(lengths: np.ndarray) -> list[tuple[int, int, int, int]]:
     return [*blocks, (first, len(lengths), begin, word)] if len(lengths) else []
 
 
-def _frequent_words(texts: list[Text]) -> list[str]:
+def frequent_words(texts: list[Text]) -> list[str]:
     """Return the words that are worth caching: those that occur more than once, the most frequent ones."""
     counts = Counter(word for text in texts for word in text)
     return [word for word, count in counts.most_common(_CACHED_WORDS) if count > 1]

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from pipeline.cli import COMMANDS
 from pipeline.config.finetune import in_full
 from pipeline.config.load import load
+from pipeline.config.probes import PROBES
 from pipeline.config.schema import to_dict
 from pipeline.config.tasks import TASKS
 from tests.fuzz.cage import Fault, call, elmo, note
@@ -23,7 +24,7 @@ NOT_YAML = [
 ]  # fmt: skip
 # Not tried: more processes than a test should start, runs without end, the network, files outside the case's folder.
 _PROCESSES = ("processes", "devices", "nodes", "workers", "hub", "watch", "threads", "input", "mode")
-_WRITTEN = ("output", "dir", "index", "cache_dir", "stage_dir")
+_WRITTEN = ("output", "sentences", "dir", "index", "cache_dir", "stage_dir")
 DOCUMENTS = [
     "[1, 2]", "text", "1", "null", "", "a: 1", "--- 1\n--- 2\n", "run: 3", "run: [1]", "run: {dir: {a: b}}", "<<: 1",
     "run: !!python/object/apply:os.system ['touch ../victim']", "x: !!python/name:os.x", "run: {dir: *b}", "\0",
@@ -55,6 +56,8 @@ def _base(world: World, command: str, folder: Path) -> list[str]:
         "neighbors": [checkpoint, f"corpus={corpus}", f"index={folder / 'index'}", "word=w1", "sentence=w1 w2"],
         "task": ["ner", *world.tagging(), f"run.dir={folder / 'task'}", f"elmo.cache_dir={folder / 'layers'}"],
         "predict": [f"model={world.tagger}", f"input={world.columns}", f"output={folder / 'out'}", "accelerator=cpu"],
+        "probe": ["pos", f"train={world.columns}", f"dev={world.columns}", checkpoint, "max_epochs=1",
+                  f"cache_dir={folder / 'layers'}", "accelerator=cpu"],
         "study": ["tasks=ner", f"dir={folder / 'study'}", "parts=99", "part=98"],
         "status": [str(world.run)],
         "plot": [str(world.run), f"output={folder / 'plot.html'}"],
@@ -65,7 +68,7 @@ def _base(world: World, command: str, folder: Path) -> list[str]:
     }[command]  # fmt: skip
 
 
-SCHEMAS = {command: COMMANDS[command].schema for command in COMMANDS} | {"task": TASKS["ner"]}
+SCHEMAS = {command: COMMANDS[command].schema for command in COMMANDS} | {"task": TASKS["ner"], "probe": PROBES["pos"]}
 FIRST = [(command, value) for command in COMMANDS for value in NOT_YAML if command != "demo"]
 UNUSABLE = ["FILE", "/dev/null", "/proc/x", "/sys/x", "a\0b", "x" * 5000, "\udcff/" * 3, "LOOP"]
 WRITERS = ["pretrain", "preflight", "finetune", "task", "demo", "prep", "export"]
@@ -128,7 +131,7 @@ def _keys(schema: Any, prefix: str) -> list[str]:
 def _run(command: str, arguments: list[str]) -> None:
     note(f"{command} {arguments[-1:]!r}")
     elmo(command, *arguments, ends_with_1=command == "preflight")
-    if command == "task":
+    if command in ("task", "probe"):
         given = arguments[1:]
     else:
         given = in_full(arguments) if command == "finetune" else [a if "=" in a else f"runs={a}" for a in arguments]
