@@ -123,16 +123,18 @@ def test_commands_and_scripts_in_the_text_are_there(page: Path) -> None:
         words = span.replace("'", "").split()
         if words[0] == "elmo" and len(words) > 1 and re.fullmatch("[a-z]+", words[1]):
             assert words[1] in COMMANDS, span
-            check_keys(words[1], [word for word in words[2:] if "=" in word])
+            check_keys(words[1], words[2:])
         for script in re.findall(r"(?<!tests/)slurm/[a-z_]+\.(?:sh|sbatch|py)", span):
             assert (ROOT / script).exists(), script
 
 
-def check_keys(command: str, pairs: list[str]) -> None:
+def check_keys(command: str, words: list[str]) -> None:
     """Fail for a key that is none of the command."""
-    if is_dataclass(COMMANDS[command].schema):
+    pairs = [word for word in words if "=" in word]
+    schema = VARIANTS.get(command, {}).get(words[0] if words else "", COMMANDS[command].schema)
+    if is_dataclass(schema):
         full = in_full(pairs) if command == "finetune" else pairs
-        known = {key.name for key in keys(COMMANDS[command].schema)}
+        known = {key.name for key in keys(schema)}
         assert {pair.partition("=")[0] for pair in full} <= known, pairs
 
 

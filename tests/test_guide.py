@@ -18,6 +18,7 @@ from tests import pages
 from tests.model import tiny
 from tests.tasks import training
 from tests.tasks.cove import parallel
+from tests.tasks.probes import data as probes
 
 # Sizes and steps a test can afford; the rest of each command is run as it stands.
 TRAINING = ["data.lanes=4", "data.window=8", "data.workers=0", "train.max_steps=4", "train.threads=1",
@@ -30,6 +31,7 @@ OVERRIDES = {
              "wandb.mode=disabled", "elmo.cache_dir=layers"],
     "cove": ["tokenize=false", "training.accelerator=cpu", "training.threads=1",
              "network.hidden=4", "network.target_dim=4", "wandb.mode=disabled"],
+    "probe": ["accelerator=cpu", "threads=1"],
     "finetune": [*TRAINING, "data.lanes=8", "data.vocab_min_count=1", "softmax.num_samples=4"],
 }  # fmt: skip
 # Lines that only a larger text or a source with general text has.
@@ -43,6 +45,7 @@ MADE = {
     "embed": {"corpus.h5", "top.npz", "mix.h5", "corpus.safetensors", "array.h5", "scores.jsonl", "words.tsv"},
     "tasks": {"runs/ner-elmo/result.json", "runs/small/model/config.json", "labelled.conll"},
     "cove": {"runs/cove/model/config.json", "runs/ner-cove/result.json"},
+    "probes": {"sentences.txt", "vectors.h5"},
     "moving": {"models/theirs/config.json", "models/mine/vocabulary.txt"},
 }  # fmt: skip
 WORDS = ["<S>", "</S>", "<UNK>", "The", "bank", "."]
@@ -52,6 +55,7 @@ WORDS = ["<S>", "</S>", "<UNK>", "The", "bank", "."]
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder of a reader: texts, datasets, a trained model, weights of bilm-tf."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ELMO_CACHE", str(tmp_path / "cache"))
     Path("configs").symlink_to(pages.ROOT / "configs")
     sentences = [f"The bank number {n % 13} of the river lends {n % 7} boats .\n" for n in range(600)]
     for folder in ("corpus", "articles", "runs"):
@@ -75,7 +79,12 @@ def make_what_others_made(page: str) -> None:
         for name in ("train.conll", "dev.conll", "new.conll"):
             training.write_columns(Path(name), 12, len(name))
         Path("glove.100d.txt").write_text("new 0.5 -1.0 0.25\nlima 1.0 0.5 0.125\ndog -1.0 0.5 0.25\n")
-    if page in ("finetune", "pytorch", "embed", "tasks"):
+    if page == "probes":
+        for name in ("train.conll", "dev.conll"):
+            training.write_columns(Path(name), 12, len(name))
+        probes.write_senses(Path())
+        probes.write_pairs(Path("blimp.jsonl"))
+    if page in ("finetune", "pytorch", "embed", "tasks", "probes"):
         for folder in ("models/first", "runs/first"):
             save_pretrained(folder, tiny.bilm(tiny.config(), len(WORDS)), words=WORDS, counts=np.arange(6, 0, -1))
     if page in ("finetune", "pretrain"):

@@ -8,6 +8,7 @@ from itertools import groupby
 
 from pipeline.cli import COMMANDS
 from pipeline.config.help import Command, Key, keys
+from pipeline.config.probes import PROBES
 
 HEAD = """# Configuration reference
 
@@ -41,11 +42,20 @@ def _section(name: str, command: Command) -> str:
     lines = ["", f"## elmo {name}", "", f"{meaning[:1].upper()}{meaning[1:]}.", "", "```", command.example, "```"]
     if name in SAME:
         lines += ["", SAME[name]]
-    if is_dataclass(command.schema) and name != "preflight":
-        shown = [key for key in keys(command.schema) if name != "finetune" or key.name.startswith("finetune.")]
-        for _, of_group in groupby(shown, lambda key: key.name.rpartition(".")[0]):
-            lines += ["", "| key | type | default | meaning |", "|---|---|---|---|", *map(_row, of_group)]
+    if name == "probe":
+        for probe, schema in PROBES.items():
+            lines += ["", f"`elmo probe {probe}`:", *_tables(keys(schema))]
+    elif is_dataclass(command.schema) and name != "preflight":
+        lines += _tables([k for k in keys(command.schema) if name != "finetune" or k.name.startswith("finetune.")])
     return "\n".join(lines)
+
+
+def _tables(shown: list[Key]) -> list[str]:
+    """Return a table for each section of the keys."""
+    lines = []
+    for _, of_group in groupby(shown, lambda key: key.name.rpartition(".")[0]):
+        lines += ["", "| key | type | default | meaning |", "|---|---|---|---|", *map(_row, of_group)]
+    return lines
 
 
 def _row(key: Key) -> str:
