@@ -14,11 +14,12 @@ from pipeline.config.commands import (
     ImportConfig,
     NeighborsConfig,
     ScoreConfig,
+    SlurmConfig,
 )
 from pipeline.config.cove import COVE_COMMANDS, CoveConfig
 from pipeline.config.finetune import FinetuneConfig, in_full
 from pipeline.config.help import EXIT_USER_ERROR, Command, describe, overview, run, show
-from pipeline.config.load import load
+from pipeline.config.load import is_config, load
 from pipeline.config.schema import PretrainConfig, require
 from pipeline.config.tasks import TASKS, PredictConfig, StudyConfig, TaskConfig, task_schema
 from pipeline.config.terminal import make_warnings_printable, print_text
@@ -43,7 +44,7 @@ def prep(arguments: list[str]) -> int:
     summary = make_dataset(config)
     print_text(summary)
     if not summary.pending:
-        print_text(f"\nNext: elmo pretrain configs/small.yaml data.path={config.output} run.dir=runs/first")
+        print_text(f"\nNext: elmo pretrain small data.path={config.output} run.dir=runs/first")
     return 0
 
 
@@ -160,7 +161,7 @@ def task(arguments: list[str]) -> int:
 
 
 def _task_and_rest(arguments: list[str]) -> tuple[str, list[str]]:
-    names = [argument for argument in arguments if "=" not in argument and not argument.endswith((".yaml", ".yml"))]
+    names = [argument for argument in arguments if "=" not in argument and not is_config(argument)]
     require(len(names) == 1, f"elmo task takes one task ({', '.join(TASKS)}), as in: elmo task ner train=FILE dev=FILE")
     return names[0], [argument for argument in arguments if argument != names[0]]
 
@@ -186,6 +187,17 @@ def status(arguments: list[str]) -> int:
 def _with_runs(arguments: list[str]) -> list[str]:
     """Return the arguments with runs= before each that is neither key=value nor a config file."""
     return [a if "=" in a or a.endswith((".yaml", ".yml")) else f"runs={a}" for a in arguments]
+
+
+def slurm(arguments: list[str]) -> int:
+    if "--copy" in arguments:
+        flag = arguments.index("--copy")
+        arguments = [*arguments[:flag], "copy=" + "".join(arguments[flag + 1 : flag + 2]), *arguments[flag + 2 :]]
+    config = load(SlurmConfig, arguments)
+    from pipeline.apply.slurm_scripts import copy_scripts
+
+    print_text(copy_scripts(config))
+    return 0
 
 
 def demo(arguments: list[str]) -> int:
@@ -249,6 +261,8 @@ COMMANDS = {
     "dashboard": printing(DashboardConfig, "pipeline.apply.watch.dashboard:main",
         "make a view with panels for these runs in your wandb project",
         "elmo dashboard project=elmo"),
+    "slurm": Command(slurm, SlurmConfig, "copy the Slurm scripts of this package into DIR/slurm/",
+        "elmo slurm --copy DIR"),
     "demo": Command(demo, type(None), "run all of this on real text in a few minutes, in a folder of your choice",
         "elmo demo runs/demo        (key=value pairs go to elmo pretrain)"),
 }  # fmt: skip

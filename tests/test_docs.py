@@ -78,6 +78,8 @@ def settings(words: list[str]) -> tuple[type[Any], list[str]] | None:
     command, *rest = arguments[arguments.index("elmo") + 1 :]
     if not rest or rest[0] in ("verify", "info") or command == "demo":
         return None
+    if command == "slurm":
+        return COMMANDS["slurm"].schema, [word if "=" in word else f"copy={word}" for word in rest]
     if rest[0] in VARIANTS.get(command, {}):
         return VARIANTS[command][rest[0]], rest[1:]
     rest = in_full(rest) if command == "finetune" else rest
