@@ -1,7 +1,6 @@
 """The owner of a run's folder: which settings a resumed run must keep, and which process may write there now."""
 
 import contextlib
-import fcntl
 import logging
 import os
 import secrets
@@ -12,7 +11,7 @@ from typing import IO, Any
 
 from typing_extensions import NotRequired, TypedDict
 
-from data_prep.dataset.files import write_bytes, write_json
+from data_prep.dataset.files import lock_file, write_bytes, write_json
 from data_prep.dataset.shards import Dataset
 from data_prep.dataset.typed_json import Count, load_json
 from pipeline.config.load import to_yaml
@@ -185,7 +184,7 @@ def claim(run_dir: Path) -> Writer:
 def _take(lock: IO[str]) -> bool:
     for _ in range(_LOCK_TRIES):
         with contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(lock)
             return True
         time.sleep(0.1)  # `elmo status` may hold the lock for a moment
     return False
@@ -198,7 +197,7 @@ def is_claimed(run_dir: Path) -> bool:
         return False
     with path.open() as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            lock_file(lock, shared=True)
         except BlockingIOError:
             return True
     return False
