@@ -27,6 +27,7 @@ from pipeline.config.watch import CompareConfig, DashboardConfig, PlotConfig, Re
 from pipeline.process import set_defaults_of_libraries
 from pipeline.train.cluster import signals
 from pipeline.train.cluster.slurm_env import job_shape
+from pipeline.train.cluster.torchrun_env import is_torchrun
 from pipeline.version import __version__
 
 if TYPE_CHECKING:
@@ -88,7 +89,9 @@ def _train(command: str, train: Callable[[], "Outcome"], arguments: list[str], c
         outcome = train()
     except (Failed, TakenOver) as error:
         if isinstance(error, Failed) and error.is_everywhere and global_rank(config.train) != 0:
-            return 0  # rank 0 prints the error; with another code here, Lightning might kill rank 0 before that
+            return int(
+                is_torchrun()
+            )  # rank 0 prints the error; with another code here, Lightning might kill rank 0 before that
         print_text(f"elmo {command}: {error}", file=sys.stderr)
         return 1
     leave()

@@ -17,6 +17,7 @@ from data_prep.dataset.typed_json import Count, load_json
 from pipeline.config.load import to_yaml
 from pipeline.config.schema import ConfigError, PretrainConfig, to_dict
 from pipeline.train.cluster.slurm_env import job_start
+from pipeline.train.cluster.torchrun_env import is_torchrun
 from pipeline.train.run_dir.checkpoint import CheckpointFolder, load_checkpoint
 from pipeline.train.run_dir.records import UnixTime, read_facts
 from pipeline.version import __version__
@@ -26,6 +27,7 @@ IDENTITY_VERSION = 2  # raised when a run with the same settings would read or d
 _SHOWN_CHARACTERS = 40
 _CLAIM_SECONDS = 600.0  # rank 0 has ended if it takes longer; its launcher then ends the other ranks
 _LOCK_TRIES = 3
+_TORCHRUN_LOCK_TRIES = 600  # torchrun starts again at once, and gives ranks on other machines 30 s to end
 
 
 class RunFile(TypedDict):
@@ -182,7 +184,7 @@ def claim(run_dir: Path) -> Writer:
 
 
 def _take(lock: IO[str]) -> bool:
-    for _ in range(_LOCK_TRIES):
+    for _ in range(_TORCHRUN_LOCK_TRIES if is_torchrun() else _LOCK_TRIES):
         with contextlib.suppress(BlockingIOError):
             lock_file(lock)
             return True
