@@ -11,6 +11,9 @@ aside=$(mktemp -d -- "$target.XXXXXX")
 if [ -e "$clone/pipeline/version.py" ]; then
     tar -C "$clone" --exclude=__pycache__ -cf - pipeline data_prep configs slurm | tar -C "$aside" -xf -
     revision=$(git -C "$clone" describe --always --dirty --abbrev=40 2>/dev/null || echo "no clone, $(date -u +%FT%TZ)")
+elif [ -n "${ELMO_CONTAINER:-}" ]; then # the code is that of the container
+    cp -r -- "$clone/slurm" "$aside/slurm"
+    revision="$ELMO_CONTAINER, $(date -u +%FT%TZ)"
 else
     elmo=${ELMO:-$(command -v elmo)}
     where='import pathlib, pipeline; print(pathlib.Path(pipeline.__file__).parents[1])'
