@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 export PYTHON
 export NO_SYSTEM_PACKAGES
 
-.PHONY: help demo test fuzz ordeals check lint clean
+.PHONY: help demo test fuzz ordeals check lint wheel clean
 
 help:
 	@echo 'make demo    prepare text, pretrain a small biLM, evaluate and fine-tune it: some minutes, in $(DEMO)'
@@ -16,6 +16,7 @@ help:
 	@echo 'make test    all tests; as root it installs Slurm and chromium for them, unless NO_SYSTEM_PACKAGES=1 is set'
 	@echo 'make fuzz    damage all inputs in 10,000 ways, and each byte of a dataset: about fifteen minutes'
 	@echo 'make ordeals Slurm jobs that lose nodes, networks and disks, on a cluster on this machine: five minutes'
+	@echo 'make wheel   build wheel and sdist in dist/, and use the wheel in an empty environment: two minutes'
 	@echo 'make clean   remove $(VENV) and caches; runs/ and data/ stay'
 
 demo: $(VENV)/demo.stamp
@@ -42,6 +43,11 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+wheel: $(VENV)/dev.stamp
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	sh tests/try_wheel.sh dist/*.whl
 
 $(VENV)/%.stamp: pyproject.toml constraints.txt install.sh
 	@sh install.sh $(VENV) $*

@@ -1,11 +1,13 @@
 #!/bin/sh
 # Make the virtual environment VENV and install this clone with an extra (demo, dev) into it: sh install.sh VENV EXTRA
+# sh install.sh VENV dist/NAME.whl installs a wheel instead.
 # PYTHON=python3.12 names another interpreter. TORCH_INDEX=URL is one more place to find torch; where it is not set and
 # there is no NVIDIA GPU, PyTorch's own index of CPU builds is used, as the default build brings 3 GB of CUDA.
 # As root, where Python's venv is missing, it is installed with apt-get; NO_SYSTEM_PACKAGES=1 prevents that.
 set -eu
 cd "$(dirname "$0")"
 venv=$1 extra=$2 python=${PYTHON:-python3}
+case $extra in *.whl) what=$extra editable='' ;; *) what=".[$extra]" editable=-e ;; esac
 cpu_builds=https://download.pytorch.org/whl/cpu
 
 say() { echo "install: $*"; }
@@ -37,7 +39,7 @@ if [ "${TORCH_INDEX+set}" != set ] && wants_cpu_builds; then
     TORCH_INDEX=$cpu_builds
     say "no NVIDIA GPU here: torch's CPU build from $cpu_builds (make TORCH_INDEX= for the default build)"
 fi
-say "elmo-pipeline[$extra] and what it stands on, into $venv: some minutes the first time"
+say "elmo-pipeline ($extra) and what it stands on, into $venv: some minutes the first time"
 "$venv/bin/python" -m pip install --disable-pip-version-check --no-input -c constraints.txt \
-    ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch -e ".[$extra]"
-touch "$venv/$extra.stamp"
+    ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch $editable "$what"
+touch "$venv/$(basename "$extra").stamp"

@@ -22,7 +22,7 @@ from benchmarks.measure.command import split_options, table, write_result, yaml_
 from benchmarks.measure.timed_step import Text
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
-from pipeline.data.datamodule import StepBatches
+from pipeline.data.datamodule import START_METHOD, StepBatches
 from pipeline.train.step.inputs import Preparation
 
 
@@ -50,7 +50,8 @@ def measure_speed(config: PretrainConfig, seconds: float) -> dict[str, float]:
     raw = _rate(lambda step: windows.ids(step, lanes), tokens, steps, seconds)
     finished = _rate(lambda step: unique.append(len(windows.batch(step, lanes).characters)), tokens, steps, seconds)
     dataset = StepBatches(windows, [lanes], Preparation(config, text.vocabulary))
-    batches = iter(DataLoader(dataset, batch_size=None, sampler=range(steps), num_workers=1, prefetch_factor=4))
+    workers: dict[str, Any] = {"num_workers": 1, "prefetch_factor": 4, "multiprocessing_context": START_METHOD}
+    batches = iter(DataLoader(dataset, batch_size=None, sampler=range(steps), **workers))
     next(batches)
     received = _rate(lambda step: next(batches), tokens, steps - 1, seconds)
     rates = {"raw": raw, "finished": finished, "received": received}

@@ -1,6 +1,5 @@
 """The work folder of a preparation: a hidden folder in the output folder, removed at the end."""
 
-import fcntl
 import os
 import re
 import shutil
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.dataset.files import DataError, temporary_of
+from data_prep.dataset.files import DataError, lock_file, temporary_of
 from data_prep.dataset.index import INDEX, SPLITS
 from data_prep.dataset.lexicon import FILES as LEXICON_FILES
 
@@ -116,7 +115,7 @@ class Workspace:
         self.output.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.output, os.O_RDONLY)
         try:
-            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            lock_file(handle, shared)
         except BlockingIOError:
             os.close(handle)
             raise DataError(f"another process is preparing into {self.output}; wait for it or stop it") from None

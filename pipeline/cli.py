@@ -1,7 +1,7 @@
 """The command `elmo`: one function a command. Heavy imports stand inside, so that help and errors are instant."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,12 @@ from pipeline.config.commands import (
     ImportConfig,
     NeighborsConfig,
     ScoreConfig,
+    SlurmConfig,
 )
 from pipeline.config.cove import COVE_COMMANDS, CoveConfig
 from pipeline.config.finetune import FinetuneConfig, in_full
 from pipeline.config.help import EXIT_USER_ERROR, Command, describe, overview, run, show
-from pipeline.config.load import load
+from pipeline.config.load import is_config, load
 from pipeline.config.probes import PROBES, ProbeConfig, probe_schema
 from pipeline.config.schema import PretrainConfig, require
 from pipeline.config.tasks import TASKS, PredictConfig, StudyConfig, TaskConfig, task_schema
@@ -27,6 +28,7 @@ from pipeline.config.watch import CompareConfig, DashboardConfig, PlotConfig, Re
 from pipeline.process import set_defaults_of_libraries
 from pipeline.train.cluster import signals
 from pipeline.train.cluster.slurm_env import job_shape
+from pipeline.train.cluster.torchrun_env import is_torchrun
 from pipeline.version import __version__
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ def prep(arguments: list[str]) -> int:
     summary = make_dataset(config)
     print_text(summary)
     if not summary.pending:
-        print_text(f"\nNext: elmo pretrain configs/small.yaml data.path={config.output} run.dir=runs/first")
+        print_text(f"\nNext: elmo pretrain small data.path={config.output} run.dir=runs/first")
     return 0
 
 
@@ -88,7 +90,9 @@ def _train(command: str, train: Callable[[], "Outcome"], arguments: list[str], c
         outcome = train()
     except (Failed, TakenOver) as error:
         if isinstance(error, Failed) and error.is_everywhere and global_rank(config.train) != 0:
-            return 0  # rank 0 prints the error; with another code here, Lightning might kill rank 0 before that
+            return int(
+                is_torchrun()
+            )  # rank 0 prints the error; with another code here, Lightning might kill rank 0 before that
         print_text(f"elmo {command}: {error}", file=sys.stderr)
         return 1
     leave()
@@ -146,7 +150,7 @@ def embed(arguments: list[str]) -> int:
 
 def task(arguments: list[str]) -> int:
     signals.install()
-    name, rest = _task_and_rest(arguments)
+    name, rest = _kind_and_rest("task", TASKS, arguments)
     config = load(task_schema(name), rest, variant=name, variants=TASKS)
     from pipeline.tasks.run import train_task
     from pipeline.train.trainer import global_rank
@@ -160,20 +164,20 @@ def task(arguments: list[str]) -> int:
     return 0
 
 
-def _task_and_rest(arguments: list[str]) -> tuple[str, list[str]]:
-    names = [argument for argument in arguments if "=" not in argument and not argument.endswith((".yaml", ".yml"))]
-    require(len(names) == 1, f"elmo task takes one task ({', '.join(TASKS)}), as in: elmo task ner train=FILE dev=FILE")
-    return names[0], [argument for argument in arguments if argument != names[0]]
-
-
 def probe(arguments: list[str]) -> int:
-    names = [argument for argument in arguments if "=" not in argument and not argument.endswith((".yaml", ".yml"))]
-    require(len(names) == 1, f"elmo probe takes one probe ({', '.join(PROBES)}), as in: elmo probe pos train=FILE")
-    config = load(probe_schema(names[0]), [argument for argument in arguments if argument != names[0]])
+    name, rest = _kind_and_rest("probe", PROBES, arguments)
+    config = load(probe_schema(name), rest)
     from pipeline.tasks.probes.run import run_probe
 
     print_text(run_probe(config))
     return 0
+
+
+def _kind_and_rest(command: str, known: Iterable[str], arguments: list[str]) -> tuple[str, list[str]]:
+    names = [argument for argument in arguments if "=" not in argument and not is_config(argument)]
+    is_one, example = len(names) == 1, f"elmo {command} {next(iter(known))} train=FILE dev=FILE"
+    require(is_one, f"elmo {command} takes one {command} ({', '.join(known)}), as in: {example}")
+    return names[0], [argument for argument in arguments if argument != names[0]]
 
 
 def study(arguments: list[str]) -> int:
@@ -235,8 +239,7 @@ COMMANDS = {
         "elmo neighbors checkpoint=runs/first corpus=corpus.txt word=play sentence='a play in acts'"),
     "task": Command(task, TaskConfig, f"train a task with a biLM or without: {', '.join(TASKS)}",
         "elmo task ner train=train.conll dev=dev.conll elmo.checkpoint=runs/first run.dir=runs/ner"),
-    "predict": printing(PredictConfig, "pipeline.tasks.predict:predict",
-        "label new text by a trained task",
+    "predict": printing(PredictConfig, "pipeline.tasks.predict:predict", "label new text by a trained task",
         "elmo predict model=runs/ner/model input=new.conll output=labelled.conll"),
     "cove": Command(lambda arguments: int(import_module("pipeline.tasks.cove.command").main(arguments)), CoveConfig,
         "train the translation encoder that the paper compares with (also: cove import)",
@@ -246,26 +249,24 @@ COMMANDS = {
     "study": Command(study, StudyConfig, "train a grid of task runs, and show one table of them",
         "elmo study configs/studies/tasks.yaml mydata.yaml dir=runs/study processes=2"),
     "report": printing(ReportConfig, "pipeline.tasks.report.report:report",
-        "show all results in a folder as one page with tables and figures",
-        "elmo report runs"),
+        "show all results in a folder as one page with tables and figures", "elmo report runs"),
     "status": Command(status, StatusConfig, "show progress, perplexity, checkpoints and restarts of a run",
         "elmo status runs/first --watch"),
     "plot": printing(PlotConfig, "pipeline.apply.watch.plot:main",
         "plot perplexity, speed and gradient norm of runs as PNG or one HTML page",
         "elmo plot runs/first runs/second output=plot.html"),
     "compare": printing(CompareConfig, "pipeline.apply.watch.compare:main",
-        "show settings that differ between runs, and their results",
-        "elmo compare runs/first runs/second"),
+        "show settings that differ between runs, and their results", "elmo compare runs/first runs/second"),
     "sync": printing(SyncConfig, "pipeline.apply.watch.wandb_sync:sync",
-        "upload offline runs to wandb, each as one run",
-        "elmo sync runs/first"),
+        "upload offline runs to wandb, each as one run", "elmo sync runs/first"),
     "dashboard": printing(DashboardConfig, "pipeline.apply.watch.dashboard:main",
         "make a view with panels for these runs in your wandb project",
         "elmo dashboard project=elmo"),
+    "slurm": printing(SlurmConfig, "pipeline.apply.slurm_scripts:copy_scripts",
+        "copy the Slurm scripts of this package to DIR/slurm/", "elmo slurm copy=DIR"),
     "demo": Command(demo, type(None), "run all of this on real text in a few minutes, in a folder of your choice",
         "elmo demo runs/demo        (key=value pairs go to elmo pretrain)"),
 }  # fmt: skip
-
 
 # Commands for which a word decides the keys.
 VARIANTS: dict[str, Mapping[str, type[Any]]] = {"task": TASKS, "cove": COVE_COMMANDS, "probe": PROBES}

@@ -16,7 +16,7 @@ import pytest
 from pipeline.cli import COMMANDS, VARIANTS
 from pipeline.config.finetune import in_full
 from pipeline.config.help import keys
-from pipeline.config.load import load
+from pipeline.config.load import is_config, load
 from pipeline.config.schema import PretrainConfig
 from pipeline.config.tasks import TASKS
 from tests import pages
@@ -78,10 +78,12 @@ def settings(words: list[str]) -> tuple[type[Any], list[str]] | None:
     command, *rest = arguments[arguments.index("elmo") + 1 :]
     if not rest or rest[0] in ("verify", "info") or command == "demo":
         return None
+    if command == "slurm":
+        return COMMANDS["slurm"].schema, [word if "=" in word else f"copy={word}" for word in rest]
     if rest[0] in VARIANTS.get(command, {}):
         return VARIANTS[command][rest[0]], rest[1:]
     rest = in_full(rest) if command == "finetune" else rest
-    full = [word if "=" in word or word.endswith(".yaml") else f"runs={word}" for word in rest]
+    full = [word if "=" in word or is_config(word) else f"runs={word}" for word in rest]
     return COMMANDS[command].schema, full
 
 

@@ -1,7 +1,8 @@
 """Run the commands and Python of docs/guide/ in the order of each page; compare what they print with the page.
 
 watch.md has a test of its own (tests/apply/test_watching.py); the commands of slurm.md, one-billion-words.md and
-troubleshooting.md are checked by tests/test_docs.py.
+troubleshooting.md are checked by tests/test_docs.py. tests/test_wheel.py, tests/test_containers.py and
+tests/train/test_torchrun.py are those of install.md, containers.md and torchrun.md.
 """
 
 import gzip
@@ -127,6 +128,6 @@ def run(words: list[str]) -> int:
 
 
 def test_every_page_of_the_guide_is_tested() -> None:
-    elsewhere = {"watch", "slurm", "one-billion-words", "troubleshooting"}
+    elsewhere = {"watch", "slurm", "one-billion-words", "troubleshooting", "install", "containers", "torchrun"}
     assert {path.stem for path in pages.GUIDE} == MADE.keys() | elsewhere
     assert all(pages.code(path, "console") for path in pages.GUIDE if path.stem in MADE.keys() - {"pytorch"})

@@ -1,4 +1,4 @@
-"""Atomic writes (a file is whole or absent), hashes, and the error that users see."""
+"""Atomic writes (a file is whole or absent), locks, hashes, and the error that users see."""
 
 import errno
 import hashlib
@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import xxhash
@@ -104,6 +104,21 @@ def map_npy(path: Path, dtype: type[np.generic], ndim: int = 1) -> np.ndarray:
             "copy or prepare the dataset again"
         )
     return array
+
+
+def lock_file(file: IO[Any] | int, shared: bool = False, wait: bool = False) -> None:
+    """Lock an open file until it is closed.
+
+    Raises BlockingIOError if another process holds a lock and this one may not wait, DataError on a system without
+    such locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        raise DataError(
+            "this system has no file locks (fcntl), which keep two commands out of one folder; use Linux, macOS or WSL"
+        ) from None
+    fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
 
 
 def temporary_of(name: str) -> str | None:

@@ -1,6 +1,5 @@
 """A dataset behind a URL: fetch its files whole, once per node, check them, and read them as local files."""
 
-import fcntl
 import io
 import os
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.dataset.download import download
-from data_prep.dataset.files import DataError, atomic_file, describe_os_error, write_bytes
+from data_prep.dataset.files import DataError, atomic_file, describe_os_error, lock_file, write_bytes
 from data_prep.dataset.index import INDEX, MAX_INDEX_BYTES, Index, check_index, files_in
 from data_prep.dataset.lexicon import COUNTS, OFFSETS, UTF8
 from data_prep.dataset.locations import file_of, local_path
@@ -98,5 +97,5 @@ def _in(origin: str | Path, name: str) -> str | Path:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     with open(path, "wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock_file(file, wait=True)
         yield

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from data_prep.dataset.files import write_bytes
 from data_prep.dataset.locations import local_path
 from data_prep.orphans import end_with_parent
+from pipeline.config.packaged import packaged_folder
 from pipeline.config.schema import ConfigError
 from pipeline.config.terminal import print_text
 from pipeline.train.cluster.signals import EXIT_PREEMPTED
@@ -105,10 +106,8 @@ def _write_if_new(path: Path, text: str) -> None:
 
 
 def _config_file(name: str) -> str:
-    """Return configs/NAME.yaml of the clone or of the installed package, as a user in this folder would type it."""
-    here = Path(__file__).resolve()
-    candidates = [here.parents[parent] / "configs" / f"{name}.yaml" for parent in (2, 1)]
-    path = next(path for path in candidates if path.exists())
+    """Return NAME.yaml of the package, as a user in this folder would type it."""
+    path = packaged_folder("configs") / f"{name}.yaml"
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 

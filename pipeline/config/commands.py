@@ -118,3 +118,12 @@ class NeighborsConfig:
         require_bounds(self)
         self.approximate = self.approximate.lower()
         require(self.approximate in ("auto", "true", "false"), "approximate= must be auto, true or false")
+
+
+@dataclass
+class SlurmConfig:
+    copy: str = option("", "write the scripts into DIR/slurm/")
+    overwrite: bool = option(False, "replace scripts in DIR/slurm/ that have other content")
+
+    def __post_init__(self) -> None:
+        require(bool(self.copy), "copy= is missing: give a folder for the scripts, as in: elmo slurm copy=DIR")

@@ -58,7 +58,8 @@ def _sentence(error: Exception) -> str | None:
 
 def show(text: str) -> None:
     """Print help; a reader that leaves early (`| head`) ends the command without a traceback."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     print(text)
 
 

@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from types import NoneType
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
+from pipeline.config.packaged import config_names, find_config
 from pipeline.config.schema import ConfigError, to_dict
 
 T = TypeVar("T")
@@ -50,6 +51,11 @@ def to_yaml(config: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(_escaped(values)), resolve=True)
 
 
+def is_config(argument: str) -> bool:
+    """Return whether an argument is a YAML file or names a config of this package, and is not key=value."""
+    return "=" not in argument and (argument.endswith((".yaml", ".yml")) or find_config(argument) is not None)
+
+
 def require_text(text: str) -> str:
     """Return `text`. Raises ConfigError if it is no Unicode text or holds NUL, which no file name may."""
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
@@ -75,12 +81,18 @@ def _build(schema: type[T], parts: list[dict[str, Any]]) -> T:
 
 
 def _split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
-    files = [a for a in arguments if a.endswith((".yaml", ".yml")) and "=" not in a]
-    pairs = [a for a in arguments if a not in files]
-    for pair in pairs:
-        key, equals, _ = pair.partition("=")
-        if not equals or not key.replace(".", "").replace("_", "").isalnum():
-            raise ConfigError(f"{pair!r} is neither a .yaml file nor key=value; write for example data.lanes=32")
+    files, pairs = [], []
+    for argument in arguments:
+        key, equals, _ = argument.partition("=")
+        if is_config(argument):
+            files.append(find_config(argument) or argument)
+        elif equals and key.replace(".", "").replace("_", "").isalnum():
+            pairs.append(argument)
+        else:
+            raise ConfigError(
+                f"{argument!r} is neither a .yaml file nor key=value; write for example data.lanes=32, or the name of "
+                f"a config of this package ({', '.join(config_names())})"
+            )
     return files, pairs
 
 
@@ -161,7 +173,9 @@ def _read_yaml(schema: type[Any], file: str, variant: str, variants: Collection[
     from omegaconf import OmegaConf
 
     if not os.path.isfile(file):
-        raise ConfigError(f"{file}: no such config file; see configs/ for those that come with the project")
+        raise ConfigError(
+            f"{file}: no such config file; give a file, or one of this package by name: {', '.join(config_names())}"
+        )
     try:
         values = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
         with open(file, "rb") as stream:

@@ -21,7 +21,7 @@ from pipeline.data.lanes import EvaluationLanes, lane_groups, lane_share
 from pipeline.data.windows import Batch, BatchMaker, EvaluationWindows, Windows
 
 # Set explicitly, because Python's default changes. fork is fastest, but macOS libraries do not support it.
-_START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 _KNOWS_SENDERS = hasattr(signal, "sigwaitinfo")  # whether a process can find out who sent a signal; not on macOS
 
 
@@ -127,7 +127,7 @@ class BiLMDataModule(pl.LightningDataModule):
         lane_groups: int,
         steps: range,
         prepare: Callable[[list[Batch]], Any] | None = None,
-        start_method: str = _START_METHOD,
+        start_method: str = START_METHOD,
     ) -> None:
         super().__init__()
         self._windows, self._config, self._lane_groups, self._steps = windows, config, lane_groups, steps

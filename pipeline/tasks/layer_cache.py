@@ -9,7 +9,6 @@ by default. Files of a folder, where KEY is a digest of the biLM's weights, the 
     KEY.lock     held by the process that computes; others wait for it
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -26,7 +25,7 @@ import numpy as np
 import torch
 import xxhash
 
-from data_prep.dataset.files import DataError, sync_folder, write_json
+from data_prep.dataset.files import DataError, lock_file, sync_folder, write_json
 from data_prep.dataset.index import Xxh3
 from data_prep.dataset.locations import local_path
 from data_prep.dataset.typed_json import Count, Sha256, load_json
@@ -234,10 +233,10 @@ def _only_process(path: Path) -> Iterator[None]:
     """Hold KEY.lock, waiting for its holder if there is one. The kernel frees the lock of a process that ends."""
     with path.with_suffix(".lock").open("a") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(lock)
         except BlockingIOError:
             log.info("waiting for another process that computes %s", path)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock_file(lock, wait=True)
         yield
 
 

@@ -6,7 +6,6 @@ Validation comes before the checkpoint of the same step, so that a kill between 
 import json
 import logging
 import math
-import resource
 import sys
 import time
 import zlib
@@ -133,6 +132,10 @@ class Metrics(StepCallback):
 def _peak_memory_bytes() -> int:
     if torch.cuda.is_initialized():
         return int(torch.cuda.max_memory_allocated())
+    try:
+        import resource
+    except ImportError:  # a system without it, as Windows
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

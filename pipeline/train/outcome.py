@@ -7,6 +7,8 @@ from pathlib import Path
 from pipeline.config.terminal import print_text
 from pipeline.train.cluster import signals
 from pipeline.train.cluster.slurm_env import is_batch_job
+from pipeline.train.cluster.stop_requests import STOP_FILE
+from pipeline.train.cluster.torchrun_env import is_torchrun
 
 
 class Failed(RuntimeError):
@@ -23,18 +25,24 @@ class LoaderKilled(Failed):
 
 @dataclass
 class Outcome:
-    """The end of a run. saved_step: of its last checkpoint. stopped: by a request, to be resumed; else it is over."""
+    """The end of a run. saved_step: of its last checkpoint. stopped_by: the request that stopped it; "": it is over."""
 
     run_dir: Path
     step: int
     saved_step: int
     total_steps: int
     is_rank_zero: bool
-    stopped: bool = False
+    stopped_by: str = ""
     wandb_offline_dir: Path | None = None
 
     @property
+    def stopped(self) -> bool:
+        return bool(self.stopped_by)
+
+    @property
     def exit_code(self) -> int:
+        if self.stopped and is_torchrun():  # every machine has to do the same: torchrun starts again what failed
+            return 0 if self.stopped_by == STOP_FILE else signals.EXIT_PREEMPTED
         if not self.is_rank_zero:
             return 0  # else Lightning would kill rank 0, perhaps before it is done
         if self.stopped:

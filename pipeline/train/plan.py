@@ -16,6 +16,7 @@ from pipeline.data.vocabulary import Vocabulary
 from pipeline.data.windows import BatchMaker, EvaluationWindows, TrainWindows, Windows
 from pipeline.model.backend.device import choose_device
 from pipeline.model.language_model import LanguageModel
+from pipeline.train.cluster.torchrun_env import require_torchrun_shape
 from pipeline.train.run_dir.checkpoint import CheckpointFolder
 from pipeline.train.run_dir.lock import run_identity
 from pipeline.train.step.freeze import Freeze
@@ -67,6 +68,7 @@ class Plan:
     def __post_init__(self) -> None:
         """Raise ConfigError for a device or candidates that cannot be had, before a folder is claimed."""
         config, corpus = self.config, self.corpus
+        require_torchrun_shape(config.train.nodes, config.train.devices)
         self.run_dir, self.checkpoints = local_path(config.run.dir, "run.dir"), checkpoints_of(config)
         self.rank, self.vocab_size = global_rank(config.train), corpus.vocabulary.size
         self.total_steps = corpus.lanes.steps(config.train.epochs, config.train.max_steps)

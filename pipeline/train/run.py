@@ -112,7 +112,7 @@ def _train(plan: Plan, module: BiLMModule, is_resumed: bool, writer: Writer | No
     saved_step, stopped_by = _fit(plan, module, is_resumed, tracker, writer, watchdog)
     offline_dir, step = tracker.offline_dir if tracker is not None else None, module.state.step
     _end(plan, tracker, 0, "stopped" if stopped_by else "finished", _progress_text(module), stopped_by)
-    return Outcome(plan.run_dir, step, saved_step, plan.total_steps, plan.rank == 0, bool(stopped_by), offline_dir)
+    return Outcome(plan.run_dir, step, saved_step, plan.total_steps, plan.rank == 0, stopped_by, offline_dir)
 
 
 def _fit(

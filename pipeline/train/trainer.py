@@ -21,6 +21,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 from data_prep.orphans import end_with_parent
 from pipeline.config.schema import Precision, PretrainConfig, TrainConfig
 from pipeline.model.backend.device import choose_device
+from pipeline.train.cluster.torchrun_env import is_torchrun
 
 _LAUNCHER = "ELMO_LAUNCHER_PID"  # in the environment of ranks that Lightning starts: the process of rank 0
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # options of mallopt(3)
@@ -74,7 +75,7 @@ def _trainer(machine: Machine, strategy: DDPStrategy, callbacks: list[pl.Callbac
         enable_model_summary=False,
         callbacks=callbacks,
         log_every_n_steps=1 << 30,
-        plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
+        plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() and not is_torchrun() else None,
         **{"logger": False, **options},
     )
     _leave_signals_to_us(trainer)
@@ -108,8 +109,10 @@ def launching_ranks() -> Iterator[None]:
 
 
 def end_with_launcher() -> None:
-    """End this process when rank 0 ends, if `launching_ranks` started it. Other processes stay as they are."""
-    if _LAUNCHER in os.environ:
+    """End this process when rank 0 ends, if `launching_ranks` started it, or when torchrun ends, if that did."""
+    if is_torchrun():
+        end_with_parent(os.getppid())
+    elif _LAUNCHER in os.environ:
         end_with_parent(int(os.environ[_LAUNCHER]))
 
 

@@ -23,9 +23,15 @@ def choose_device(accelerator: str, processes: int = 1) -> str:
     """Return "cuda" or "cpu", for torch and for Lightning: the one decision of all commands.
 
     accelerator: auto (a CUDA GPU if there is one), cpu or gpu. processes: number on this node, one for each GPU.
-    Raises ConfigError if GPUs are missing.
+    Raises ConfigError if GPUs are missing, also in a container that was built for them (ELMO_IMAGE=cuda), which would
+    else compute on the CPU for days.
     """
     found = torch.cuda.device_count() if accelerator != "cpu" and torch.cuda.is_available() else 0
+    require(
+        accelerator == "cpu" or found > 0 or os.environ.get("ELMO_IMAGE") != "cuda",
+        "this container was built for GPUs, but torch finds none; start it with the GPU runtime (docker run --gpus "
+        "all, apptainer exec --nv), or use accelerator=cpu",
+    )
     require(
         accelerator != "gpu" or found > 0,
         "accelerator=gpu, but torch finds no GPU to use by CUDA; use accelerator=cpu, or a torch built for CUDA",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline.data.datamodule import START_METHOD
 from pipeline.tasks.layer_cache import LayerCache
 from pipeline.tasks.networks.sequences import Batch
 from pipeline.tasks.training.order import TrainingOrder
@@ -79,7 +80,7 @@ def training_loader(steps: Steps, workers: int) -> DataLoader[tuple[Batch, float
         shuffle=False,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        multiprocessing_context="fork" if workers else None,
+        multiprocessing_context=START_METHOD if workers else None,
     )
 
 

@@ -9,8 +9,9 @@ import sys
 from types import FrameType
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: stopped on request with a checkpoint; run the same command again to resume
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-_HELD = (signal.SIGTERM, signal.SIGUSR1)
+_NAMES = ("SIGTERM", "SIGUSR1", "SIGINT")
+_SIGNALS = [signal.Signals[name] for name in _NAMES if hasattr(signal, name)]  # Windows has no SIGUSR1
+_HELD = [signum for signum in _SIGNALS if signum != signal.SIGINT]
 _received: list[signal.Signals] = []
 
 
@@ -18,7 +19,8 @@ def install() -> None:
     """Install handlers that record signals, and one for SIGUSR2 that prints the stacks of all threads."""
     for signum in _SIGNALS:
         signal.signal(signum, _note)
-    faulthandler.register(signal.SIGUSR2, sys.__stderr__ or sys.stderr, all_threads=True)
+    if hasattr(signal, "SIGUSR2"):
+        faulthandler.register(signal.SIGUSR2, sys.__stderr__ or sys.stderr, all_threads=True)
     release()
 
 
@@ -27,12 +29,14 @@ def hold() -> None:
 
     Otherwise a signal to the whole job could kill a rank that is starting, and with it all other ranks.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
 
 
 def release() -> None:
     """Unblock what `hold` blocks; a signal that came in between is handled now."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
 
 
 def received() -> signal.Signals | None:

@@ -4,6 +4,7 @@ import os
 from typing import TypedDict
 
 from pipeline.config.schema import ConfigError
+from pipeline.train.cluster.torchrun_env import is_torchrun, torchrun_shape
 
 _SHELLS = ("bash", "interactive")  # Lightning too takes a job of such a name for a shell
 
@@ -31,11 +32,13 @@ def job_start() -> JobStart:
 
 
 def job_shape() -> list[str]:
-    """Return train.nodes= and train.devices= as srun started the processes, nothing without srun.
+    """Return train.nodes= and train.devices= as torchrun or srun started the processes, nothing without either.
 
     Raises ConfigError if a job has several tasks but srun did not start this process: it would wait for ever for the
     other ranks.
     """
+    if is_torchrun():
+        return torchrun_shape()
     tasks = int(os.environ.get("SLURM_NTASKS", "1"))
     if "SLURM_JOB_ID" not in os.environ or os.environ.get("SLURM_JOB_NAME") in _SHELLS:
         return []

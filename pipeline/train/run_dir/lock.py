@@ -1,7 +1,6 @@
 """The owner of a run's folder: which settings a resumed run must keep, and which process may write there now."""
 
 import contextlib
-import fcntl
 import logging
 import os
 import secrets
@@ -12,12 +11,13 @@ from typing import IO, Any
 
 from typing_extensions import NotRequired, TypedDict
 
-from data_prep.dataset.files import write_bytes, write_json
+from data_prep.dataset.files import lock_file, write_bytes, write_json
 from data_prep.dataset.shards import Dataset
 from data_prep.dataset.typed_json import Count, load_json
 from pipeline.config.load import to_yaml
 from pipeline.config.schema import ConfigError, PretrainConfig, to_dict
 from pipeline.train.cluster.slurm_env import job_start
+from pipeline.train.cluster.torchrun_env import is_torchrun
 from pipeline.train.run_dir.checkpoint import CheckpointFolder, load_checkpoint
 from pipeline.train.run_dir.records import UnixTime, read_facts
 from pipeline.version import __version__
@@ -27,6 +27,7 @@ IDENTITY_VERSION = 2  # raised when a run with the same settings would read or d
 _SHOWN_CHARACTERS = 40
 _CLAIM_SECONDS = 600.0  # rank 0 has ended if it takes longer; its launcher then ends the other ranks
 _LOCK_TRIES = 3
+_TORCHRUN_LOCK_TRIES = 600  # torchrun starts again at once, and gives ranks on other machines 30 s to end
 
 
 class RunFile(TypedDict):
@@ -183,9 +184,9 @@ def claim(run_dir: Path) -> Writer:
 
 
 def _take(lock: IO[str]) -> bool:
-    for _ in range(_LOCK_TRIES):
+    for _ in range(_TORCHRUN_LOCK_TRIES if is_torchrun() else _LOCK_TRIES):
         with contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(lock)
             return True
         time.sleep(0.1)  # `elmo status` may hold the lock for a moment
     return False
@@ -198,7 +199,7 @@ def is_claimed(run_dir: Path) -> bool:
         return False
     with path.open() as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            lock_file(lock, shared=True)
         except BlockingIOError:
             return True
     return False

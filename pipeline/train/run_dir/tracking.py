@@ -150,13 +150,17 @@ def _mode(config: WandbConfig) -> str:
 
 
 def _run_id(run_dir: Path) -> str:
-    """Return the run's id in wandb, the same at each start; if its file is damaged, the id in wandb's folder."""
+    """Return the run's id in wandb, the same at each start: that of a sweep's trial, else a new one.
+
+    If its file is damaged, it is the id in wandb's folder.
+    """
     path = run_dir / "wandb-run.json"
     try:
         known: WandbRun = load_json(path, WandbRun, "the id is taken from the names in its wandb/ folder")
         return known["id"]
     except FileNotFoundError:
-        run_id = secrets.token_hex(4)
+        of_sweep = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+        run_id = of_sweep or secrets.token_hex(4)
     except DataError as error:
         log.warning("%s", error)
         pieces = sorted(run_dir.glob("wandb/*run-*-*"))  # [offline-]run-TIME-ID
