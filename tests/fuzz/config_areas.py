@@ -18,6 +18,7 @@ from pipeline.config.tasks import TASKS
 from tests.fuzz.cage import Fault, call, elmo, note
 from tests.fuzz.mutators import TEXTS, VALUES, bytes_damaged
 from tests.fuzz.world import TRAINING, World
+from tests.tasks.cove import parallel
 
 NOT_YAML = [
     '"', "{", "]", "@x", "*a", "!x 1", "[" * 1000, "\udcff", "1" * 5000, "a: b: c", "\x00", "${", "%TAG", "? ", "&a",
@@ -58,12 +59,15 @@ def _base(world: World, command: str, folder: Path) -> list[str]:
         "predict": [f"model={world.tagger}", f"input={world.columns}", f"output={folder / 'out'}", "accelerator=cpu"],
         "probe": ["pos", f"train={world.columns}", f"dev={world.columns}", checkpoint, "max_epochs=1",
                   f"cache_dir={folder / 'layers'}", "accelerator=cpu"],
+        "cove": ["train", *parallel.arguments(parallel.make_files(folder), "cove"), "training.max_epochs=1"],
         "study": ["tasks=ner", f"dir={folder / 'study'}", "parts=99", "part=98"],
+        "report": [str(world.run), f"output={folder / 'report'}"],
         "status": [str(world.run)],
         "plot": [str(world.run), f"output={folder / 'plot.html'}"],
         "compare": [str(world.run), str(world.run)],
         "sync": [str(world.run), "dry_run=true"],
         "dashboard": [f"output={folder / 'view.json'}"],
+        "slurm": [f"copy={folder / 'scripts'}"],
         "demo": [],
     }[command]  # fmt: skip
 
@@ -131,7 +135,7 @@ def _keys(schema: Any, prefix: str) -> list[str]:
 def _run(command: str, arguments: list[str]) -> None:
     note(f"{command} {arguments[-1:]!r}")
     elmo(command, *arguments, ends_with_1=command == "preflight")
-    if command in ("task", "probe"):
+    if command in ("task", "probe", "cove"):
         given = arguments[1:]
     else:
         given = in_full(arguments) if command == "finetune" else [a if "=" in a else f"runs={a}" for a in arguments]
