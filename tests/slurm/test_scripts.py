@@ -33,8 +33,12 @@ def test_the_training_script_asks_slurm_for_what_survival_needs() -> None:
 
 def test_the_script_of_a_study_gives_each_job_of_an_array_its_part(tmp_path: Path) -> None:
     (tmp_path / "elmo").write_text('#!/bin/sh\necho "$@"\n')
-    (tmp_path / "elmo").chmod(0o755)
-    script, environment = ROOT / "slurm" / "study.sbatch", {**os.environ, "ELMO": str(tmp_path / "elmo")}
+    script = ROOT / "slurm" / "study.sbatch"
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "   Command={script} a.yaml"\n')
+    for program in ("elmo", "scontrol"):
+        (tmp_path / program).chmod(0o755)
+    environment = {**os.environ, "ELMO": str(tmp_path / "elmo"), "SLURM_JOB_ID": "1"}
+    environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
     array = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "4"}
     for added, said in (({}, "study a.yaml dir=d"), (array, "study a.yaml dir=d part=2 parts=4")):
         command = ["bash", str(script), "a.yaml", "dir=d"]
