@@ -1,4 +1,4 @@
-"""The scripts that may install system packages: they say so first, and NO_SYSTEM_PACKAGES=1 prevents it."""
+"""The scripts that may install system packages print it first, and NO_SYSTEM_PACKAGES=1 prevents it."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ exit 1
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Path:
-    """A folder for PATH that lacks Slurm, a browser and Python's venv, and whose apt-get only notes that it ran."""
+    """Make a folder for PATH without Slurm, a browser and Python's venv; its apt-get only records that it ran."""
     for name in ("sh", "mktemp", "tail", "rm", "timeout", "dirname", "touch", "cat"):
         (tmp_path / name).symlink_to(shutil.which(name) or name)
     programs = {"apt-get": APT_GET, "python3.11": PYTHON, "id": "#!/bin/sh\necho 0\n"}

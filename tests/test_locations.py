@@ -11,7 +11,7 @@ from pipeline.cli import main
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with a text and a dataset of it."""
+    """Make the working folder, with a text and a dataset in it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("".join(f"a{n % 7} b{n % 5} c{n % 3}\n" for n in range(400)))
     prepare(["text.txt"], "data", heldout=20, workers=1, show_progress=False)
@@ -68,7 +68,7 @@ def test_a_url_where_a_local_path_is_needed_is_refused(
     ],
     ids=" ".join,
 )
-def test_no_command_gives_a_location_to_a_shell(
+def test_no_command_passes_a_location_to_a_shell(
     arguments: list[str], place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) in (1, 2)
