@@ -14,9 +14,7 @@ from pipeline.config.schema import PretrainConfig, to_dict
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-REPEATS_DEFAULTS = (
-    "Every value is a default of pipeline/config/schema.py"  # in the comment of a config that repeats defaults
-)
+REPEATS_DEFAULTS = "Every value is a default of pipeline/config/schema.py"  # a config with this comment may
 
 
 def settings(values: Any, prefix: str = "") -> dict[str, Any]:
