@@ -70,7 +70,7 @@ def test_the_view_is_saved_in_the_users_project(
         ([], "", "elmo", ""),
     ],
 )
-def test_an_option_beats_the_environment_which_beats_the_default(
+def test_an_option_overrides_the_environment_which_overrides_the_default(
     arguments: list[str], variable: str, project: str, entity: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_PROJECT", variable)

@@ -12,12 +12,8 @@ from tests.corpora import bytes_of
 
 OPTIONS = {"heldout": 100, "shard_tokens": 4000, "chunk_tokens": 500}
 STEPS = ("encode", "merge", "shard")
-FILES = {
-    "plan.json": 1,
-    "unit-000000.json": 1,
-    "merge.json": 2,
-    "train-000000.json": 3,
-}  # the number of passes that have written it
+# the number of passes that have written each
+FILES = {"plan.json": 1, "unit-000000.json": 1, "merge.json": 2, "train-000000.json": 3}
 
 
 def begin(prepare: Any, corpus: list[str], out: Path, steps: int) -> None:

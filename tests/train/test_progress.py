@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: one bar in a terminal, a few lines in a job's log."""
+"""The progress of a run: one bar in a terminal, a few lines in a job's log."""
 
 import fcntl
 import os
@@ -18,7 +18,7 @@ from tests.train import runs
 pytestmark = [pytest.mark.slow]
 
 
-def test_a_log_gets_a_line_now_and_then_and_no_bar(dataset: Path, tmp_path: Path) -> None:
+def test_a_log_gets_a_few_lines_and_no_bar(dataset: Path, tmp_path: Path) -> None:
     said = runs.run(dataset, tmp_path / "run", "train.max_steps=25", "train.validate_every_steps=15")
     assert "\r" not in said and "|" not in said
     lines = [line for line in said.splitlines() if re.match(r"step \d+ of 25 ", line)]
