@@ -24,7 +24,7 @@ def panels(specification: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from (panel["config"] for panel in section["panels"])
 
 
-def test_every_panel_shows_something_that_runs_log(dataset: Path, tmp_path: Path) -> None:
+def test_every_panel_shows_metrics_that_runs_log(dataset: Path, tmp_path: Path) -> None:
     settings = ["train.max_steps=2", "train.norms_every_steps=1", "train.validate_every_steps=1"]
     runs.train_here(dataset, tmp_path / "run", *settings)
     logged = {name for values in read_metrics(tmp_path / "run").values() for name in values} | {STEP_METRIC}

@@ -125,7 +125,7 @@ def test_a_batch_is_padded_with_zeros_and_masked(bilm: BiLM) -> None:
         assert torch.equal(output.layers[:, row, : layers.shape[1]], layers)
 
 
-def test_no_sentences_and_only_empty_ones(bilm: BiLM) -> None:
+def test_no_sentences_and_only_empty_sentences_can_be_embedded(bilm: BiLM) -> None:
     elmo = Elmo(bilm)
     assert elmo([]).mixed[0].shape == (0, 0, 10) and elmo([[], []]).mixed[0].shape == (2, 0, 10)
     assert elmo.embed([]) == [] and [e.shape for e in elmo.embed([[], []])] == [(3, 0, 10)] * 2
