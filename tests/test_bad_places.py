@@ -100,5 +100,5 @@ def test_the_home_of_a_user_that_does_not_exist_is_reported_in_one_sentence(
         "compare": [place, place], "plot": [place, "output=x.html"],
     }.get(command, [place])  # fmt: skip
     assert main([command, *arguments]) == 2
-    said = capfd.readouterr().err
-    assert f"elmo {command}: " in said and place in said and "Traceback" not in said
+    printed = capfd.readouterr().err
+    assert f"elmo {command}: " in printed and place in printed and "Traceback" not in printed

@@ -103,7 +103,7 @@ def test_the_help_of_a_key_is_its_default_type_and_meaning(capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["pretrian"], "pretrain"),
         (["pretrain", "data.lines=3"], "data.lines"),
@@ -129,12 +129,16 @@ def test_the_help_of_a_key_is_its_default_type_and_meaning(capsys: pytest.Captur
     ids=" ".join,
 )
 def test_a_mistake_is_reported_in_one_line_with_exit_code_2(
-    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     out, err = capfd.readouterr()
-    assert out == "" and said in err
+    assert out == "" and message in err
     assert err.count("\n") == 1 and err.startswith("elmo"), err
 
 

@@ -59,5 +59,5 @@ def test_no_system_packages_prevents_apt_get_and_prints_the_remedy(script: str, 
 def test_apt_get_is_announced_before_it_runs(script: str, machine: Path) -> None:
     done = install(script, machine)
     assert (machine / "apt-get.called").exists()
-    said = done.stdout.partition("apt-get called")[0]
-    assert "as root" in said and "NO_SYSTEM_PACKAGES=1 prevents that" in said and "apt-get install -y" in said
+    printed = done.stdout.partition("apt-get called")[0]
+    assert "as root" in printed and "NO_SYSTEM_PACKAGES=1 prevents that" in printed and "apt-get install -y" in printed

@@ -51,8 +51,8 @@ def test_a_url_where_a_local_path_is_needed_is_refused(
     arguments: list[str], place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([argument.format(place=place) for argument in arguments]) == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and "looks like a URL and must be a local path" in said[0]
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert len(printed) == 1 and "looks like a URL and must be a local path" in printed[0]
     assert {path.name for path in place.iterdir()} <= {"text.txt", "data", "out"}
 
 

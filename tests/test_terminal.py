@@ -30,10 +30,10 @@ def elmo(*arguments: str) -> str:
     """Run a command; return what it printed, after checking that no character in it controls a terminal."""
     command = [sys.executable, "-m", "pipeline.cli", *arguments]
     done = subprocess.run(command, cwd=processes.ROOT, env=processes.clean_environment(), capture_output=True)
-    said = (done.stdout + done.stderr).decode()
-    assert "Traceback" not in said
-    assert not set(said) & set(CONTROLS)
-    return said
+    printed = (done.stdout + done.stderr).decode()
+    assert "Traceback" not in printed
+    assert not set(printed) & set(CONTROLS)
+    return printed
 
 
 def test_only_characters_that_control_a_terminal_are_escaped() -> None:
@@ -50,8 +50,8 @@ def test_status_prints_the_records_of_a_run_without_control_characters(tmp_path:
     (run_dir / "restarts.jsonl").write_text(json.dumps({"reason": f"z{EVIL}"}) + "\n" + json.dumps({EVIL: 1, "job": 2}))
     link = tmp_path / "run"
     link.symlink_to(run_dir)
-    said = elmo("status", str(link))
-    assert f"stopped by y{SHOWN}, x{SHOWN}" in said and f"z{SHOWN}" in said
+    printed = elmo("status", str(link))
+    assert f"stopped by y{SHOWN}, x{SHOWN}" in printed and f"z{SHOWN}" in printed
 
 
 @pytest.mark.parametrize(("stopped", "saved_step"), [(True, 4), (False, 3), (False, 4)])
@@ -60,9 +60,9 @@ def test_a_run_prints_the_next_command_without_control_characters(
 ) -> None:
     outcome = Outcome(Path(f"run{EVIL}"), 4, saved_step, 8, True, stopped, Path(f"wandb{EVIL}"))
     outcome.print_next_steps("pretrain", [f"run.dir=run{EVIL}"], f"data{EVIL}")
-    said = "".join(capsys.readouterr())
-    assert f"wandb{SHOWN}" in said and said.count(f"run{SHOWN}") == 2
-    assert not set(said) & set(CONTROLS)
+    printed = "".join(capsys.readouterr())
+    assert f"wandb{SHOWN}" in printed and printed.count(f"run{SHOWN}") == 2
+    assert not set(printed) & set(CONTROLS)
 
 
 def test_an_index_is_shown_and_refused_without_control_characters(dataset: Path, tmp_path: Path) -> None:
@@ -83,5 +83,5 @@ def test_an_index_is_shown_and_refused_without_control_characters(dataset: Path,
     index["splits"]["train"] = {}
     (folder / "index.json").write_text(json.dumps(index))
     folder = folder.rename(tmp_path / f"data{EVIL}")
-    said = elmo("prep", "info", str(folder))
-    assert said.startswith("elmo prep: ") and f"data{SHOWN}: index.json is damaged" in said
+    printed = elmo("prep", "info", str(folder))
+    assert printed.startswith("elmo prep: ") and f"data{SHOWN}: index.json is damaged" in printed

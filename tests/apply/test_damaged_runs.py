@@ -40,8 +40,8 @@ def damaged(whole: Path, tmp_path: Path, name: str, every: int) -> Iterator[Path
 
 def check_success_or_one_sentence(capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
     """Check that a command succeeds, or fails with one sentence for the user."""
-    code, said = main(list(arguments)), capsys.readouterr().err
-    assert code == 0 or (code == 2 and said.splitlines()[-1].startswith(f"elmo {arguments[0]}: ")), said
+    code, printed = main(list(arguments)), capsys.readouterr().err
+    assert code == 0 or (code == 2 and printed.splitlines()[-1].startswith(f"elmo {arguments[0]}: ")), printed
 
 
 LOOKED_AT = [
@@ -174,8 +174,8 @@ def test_a_fine_tuning_with_a_damaged_record_ends_with_the_figures_that_are_know
     damaged_record = (finetuned / "finetune.json").read_bytes()[:cut]
     (tmp_path / "run" / "finetune.json").write_bytes(damaged_record)
     finetune_here(trained, domain, tmp_path / "run", "train.max_steps=2")
-    told = capfd.readouterr().out
-    assert "Perplexity before is not known: finetune.json was lost or damaged" in told and "domain" in told
+    message = capfd.readouterr().out
+    assert "Perplexity before is not known: finetune.json was lost or damaged" in message and "domain" in message
     assert (tmp_path / "run" / "damaged-finetune.json").read_bytes() == damaged_record
     after = json.loads((finetuned / "finetune.json").read_bytes())["after"]["domain"]
     assert json.loads((tmp_path / "run" / "finetune.json").read_bytes())["after"]["domain"] == after

@@ -62,7 +62,7 @@ def test_mps_and_unknown_accelerators_are_refused(
 def test_on_a_mac_auto_means_the_cpu(
     dataset: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lightning is told that MPS is available. A command that chose it would fail here, because there is none."""
+    """Lightning sees MPS as available. A command that chose it would fail here, because there is none."""
     from lightning_fabric.accelerators.mps import MPSAccelerator
 
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)

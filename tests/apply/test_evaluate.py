@@ -186,15 +186,17 @@ def test_bf16_gives_nearly_the_same_perplexity(dataset: Path, trained: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("pair", "said"),
+    ("pair", "message"),
     [
         ("split=train2", "has no split 'train2'"),
         ("checkpoint=/none", "no such checkpoint"),
         ("checkpoint=''", "is missing"),
     ],
 )
-def test_what_cannot_be_scored_is_refused_in_one_sentence(dataset: Path, trained: Path, pair: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_what_cannot_be_scored_is_refused_in_one_sentence(
+    dataset: Path, trained: Path, pair: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
         score(trained, dataset, pair)
 
 

@@ -93,8 +93,8 @@ def test_an_exported_model_names_its_training_but_no_paths_of_the_machine(
 def test_a_checkpoint_that_was_not_validated_claims_no_perplexity(trained: Path, tmp_path: Path) -> None:
     alone = tmp_path / "some.ckpt"
     alone.write_bytes(next((trained / "checkpoints").glob("*.ckpt")).read_bytes())
-    said = export(ExportConfig(checkpoint=str(alone), output=str(tmp_path / "out"), corpus="Novels of 1890"))
-    assert "the held-out perplexity of these weights is not known" in said
+    printed = export(ExportConfig(checkpoint=str(alone), output=str(tmp_path / "out"), corpus="Novels of 1890"))
+    assert "the held-out perplexity of these weights is not known" in printed
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| Held-out perplexity | unknown |" in card and "| Corpus | Novels of 1890 |" in card
 
@@ -109,14 +109,14 @@ def test_a_model_exported_to_allennlp_and_imported_again_embeds_the_same(
     source: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     location, out = str(request.getfixturevalue(source)), tmp_path / "allennlp"
-    said = export(ExportConfig(checkpoint=location, output=str(out), format="allennlp"))
+    printed = export(ExportConfig(checkpoint=location, output=str(out), format="allennlp"))
     assert sorted(file.name for file in out.iterdir()) == ["options.json", "vocab.txt", "weights.hdf5"]
     assert json.loads((out / "options.json").read_text())["char_cnn"]["n_characters"] == 262
     assert (out / "vocab.txt").read_text().startswith("<S>\n</S>\n<UNK>\n")
     with h5py.File(out / "weights.hdf5") as file:
         assert file["char_embed"].shape == (261, 8)
     back = f"elmo import options={out}/options.json weights={out}/weights.hdf5 vocabulary={out}/vocab.txt output=DIR"
-    assert back in said
+    assert back in printed
     options, weights, vocabulary = (str(out / name) for name in ("options.json", "weights.hdf5", "vocab.txt"))
     import_weights(ImportConfig(options, weights, vocabulary, str(tmp_path / "back")))
     before, after = load_trained(location), load_trained(str(tmp_path / "back"))
@@ -160,8 +160,8 @@ def test_an_export_to_a_full_disk_ends_with_one_sentence_and_leaves_no_files(
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
         os._exit(cli.main(["export", f"checkpoint={exported}", f"output={out}", f"format={form}"]))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == cli.EXIT_USER_ERROR
-    said = capfd.readouterr().err
-    assert f"output={out} cannot be written" in said and "File too large" in said and said.count("\n") == 1
+    printed = capfd.readouterr().err
+    assert f"output={out} cannot be written" in printed and "File too large" in printed and printed.count("\n") == 1
     assert not list(out.iterdir())
 
 
@@ -198,8 +198,8 @@ def test_a_wrong_command_is_reported_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(arguments) == cli.EXIT_USER_ERROR
-    said = capfd.readouterr().err
-    assert message in said and said.count("\n") == 1
+    printed = capfd.readouterr().err
+    assert message in printed and printed.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 

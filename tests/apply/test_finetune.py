@@ -65,13 +65,13 @@ def test_the_printed_table_has_all_figures_and_says_if_they_do_not_compare(
 ) -> None:
     for kind, is_comparable in (("keep", True), ("extend", False)):
         finetune_here(trained, domain, tmp_path / kind, f"finetune.vocabulary={kind}", "train.max_steps=2")
-        said = capfd.readouterr().out
-        rows = {line.split()[0]: line for line in said.splitlines() if line.startswith(("domain ", "general "))}
+        message = capfd.readouterr().out
+        rows = {line.split()[0]: line for line in message.splitlines() if line.startswith(("domain ", "general "))}
         assert set(rows) == {"domain", "general"} and rows["domain"].count("->") == 5
-        assert ("NOT compare" in said) == (not is_comparable)
+        assert ("NOT compare" in message) == (not is_comparable)
         for row in (record_of(tmp_path / kind)[when][name] for when in ("before", "after") for name in rows):
-            assert f"{row['both']:,.1f}" in said and f"{row['bits_a_character']:,.3f}" in said
-            assert f"{row['unknown']:,}" in said
+            assert f"{row['both']:,.1f}" in message and f"{row['bits_a_character']:,.3f}" in message
+            assert f"{row['unknown']:,}" in message
 
 
 def test_the_first_checkpoint_equals_the_source_bitwise(trained: Path, domain: Path, kept: Path) -> None:
@@ -179,8 +179,8 @@ def test_a_finished_fine_tuning_is_not_repeated_but_a_missing_table_is_made(
             (run_dir / "end.json").unlink()
         capfd.readouterr()
         outcome = finetune_here(trained, domain, run_dir, "train.max_steps=5")
-        said = capfd.readouterr()
-        assert outcome.step == 5 and "nothing to do" in said.err and "\ndomain  " in said.out
+        message = capfd.readouterr()
+        assert outcome.step == 5 and "nothing to do" in message.err and "\ndomain  " in message.out
         assert record_of(run_dir) == record and read_status(run_dir).state == "finished"
     assert f"elmo finetune {run_dir}/config.yaml" not in read_status(run_dir).next
     assert cli.main(["finetune", f"{run_dir}/config.yaml"]) == 0
@@ -209,7 +209,7 @@ def test_other_words_lanes_or_sources_are_another_run(trained: Path, domain: Pat
 
 
 @pytest.mark.parametrize(
-    ("pairs", "said"),
+    ("pairs", "message"),
     [
         (["from=absent"], "absent"),
         (["data=absent"], "absent"),
@@ -229,13 +229,13 @@ def test_other_words_lanes_or_sources_are_another_run(trained: Path, domain: Pat
 )
 def test_impossible_settings_are_refused_in_one_sentence(
     trained: Path, dataset: Path, domain: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str],
-    pairs: list[str], said: str,
+    pairs: list[str], message: str,
 ) -> None:  # fmt: skip
     pairs = [pair.replace("DATASET", str(dataset)) for pair in pairs]
     given = [f"from={trained}", f"data={domain}", f"run.dir={tmp_path / 'run'}", "data.lanes=8", "data.window=10"]
     assert cli.main(["finetune", *given, *pairs]) == 2
     out, err = capfd.readouterr()
-    assert out == "" and said in err and err.startswith("elmo finetune: ") and err.count("\n") == 1, err
+    assert out == "" and message in err and err.startswith("elmo finetune: ") and err.count("\n") == 1, err
     assert CheckpointFolder(tmp_path / "run/checkpoints").records() == []
 
 

@@ -76,17 +76,17 @@ def test_a_text_file_is_refused_as_a_checkpoint(
     }  # fmt: skip
     key = "from" if command == "finetune" else "checkpoint"
     assert cli.main([command, f"{key}={path}", *others[command]]) == cli.EXIT_USER_ERROR
-    said = capfd.readouterr().err.splitlines()[-1]
-    assert f"{path} is no checkpoint" in said and "give RUN_DIR/checkpoints/step-NUMBER.ckpt" in said
-    assert "mmap" not in said
+    printed = capfd.readouterr().err.splitlines()[-1]
+    assert f"{path} is no checkpoint" in printed and "give RUN_DIR/checkpoints/step-NUMBER.ckpt" in printed
+    assert "mmap" not in printed
 
 
 @pytest.mark.parametrize("location", ["s3://bucket/model", "https://example.org/x.ckpt", "pipe:touch x #"])
 def test_a_url_as_a_checkpoint_is_not_opened(location: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["export", f"checkpoint={location}", "output=x"]) == cli.EXIT_USER_ERROR
-    said = capfd.readouterr().err
-    assert f"{location} looks like a URL and must be a local path" in said
-    assert said.count("\n") == 1 and not Path("x").exists()
+    printed = capfd.readouterr().err
+    assert f"{location} looks like a URL and must be a local path" in printed
+    assert printed.count("\n") == 1 and not Path("x").exists()
 
 
 def test_from_pretrained_names_the_command_that_makes_a_model(trained: Path, tmp_path: Path) -> None:
@@ -107,14 +107,14 @@ def test_a_mix_without_weights_is_refused_with_the_remedy(exported: Path, capfd:
     text = exported.parent / "text.txt"
     text.write_text("w1 w2\n")
     pairs = [f"checkpoint={exported}", f"input={text}", f"output={text}.npz", "layers=mix"]
-    for given, said in (
+    for given, printed in (
         ([], "layers=mix needs weights=, 3 numbers, one a layer; write weights=[0.2,0.3,0.5]"),
         (["weights=[1,2]"], "weights=[1.0, 2.0] must be 3 numbers, one a layer"),
         (["weights=[1,.nan,2]"], "weights=nan must be a finite number"),
         (["weights=[1,2,3]", "gamma=.inf"], "gamma=inf must be a finite number"),
     ):
         assert cli.main(["embed", *pairs, *given]) == cli.EXIT_USER_ERROR
-        assert said in capfd.readouterr().err
+        assert printed in capfd.readouterr().err
 
 
 def test_a_checkpoint_whose_weights_are_not_finite_is_refused(trained: Path, tmp_path: Path) -> None:

@@ -95,8 +95,8 @@ def test_damage_is_reported_in_one_sentence_and_overwrite_fixes_it(
         path.write_bytes(damage(whole))
     capfd.readouterr()
     assert cli.main(unfinished) == cli.EXIT_USER_ERROR
-    said = capfd.readouterr().err.strip().splitlines()[-1]
-    assert str(plan(tmp_path).parent) in said and "overwrite=true" in said and len(said) < 500
+    printed = capfd.readouterr().err.strip().splitlines()[-1]
+    assert str(plan(tmp_path).parent) in printed and "overwrite=true" in printed and len(printed) < 500
     assert not (tmp_path / "out.npz").exists()
     assert cli.main([*unfinished, "overwrite=true"]) == 0
     assert cli.main([*unfinished[:3], f"output={tmp_path}/again.npz"]) == 0

@@ -217,7 +217,7 @@ def test_runs_of_the_same_name_are_distinguished_by_their_paths() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["output=x.png"], "takes a run folder"),
         (["absent", "output=x.png"], "absent has no metrics to draw"),
@@ -226,11 +226,15 @@ def test_runs_of_the_same_name_are_distinguished_by_their_paths() -> None:
     ],
 )
 def test_a_mistake_is_reported_in_one_sentence(
-    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["plot", *arguments]) == 2
-    assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_a_run_without_metrics_has_no_curves(tmp_path: Path) -> None:

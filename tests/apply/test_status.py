@@ -208,8 +208,8 @@ def test_a_run_with_few_records_is_shown_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "message"),
     [(0, "0 s"), (-3, "0 s"), (89, "89 s"), (600, "10 min"), (7200, "2.0 h"), (4 * 86400, "4.0 days")],
 )
-def test_durations_are_printed_in_a_suitable_unit(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
+def test_durations_are_printed_in_a_suitable_unit(seconds: float, message: str) -> None:
+    assert duration(seconds) == message

@@ -58,5 +58,5 @@ def test_a_file_whose_name_is_not_utf_8_is_refused_in_one_sentence(
     monkeypatch.chdir(tmp_path)
     assert main([*command.split(), f"checkpoint={trained}", "accelerator=cpu"]) == 2
     name = command.split()[0]
-    said = f"elmo {name}: input {tmp_path}/caf\\xe9/a.txt has a name that is not UTF-8; rename it\n"
-    assert capfd.readouterr().err.endswith(said)
+    printed = f"elmo {name}: input {tmp_path}/caf\\xe9/a.txt has a name that is not UTF-8; rename it\n"
+    assert capfd.readouterr().err.endswith(printed)

@@ -70,7 +70,7 @@ def test_any_flipped_bit_of_the_lexicon_is_found_when_the_dataset_is_opened(fold
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda folder: write_id(folder, 10**6), r"chunk 0 of train holds ids outside 1\.\."),
         (lambda folder: write_id(folder, -5), "chunk 0 of train holds ids outside"),
@@ -78,10 +78,10 @@ def test_any_flipped_bit_of_the_lexicon_is_found_when_the_dataset_is_opened(fold
         (lambda folder: write_id(folder, 7, at_end=True), "does not end with a sentence's end"),
     ],
 )
-def test_impossible_ids_are_found_even_if_all_hashes_agree(folder, damage, said):
+def test_impossible_ids_are_found_even_if_all_hashes_agree(folder, damage, message):
     damage(folder)
     record_anew(folder)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         read_all(folder)
 
 
@@ -92,7 +92,7 @@ def change_array(path: Path, change) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "said"),
+    ("name", "change", "message"),
     [
         (OFFSETS, lambda a: a.__setitem__(5, a[7]), "offsets in lexicon.offsets.npy fall"),
         (OFFSETS, lambda a: a.__setitem__(5, 1 << 50), "offsets in lexicon.offsets.npy fall"),
@@ -101,10 +101,10 @@ def change_array(path: Path, change) -> None:
         (COUNTS, lambda a: a.__setitem__(4, -1), "counts in lexicon.counts.npy are negative"),
     ],
 )
-def test_an_impossible_lexicon_is_found_even_if_all_hashes_agree(folder, name, change, said):
+def test_an_impossible_lexicon_is_found_even_if_all_hashes_agree(folder, name, change, message):
     change_array(folder / name, change)
     record_anew(folder)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         open_dataset(folder)
 
 

@@ -94,10 +94,10 @@ def test_after_an_interrupted_answer_the_whole_file_is_fetched_again(server: Ser
     assert fetch(server.url) == CONTENT and server.requests == 3
 
 
-@pytest.mark.parametrize(("status", "said"), [(404, "no such file"), (403, "403"), (401, "401")])
-def test_a_permanent_error_is_not_tried_again(server: Server, status: int, said: str) -> None:
+@pytest.mark.parametrize(("status", "message"), [(404, "no such file"), (403, "403"), (401, "401")])
+def test_a_permanent_error_is_not_tried_again(server: Server, status: int, message: str) -> None:
     server.answer = lambda handler: handler.give(status, b"", 0)
-    with pytest.raises(DataError, match=f"cannot be fetched .*{said}.*; check the URL"):
+    with pytest.raises(DataError, match=f"cannot be fetched .*{message}.*; check the URL"):
         fetch(server.url)
     assert server.requests == 1
 

@@ -93,10 +93,10 @@ BAD: dict[str, tuple[Callable[[Any], object], str]] = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_an_impossible_index_is_refused_in_one_sentence(kind: str, folder: Path) -> None:
-    change, said = BAD[kind]
+    change, message = BAD[kind]
     change_index(folder, change, with_fingerprint="lexicon file" not in kind and "fingerprint" not in kind)
     for use in (open_dataset, verify, describe):
-        with pytest.raises(DataError, match=said) as error:
+        with pytest.raises(DataError, match=message) as error:
             use(folder)
         assert "\n" not in str(error.value) and len(str(error.value)) < 600
         assert "copy or prepare the dataset again" in str(error.value)

@@ -38,7 +38,7 @@ def test_other_schemes_are_refused_with_a_list_of_the_known_ones(location: str) 
 
 
 @pytest.mark.parametrize(
-    ("location", "said"),
+    ("location", "message"),
     [
         ("http:/host/x", "is no whole address; write http://host/x"),
         ("http:host", "write http://host"),
@@ -53,8 +53,8 @@ def test_other_schemes_are_refused_with_a_list_of_the_known_ones(location: str) 
         ("file:", "write file:///absolute/path"),
     ],
 )
-def test_damaged_urls_are_refused_in_one_sentence(location: str, said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_damaged_urls_are_refused_in_one_sentence(location: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         is_url(location)
 
 

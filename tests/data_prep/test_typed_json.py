@@ -34,7 +34,7 @@ def test_values_are_read_back_with_their_types(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         ({**GOOD, "file": "../precious.txt"}, "file is '../precious.txt'"),
         ({**GOOD, "bytes": -1}, "bytes is -1"),
@@ -52,11 +52,11 @@ def test_values_are_read_back_with_their_types(tmp_path: Path) -> None:
         (b"[" * 10_000 + b"]" * 10_000, "invalid JSON"),
     ],
 )  # fmt: skip
-def test_anything_else_is_refused_in_one_sentence(value: Any, said: str) -> None:
+def test_anything_else_is_refused_in_one_sentence(value: Any, message: str) -> None:
     with pytest.raises(DataError) as error:
         parse(value)
     text = str(error.value)
-    assert text.startswith("index.json is damaged (") and said in text and text.endswith("; copy the dataset again")
+    assert text.startswith("index.json is damaged (") and message in text and text.endswith("; copy the dataset again")
     assert "\n" not in text and len(text) < 400
 
 

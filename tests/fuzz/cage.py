@@ -40,12 +40,12 @@ class Fault(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """kind: success, refused or failure. said: the refusal or the fault. damage: what was done to the input."""
+    """kind: success, refused or failure. message: the refusal or the fault. damage: what was done to the input."""
 
     area: str
     case: int
     kind: str
-    said: str
+    message: str
     damage: str
 
 
@@ -78,19 +78,19 @@ def elmo(*arguments: str, ends_with_1: bool = False, refused_by: str = "\0") -> 
         raise Fault("exit: KeyboardInterrupt out of the command") from None
     except BaseException as error:
         raise Fault(_describe_exception(error)) from None
-    said = out.getvalue() + err.getvalue()
-    if "Traceback" in said:
-        raise Fault(f"a traceback is printed: {said[said.index('Traceback') :].splitlines()[-1]}")
-    if SECRET in said:
-        raise Fault(f"the environment is revealed: {said[-300:]}")
+    message = out.getvalue() + err.getvalue()
+    if "Traceback" in message:
+        raise Fault(f"a traceback is printed: {message[message.index('Traceback') :].splitlines()[-1]}")
+    if SECRET in message:
+        raise Fault(f"the environment is revealed: {message[-300:]}")
     if code == 1 and ends_with_1:
-        raise Refused(f"code 1: {said.strip().splitlines()[-1]}")
+        raise Refused(f"code 1: {message.strip().splitlines()[-1]}")
     if code == 0 and refused_by in err.getvalue():
         raise Refused(f"code 0: {err.getvalue().strip().splitlines()[-1]}")
     if code == 2:
         raise Refused(_sentence(arguments[0], err.getvalue()))
     if code != 0:
-        raise Fault(f"exit code {code}: {said[-300:]}")
+        raise Fault(f"exit code {code}: {message[-300:]}")
     return out.getvalue()
 
 
@@ -102,12 +102,12 @@ def _describe_exception(error: BaseException) -> str:
     return f"traceback: {type(error).__name__} in {at}: {' '.join(str(error).split())[:300]}"
 
 
-def _sentence(command: str, said: str) -> str:
+def _sentence(command: str, message: str) -> str:
     """Return the one sentence of a refusal. It may be followed by up to ten indented lines with places."""
-    lines = said.rstrip().splitlines()
+    lines = message.rstrip().splitlines()
     first = next((n for n, line in enumerate(lines) if line.startswith(f"elmo {command}: ")), None)
     if first is None or not all(line.startswith("  ") for line in lines[first + 1 :]) or len(lines) - first > 12:
-        raise Fault(f"no sentence: exit code 2 after {said[-300:]!r}")
+        raise Fault(f"no sentence: exit code 2 after {message[-300:]!r}")
     sentence = lines[first].partition(": ")[2]
     if len(sentence) > MAX_SENTENCE:
         raise Fault(f"a long sentence: {len(sentence)} characters: {sentence[:200]}")
@@ -160,8 +160,8 @@ class Cage:
             if left := _end_group(child):
                 yield Outcome(area, current, "failure", f"processes left behind: {left}", "one of this batch")
             if changed := sorted({path for path, *_ in set(self._listing()) ^ set(before)}):
-                said = f"outside the case's folder changed: {', '.join(changed[:3])}"
-                yield Outcome(area, current, "failure", said, "in this batch")
+                message = f"outside the case's folder changed: {', '.join(changed[:3])}"
+                yield Outcome(area, current, "failure", message, "in this batch")
             todo = todo[len(done) + 1 :] if len(done) < len(todo) else []
 
     def _clear(self, area: str, case: int) -> str:
@@ -205,26 +205,26 @@ class Cage:
         os.chdir(folder)
         _noted.clear()
         read_before = log.stat().st_size
-        kind, said, counts = "success", "", None
+        kind, message, counts = "success", "", None
         try:
             counts = trial(Random(f"{seed} {area} {case}"), folder, case)
         except Refused as error:
-            kind, said = "refused", str(error)
+            kind, message = "refused", str(error)
         except Fault as error:
-            kind, said = "failure", str(error)
+            kind, message = "failure", str(error)
         except Exception:
-            kind, said = "failure", f"the case itself: {traceback.format_exc()[-700:]}"
+            kind, message = "failure", f"the case itself: {traceback.format_exc()[-700:]}"
         output = log.read_bytes()[read_before:].decode(errors="replace")
         if kind != "failure" and ("Traceback" in output or "Fatal" in output):
-            kind, said = "failure", f"a traceback is printed by a process: {output.strip().splitlines()[-1]}"
+            kind, message = "failure", f"a traceback is printed by a process: {output.strip().splitlines()[-1]}"
         if kind != "failure" and (leak := _leak(folder)):
-            kind, said = "failure", f"the environment is revealed in {leak}"
+            kind, message = "failure", f"the environment is revealed in {leak}"
         if not self._keep:
             os.chdir(self.root)
             shutil.rmtree(folder, ignore_errors=True)
         if counts is not None and kind == "success":
             return {"counts": dict(counts)}
-        return {"area": area, "case": case, "kind": kind, "said": said, "damage": "; ".join(_noted)}
+        return {"area": area, "case": case, "kind": kind, "message": message, "damage": "; ".join(_noted)}
 
 
 def _redirect(log: Path) -> None:
@@ -292,4 +292,4 @@ def _leak(folder: Path) -> str:
 
 def group_of(outcome: Outcome) -> str:
     """Return what a failure has in common with other failures of the same cause."""
-    return f"{outcome.area}: {signature(outcome.said)}"
+    return f"{outcome.area}: {signature(outcome.message)}"

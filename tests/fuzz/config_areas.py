@@ -169,10 +169,10 @@ def yaml_file(world: World, chance: Random, folder: Path, case: int) -> None:
         _configure(folder, *bytes_damaged(data, chance))
 
 
-def _configure(folder: Path, data: bytes, said: str) -> None:
+def _configure(folder: Path, data: bytes, message: str) -> None:
     path = folder / "config.yaml"
     path.write_bytes(data)
-    note(said)
+    note(message)
     safe = ["train.devices=1", "train.nodes=1", "data.workers=0", f"run.dir={folder / 'run'}"]
     elmo("preflight", str(path), *safe, ends_with_1=True)
     _reads_back(COMMANDS["preflight"].schema, [str(path), *safe])

@@ -89,22 +89,22 @@ def json_damaged(data: bytes, chance: Random) -> tuple[bytes, str]:
     whole = [json.loads(data)]
     parent, key, where = chance.choice(list(_places(whole, "")))
     action = chance.choice(["value", "value", "value", "raw", "delete", "rename", "duplicate", "swap", "nudge", "add"])
-    value, raw, said = parent[key], "", ""
+    value, raw, message = parent[key], "", ""
     if action == "value" or (action in ("delete", "rename", "duplicate") and not isinstance(parent, dict)):
         parent[key] = chance.choice(VALUES)
-        said = f"{where} = {_short(parent[key])}"
+        message = f"{where} = {_short(parent[key])}"
     elif action == "raw":
         parent[key], raw = _RAW_MARK, chance.choice(RAW)
-        said = f"{where} = {_short(raw)} as it stands"
+        message = f"{where} = {_short(raw)} as it stands"
     elif action == "nudge" and type(value) in (int, float):
         parent[key] = chance.choice([value + 1, value - 1, -value, value * 2, value * 1024, float(value), str(value)])
-        said = f"{where} = {parent[key]!r} instead of {value!r}"
+        message = f"{where} = {parent[key]!r} instead of {value!r}"
     elif action in ("swap", "nudge"):
         other, other_key, there = chance.choice(
             [p for p in _places(whole, "") if p[0] is not whole] or [(whole, 0, "")]
         )
         parent[key], other[other_key] = other[other_key], value
-        said = f"{where} and {there} change places"
+        message = f"{where} and {there} change places"
         if _is_circular(whole):
             return data[:-2], "the end is cut off"
     elif action == "add":
@@ -113,7 +113,7 @@ def json_damaged(data: bytes, chance: Random) -> tuple[bytes, str]:
             target[chance.choice(TEXTS)] = chance.choice(VALUES)
         else:
             target.append(chance.choice(VALUES))
-        said = f"something is added at {where}"
+        message = f"something is added at {where}"
     else:
         items = list(parent.items())
         parent.clear()
@@ -122,10 +122,10 @@ def json_damaged(data: bytes, chance: Random) -> tuple[bytes, str]:
                 parent[name] = inner
             if name == key and action != "delete":
                 parent[f"{_RAW_MARK}{name}" if action == "duplicate" else f"{name}x"] = chance.choice([inner, *VALUES])
-        said = f"{action} {where}"
+        message = f"{action} {where}"
     text = json.dumps(whole[0], ensure_ascii=chance.random() < 0.5)
     text = text.replace(json.dumps(_RAW_MARK), raw).replace(_RAW_MARK, "")
-    return text.encode("utf-8", "surrogatepass"), said
+    return text.encode("utf-8", "surrogatepass"), message
 
 
 def _places(value: Any, where: str) -> Iterator[tuple[Any, Any, str]]:
@@ -154,9 +154,9 @@ def damage_file(path: Path, chance: Random) -> str:
     """Damage a file in place, JSON mostly as JSON; return a description."""
     data = path.read_bytes()
     is_json = path.suffix == ".json" and chance.random() < 0.8
-    damaged, said = json_damaged(data, chance) if is_json else bytes_damaged(data, chance)
+    damaged, message = json_damaged(data, chance) if is_json else bytes_damaged(data, chance)
     path.write_bytes(damaged)
-    return f"{path.name}: {said}"
+    return f"{path.name}: {message}"
 
 
 def set_in_json(path: Path, place: str, value: Any) -> str:

@@ -77,7 +77,7 @@ class Report:
         for _, alike in sorted(groups.items(), key=lambda item: -len(item[1])):
             one = alike[0]
             again = f"python -m tests.fuzz area={one.area.replace(' ', '_')} case={one.case} seed={self.seed}"
-            lines += [f"\n{len(alike)} x {one.area}: {one.said}", f"    {one.damage[:300]}", f"    {again}"]
+            lines += [f"\n{len(alike)} x {one.area}: {one.message}", f"    {one.damage[:300]}", f"    {again}"]
         return "\n".join([*lines, f"\n{self.seconds:,.0f} s"])
 
 
@@ -118,7 +118,7 @@ def _run(world: World, root: Path, batches: list[tuple[str, list[int]]], seed: i
             running -= 1
         else:
             area, found = message
-            report.add(area, Outcome(**found) if "said" in found else Counter(found))
+            report.add(area, Outcome(**found) if "message" in found else Counter(found))
             if sys.stderr.isatty() or time.monotonic() - shown > 30:
                 shown = time.monotonic()
                 _show(report, "\r" if sys.stderr.isatty() else "\n")

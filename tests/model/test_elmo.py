@@ -305,9 +305,9 @@ def test_gradients_reach_every_weight_and_are_right() -> None:
 def test_embedding_without_gradients_gives_the_same_vectors(bilm: BiLM) -> None:
     elmo = Elmo(tiny.bilm(tiny.config()), trainable=True)
     learnt = elmo.sentence_encoder.encode(SENTENCES).sentences()
-    for learning, reading in zip(learnt, elmo.embed(SENTENCES), strict=True):
-        assert learning.requires_grad and not reading.requires_grad
-        assert_close(reading, learning.detach())
+    for trainable, plain in zip(learnt, elmo.embed(SENTENCES), strict=True):
+        assert trainable.requires_grad and not plain.requires_grad
+        assert_close(plain, trainable.detach())
 
 
 def test_the_softmax_is_not_part_of_elmo(bilm: BiLM) -> None:

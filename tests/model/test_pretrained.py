@@ -182,24 +182,24 @@ def test_the_card_shows_corpus_tokens_perplexity_and_settings(tmp_path: Path) ->
     save(tmp_path, num_highway=2)
     card = (tmp_path / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: elmo-pipeline\n")
-    for told in (
+    for line in (
         "| Corpus | novels |", "| Training tokens, each way | 1,234,567 |", "**42.50**, forward 41.25, 99 tokens",
         "full softmax", "| Vocabulary | 10 words |", "2 highway layers", "To be chosen", "| Trained with | unknown |",
     ):  # fmt: skip
-        assert told in card, told
+        assert line in card, line
 
 
 def test_the_card_describes_installation_input_and_the_layout_of_weights(tmp_path: Path) -> None:
     save(tmp_path)
     card = (tmp_path / "README.md").read_text()
-    for told in (
+    for line in (
         "$ git clone URL elmo && cd elmo", "URL stands for where you have its repository from.",
         "$ sh install.sh .venv hub,text,weights", "Tokenised text: a sentence is a list of words", "tokenize=true",
         "i, j, f, o (input, candidate, forget, output), 6 values each", "1.0 is added to the forget gate's bias",
         "A word is 50 character ids: 258, its UTF-8 bytes (0 to 255), 259, and 260", "258, 256, 259 (`<S>`)",
         "docs/reference/formats.md",
     ):  # fmt: skip
-        assert told in card, told
+        assert line in card, line
     bilm = tiny.bilm(tiny.config(), vocab_size=len(WORDS))
     save_pretrained(tmp_path, bilm, words=WORDS, counts=COUNTS, overwrite=True, hub="org/name")
     card = (tmp_path / "README.md").read_text()

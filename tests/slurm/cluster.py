@@ -209,11 +209,11 @@ class Job:
     def facts(self) -> dict[str, str]:
         """Return what `scontrol show job` prints: JobState, Restarts, NodeList, ..."""
         for _ in range(20):
-            said = self.cluster.run("login", "scontrol", "-o", "show", "job", str(self.id), check=False)
-            if "JobState=" in said:
+            printed = self.cluster.run("login", "scontrol", "-o", "show", "job", str(self.id), check=False)
+            if "JobState=" in printed:
                 break
             time.sleep(0.5)  # the controller is busy or down
-        return dict(re.findall(r"(\S+?)=(\S*)", said))
+        return dict(re.findall(r"(\S+?)=(\S*)", printed))
 
     @property
     def state(self) -> str:

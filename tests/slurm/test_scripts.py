@@ -40,10 +40,10 @@ def test_the_script_of_a_study_gives_each_job_of_an_array_its_part_of_the_runs(t
     environment = {**os.environ, "ELMO": str(tmp_path / "elmo"), "SLURM_JOB_ID": "1"}
     environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
     array = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "4"}
-    for added, said in (({}, "study a.yaml dir=d"), (array, "study a.yaml dir=d part=2 parts=4")):
+    for added, printed in (({}, "study a.yaml dir=d"), (array, "study a.yaml dir=d part=2 parts=4")):
         command = ["bash", str(script), "a.yaml", "dir=d"]
         done = subprocess.run(command, env=environment | added, capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == said
+        assert done.stdout.strip() == printed
     text = script.read_text()
     for option in ("--signal=B:USR1@", "--requeue", "--open-mode=append", "--gpus-per-node=", "--time="):
         assert f"\n#SBATCH {option}" in text
@@ -52,17 +52,17 @@ def test_the_script_of_a_study_gives_each_job_of_an_array_its_part_of_the_runs(t
 @pytest.mark.slow
 def test_a_dry_run_prints_what_would_be_submitted_and_submits_nothing(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    said = call(cluster, tmp_path, "submit.sh", "--dry-run", "--nodes=2", "--gpus-per-node=1", "--cpus-per-gpu=1",
+    printed = call(cluster, tmp_path, "submit.sh", "--dry-run", "--nodes=2", "--gpus-per-node=1", "--cpus-per-gpu=1",
                 "configs/original.yaml", "data.path=d", "run.dir=r")  # fmt: skip
-    assert "run      elmo pretrain configs/original.yaml data.path=d run.dir=r" in said
-    assert re.search(r"submit   sbatch --nodes=2 .* r/code/\S+/slurm/pretrain.sbatch configs/original.yaml", said)
-    assert "to start at" in said  # sbatch --test-only accepted the options
-    said = call(cluster, tmp_path, "submit.sh", "--dry-run", "--gpus-per-node=1", "--cpus-per-gpu=1",
+    assert "run      elmo pretrain configs/original.yaml data.path=d run.dir=r" in printed
+    assert re.search(r"submit   sbatch --nodes=2 .* r/code/\S+/slurm/pretrain.sbatch configs/original.yaml", printed)
+    assert "to start at" in printed  # sbatch --test-only accepted the options
+    printed = call(cluster, tmp_path, "submit.sh", "--dry-run", "--gpus-per-node=1", "--cpus-per-gpu=1",
                 "configs/finetune.yaml", "from=f", "data=d", "run.dir=r")  # fmt: skip
-    assert "run      elmo finetune configs/finetune.yaml from=f data=d run.dir=r" in said
-    assert re.search(r"submit   sbatch .* r/code/\S+/slurm/finetune.sbatch configs/finetune.yaml", said)
-    said = call(cluster, tmp_path, "prep.sh", "--dry-run", "--tasks=3", "input=corpus/*.txt", "output=data/corpus")
-    assert said.count("sbatch --parsable") == 3 and "--array=0-2" in said
+    assert "run      elmo finetune configs/finetune.yaml from=f data=d run.dir=r" in printed
+    assert re.search(r"submit   sbatch .* r/code/\S+/slurm/finetune.sbatch configs/finetune.yaml", printed)
+    printed = call(cluster, tmp_path, "prep.sh", "--dry-run", "--tasks=3", "input=corpus/*.txt", "output=data/corpus")
+    assert printed.count("sbatch --parsable") == 3 and "--array=0-2" in printed
     wrong = call(cluster, tmp_path, "submit.sh", "configs/original.yaml", "data.lane=8", "run.dir=r", check=False)
     assert "there is no key data.lane; did you mean lanes?" in wrong and "Submitted" not in wrong
     wrong = call(cluster, tmp_path, "prep.sh", "output=data/corpus", check=False)
@@ -73,9 +73,9 @@ def test_a_dry_run_prints_what_would_be_submitted_and_submits_nothing(cluster: C
 @pytest.mark.slow
 def test_a_job_runs_the_code_of_its_submission(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("data:\n  lanes: 8\n")
-    said = call(cluster, tmp_path, "submit.sh", "--hold", "mine.yaml", "data.path=d", "run.dir=r")
+    printed = call(cluster, tmp_path, "submit.sh", "--hold", "mine.yaml", "data.path=d", "run.dir=r")
     (tmp_path / "mine.yaml").unlink()
-    job = Job(cluster, int(said.split()[-1]))
+    job = Job(cluster, int(printed.split()[-1]))
     (code,) = (tmp_path / "r" / "code").iterdir()
     assert job.facts()["Command"] == str(code / "slurm" / "pretrain.sbatch")
     assert (code / "ARGUMENTS").read_text() == f"{code}/submitted/mine.yaml\0data.path=d\0run.dir=r\0"
@@ -150,8 +150,8 @@ def test_a_job_array_prepares_the_same_dataset_as_one_process(cluster: Cluster, 
     expected = runs.make_dataset(tmp_path / "alone")
     texts = tmp_path / "alone"
     pairs = [f"input={texts}/train.txt", f"heldout_input={texts}/heldout.txt", f"output={tmp_path}/dataset"]
-    said = call(cluster, tmp_path, "prep.sh", "--tasks=2", "--cpus-per-task=1", *pairs, "shard_tokens=2000")
-    last = Job(cluster, int(said.split()[-1]))
+    printed = call(cluster, tmp_path, "prep.sh", "--tasks=2", "--cpus-per-task=1", *pairs, "shard_tokens=2000")
+    last = Job(cluster, int(printed.split()[-1]))
     index = tmp_path / "dataset" / "index.json"
     wait_until(lambda: index.exists() or last.has_ended(), "the dataset is there", lambda: logs(tmp_path))
     assert index.exists(), logs(tmp_path)

@@ -35,5 +35,5 @@ def test_status_finds_the_jobs_of_a_run_in_the_queue(cluster: Cluster, tmp_path:
 
 def status(cluster: Cluster, run_dir: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "pipeline.cli", "status", str(run_dir), "--json"]
-    said: dict[str, Any] = json.loads(cluster.run("login", *command, cwd=str(processes.ROOT)))
-    return said
+    shown: dict[str, Any] = json.loads(cluster.run("login", *command, cwd=str(processes.ROOT)))
+    return shown

@@ -138,7 +138,7 @@ def test_the_folder_of_a_task_can_be_loaded_in_python(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["training.learning_rate=0.5"], "holds a training with other settings"),
         (["elmo.layers=7", "run.dir=other"], "elmo.layers='7' must be mix, top, or the number of a layer from 0 to 2"),
@@ -150,7 +150,7 @@ def test_the_folder_of_a_task_can_be_loaded_in_python(folder: Path) -> None:
 )
 def test_a_mistake_is_reported_in_one_sentence(
     options: list[str],
-    said: str,
+    message: str,
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -159,7 +159,7 @@ def test_a_mistake_is_reported_in_one_sentence(
     monkeypatch.chdir(tmp_path)  # some of these runs make their folder
     assert task(folder, "elmo", *with_elmo(folder), *options) == 2
     error = capsys.readouterr().err
-    assert said in error and len(error.strip().splitlines()) == 1 and "Traceback" not in error
+    assert message in error and len(error.strip().splitlines()) == 1 and "Traceback" not in error
 
 
 def test_a_damaged_model_folder_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

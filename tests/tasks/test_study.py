@@ -102,7 +102,7 @@ def test_a_study_plans_one_run_for_each_point_of_the_grid(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("tasks: []", "tasks= is missing"),
         ("tasks: [nerd]", "there is no task 'nerd'"),
@@ -114,12 +114,12 @@ def test_a_study_plans_one_run_for_each_point_of_the_grid(tmp_path: Path) -> Non
     ],
 )
 def test_a_mistake_is_reported_in_one_sentence_before_anything_is_run(
-    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "study.yaml").write_text(text)
     assert cli.main(["study", str(tmp_path / "study.yaml"), f"dir={tmp_path / 'study'}"]) == 2
     error = capsys.readouterr().err
-    assert said in error and len(error.strip().splitlines()) == 1
+    assert message in error and len(error.strip().splitlines()) == 1
     assert not list(tmp_path.glob("study/*/*"))
 
 

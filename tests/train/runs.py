@@ -115,9 +115,9 @@ def losses(run_dir: Path) -> dict[int, float]:
 
 def curve(run_dir: Path) -> dict[int, dict[str, float]]:
     """Return all metrics that do not depend on time or place."""
-    told = ("speed/", "memory/")
+    machine_dependent = ("speed/", "memory/")
     return {
-        step: {name: value for name, value in values.items() if not name.startswith(told)}
+        step: {name: value for name, value in values.items() if not name.startswith(machine_dependent)}
         for step, values in read_metrics(run_dir).items()
     }
 

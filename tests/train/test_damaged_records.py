@@ -149,8 +149,8 @@ def test_a_checkpoint_with_another_type_of_adams_step_count_is_refused(
 
     shutil.copytree(by_adam, tmp_path / "run")
     rewrite(tmp_path / "run" / "checkpoints" / f"{NEWEST}.ckpt", count_plainly)
-    told = r"written by an earlier elmo-pipeline, whose training state does not fit this .* keeps \{'steps': 'int'"
-    check_that_resuming_is_refused(dataset, tmp_path / "run", told, "optimizer.name=adam")
+    message = r"written by an earlier elmo-pipeline, whose training state does not fit this .* keeps \{'steps': 'int'"
+    check_that_resuming_is_refused(dataset, tmp_path / "run", message, "optimizer.name=adam")
 
 
 def of_format_9(content: dict[str, Any]) -> None:
@@ -175,7 +175,7 @@ def with_other_groups(content: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (of_format_9, r"has checkpoint format 9, written by elmo-pipeline 7.0, and this .* reads format 1"),
         (without_weights, "Missing key.*softmax.weight"),
@@ -185,10 +185,10 @@ def with_other_groups(content: dict[str, Any]) -> None:
     ],
 )  # fmt: skip
 def test_a_checkpoint_that_this_version_cannot_resume_from_is_refused_in_one_sentence(
-    dataset: Path, run_dir: Path, change: Callable[[dict[str, Any]], None], told: str
+    dataset: Path, run_dir: Path, change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
     rewrite(run_dir / "checkpoints" / f"{NEWEST}.ckpt", change)
-    check_that_resuming_is_refused(dataset, run_dir, told)
+    check_that_resuming_is_refused(dataset, run_dir, message)
 
 
 def test_a_checkpoint_file_is_checked_against_its_record(run_dir: Path, caplog: pytest.LogCaptureFixture) -> None:

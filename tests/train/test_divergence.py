@@ -158,8 +158,8 @@ def test_a_run_that_diverges_before_its_first_checkpoint_reports_that_there_is_n
 @pytest.mark.slow
 def test_two_ranks_that_diverge_end_with_exit_code_1_and_one_sentence(dataset: Path, tmp_path: Path) -> None:
     settings = ["train.max_bad_steps=3", "optimizer.lr=1e30", "train.devices=2", "wandb.mode=offline"]
-    said = runs.run(dataset, tmp_path / "run", *settings, code=1)
-    lines = [line for line in said.splitlines() if line.startswith("elmo pretrain:")]
+    printed = runs.run(dataset, tmp_path / "run", *settings, code=1)
+    lines = [line for line in printed.splitlines() if line.startswith("elmo pretrain:")]
     assert len(lines) == 1 and "3 steps in a row were not finite" in lines[0]
-    assert "Traceback" not in said
+    assert "Traceback" not in printed
     assert exit_codes(tmp_path / "run") == [1]

@@ -24,10 +24,10 @@ def test_a_failed_save_is_logged_and_the_last_good_checkpoint_stays(dataset: Pat
     run_dir = tmp_path / "run"
     runs.train_here(dataset, tmp_path / "whole", *SETTINGS, "train.max_steps=20")
     runs.train_here(dataset, run_dir, *SETTINGS, "train.max_steps=4")
-    said = runs.run(dataset, run_dir, *SETTINGS, "train.max_steps=12", code=1, preexec=no_large_files)
-    assert [step for step in (5, 10, 12) if f"NO CHECKPOINT at step {step}" in said] == [5, 10, 12]
-    assert "the end could not be saved: the last checkpoint is of step 4 of 12" in said
-    assert "Traceback" not in said
+    printed = runs.run(dataset, run_dir, *SETTINGS, "train.max_steps=12", code=1, preexec=no_large_files)
+    assert [step for step in (5, 10, 12) if f"NO CHECKPOINT at step {step}" in printed] == [5, 10, 12]
+    assert "the end could not be saved: the last checkpoint is of step 4 of 12" in printed
+    assert "Traceback" not in printed
     assert runs.saved_steps(run_dir) == [4]
     assert not list((run_dir / "checkpoints").glob(".*.tmp"))
     assert runs.last_step(run_dir) == 12

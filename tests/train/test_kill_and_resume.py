@@ -96,7 +96,7 @@ def test_a_run_can_be_restarted_at_once_when_only_its_main_process_was_killed(da
         assert process.wait_until(lambda: runs.last_step(tmp_path / "run") >= 6)
         process.popen.kill()
         process.popen.wait()
-        said = runs.run(dataset, tmp_path / "run", *settings[:1], "train.max_steps=8")
-        assert "resumed at step" in said or "nothing to do" in said
+        printed = runs.run(dataset, tmp_path / "run", *settings[:1], "train.max_steps=8")
+        assert "resumed at step" in printed or "nothing to do" in printed
     finally:
         process.signal_group(9) if process.popen.poll() is None else None

@@ -82,7 +82,7 @@ def test_a_dataset_without_held_out_text_is_trained_without_validation(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("pair", "said"),
+    ("pair", "message"),
     [
         ("train.devices=3", "use 1 or 2 or 4 or 8 ranks, or use a multiple of 3 lanes"),
         ("train.lanes_at_once=3", "train.lanes_at_once=3 does not divide the 8 lanes of a rank"),
@@ -93,9 +93,9 @@ def test_a_dataset_without_held_out_text_is_trained_without_validation(tmp_path:
     ],
 )
 def test_settings_that_cannot_be_trained_are_refused_in_one_sentence(
-    dataset: Path, tmp_path: Path, pair: str, said: str
+    dataset: Path, tmp_path: Path, pair: str, message: str
 ) -> None:
     """No run folder is made, so that the same run.dir can be used with other settings."""
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         runs.train_here(dataset, tmp_path / "run", pair)
     assert not (tmp_path / "run").exists()

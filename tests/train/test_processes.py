@@ -51,10 +51,10 @@ def test_a_killed_loader_process_is_not_reported_as_a_full_disk(dataset: Path, t
     process.wait_until(lambda: any((run_dir / "checkpoints").glob(".*.tmp")))
     loader_process.kill()
     assert process.wait() == 1
-    said = process.output()
-    assert "elmo pretrain: a loader process of rank 0 was killed after step" in said
-    assert "the last good checkpoint is" in said
-    assert "NO CHECKPOINT" not in said and "Traceback" not in said
+    printed = process.output()
+    assert "elmo pretrain: a loader process of rank 0 was killed after step" in printed
+    assert "the last good checkpoint is" in printed
+    assert "NO CHECKPOINT" not in printed and "Traceback" not in printed
     assert runs.saved_steps(run_dir)[-1] in (runs.last_step(run_dir) - 1, runs.last_step(run_dir))
 
 
@@ -76,10 +76,10 @@ def test_damaged_data_ends_a_training_with_one_sentence_and_its_last_checkpoint(
                 start, end = member.offset_data + NPY_HEADER_BYTES, member.offset_data + member.size
                 content[start:end] = np.full((end - start) // 4, 3, np.int32).tobytes()  # now no sentence has an end
         shard.write_bytes(content)
-    said = runs.run(dataset, run_dir, *settings, "train.max_steps=80", code=2)
-    assert "Traceback" not in said
-    assert said.strip().splitlines()[-1].startswith("elmo pretrain: ")
-    assert "the last good checkpoint is" in said.strip().splitlines()[-1]
+    printed = runs.run(dataset, run_dir, *settings, "train.max_steps=80", code=2)
+    assert "Traceback" not in printed
+    assert printed.strip().splitlines()[-1].startswith("elmo pretrain: ")
+    assert "the last good checkpoint is" in printed.strip().splitlines()[-1]
     assert runs.saved_steps(run_dir)[-1] == 8
 
 
@@ -90,10 +90,10 @@ def test_ranks_with_different_candidates_are_named_in_one_sentence(dataset: Path
         dataset, run_dir, *ENDLESS, "train.devices=2", "checkpoint.every_steps=4", module="tests.train.odd_rank"
     )
     assert process.wait() == 1, process.output()
-    said = process.output()
-    assert "elmo pretrain: of 2 ranks, these have other candidates than the rest: 1; " in said
-    assert "the last good checkpoint is" in said and "step-00000004.ckpt" in said
-    assert "Traceback" not in said
+    printed = process.output()
+    assert "elmo pretrain: of 2 ranks, these have other candidates than the rest: 1; " in printed
+    assert "the last good checkpoint is" in printed and "step-00000004.ckpt" in printed
+    assert "Traceback" not in printed
     assert runs.last_step(run_dir) == 5
 
 

@@ -24,9 +24,9 @@ def test_a_run_resumes_and_prints_the_step_or_that_it_is_finished(
     dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = tmp_path / "run"
-    for steps, said in ((6, "(new)"), (10, "resumed at step 6"), (10, "nothing to do")):
+    for steps, printed in ((6, "(new)"), (10, "resumed at step 6"), (10, "nothing to do")):
         outcome = runs.train_here(dataset, run_dir, f"train.max_steps={steps}", *SHORT)
-        assert said in capfd.readouterr().err
+        assert printed in capfd.readouterr().err
         assert (outcome.step, outcome.total_steps, outcome.stopped) == (steps, steps, False)
     assert list(runs.losses(run_dir)) == list(range(1, 11))
 
@@ -90,9 +90,9 @@ def test_settings_that_may_change_can_be_changed(dataset: Path, stopped_at_six: 
 def test_the_command_refuses_with_exit_code_2_and_one_sentence(
     dataset: Path, stopped_at_six: Path, tmp_path: Path
 ) -> None:
-    said = runs.run(dataset, stopped_at_six, *SHORT, "run.seed=7", code=2)
-    assert said.startswith("elmo pretrain: run.dir=") and "run.seed: 1 there, 7 now" in said
-    assert len(said.splitlines()) == 1
+    printed = runs.run(dataset, stopped_at_six, *SHORT, "run.seed=7", code=2)
+    assert printed.startswith("elmo pretrain: run.dir=") and "run.seed: 1 there, 7 now" in printed
+    assert len(printed.splitlines()) == 1
 
 
 @pytest.mark.slow
@@ -101,8 +101,8 @@ def test_a_second_process_on_a_run_is_refused_and_the_first_continues(dataset: P
     first = runs.start(dataset, tmp_path / "run", *settings)
     try:
         assert first.wait_until(lambda: runs.last_step(tmp_path / "run") >= 2)
-        said = runs.run(dataset, tmp_path / "run", *settings, code=2)
-        assert said.startswith("elmo pretrain:") and "being trained by another process" in said
+        printed = runs.run(dataset, tmp_path / "run", *settings, code=2)
+        assert printed.startswith("elmo pretrain:") and "being trained by another process" in printed
         seen = runs.last_step(tmp_path / "run")
         assert first.wait_until(lambda: runs.last_step(tmp_path / "run") > seen) and first.popen.poll() is None
     finally:

@@ -75,8 +75,8 @@ def test_the_watchdog_prints_where_a_process_hangs_and_ends_it() -> None:
 
 
 def test_the_watchdog_calls_on_hang_but_does_not_wait_for_it() -> None:
-    done = run_watchdog("None, 0.5, on_hang=lambda: print('told', flush=True)", "dog.beat(); time.sleep(100)")
-    assert done.returncode == EXIT_HUNG and done.stdout == "told\n"
+    done = run_watchdog("None, 0.5, on_hang=lambda: print('hung', flush=True)", "dog.beat(); time.sleep(100)")
+    assert done.returncode == EXIT_HUNG and done.stdout == "hung\n"
     done = run_watchdog("None, 0.5, on_hang=lambda: time.sleep(100)", "dog.beat(); time.sleep(100)")
     assert done.returncode == EXIT_HUNG
 

@@ -46,11 +46,11 @@ def test_the_bytes_sent_between_ranks_do_not_grow_with_the_vocabulary(dataset: P
         for rank in range(2)
     ]  # fmt: skip
     try:
-        said = [rank.communicate(timeout=processes.WAIT_SECONDS)[0] for rank in ranks]
+        printed = [rank.communicate(timeout=processes.WAIT_SECONDS)[0] for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
-    for output in said:
+    for output in printed:
         small, large = json.loads(output.splitlines()[-1])
         table_bytes = SMALL * 16 * 4
         assert small["rows"] > 1000 and small["dense"] > 1000

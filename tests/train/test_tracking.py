@@ -119,8 +119,8 @@ def test_a_variable_that_wandb_refuses_is_reported_in_one_sentence(
         "pretrain", *settings, log=tmp_path / "log", environment={f"WANDB_{name}": value}, forked=True
     )
     assert process.wait() == 2
-    (said,) = [line for line in process.output().splitlines() if line.startswith("elmo pretrain: ")]
-    assert "wandb refuses a setting" in said and "Traceback" not in process.output()
+    (message,) = [line for line in process.output().splitlines() if line.startswith("elmo pretrain: ")]
+    assert "wandb refuses a setting" in message and "Traceback" not in process.output()
 
 
 def test_the_wandb_mode_is_taken_from_the_option_then_the_environment(
@@ -159,7 +159,7 @@ NOWHERE = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_INIT_TIMEOUT": "5"}
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("mode", "environment", "said"),
+    ("mode", "environment", "message"),
     [
         ("auto", {}, None),  # no key: offline without a message
         ("online", {}, "tracked offline"),
@@ -168,11 +168,11 @@ NOWHERE = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_INIT_TIMEOUT": "5"}
     ids=["auto without a key", "online without a key", "online without a network"],
 )
 def test_without_key_or_network_a_run_is_tracked_offline(
-    dataset: Path, tmp_path: Path, mode: str, environment: dict[str, str], said: str | None
+    dataset: Path, tmp_path: Path, mode: str, environment: dict[str, str], message: str | None
 ) -> None:
     home = {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
     settings = ["train.max_steps=2", f"wandb.mode={mode}"]
     output = runs.run(dataset, tmp_path / "run", *settings, environment=NOWHERE | environment | home)
-    assert ("tracked offline" in output) == (said is not None)
+    assert ("tracked offline" in output) == (message is not None)
     assert list(history(wandb_files.pieces(tmp_path / "run")[-1])) == [1, 2]
     assert f"`elmo sync {tmp_path / 'run'}`" in output

@@ -86,16 +86,16 @@ def test_offline_pieces_of_a_run_are_uploaded_once_as_one_run(
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         assert main(["sync", str(in_pieces)]) == 0
-        said = capfd.readouterr()
-        assert f"3 uploaded: {server.url}" in said.out and said.err.count("cut short by a kill") == 1
+        printed = capfd.readouterr()
+        assert f"3 uploaded: {server.url}" in printed.out and printed.err.count("cut short by a kill") == 1
         run = only_run(server)
         assert run.project == "elmo-test"
         check_history(run, in_pieces, list(range(1, 9)))
         steps = [line["trainer/global_step"] for line in run.history]
         assert steps[-1] == 8 and steps.count(5) > 1, "steps 5 to 7 were done twice"
         assert run.exit_codes[-1] == 0
-        told = [(alert["title"], alert["text"]) for alert in server.alerts]
-        assert ("training restarted", "restart 1: a stall") in told
+        alerts = [(alert["title"], alert["text"]) for alert in server.alerts]
+        assert ("training restarted", "restart 1: a stall") in alerts
         kinds = [artifact["input"]["artifactTypeName"] for artifact in server.artifacts]
         assert kinds.count("dataset") == 3 and kinds.count("model") >= 4
         assert main(["sync", str(in_pieces)]) == 0

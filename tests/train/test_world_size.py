@@ -83,8 +83,8 @@ def test_a_run_resumes_under_other_world_sizes_with_the_same_losses(dataset: Pat
     # The first and the third move are in the middle of an epoch, which has 55 steps.
     for number, (ranks, changes) in enumerate(moves):
         settings = [f"train.max_steps={19 * (number + 1)}", *every, *changes]
-        said = runs.run_ranks(dataset, tmp_path / "moved", ranks, *settings)
-        assert f"resumed at step {19 * number}" in said or number == 0
+        printed = runs.run_ranks(dataset, tmp_path / "moved", ranks, *settings)
+        assert f"resumed at step {19 * number}" in printed or number == 0
     one, moved = runs.curve(tmp_path / "one"), runs.curve(tmp_path / "moved")
     assert list(moved) == list(one) == list(range(1, 77))
     assert [moved[s]["train/loss"] for s in one] == pytest.approx([one[s]["train/loss"] for s in one], abs=1e-4)

@@ -114,7 +114,9 @@ class WandbServer:
             if file == "wandb-summary.json":
                 run.summary = json.loads(chunk["content"][-1])
             elif file in run.lines:
-                assert chunk["offset"] == run.lines[file], f"{file} goes on at {chunk['offset']}, not {run.lines[file]}"
+                assert chunk["offset"] == run.lines[file], (
+                    f"{file} continues at {chunk['offset']}, not {run.lines[file]}"
+                )
                 run.lines[file] += len(chunk["content"])
                 if file == "wandb-history.jsonl":
                     run.history += [json.loads(line) for line in chunk["content"]]

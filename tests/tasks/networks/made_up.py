@@ -163,8 +163,8 @@ def opinions(number: int, generator: np.random.Generator) -> list[LabelledSenten
     examples = []
     for length in generator.integers(2, 9, number):
         words = pick(generator, "good bad soso film a", length)
-        said = [word for word in words if word in ("good", "bad", "soso")] or ["soso"]
-        examples.append(LabelledSentence(tuple(words), said[-1]))
+        decisive = [word for word in words if word in ("good", "bad", "soso")] or ["soso"]
+        examples.append(LabelledSentence(tuple(words), decisive[-1]))
     return examples
 
 
