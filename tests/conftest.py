@@ -1,4 +1,4 @@
-"""In CI every test runs: a skip there is a failure, but for what the machine cannot have."""
+"""In CI every test runs: a skipped test fails there, except where the machine cannot have what it needs."""
 
 import os
 import shutil
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-# Before anything imports torch. Sizes here are tiny: one thread is fastest, and leaves the other cores to other tests.
+# Set before anything imports torch. The tests are tiny: one thread is fastest and leaves the other cores free.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if shutil.which("nvidia-smi") is None:
-    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: its own functions ask too
+    os.environ["TRITON_INTERPRET"] = "1"  # set before triton is imported, which reads it too
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"  # fixtures too large for the repository, where they are
+SHARED = Path(__file__).resolve().parents[2] / "shared"  # fixtures that are too large for the repository
 
 
 def may_skip_in_ci(reason: str) -> bool:

@@ -1,4 +1,4 @@
-"""Small corpora of text, and datasets read back as sentences."""
+"""Small corpora of text, and functions that read datasets back as sentences."""
 
 import hashlib
 import random
@@ -12,7 +12,7 @@ from data_prep.dataset.shards import Dataset
 
 
 def sentences_of(dataset: Dataset | Path, split: str = "train") -> list[str]:
-    """The split's sentences in order, words parted by spaces."""
+    """Return the split's sentences in order, with a space between words."""
     opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
     part = opened.splits[split]
     words = opened.lexicon.words()
@@ -28,7 +28,7 @@ def sentences_of(dataset: Dataset | Path, split: str = "train") -> list[str]:
 
 
 def bytes_of(folder: Path) -> dict[str, str]:
-    """The hash of every file in a dataset's folder, hidden ones too."""
+    """Return the hash of every file in a dataset's folder, including hidden ones."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -37,7 +37,7 @@ def bytes_of(folder: Path) -> dict[str, str]:
 
 
 def zipf_sentences(number: int, seed: int, types: int = 3000, max_words: int = 21) -> list[str]:
-    """Sentences with the word frequencies of text, in which a word often decides the next."""
+    """Return sentences with the word frequencies of text, in which the next word can often be predicted from a word."""
     chance = random.Random(seed)
     words = [f"w{i}" if i % 7 else f"wörd{i}" for i in range(types)]
     weights = list(accumulate(1 / (i + 1) for i in range(types)))
@@ -58,12 +58,12 @@ def write_text(path: Path, sentences: list[str]) -> Path:
 
 
 def unlike_sentences(number: int, seed: int = 0, types: int = 500) -> list[str]:
-    """Such sentences, of which no two are alike, not even of two seeds."""
+    """Return sentences as zipf_sentences makes them, but no two equal, also for different seeds."""
     return [f"n{seed}.{i} {sentence}" for i, sentence in enumerate(zipf_sentences(number, seed, types, 30))]
 
 
 def write_corpus(folder: Path, files: int = 4, sentences: int = 300, seed: int = 0) -> list[str]:
-    """The paths of `files` files of one sentence a line."""
+    """Write files of one sentence a line; return their paths."""
     folder.mkdir(exist_ok=True)
     paths = [folder / f"part-{number}.txt" for number in range(files)]
     for number, path in enumerate(paths):
@@ -72,10 +72,10 @@ def write_corpus(folder: Path, files: int = 4, sentences: int = 300, seed: int =
 
 
 def lines_of(paths: list[str]) -> list[str]:
-    """All lines of the files."""
+    """Return all lines of the files."""
     return [line for path in paths for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
 def word_counts(sentences: list[str]) -> Counter[str]:
-    """How often each word occurs."""
+    """Return how often each word occurs."""
     return Counter(word for sentence in sentences for word in sentence.split())

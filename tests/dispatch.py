@@ -1,7 +1,7 @@
-"""What torch has only under private names for watching the operations of a program, in one place.
+"""The private names of torch that watching a program's operations needs, in one place.
 
-No public name leads to them: torch.overrides sees the calls of Python functions, not the operations that autograd and
-torch's own C++ call.
+No public names offer this: torch.overrides sees calls of Python functions, but not the operations that autograd and
+torch's own C++ code call.
 """
 
 from torch.utils._mode_utils import no_dispatch

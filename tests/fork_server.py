@@ -1,8 +1,9 @@
-"""`elmo` in forks of a process that has imported what training takes: a start takes no seconds of imports.
+"""A server that runs `elmo` in forks of a process with everything imported, so that a start need not import again.
 
-Run as a program, it answers each line of standard input, a request in JSON, with a line: {"arguments": [...],
-"environment": {...}, "log": "PATH"} with the id of a new process, {"poll": ID} with its exit code, or null. The
-arguments are those of `elmo`, or "-c", Python and its arguments.
+Run as a program, it reads one JSON request a line from standard input and prints one line for each. The request
+{"arguments": [...], "environment": {...}, "log": "PATH"} starts a process and prints its id. The request {"poll": ID}
+prints the exit code of that process, or null while it runs. The arguments are those of `elmo`, or "-c", Python code
+and its arguments.
 """
 
 import atexit
@@ -21,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Fork:
-    """A command in a process and a session of its own, with those methods of subprocess.Popen that tests need."""
+    """A command in a process and a session of its own, with the methods of subprocess.Popen that tests need."""
 
     def __init__(self, arguments: tuple[str, ...], environment: dict[str, str], log: Path) -> None:
         request = {"arguments": arguments, "environment": environment, "log": str(log.absolute())}
@@ -50,7 +51,10 @@ class Fork:
 
 
 class _Server:
-    """The server's process, which ends with this one, as its standard input does. Threads take turns."""
+    """The server's process. It ends when its standard input closes, at the latest when this process ends.
+
+    A lock lets one thread at a time send a request and read its answer.
+    """
 
     def __init__(self) -> None:
         self.turn = threading.Lock()
@@ -58,7 +62,7 @@ class _Server:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB", "SLURM"))}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload]
-        atexit.register(self.process.communicate)  # closes its standard input, at which it ends
+        atexit.register(self.process.communicate)  # closes its standard input, which ends it
 
     def answer(self, request: dict[str, Any]) -> Any:
         with self.turn:
@@ -67,7 +71,7 @@ class _Server:
             return json.loads(self.process.stdout.readline())
 
 
-_SERVERS: list[_Server] = []  # none before the first fork
+_SERVERS: list[_Server] = []  # empty until the first fork
 
 
 def _server() -> _Server:
@@ -94,7 +98,10 @@ def _exit_code(pid: int) -> int | None:
 
 
 def _start(request: dict[str, Any]) -> int:
-    """Return the id of the new process, once it has its log and its session and can be killed with all it starts."""
+    """Start a process and return its id, once the process has its log and its session.
+
+    From then on it can be killed with all processes that it starts.
+    """
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     pid = os.fork()
     if pid == 0:

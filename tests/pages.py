@@ -1,4 +1,4 @@
-"""The documents as tests read them: their fenced blocks, the commands in them, and what they say a command prints."""
+"""Read the documents for tests: their fenced blocks, the commands in them, and the output that they show."""
 
 import re
 import shlex
@@ -12,21 +12,21 @@ _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 class Block(NamedTuple):
-    """A fenced block: its language, "" if it names none, and its lines."""
+    """A fenced block: its language ("" if none is given) and its lines."""
 
     language: str
     body: str
 
 
 class Command(NamedTuple):
-    """A line behind `$ `, continued behind a backslash, and the lines that the page says it prints."""
+    """A line that starts with `$ `, joined with the lines that continue it, and the output that the page shows."""
 
     words: list[str]
     output: list[str]
 
 
 def blocks(page: Path) -> list[Block]:
-    """Return the fenced blocks of a page, in its order."""
+    """Return the fenced blocks of a page, in order."""
     return [Block(*match) for match in _FENCED.findall(page.read_text(encoding="utf-8"))]
 
 
@@ -36,7 +36,7 @@ def code(page: Path, language: str) -> list[str]:
 
 
 def commands(body: str) -> list[Command]:
-    """Return the commands of a console block; its first line is one."""
+    """Return the commands of a console block, whose first line must be a command."""
     found: list[Command] = []
     for line in body.replace("\\\n", " ").splitlines():
         if line.startswith("$ "):
@@ -53,5 +53,5 @@ def page_commands(page: Path) -> list[Command]:
 
 
 def labels(lines: list[str]) -> set[str]:
-    """Return the first word of each line, with # for each number: what names a line, whatever its figures."""
+    """Return the first word of each line, with # in place of each number: the line's label without its figures."""
     return {re.sub(r"-?\d[\d.,]*", "#", line.split()[0]) for line in lines if line.strip()}

@@ -1,4 +1,4 @@
-"""Real processes: the command started, watched and killed, and a function whose process is killed in the middle."""
+"""Run commands in real processes that can be watched and killed, and functions in a process that is killed midway."""
 
 import os
 import signal
@@ -11,15 +11,15 @@ from typing import Any
 
 from tests.fork_server import ROOT, Fork
 
-WAIT_SECONDS = 240  # never reached on a sound run, however busy the machine
+WAIT_SECONDS = 240  # never reached when all is well, however busy the machine is
 
 
 class Process:
-    """`elmo COMMAND` in a session of its own, so that it can be killed with all that it started.
+    """`elmo COMMAND` in a session of its own, so that it can be killed with all processes that it starts.
 
-    forked: in a fork that need not import (fork_server.py), which holds for a command of one process only, as
-    Lightning starts further ranks by the command line; environment variables that libraries read as they are imported
-    do not count there.
+    forked: start it as a fork of a process that has imported everything (fork_server.py). This works only for a command
+    of one process, because Lightning starts further ranks through the command line. Environment variables that
+    libraries read when they are imported have no effect in a fork.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Process:
         return self.log.read_text(errors="replace")
 
     def wait_until(self, true: Callable[[], Any]) -> bool:
-        """Whether it came true before the process ended."""
+        """Wait until `true()` or the end of the process; return whether it became true."""
         deadline = time.monotonic() + WAIT_SECONDS
         while not true():
             if self.popen.poll() is not None:
@@ -68,13 +68,13 @@ class Process:
 
 
 def clean_environment() -> dict[str, str]:
-    """No launcher's or wandb's variables, which Lightning leaves in a process that has trained."""
+    """Return the environment without variables of launchers and wandb, which Lightning leaves after a training."""
     launcher = {"LOCAL_RANK", "RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
     return {k: v for k, v in os.environ.items() if k not in launcher and not k.startswith(("WANDB", "SLURM"))}
 
 
 def killed_at(number: int, what: Callable[[], Any]) -> bool:
-    """Do it in a process that is killed as it puts its number-th file in place; whether it came so far."""
+    """Run `what` in a child that kills itself before its number-th os.replace; return whether it was killed."""
     child = os.fork()
     if child == 0:
         replace, left = os.replace, [number]

@@ -1,4 +1,4 @@
-"""Programs that packages of the test environment bring."""
+"""Programs that come with packages of the test environment."""
 
 from importlib.metadata import distribution
 

@@ -1,4 +1,4 @@
-"""Places that cannot be written or read: each command answers in one sentence with exit code 2."""
+"""Paths that cannot be written or read: each command ends with one sentence and exit code 2."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def run(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments_of(command: str, place: str, data: Path, run: Path) -> list[str]:
-    """Return arguments that have a command write to `place`, or read it where the command writes nothing."""
+    """Return arguments with which the command writes to `place`, or reads `place` if the command writes nothing."""
     text = str(data.parent / "heldout.txt")
     vectors = [f"checkpoint={run}", f"input={text}"]
     columns = training.write_columns(data.parent / "names.conll", 4, seed=1)
@@ -57,7 +57,7 @@ def arguments_of(command: str, place: str, data: Path, run: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_place_that_is_no_folder_is_reported_in_one_sentence(
+def test_a_path_that_cannot_be_a_folder_is_reported_in_one_sentence(
     command: str, dataset: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -100,5 +100,5 @@ def test_the_home_of_a_user_that_does_not_exist_is_reported_in_one_sentence(
         "compare": [place, place], "plot": [place, "output=x.html"],
     }.get(command, [place])  # fmt: skip
     assert main([command, *arguments]) == 2
-    said = capfd.readouterr().err
-    assert f"elmo {command}: " in said and place in said and "Traceback" not in said
+    printed = capfd.readouterr().err
+    assert f"elmo {command}: " in printed and place in printed and "Traceback" not in printed

@@ -1,4 +1,4 @@
-"""The command line: instant help that lists everything, and one sentence for a mistake."""
+"""The command line: help is instant and complete, and a mistake is reported in one sentence."""
 
 import json
 import os
@@ -18,7 +18,7 @@ HEAVY = {"torch", "numpy", "omegaconf", "pytorch_lightning", "wandb", "webdatase
 
 
 def keys(schema: type[Any]) -> list[str]:
-    """Dotted names of all options, as the dataclass has them."""
+    """Return the dotted names of all options of a schema."""
     names: list[str] = []
     for field in fields(schema):
         section = None if field.default_factory is MISSING else field.default_factory()
@@ -31,8 +31,8 @@ def keys(schema: type[Any]) -> list[str]:
 
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--version"], ["pretrain", "-h"], ["nonsense"], ["prep", "x.txt"]])
 def test_help_and_errors_import_nothing_heavy(arguments: list[str]) -> None:
-    """That is what keeps `elmo -h` under half a second; a time would depend on the machine."""
-    heavy = HEAVY - {"omegaconf", "yaml"} if arguments == ["prep", "x.txt"] else HEAVY  # which read a config
+    """These imports are what would make `elmo -h` slow. A limit on time would depend on the machine."""
+    heavy = HEAVY - {"omegaconf", "yaml"} if arguments == ["prep", "x.txt"] else HEAVY  # these commands read a config
     code = (
         f"import sys; from pipeline.cli import main; main({arguments!r})\n"
         f"print('imported:', *sorted({heavy!r} & set(sys.modules)))"
@@ -43,7 +43,7 @@ def test_help_and_errors_import_nothing_heavy(arguments: list[str]) -> None:
 
 
 def environment_after(code: str) -> dict[str, str]:
-    """Return the environment variables that a new interpreter has after `code` that it was not started with."""
+    """Run code in a new interpreter; return the environment variables that it added or changed."""
     code = (
         f"import json, os; before = dict(os.environ); {code}; "
         "print(json.dumps({k: v for k, v in os.environ.items() if before.get(k) != v}))"
@@ -54,7 +54,7 @@ def environment_after(code: str) -> dict[str, str]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_importing_the_library_is_instant_and_gives_elmo_when_it_is_asked_for() -> None:
+def test_importing_the_library_loads_no_torch_and_elmo_can_be_imported_from_it() -> None:
     code = "import sys, pipeline; assert 'torch' not in sys.modules; from pipeline import Elmo; print(Elmo.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "Elmo\n", done.stderr
@@ -65,7 +65,7 @@ def test_importing_the_library_writes_no_environment_variable() -> None:
     assert environment_after(f"import {modules}") == {}
 
 
-def test_a_command_sets_what_torch_reads_before_torch_is_loaded() -> None:
+def test_a_command_sets_the_variables_that_torch_reads_before_torch_is_loaded() -> None:
     code = (
         "import sys; from pipeline import cli; from pipeline.config import help as command; seen = []; "
         "cli.COMMANDS['demo'] = cli.COMMANDS['demo']._replace("
@@ -81,7 +81,7 @@ def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) ->
     assert all(f"\n  {name} " in shown for name in COMMANDS)
 
 
-def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"elmo-pipeline {__version__}\n"
 
@@ -95,7 +95,7 @@ def test_help_lists_every_key_with_default_type_and_meaning(name: str, capsys: p
         assert len(words) >= 3, f"{key} has no default, type or meaning: {lines[key]}"
 
 
-def test_a_key_s_help_is_its_default_type_and_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_of_a_key_is_its_default_type_and_meaning(capsys: pytest.CaptureFixture[str]) -> None:
     main(["pretrain", "-h"])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("data.lanes=")]
     meaning = PretrainConfig().data.__dataclass_fields__["lanes"].metadata["meaning"]
@@ -103,7 +103,7 @@ def test_a_key_s_help_is_its_default_type_and_meaning(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["pretrian"], "pretrain"),
         (["pretrain", "data.lines=3"], "data.lines"),
@@ -128,17 +128,21 @@ def test_a_key_s_help_is_its_default_type_and_meaning(capsys: pytest.CaptureFixt
     ],
     ids=" ".join,
 )
-def test_a_mistake_is_answered_in_one_line_with_code_2(
-    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_a_mistake_is_reported_in_one_line_with_exit_code_2(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     out, err = capfd.readouterr()
-    assert out == "" and said in err
+    assert out == "" and message in err
     assert err.count("\n") == 1 and err.startswith("elmo"), err
 
 
-def test_a_config_that_is_not_yaml_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_config_that_is_not_yaml_is_named_in_the_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "odd.yaml"
     file.write_text("data: {lanes: 32\n")
     assert main(["pretrain", str(file)]) == 2
@@ -146,7 +150,7 @@ def test_a_config_that_is_not_yaml_is_named(tmp_path: Path, capsys: pytest.Captu
     assert str(file) in err and err.count("\n") == 1
 
 
-def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_our_code_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(arguments: list[str]) -> int:
         raise ValueError("a bug")
 
@@ -156,7 +160,7 @@ def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_prep_finds_the_home_folder_behind_an_equals_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shells expand ~ at the start of a word only."""
+    """Expand ~ after `input=`, because a shell expands ~ only at the start of a word."""
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "text.txt").write_text("a sentence .\n" * 50)
     assert main(["prep", "input=~/text.txt", "output=~/dataset", "heldout=5", "workers=1"]) == 0

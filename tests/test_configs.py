@@ -1,4 +1,4 @@
-"""The configs that come with the project: they load, and say only what differs from the defaults."""
+"""The configs of the project load, and hold only values that differ from the defaults."""
 
 import subprocess
 import sys
@@ -14,11 +14,11 @@ from pipeline.config.schema import PretrainConfig, to_dict
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-REPEATS_DEFAULTS = "Every value is a default of pipeline/config/schema.py"  # the comment of a file that may
+REPEATS_DEFAULTS = "Every value is a default of pipeline/config/schema.py"  # a config with this comment may
 
 
 def settings(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested values by their dotted name."""
+    """Return nested values by their dotted names."""
     if not isinstance(values, dict):
         return {prefix[:-1]: values}
     return {name: value for key in values for name, value in settings(values[key], f"{prefix}{key}.").items()}
@@ -33,14 +33,14 @@ def test_there_are_configs() -> None:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_config_loads_and_what_it_says_is_used(path: Path) -> None:
+def test_a_config_loads_and_all_its_values_are_used(path: Path) -> None:
     loaded = settings(to_dict(load(schema_of(path), [str(path)])))
     given = settings(yaml.safe_load(path.read_text()))
     assert given and {name: loaded[name] for name in given} == given
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_config_says_only_what_differs_from_the_defaults(path: Path) -> None:
+def test_a_config_holds_only_values_that_differ_from_the_defaults(path: Path) -> None:
     defaults = settings(to_dict(schema_of(path)()))
     given = settings(yaml.safe_load(path.read_text()))
     repeated = {name for name, value in given.items() if defaults[name] == value}
@@ -55,7 +55,7 @@ def test_text_in_a_yaml_file_is_read_as_it_is_written(text: str, tmp_path: Path)
 
 @pytest.mark.slow
 def test_the_paper_s_config_starts_on_a_cpu(tmp_path: Path) -> None:
-    """93.6 M parameters, but few lanes and a small vocabulary."""
+    """Start a training of the paper's 93.6 M parameters with few lanes and a small vocabulary."""
     text = tmp_path / "text.txt"
     text.write_text("".join(f"sentence {n} has a few words and the number {n % 7} .\n" for n in range(300)))
     elmo = [sys.executable, "-m", "pipeline.cli"]

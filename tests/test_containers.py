@@ -1,6 +1,6 @@
-"""The container definitions: linted, their steps the ones that tests run, and the commands of jobs inside them.
+"""The container definitions pass a linter and use the steps that tests run; jobs run their commands in containers.
 
-No container engine runs here: what only one could show is not tested, and docs/guide/containers.md says so.
+No container engine runs here. What only an engine could show is not tested, and docs/guide/containers.md names it.
 """
 
 import re
@@ -40,14 +40,14 @@ def test_the_dockerfile_runs_as_a_user_and_takes_its_device_from_an_argument() -
 
 
 @pytest.mark.parametrize("text", [DOCKERFILE, APPTAINER], ids=["Dockerfile", "elmo.def"])
-def test_both_definitions_take_the_steps_that_tests_run(text: str) -> None:
+def test_both_definitions_use_the_steps_that_tests_run(text: str) -> None:
     """tests/try_wheel.sh runs install.sh with a wheel; the test below builds one of the files of the context."""
     assert BUILD in text and INSTALL in text
     assert not re.search(r"(?i)token|password|secret|api_key|\.netrc|curl|wget", text)
     assert 'sh "$clone/install.sh" "$folder/venv" "$wheel"' in (ROOT / "tests" / "try_wheel.sh").read_text()
 
 
-def test_the_apptainer_definition_copies_what_docker_may_see() -> None:
+def test_the_apptainer_definition_copies_the_build_context_of_docker() -> None:
     copied = re.findall(r"^    (\S+) /src/(\S+)$", APPTAINER, re.MULTILINE)
     assert all(source == target for source, target in copied)
     assert sorted(source for source, _ in copied) == sorted(ALLOWED)
@@ -58,7 +58,7 @@ def test_the_apptainer_definition_copies_what_docker_may_see() -> None:
 
 
 @pytest.mark.slow
-def test_the_files_that_an_image_may_see_are_enough_for_the_wheel(tmp_path: Path) -> None:
+def test_the_files_in_the_build_context_are_enough_for_the_wheel(tmp_path: Path) -> None:
     context = tmp_path / "context"
     context.mkdir()
     for name in ALLOWED:
@@ -84,7 +84,7 @@ def test_a_container_for_gpus_without_the_gpu_runtime_is_refused(monkeypatch: py
 
 
 def words_of_a_job(folder: Path, image: str) -> list[str]:
-    """What slurm/container.sh puts around a command, one word a line."""
+    """Return the words that slurm/container.sh puts around a command."""
     words = '"${container[@]}" -- "${inside[@]}" "$elmo"'
     script = f'visible=(/runs/a); . {ROOT}/slurm/container.sh; printf "%s\\n" {words}'
     environment = {"PATH": "/usr/bin:/bin", "ELMO_CONTAINER": image, "ELMO_CONTAINER_MOUNTS": "/data,/more data"}
@@ -106,9 +106,9 @@ def test_a_job_runs_in_pyxis_or_apptainer_and_sees_the_folders_it_needs(tmp_path
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "slurm").glob("*.sbatch")), ids=lambda path: path.name)
-def test_every_job_runs_elmo_by_the_words_of_the_container(script: Path) -> None:
+def test_every_job_runs_elmo_through_the_container(script: Path) -> None:
     text = script.read_text()
-    if script.name == "finetune.sbatch":  # runs the body of pretrain.sbatch
+    if script.name == "finetune.sbatch":  # this runs the body of pretrain.sbatch
         return
     assert 'slurm/container.sh" # finds elmo' in text
     calls = re.findall(r'.*"\$elmo" .*|^run_elmo .*', text, re.MULTILINE)

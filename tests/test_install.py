@@ -1,4 +1,4 @@
-"""The scripts that may install system packages: they say so first, and NO_SYSTEM_PACKAGES=1 prevents it."""
+"""The scripts that may install system packages print it first, and NO_SYSTEM_PACKAGES=1 prevents it."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ exit 1
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Path:
-    """A folder for PATH that lacks Slurm, a browser and Python's venv, and whose apt-get only notes that it ran."""
+    """Make a folder for PATH without Slurm, a browser and Python's venv; its apt-get only records that it ran."""
     for name in ("sh", "mktemp", "tail", "rm", "timeout", "dirname", "touch", "cat"):
         (tmp_path / name).symlink_to(shutil.which(name) or name)
     programs = {"apt-get": APT_GET, "python3.11": PYTHON, "id": "#!/bin/sh\necho 0\n"}
@@ -59,5 +59,5 @@ def test_no_system_packages_prevents_apt_get_and_prints_the_remedy(script: str, 
 def test_apt_get_is_announced_before_it_runs(script: str, machine: Path) -> None:
     done = install(script, machine)
     assert (machine / "apt-get.called").exists()
-    said = done.stdout.partition("apt-get called")[0]
-    assert "as root" in said and "NO_SYSTEM_PACKAGES=1 prevents that" in said and "apt-get install -y" in said
+    printed = done.stdout.partition("apt-get called")[0]
+    assert "as root" in printed and "NO_SYSTEM_PACKAGES=1 prevents that" in printed and "apt-get install -y" in printed

@@ -25,12 +25,12 @@ def container() -> dict[str, Any]:
     return dict(only)
 
 
-def test_every_field_is_one_of_the_schema_and_of_its_type() -> None:
-    """Models leave out fields that they do not know, so the manifest has to come back whole."""
+def test_every_field_is_in_the_schema_and_has_the_right_type() -> None:
+    """The models leave out fields that they do not know, so the manifest must be read back completely."""
     assert JobsetV1alpha2JobSet.from_dict(MANIFEST).to_dict() == MANIFEST  # type: ignore[union-attr]
 
 
-def test_the_check_sees_a_wrong_type_and_an_unknown_field() -> None:
+def test_the_check_finds_a_wrong_type_and_an_unknown_field() -> None:
     wrong = yaml.safe_load(yaml.safe_dump(MANIFEST))
     wrong["spec"]["replicatedJobs"][0]["template"]["spec"]["parallelism"] = "two"
     with pytest.raises(ValidationError, match="parallelism"):
@@ -40,7 +40,7 @@ def test_the_check_sees_a_wrong_type_and_an_unknown_field() -> None:
     assert JobsetV1alpha2JobSet.from_dict(unknown).to_dict() != unknown  # type: ignore[union-attr]
 
 
-def test_its_parts_fit_each_other() -> None:
+def test_the_parts_of_the_manifest_fit_together() -> None:
     options = dict(word[2:].split("=", 1) for word in container()["command"] if word.startswith("--"))
     (machines,) = MANIFEST["spec"]["replicatedJobs"]
     name = MANIFEST["metadata"]["name"]
@@ -51,7 +51,7 @@ def test_its_parts_fit_each_other() -> None:
     assert {mount["name"] for mount in container()["volumeMounts"]} == volumes
 
 
-def test_its_command_is_one_of_elmo_that_restarts() -> None:
+def test_the_command_of_the_manifest_is_a_valid_elmo_command_with_restarts() -> None:
     words = container()["command"]
     assert words[0] == "torchrun" and words[words.index("-m") + 1 :][:2] == ["pipeline.cli", "pretrain"]
     load(PretrainConfig, words[words.index("pretrain") + 1 :])

@@ -11,7 +11,7 @@ from pipeline.cli import main
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with a text and a dataset of it."""
+    """Make the working folder, with a text and a dataset in it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("".join(f"a{n % 7} b{n % 5} c{n % 3}\n" for n in range(400)))
     prepare(["text.txt"], "data", heldout=20, workers=1, show_progress=False)
@@ -51,8 +51,8 @@ def test_a_url_where_a_local_path_is_needed_is_refused(
     arguments: list[str], place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([argument.format(place=place) for argument in arguments]) == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and "looks like a URL and must be a local path" in said[0]
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert len(printed) == 1 and "looks like a URL and must be a local path" in printed[0]
     assert {path.name for path in place.iterdir()} <= {"text.txt", "data", "out"}
 
 
@@ -68,7 +68,7 @@ def test_a_url_where_a_local_path_is_needed_is_refused(
     ],
     ids=" ".join,
 )
-def test_no_command_gives_a_location_to_a_shell(
+def test_no_command_passes_a_location_to_a_shell(
     arguments: list[str], place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) in (1, 2)

@@ -1,4 +1,4 @@
-"""Malformed arguments, configs and paths: each command answers in one sentence with exit code 2."""
+"""Malformed arguments, configs and paths: each command ends with one sentence and exit code 2."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ VALUE_OF = {
     "neighbors": "k", "predict": "batch_size", "study": "processes", "status": "every_seconds", "compare": "json",
     "sync": "dry_run", "dashboard": "group_runs",
 }  # fmt: skip
-"""A key of each command whose value is no text."""
+"""A key of each command whose value is not text."""
 
 NO_VALUES = ["]", "{", '"', "@x", "*a", "!x 1", "? a", "[" * 1000, "9" * 5000, "${x", "${oc.env:HOME}", "???"]
 ONE_WORDS = [
@@ -41,7 +41,7 @@ NO_CONFIGS = {
 
 
 def refused(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> str:
-    """Return what a command prints that ends with code 2, a line of reasonable length."""
+    """Run a command that must end with code 2; return what it printed, a line of limited length."""
     capfd.readouterr()
     code = main(arguments)
     out, err = capfd.readouterr()
@@ -56,8 +56,8 @@ def test_a_value_of_the_wrong_kind_is_refused_with_its_key(command: str, capfd: 
         assert VALUE_OF[command] in refused([command, f"{VALUE_OF[command]}={value}"], capfd), value
 
 
-def test_every_command_with_such_a_key_is_tried() -> None:
-    others = {"plot", "report", "slurm", "demo", "task", "cove", "probe"}  # no such key, or another set a variant
+def test_every_command_with_such_a_key_is_tested() -> None:
+    others = {"plot", "report", "slurm", "demo", "task", "cove", "probe"}  # no such key, or keys that a variant has
     assert COMMANDS.keys() - VALUE_OF == others
 
 
@@ -69,18 +69,18 @@ def test_a_config_of_the_wrong_kind_is_refused(command: str, tmp_path: Path, cap
         assert refused([command, str(file)], capfd), name
 
 
-def test_an_empty_config_holds_no_keys(tmp_path: Path) -> None:
+def test_an_empty_config_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("# nothing\n")
     assert load(PretrainConfig, [str(tmp_path / "empty.yaml")]) == PretrainConfig()
 
 
-def test_a_section_that_holds_no_keys_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_section_that_is_not_a_mapping_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
     for value in ("3", "null", "[1]", "word", "???", "${model}", ""):
         assert "data" in refused(["pretrain", f"data={value}"], capfd)
 
 
 @pytest.mark.parametrize("word", ONE_WORDS)
-def test_text_is_taken_as_it_stands(word: str) -> None:
+def test_text_is_used_exactly_as_written(word: str) -> None:
     config = load(NeighborsConfig, [f"word={word}", f"corpus={word}", "corpus=b.txt"])
     assert (config.word, config.corpus) == (word, [word, "b.txt"])
 
@@ -109,7 +109,7 @@ def test_files_are_given_as_a_list_or_one_by_one(given: list[str], files: list[s
 
 
 @pytest.mark.parametrize("nothing", ["null", "~", ""])
-def test_null_is_no_text_where_text_may_be_left_out(nothing: str) -> None:
+def test_null_means_no_text_where_text_is_optional(nothing: str) -> None:
     assert load(PretrainConfig, ["wandb.group=a", f"wandb.group={nothing}"]).wandb.group is None
 
 
@@ -127,7 +127,7 @@ def test_numbers_are_finite(value: str, capfd: pytest.CaptureFixture[str]) -> No
         assert key in refused([command, f"{key}={value}"], capfd)
 
 
-def test_numbers_are_of_a_size_that_a_machine_computes_with(capfd: pytest.CaptureFixture[str]) -> None:
+def test_integers_that_are_too_large_are_refused(capfd: pytest.CaptureFixture[str]) -> None:
     for key in ("data.lanes", "train.devices", "train.max_steps", "run.seed"):
         assert key in refused(["pretrain", "data.path=x", f"{key}={10**30}"], capfd)
 
@@ -138,10 +138,8 @@ SECRET = "a-secret-of-the-environment"
 @pytest.mark.parametrize(
     "text", ["${oc.env:SECRET}", "${run.dir}", "a${", "\\${oc.env:SECRET}", "${oc.decode:x}", "$", "???"]
 )
-def test_nothing_in_a_config_is_replaced_by_something_else(
-    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither in a model's, which others wrote, nor in the user's own, which may be a copy of such a one."""
+def test_no_value_of_a_config_is_interpolated(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check configs of models, which others wrote, and the user's own, which may be copies of those."""
     monkeypatch.setenv("SECRET", SECRET)
     settings: dict[str, Any] = to_dict(PretrainConfig())
     settings["run"]["name"], settings["wandb"]["tags"], settings["wandb"]["notes"] = text, [text], text
@@ -149,11 +147,11 @@ def test_nothing_in_a_config_is_replaced_by_something_else(
     assert to_dict(config) == settings
     assert load(PretrainConfig, [], settings) == config
     (tmp_path / "config.yaml").write_text(to_yaml(config))  # as a run's folder holds it
-    if text != "a${":  # which OmegaConf refuses in a file
+    if text != "a${":  # OmegaConf refuses this value in a file
         assert load(PretrainConfig, [str(tmp_path / "config.yaml")]) == config
 
 
-def test_a_number_is_never_taken_from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_number_is_never_interpolated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANES", "32")
     for value in ("${oc.env:LANES}", "${data.window}", "???", "many", None, [3], {"a": 1}, 10**30, float("nan")):
         with pytest.raises(ValueError, match=r"data\.lanes"):

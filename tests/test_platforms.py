@@ -1,4 +1,4 @@
-"""Other Pythons and systems: what the code needs of either, as far as one machine can tell."""
+"""Other Pythons and systems: what the code needs of them, as far as one machine can show."""
 
 import ast
 import subprocess
@@ -21,7 +21,7 @@ MODULES = [
     for path in FILES
     if path.relative_to(ROOT).parts[0] in ("pipeline", "data_prep")
 ]
-# Foreign libraries come first: they look for these too, and know what to do on Windows by the platform's name.
+# Foreign libraries come first: they import these modules too, and handle Windows by the platform's name.
 LACKING = """
 import builtins, ctypes, faulthandler, importlib, os, signal, sys, time
 for name in ("torch", "torch.distributed", "pytorch_lightning", "wandb", "webdataset", "fsspec", "scipy", "omegaconf",
@@ -50,36 +50,36 @@ assert main(["pretrain", "data.path=absent"]) == 2
 """
 
 
-def test_the_code_needs_no_python_newer_than_the_oldest_that_is_allowed() -> None:
+def test_the_code_needs_no_newer_python_than_the_oldest_allowed_one() -> None:
     folders = [str(ROOT / folder) for folder in FOLDERS]
     command = [program("vermin"), "-t=3.10-", "--no-tips", "--eval-annotations", "--violations", *folders]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0 and "Minimum required versions: 3.10" in done.stdout, done.stdout
 
 
-def test_every_module_can_be_imported_where_the_system_lacks_unix_signals_locks_and_libc() -> None:
+def test_every_module_can_be_imported_without_unix_signals_locks_and_libc() -> None:
     code = LACKING.replace("MODULES", repr(MODULES))
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "elmo pretrain: absent" in done.stderr
 
 
-def test_a_system_without_file_locks_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_file_locks_are_reported_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fcntl", None)
     with open(tmp_path / "lock", "w") as file, pytest.raises(DataError, match=r"no file locks .*; use Linux, macOS"):
         lock_file(file)
 
 
 def keywords_of(path: Path, name: str) -> list[set[str | None]]:
-    """The keywords of each call of a function of this name in a file."""
+    """Return the keywords of each call in a file of a function with this name."""
     calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
     named = [c for c in calls if isinstance(c.func, ast.Name | ast.Attribute) and ast.unparse(c.func).endswith(name)]
     return [{keyword.arg for keyword in call.keywords} for call in named]
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.relative_to(ROOT).parts[0] != "tests"], ids=lambda p: p.name)
-def test_no_process_starts_by_the_method_that_python_happens_to_prefer(path: Path) -> None:
-    """Python 3.14 prefers another one than 3.13 does."""
+def test_no_process_is_started_with_the_default_method_of_python(path: Path) -> None:
+    """Python 3.14 prefers another method than 3.13."""
     source = path.read_text(encoding="utf-8")
     for name in ("DataLoader", "_Loader"):
         for keywords in keywords_of(path, name):
@@ -95,7 +95,7 @@ def test_loader_processes_are_forked_on_linux_and_spawned_elsewhere() -> None:
 
 
 @pytest.mark.slow
-def test_a_task_trains_with_loader_processes_that_are_spawned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_trains_with_spawned_loader_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = training.make_files(tmp_path)
     monkeypatch.setattr(loader, "START_METHOD", "spawn")
     assert training.task(folder, "spawned", "training.workers=1", "training.max_epochs=2") == 0

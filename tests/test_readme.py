@@ -1,7 +1,7 @@
-"""Run every command of the README, compare what it prints with what is shown, and look up every path.
+"""Run every command of the README, compare its output with the output shown, and check that every path exists.
 
-Commands stand in ```console blocks behind `$ `, with what they print below. Those of elmo run here, in their order, in
-one folder, with the overrides below and nothing else; those of make are what .ci/run runs.
+Commands are in ```console blocks after `$ `, with their output below. Commands of elmo run here, in order, in one
+folder, with the overrides below and no other change. Commands of make are those that .ci/run runs.
 """
 
 import gzip
@@ -19,7 +19,7 @@ from tests.pages import ROOT
 
 PAGE = ROOT / "README.md"
 README = PAGE.read_text(encoding="utf-8")
-# Sizes and steps a test can afford; the rest of each command is run as it stands.
+# Sizes and steps that a test can afford. Everything else in a command runs as it is written.
 OVERRIDES = {
     "prep": ["workers=1"],
     "pretrain": [
@@ -31,18 +31,18 @@ OVERRIDES = {
 }  # fmt: skip
 
 
-def test_it_is_one_screen() -> None:
+def test_the_readme_is_one_screen() -> None:
     assert len(README.splitlines()) <= 90
 
 
-def test_every_command_is_of_a_kind_that_is_run() -> None:
+def test_every_kind_of_command_in_the_readme_is_tested() -> None:
     kinds = {(command.words[0], command.words[1]) for command in pages.page_commands(PAGE)}
     assert kinds >= {("make", "demo"), ("make", "test"), ("elmo", "prep"), ("elmo", "pretrain"), ("elmo", "embed")}
     assert {program for program, _ in kinds} == {"make", "elmo"}
     assert {name for program, name in kinds if program == "elmo"} <= set(OVERRIDES)
 
 
-def test_its_make_commands_are_what_ci_runs() -> None:
+def test_the_make_commands_of_the_readme_are_run_by_ci() -> None:
     ci = (ROOT / ".ci" / "run").read_text()
     for command in pages.page_commands(PAGE):
         if command.words[0] == "make":
@@ -50,11 +50,11 @@ def test_its_make_commands_are_what_ci_runs() -> None:
             subprocess.run([*command.words, "--dry-run"], cwd=ROOT, check=True, capture_output=True, timeout=60)
 
 
-def test_every_command_of_elmo_it_names_is_there() -> None:
+def test_every_elmo_command_that_the_readme_names_exists() -> None:
     assert set(re.findall(r"`elmo ([a-z]+)", README)) <= set(COMMANDS)
 
 
-def test_every_path_it_names_is_there() -> None:
+def test_every_path_that_the_readme_names_exists() -> None:
     named = re.findall(r"\]\(([^):]+)\)", README) + re.findall(r"configs/\w+\.yaml", README)
     assert len(named) > 10
     assert not [path for path in named if not (ROOT / path).exists()]
@@ -62,8 +62,8 @@ def test_every_path_it_names_is_there() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_its_commands_and_its_python_run_one_after_the_other(tmp_path: Path) -> None:
-    write_what_a_reader_has(tmp_path)
+def test_the_commands_and_the_python_of_the_readme_run_in_order(tmp_path: Path) -> None:
+    write_the_files_of_a_reader(tmp_path)
     for command in pages.page_commands(PAGE):
         if command.words[0] == "elmo":
             printed = run(tmp_path, "-m", "pipeline.cli", *command.words[1:], *OVERRIDES[command.words[1]])
@@ -76,8 +76,8 @@ def test_its_commands_and_its_python_run_one_after_the_other(tmp_path: Path) -> 
     assert (tmp_path / "corpus.h5").exists()
 
 
-def write_what_a_reader_has(folder: Path) -> None:
-    """Tokenised text, one more text, and the clone's configs."""
+def write_the_files_of_a_reader(folder: Path) -> None:
+    """Write tokenised text, another text, and a link to the clone's configs."""
     sentences = [f"The bank number {n % 13} of the river lends {n % 7} boats .\n" for n in range(600)]
     (folder / "corpus").mkdir()
     for part in range(2):

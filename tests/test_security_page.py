@@ -1,4 +1,4 @@
-"""docs/security.md names functions, tests and areas of fuzzing: each of them is there."""
+"""Every function, test and area of fuzzing that docs/security.md names exists."""
 
 import re
 from pathlib import Path
@@ -17,12 +17,12 @@ def defines(path: str, name: str) -> bool:
     return re.search(rf"^\s*(?:async )?(?:def|class) {re.escape(name)}\b", text, re.MULTILINE) is not None
 
 
-def test_the_page_has_its_table() -> None:
+def test_the_page_has_a_table() -> None:
     assert len(CHECKS) > 20
 
 
 @pytest.mark.parametrize("row", CHECKS, ids=lambda row: row[0].strip("| ")[:40])
-def test_what_a_row_names_is_there(row: list[str]) -> None:
+def test_everything_that_a_row_names_exists(row: list[str]) -> None:
     _, _, where, tests = row
     for path, name in re.findall(r"`([\w/]+\.\w+)(?::(\w+))?`", where):
         assert defines(path, name) if name else (ROOT / path).is_file(), f"{path}:{name}"

@@ -1,4 +1,4 @@
-"""Foreign text reaches a terminal without the characters that control it."""
+"""Foreign text is printed without characters that control the terminal."""
 
 import json
 import subprocess
@@ -27,22 +27,22 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def elmo(*arguments: str) -> str:
-    """Return what a command prints on both streams, once no character of it controls a terminal."""
+    """Run a command; return what it printed, after checking that no character in it controls a terminal."""
     command = [sys.executable, "-m", "pipeline.cli", *arguments]
     done = subprocess.run(command, cwd=processes.ROOT, env=processes.clean_environment(), capture_output=True)
-    said = (done.stdout + done.stderr).decode()
-    assert "Traceback" not in said
-    assert not set(said) & set(CONTROLS)
-    return said
+    printed = (done.stdout + done.stderr).decode()
+    assert "Traceback" not in printed
+    assert not set(printed) & set(CONTROLS)
+    return printed
 
 
-def test_text_and_names_are_shown_unchanged_but_for_what_controls_a_terminal() -> None:
+def test_only_characters_that_control_a_terminal_are_escaped() -> None:
     assert printable(EVIL) == SHOWN
     assert printable("\udcff") == r"\udcff"
     assert printable("Zoë 漢字 😀 می‌خواهم\n\tx") == "Zoë 漢字 😀 می‌خواهم\n\tx"
 
 
-def test_status_shows_what_a_run_says_of_itself_without_control(tmp_path: Path) -> None:
+def test_status_prints_the_records_of_a_run_without_control_characters(tmp_path: Path) -> None:
     run_dir = tmp_path / f"run{EVIL}"
     run_dir.mkdir()
     (run_dir / "start.json").write_text(json.dumps({"host": f"n1{EVIL}", "data": f"d{EVIL}", "unix_time": 1.0}))
@@ -50,22 +50,22 @@ def test_status_shows_what_a_run_says_of_itself_without_control(tmp_path: Path) 
     (run_dir / "restarts.jsonl").write_text(json.dumps({"reason": f"z{EVIL}"}) + "\n" + json.dumps({EVIL: 1, "job": 2}))
     link = tmp_path / "run"
     link.symlink_to(run_dir)
-    said = elmo("status", str(link))
-    assert f"stopped by y{SHOWN}, x{SHOWN}" in said and f"z{SHOWN}" in said
+    printed = elmo("status", str(link))
+    assert f"stopped by y{SHOWN}, x{SHOWN}" in printed and f"z{SHOWN}" in printed
 
 
 @pytest.mark.parametrize(("stopped", "saved_step"), [(True, 4), (False, 3), (False, 4)])
-def test_a_run_names_the_next_command_without_control(
+def test_a_run_prints_the_next_command_without_control_characters(
     stopped: bool, saved_step: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outcome = Outcome(Path(f"run{EVIL}"), 4, saved_step, 8, True, stopped, Path(f"wandb{EVIL}"))
     outcome.print_next_steps("pretrain", [f"run.dir=run{EVIL}"], f"data{EVIL}")
-    said = "".join(capsys.readouterr())
-    assert f"wandb{SHOWN}" in said and said.count(f"run{SHOWN}") == 2
-    assert not set(said) & set(CONTROLS)
+    printed = "".join(capsys.readouterr())
+    assert f"wandb{SHOWN}" in printed and printed.count(f"run{SHOWN}") == 2
+    assert not set(printed) & set(CONTROLS)
 
 
-def test_an_index_is_shown_and_refused_without_control(dataset: Path, tmp_path: Path) -> None:
+def test_an_index_is_shown_and_refused_without_control_characters(dataset: Path, tmp_path: Path) -> None:
     index = json.loads((dataset / "index.json").read_text())
     folder = tmp_path / "data"
     folder.mkdir()
@@ -79,9 +79,9 @@ def test_an_index_is_shown_and_refused_without_control(dataset: Path, tmp_path: 
     index["summary"]["words"] = {f"key{EVIL}": "x"}
     index["information_sha256"] = information_sha256(index["made"], index["summary"])
     (folder / "index.json").write_text(json.dumps(index))
-    assert f"key{SHOWN}" in elmo("prep", "info", str(folder))  # a warning
+    assert f"key{SHOWN}" in elmo("prep", "info", str(folder))  # in a warning
     index["splits"]["train"] = {}
     (folder / "index.json").write_text(json.dumps(index))
     folder = folder.rename(tmp_path / f"data{EVIL}")
-    said = elmo("prep", "info", str(folder))
-    assert said.startswith("elmo prep: ") and f"data{SHOWN}: index.json is damaged" in said
+    printed = elmo("prep", "info", str(folder))
+    assert printed.startswith("elmo prep: ") and f"data{SHOWN}: index.json is damaged" in printed

@@ -1,4 +1,4 @@
-"""What a wheel and an sdist hold, and what the package finds of itself, in a clone and from a wheel.
+"""The content of a wheel and an sdist, and the files that the package finds in a clone and in a wheel.
 
 `make wheel` (tests/try_wheel.sh), which .ci/run runs, installs the wheel into an empty environment and uses it.
 """
@@ -34,7 +34,7 @@ def test_a_name_is_the_file_of_that_config() -> None:
 
 
 @pytest.mark.parametrize("name", ["smal", "../small", "./small", "configs/small", ""])
-def test_a_name_that_no_config_has_is_refused_with_those_there_are(name: str) -> None:
+def test_an_unknown_config_name_is_refused_with_a_list_of_the_known_ones(name: str) -> None:
     with pytest.raises(ConfigError, match=r"neither a \.yaml file nor key=value.*\(.*demo, fast, .*small"):
         load(PretrainConfig, [name])
 
@@ -51,7 +51,7 @@ def test_the_slurm_scripts_are_copied_and_can_be_run(tmp_path: Path, capsys: pyt
     assert all(os.access(path, os.X_OK) for path in (tmp_path / "slurm").iterdir())
 
 
-def test_a_changed_script_is_not_replaced_unless_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_script_is_replaced_only_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["slurm", f"copy={tmp_path}"]) == 0
     mine = tmp_path / "slurm" / "submit.sh"
     mine.write_text("mine")
@@ -69,14 +69,14 @@ def test_copying_the_slurm_scripts_needs_a_folder(arguments: list[str], capsys: 
 
 
 @pytest.mark.parametrize("script", ["submit.sh", "prep.sh"])
-def test_scripts_that_people_call_can_be_run_in_a_fresh_clone(script: str) -> None:
+def test_scripts_that_users_call_are_executable_in_a_fresh_clone(script: str) -> None:
     listed = subprocess.run(["git", "ls-files", "-s", f"slurm/{script}"], cwd=ROOT, capture_output=True, text=True)
     assert listed.stdout.startswith("100755 ")
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel and the sdist of this clone."""
+    """Build the wheel and the sdist of this clone; return their folder."""
     folder = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
@@ -85,7 +85,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_program_its_configs_and_the_slurm_scripts_and_nothing_else(built: Path) -> None:
+def test_the_wheel_holds_only_the_program_its_configs_and_the_slurm_scripts(built: Path) -> None:
     (wheel,) = built.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"pipeline/configs/{name}" for name in CONFIGS} | {f"pipeline/slurm/{name}" for name in SCRIPTS} <= names

@@ -33,7 +33,7 @@ def test_a_linter_passes_the_workflows(linter: list[str], path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_linters_see_a_fault(tmp_path: Path) -> None:
+def test_the_linters_find_a_fault(tmp_path: Path) -> None:
     text = WORKFLOWS[0].read_text()
     pinned = re.sub(r"@[0-9a-f]{40} # v4\.2\.2", "@v4", text)
     for linter, faulty in (("zizmor --offline", pinned), ("check-jsonschema --builtin-schema vendor.github-workflows",
@@ -43,7 +43,7 @@ def test_the_linters_see_a_fault(tmp_path: Path) -> None:
         assert subprocess.run([program(name), *options, tmp_path / "ci.yml"], capture_output=True).returncode != 0
 
 
-def test_its_make_targets_and_files_are_there() -> None:
+def test_the_make_targets_and_files_of_the_workflows_exist() -> None:
     made = [words.split() for words in commands() if words.startswith("make ")]
     assert {("make", "lint"), ("make", "wheel")} <= {tuple(words) for words in made}
     for words in made:
@@ -52,7 +52,7 @@ def test_its_make_targets_and_files_are_there() -> None:
     assert "tests/test_docs.py" in files and all((ROOT / file).exists() for file in files)
 
 
-def test_the_fast_tests_run_on_every_python_that_is_allowed() -> None:
+def test_the_fast_tests_run_on_every_allowed_python() -> None:
     allowed = re.search(r'requires-python = ">=3\.(\d+)"', (ROOT / "pyproject.toml").read_text())
     assert allowed is not None
     pythons = jobs()["fast-tests"]["strategy"]["matrix"]["python"]

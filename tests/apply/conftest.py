@@ -1,4 +1,4 @@
-"""One trained tiny biLM, its dataset, and the text that it is scored on."""
+"""A trained tiny biLM, its dataset, and the text on which it is scored."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose vocabulary leaves out the rare words, validated and saved at its end."""
+    """Train a run whose vocabulary leaves out the rare words, with one validation and one checkpoint at its end."""
     run_dir = tmp_path_factory.mktemp("trained") / "run"
     settings = ["data.vocab_size=300", "train.max_steps=60", "train.epochs=9", "train.validate_every_steps=60"]
     runs.train_here(dataset, run_dir, *settings)
@@ -24,5 +24,5 @@ def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def domain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset that shares some of its words with `dataset`."""
+    """Prepare a dataset that shares some of its words with `dataset`."""
     return finetuning.make_domain(tmp_path_factory.mktemp("domain"))

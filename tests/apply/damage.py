@@ -1,4 +1,4 @@
-"""Ways in which a JSON file can be damaged: every value replaced, every key removed, bytes flipped, cut and filled."""
+"""Damage a JSON file in many ways: replace values, remove keys, flip bits, cut it, and fill it with zeros."""
 
 import json
 import random
@@ -12,7 +12,7 @@ STRANGE: tuple[Any, ...] = (
 
 
 def mutations(text: bytes, seed: int, every: int = 1) -> Iterator[bytes]:
-    """Damaged versions of a JSON file, or of a JSON Lines file; one in `every`, chosen by the seed."""
+    """Yield damaged versions of a JSON or JSON Lines file; about one in `every`, chosen by the seed."""
     chance = random.Random(seed)
     for damaged in (*_of_bytes(text, chance), *_of_values(text)):
         if chance.randrange(every) == 0:
@@ -33,7 +33,7 @@ def _of_values(text: bytes) -> Iterator[bytes]:
     lines = text.splitlines(keepends=True)
     try:
         head, rest = json.loads(text), b""
-    except ValueError:  # JSON Lines: its last line is damaged
+    except ValueError:  # JSON Lines: damage the last line
         head, rest = json.loads(lines[-1]), b"".join(lines[:-1])
     for path in _paths(head):
         for value in (*STRANGE, _DELETE):

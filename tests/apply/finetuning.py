@@ -1,4 +1,4 @@
-"""Fine-tunings of the tiny trained biLM to a tiny domain: other words, other habits, some of the same."""
+"""Fine-tune the tiny trained biLM on a tiny domain, which shares some of its words."""
 
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ SETTINGS = [
 
 
 def domain_sentences(number: int, seed: int) -> list[str]:
-    """Every third word of the general text is another one here: rarer, and unknown there."""
+    """Return sentences of the general text in which about a third of the words are replaced by unknown ones."""
     sentences = corpora.zipf_sentences(number, seed, types=900)
     return [" ".join(f"dömain{w[1:]}" if w.endswith(("1", "4", "7")) else w for w in s.split()) for s in sentences]
 
 
 def make_domain(folder: Path) -> Path:
-    """About 3,600 training tokens, 45 steps an epoch of the settings above, and 700 held-out ones."""
+    """Prepare about 3,600 training tokens, 45 steps an epoch with SETTINGS, and 700 held-out tokens."""
     train = corpora.write_text(folder / "train.txt", domain_sentences(300, seed=11))
     heldout = corpora.write_text(folder / "heldout.txt", domain_sentences(60, seed=12))
     prepare(
@@ -44,17 +44,17 @@ def plan_of(source: Path | str, domain: Path, run_dir: Path, *pairs: str) -> Pla
 
 
 def finetune_here(source: Path | str, domain: Path, run_dir: Path, *pairs: str) -> Outcome:
-    """`elmo finetune` in this process."""
+    """Run `elmo finetune` in this process."""
     return finetune(*plan_finetuning(*read_config(arguments(source, domain, run_dir, *pairs))))
 
 
 def start(source: Path, domain: Path, run_dir: Path, *pairs: str) -> processes.Process:
-    """`elmo finetune`, running."""
+    """Start `elmo finetune`."""
     log = run_dir.parent / f"{run_dir.name}.log"
     forked = not any(pair.startswith("train.devices=") for pair in pairs)
     return processes.Process("finetune", *arguments(source, domain, run_dir, *pairs), log=log, forked=forked)
 
 
 def at_step(run_dir: Path, step: int) -> dict[str, Any]:
-    """The content of the checkpoint of a step."""
+    """Return the content of the checkpoint of a step."""
     return runs.load_checkpoint(run_dir / "checkpoints" / f"step-{step:08d}.ckpt")

@@ -1,4 +1,4 @@
-"""As much of the Hugging Face hub as pushing and fetching a model takes, on this machine, behind HF_ENDPOINT."""
+"""A stand-in for the Hugging Face hub on this machine, behind HF_ENDPOINT, to push and fetch models."""
 
 import base64
 import hashlib
@@ -14,14 +14,14 @@ _COMMIT = "a" * 40
 
 
 class Hub(ThreadingHTTPServer):
-    """repositories: ORG/NAME -> path -> content."""
+    """A server of repositories: ORG/NAME -> path -> content."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repositories: dict[str, dict[str, bytes]] = {}
 
     def environment(self, home: Path) -> dict[str, str]:
-        """Of a process that takes this for the hub, with a cache of its own."""
+        """Return the environment of a process that uses this server as the hub, with a cache of its own."""
         return {
             "HF_ENDPOINT": f"http://127.0.0.1:{self.server_port}", "HF_HOME": str(home), "HF_TOKEN": "hf_none",
             "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1",

@@ -1,4 +1,4 @@
-"""`elmo compare`: what differs between real runs, and nothing else."""
+"""`elmo compare` shows the differences between real runs, and nothing else."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.train import runs
 
 @pytest.fixture(scope="module")
 def pair(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two runs that differ in learning rate and clipping; the second is longer."""
+    """Train two runs that differ in learning rate and clipping; the second is longer."""
     folder = tmp_path_factory.mktemp("pair")
     settings = (["train.max_steps=4"], ["train.max_steps=6", "optimizer.lr=0.1", "optimizer.clip_norm=null"])
     for name, own in zip(("first", "second"), settings, strict=True):
@@ -27,9 +27,7 @@ def compare(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return capsys.readouterr().out
 
 
-def test_settings_that_differ_stand_side_by_side_and_no_others(
-    pair: list[Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_settings_that_differ_are_shown(pair: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(compare(capsys, *pair, "json=true"))["differences"]
     assert found == {
         "optimizer.lr": {"first": 0.2, "second": 0.1},
@@ -39,7 +37,7 @@ def test_settings_that_differ_stand_side_by_side_and_no_others(
     }
 
 
-def test_final_figures_are_those_of_the_last_step(pair: list[Path]) -> None:
+def test_the_final_figures_are_those_of_the_last_step(pair: list[Path]) -> None:
     figures = final_figures(pair[1])
     metrics = read_metrics(pair[1])
     assert figures["step"] == figures["last checkpoint"] == 6 and figures["train/tokens"] == 6 * 80
@@ -50,7 +48,7 @@ def test_final_figures_are_those_of_the_last_step(pair: list[Path]) -> None:
     assert float(figures["mean tokens/s"]) > 0
 
 
-def test_the_table_has_a_column_a_run(pair: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_has_one_column_for_each_run(pair: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     lines = compare(capsys, *pair).splitlines()
     assert lines[1].split() == ["first", "second"]
     assert ["optimizer.lr", "0.2", "0.1"] in [line.split() for line in lines]
@@ -58,11 +56,11 @@ def test_the_table_has_a_column_a_run(pair: list[Path], capsys: pytest.CaptureFi
     assert ["step", "4", "6"] in [line.split() for line in lines]
 
 
-def test_a_run_differs_in_nothing_from_itself(pair: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_does_not_differ_from_itself(pair: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert compare(capsys, pair[0], pair[0]).startswith("No setting differs\n")
 
 
-def test_a_setting_that_one_run_does_not_know_differs() -> None:
+def test_a_setting_that_one_run_lacks_is_a_difference() -> None:
     settings = {"old": {"a": 1}, "new": {"a": 1, "b": {"c": 2}}}
     assert differences(settings) == {"b": {"old": None, "new": {"c": 2}}}
 

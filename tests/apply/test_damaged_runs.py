@@ -1,4 +1,4 @@
-"""A run's folder whose files are damaged: looked at, compared, drawn and exported without a traceback."""
+"""A run's folder with damaged files: status, comparison, curves and export work without a traceback."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ def whole(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def damaged(whole: Path, tmp_path: Path, name: str, every: int) -> Iterator[Path]:
-    """The run's folder with one file damaged in one way, and in the next."""
+    """Yield the folder of the run, each time with one file damaged in another way."""
     run_dir = tmp_path / "run"
     shutil.copytree(whole, run_dir)
     text = (whole / name).read_bytes()
@@ -38,10 +38,10 @@ def damaged(whole: Path, tmp_path: Path, name: str, every: int) -> Iterator[Path
         yield run_dir
 
 
-def ends_in_words(capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
-    """A command succeeds, or fails with one sentence for the user."""
-    code, said = main(list(arguments)), capsys.readouterr().err
-    assert code == 0 or (code == 2 and said.splitlines()[-1].startswith(f"elmo {arguments[0]}: ")), said
+def check_success_or_one_sentence(capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
+    """Check that a command succeeds, or fails with one sentence for the user."""
+    code, printed = main(list(arguments)), capsys.readouterr().err
+    assert code == 0 or (code == 2 and printed.splitlines()[-1].startswith(f"elmo {arguments[0]}: ")), printed
 
 
 LOOKED_AT = [
@@ -51,7 +51,7 @@ LOOKED_AT = [
 
 
 @pytest.mark.parametrize("name", LOOKED_AT)
-def test_a_run_with_a_damaged_file_is_looked_at_and_compared(
+def test_status_and_compare_accept_a_run_with_a_damaged_file(
     whole: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ways = (
@@ -61,8 +61,8 @@ def test_a_run_with_a_damaged_file_is_looked_at_and_compared(
     )
     for number, run_dir in enumerate(ways):
         json_too = ["json=true"] * (number % 2)
-        ends_in_words(capsys, "status", str(run_dir), *json_too)
-        ends_in_words(capsys, "compare", str(run_dir), str(whole), *json_too)
+        check_success_or_one_sentence(capsys, "status", str(run_dir), *json_too)
+        check_success_or_one_sentence(capsys, "compare", str(run_dir), str(whole), *json_too)
 
 
 def damaged_yaml(whole: Path, tmp_path: Path) -> Iterator[Path]:
@@ -92,14 +92,14 @@ def damaged_yaml(whole: Path, tmp_path: Path) -> Iterator[Path]:
         yield run_dir
 
 
-def test_curves_are_drawn_of_damaged_metrics(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_curves_are_drawn_from_damaged_metrics(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for run_dir in damaged(whole, tmp_path, "metrics.jsonl", every=60):
-        ends_in_words(capsys, "plot", str(run_dir), f"output={tmp_path / 'plot.png'}")
+        check_success_or_one_sentence(capsys, "plot", str(run_dir), f"output={tmp_path / 'plot.png'}")
 
 
 @pytest.mark.parametrize("command", ["status", "compare", "plot"])
 @pytest.mark.parametrize("kind", ["a loop of links", "files whose first byte is an I/O error"])
-def test_a_run_s_folder_that_cannot_be_read_is_one_sentence(
+def test_a_run_folder_that_cannot_be_read_is_reported_in_one_sentence(
     command: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = tmp_path / "run"
@@ -110,16 +110,18 @@ def test_a_run_s_folder_that_cannot_be_read_is_one_sentence(
         for name in ("metrics.jsonl", "start.json", "config.yaml"):
             (run_dir / name).symlink_to("/proc/self/mem")
     more = {"plot": [f"output={tmp_path / 'plot.html'}"], "compare": [str(run_dir)], "status": []}[command]
-    ends_in_words(capsys, command, str(run_dir), *more)
+    check_success_or_one_sentence(capsys, command, str(run_dir), *more)
     assert not (tmp_path / "plot.html").exists()
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "run.json", "checkpoints/step-00000004.json"])
-def test_a_model_is_exported_out_of_a_run_with_a_damaged_file(
+def test_a_model_is_exported_from_a_run_with_a_damaged_file(
     whole: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for run_dir in damaged(whole, tmp_path, name, every=30):
-        ends_in_words(capsys, "export", f"checkpoint={run_dir}", f"output={tmp_path / 'out'}", "overwrite=true")
+        check_success_or_one_sentence(
+            capsys, "export", f"checkpoint={run_dir}", f"output={tmp_path / 'out'}", "overwrite=true"
+        )
 
 
 def test_damaged_lines_of_metrics_are_left_out_with_one_warning(
@@ -131,12 +133,13 @@ def test_damaged_lines_of_metrics_are_left_out_with_one_warning(
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([*bad, good.encode(), b'{"trainer/global_step": 3, "trai']))
     with caplog.at_level(logging.WARNING):
         assert read_metrics(tmp_path) == {1: {"train/loss": 5.0}}
-    assert len(caplog.records) == 1 and "metrics.jsonl: 7 of 9 lines" in caplog.text  # the last is being written
+    # The ninth line is still being written.
+    assert len(caplog.records) == 1 and "metrics.jsonl: 7 of 9 lines" in caplog.text
 
 
 def test_a_long_damaged_file_of_metrics_is_read_in_pieces(tmp_path: Path) -> None:
     with (tmp_path / "metrics.jsonl").open("wb") as file:
-        file.truncate(64 << 20)  # one line of NULs
+        file.truncate(64 << 20)  # one line of NUL bytes
     assert read_metrics(tmp_path) == {}
 
 
@@ -154,7 +157,7 @@ def finetuned(trained: Path, domain: Path, tmp_path_factory: pytest.TempPathFact
     return run_dir
 
 
-def test_the_table_of_a_damaged_record_is_shown_or_left_out(finetuned: Path, tmp_path: Path) -> None:
+def test_the_table_of_a_damaged_record_is_printed_or_left_out(finetuned: Path, tmp_path: Path) -> None:
     path = tmp_path / "finetune.json"
     for data in mutations((finetuned / "finetune.json").read_bytes(), seed=0):
         path.write_bytes(data)
@@ -164,15 +167,15 @@ def test_the_table_of_a_damaged_record_is_shown_or_left_out(finetuned: Path, tmp
 
 
 @pytest.mark.parametrize("cut", [0, 300])
-def test_a_fine_tuning_whose_record_is_damaged_ends_with_what_can_be_known(
+def test_a_fine_tuning_with_a_damaged_record_ends_with_the_figures_that_are_known(
     trained: Path, domain: Path, finetuned: Path, tmp_path: Path, cut: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(finetuned, tmp_path / "run")
     damaged_record = (finetuned / "finetune.json").read_bytes()[:cut]
     (tmp_path / "run" / "finetune.json").write_bytes(damaged_record)
     finetune_here(trained, domain, tmp_path / "run", "train.max_steps=2")
-    told = capfd.readouterr().out
-    assert "Perplexity before is not known: finetune.json was lost or damaged" in told and "domain" in told
+    message = capfd.readouterr().out
+    assert "Perplexity before is not known: finetune.json was lost or damaged" in message and "domain" in message
     assert (tmp_path / "run" / "damaged-finetune.json").read_bytes() == damaged_record
     after = json.loads((finetuned / "finetune.json").read_bytes())["after"]["domain"]
     assert json.loads((tmp_path / "run" / "finetune.json").read_bytes())["after"]["domain"] == after

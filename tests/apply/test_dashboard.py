@@ -24,7 +24,7 @@ def panels(specification: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from (panel["config"] for panel in section["panels"])
 
 
-def test_every_panel_shows_something_that_runs_log(dataset: Path, tmp_path: Path) -> None:
+def test_every_panel_shows_metrics_that_runs_log(dataset: Path, tmp_path: Path) -> None:
     settings = ["train.max_steps=2", "train.norms_every_steps=1", "train.validate_every_steps=1"]
     runs.train_here(dataset, tmp_path / "run", *settings)
     logged = {name for values in read_metrics(tmp_path / "run").values() for name in values} | {STEP_METRIC}
@@ -70,7 +70,7 @@ def test_the_view_is_saved_in_the_users_project(
         ([], "", "elmo", ""),
     ],
 )
-def test_an_option_beats_the_environment_which_beats_the_default(
+def test_an_option_overrides_the_environment_which_overrides_the_default(
     arguments: list[str], variable: str, project: str, entity: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_PROJECT", variable)

@@ -1,4 +1,4 @@
-"""One decision on the device, for every command: a GPU by CUDA where there is one, else the CPU."""
+"""Every command chooses the device in the same way: a GPU by CUDA if there is one, otherwise the CPU."""
 
 import platform
 from pathlib import Path
@@ -59,10 +59,10 @@ def test_mps_and_unknown_accelerators_are_refused(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_on_a_mac_auto_is_the_cpu(
+def test_on_a_mac_auto_means_the_cpu(
     dataset: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MPS is there, as Lightning sees it: what chose it would fail here for want of it."""
+    """Lightning sees MPS as available. A command that chose it would fail here, because there is none."""
     from lightning_fabric.accelerators.mps import MPSAccelerator
 
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)

@@ -1,4 +1,4 @@
-"""Sentences in, layers out: stateless, in order, whatever the company."""
+"""embed_sentences() returns all layers of each sentence, without state, in order, and the same in any batch."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def test_every_word_has_every_layer(bilm: BiLM) -> None:
     for sentence, layers in zip(SENTENCES, embed_sentences(bilm, SENTENCES), strict=True):
         assert layers.shape == (3, len(sentence), 32) and bool(layers.isfinite().all())
         assert not layers.requires_grad
-        assert torch.equal(layers[0, :, :16], layers[0, :, 16:])  # one token encoder for both directions
+        assert torch.equal(layers[0, :, :16], layers[0, :, 16:])  # both directions share one token encoder
 
 
 def test_other_sentences_of_a_batch_and_their_order_do_not_matter(bilm: BiLM) -> None:
@@ -45,13 +45,13 @@ def test_other_sentences_of_a_batch_and_their_order_do_not_matter(bilm: BiLM) ->
     assert_close(together[0], together[-1])
 
 
-def test_a_direction_sees_only_what_it_has_read(bilm: BiLM) -> None:
+def test_a_direction_depends_only_on_the_words_that_it_has_read(bilm: BiLM) -> None:
     one, other = embed_sentences(bilm, [["w1", "w2", "w3"], ["w1", "w2", "w9", "w8"]])
-    assert_close(one[:, :2, :16], other[:, :2, :16])  # forward: the same past
-    assert (one[1:, :2, 16:] - other[1:, :2, 16:]).abs().max() > 1e-4  # backward: another future
+    assert_close(one[:, :2, :16], other[:, :2, :16])  # forward: the same words before
+    assert (one[1:, :2, 16:] - other[1:, :2, 16:]).abs().max() > 1e-4  # backward: other words after
 
 
-def test_layers_are_those_of_the_bilm_read_word_by_word(bilm: BiLM) -> None:
+def test_layers_equal_those_of_the_bilm_read_word_by_word(bilm: BiLM) -> None:
     sentence = ["w3", "wörd14", "w1", "nie"]
     width = bilm.config.max_characters
     bounds = [torch.full((width,), 260), torch.full((width,), 260)]
@@ -69,12 +69,12 @@ def test_layers_are_those_of_the_bilm_read_word_by_word(bilm: BiLM) -> None:
     assert_close(embed_sentences(bilm, [sentence])[0], torch.cat(expected, dim=-1).detach())
 
 
-def test_no_sentences_and_only_empty_ones(bilm: BiLM) -> None:
+def test_no_sentences_and_only_empty_sentences_can_be_embedded(bilm: BiLM) -> None:
     assert embed_sentences(bilm, []) == []
     assert [layers.shape for layers in embed_sentences(bilm, [[], []])] == [(3, 0, 32)] * 2
 
 
-def test_a_word_is_cut_where_its_row_ends(bilm: BiLM) -> None:
+def test_a_word_is_cut_at_the_maximum_number_of_characters(bilm: BiLM) -> None:
     long, longer = embed_sentences(bilm, [["q" * 48], ["q" * 500]])
     assert_close(long, longer)
     assert (long - embed_sentences(bilm, [["q" * 47]])[0]).abs().max() > 1e-5

@@ -73,7 +73,8 @@ def test_hdf5_is_in_the_layout_of_bilm_tf_and_allennlp(
             assert_close(file[str(number)][...], layers)
         assert file["sentence_to_index"].shape == (1,)
         index = json.loads(file["sentence_to_index"][0])
-    assert index["w1  wörd7\t漢字 😀"] == "2" and index["the cat 's tail"] == "5"  # the last, as AllenNLP
+    # Of two equal lines the last, as in AllenNLP.
+    assert index["w1  wörd7\t漢字 😀"] == "2" and index["the cat 's tail"] == "5"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.h5", "text.txt"]
 
 
@@ -93,7 +94,7 @@ def test_npz_and_safetensors_hold_the_same(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_parquet_has_a_row_a_word(
+def test_parquet_has_one_row_for_each_word(
     model: Path, text: Path, tmp_path: Path, expected: list[np.ndarray], small_parts: None, dtype: str
 ) -> None:
     table = pytest.importorskip("pyarrow.parquet")
@@ -117,7 +118,7 @@ def test_parquet_has_a_row_a_word(
         ({"layers": "mix", "weights": "[0.5,0,-1]", "gamma": 2}, [1, 0, -2]),
     ],
 )
-def test_one_layer_may_be_chosen_or_mixed(
+def test_layers_can_be_chosen_or_mixed(
     model: Path, text: Path, tmp_path: Path, expected: list[np.ndarray], options: dict, weights: list[float]
 ) -> None:
     assert run(model, text, tmp_path / "out.h5", **options) == 0
@@ -126,7 +127,7 @@ def test_one_layer_may_be_chosen_or_mixed(
             assert_close(file[str(number)][...], np.tensordot(np.array(weights), layers, 1), 3e-6)
 
 
-def test_compressed_several_and_standard_input_are_one_text(
+def test_compressed_files_several_files_and_standard_input_give_the_same_output(
     model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_parts: None
 ) -> None:
     first, second = TEXT.encode().split(b"\n", 3)[:3], TEXT.encode().split(b"\n", 3)[3]
@@ -145,7 +146,7 @@ def digest(path: Path) -> str:
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".npz", ".safetensors"])
-def test_killed_anywhere_and_run_again_it_writes_the_same_bytes(
+def test_a_rerun_after_a_kill_at_any_point_writes_the_same_bytes(
     model: Path, text: Path, tmp_path: Path, small_parts: None, suffix: str
 ) -> None:
     config = EmbedConfig(str(model), [str(text)], str(tmp_path / f"whole{suffix}"))
@@ -161,7 +162,7 @@ def test_killed_anywhere_and_run_again_it_writes_the_same_bytes(
 
 
 @pytest.mark.slow
-def test_kill_9_of_a_call_with_workers_ends_them_and_loses_no_finished_part(model: Path, tmp_path: Path) -> None:
+def test_a_killed_command_ends_its_workers_and_loses_no_finished_part(model: Path, tmp_path: Path) -> None:
     text = tmp_path / "long.txt"
     generator = np.random.default_rng(0)
     lines = [" ".join(generator.choice(tiny.SOME_WORDS[2:], 20)) for _ in range(9000)]
@@ -179,7 +180,7 @@ def test_kill_9_of_a_call_with_workers_ends_them_and_loses_no_finished_part(mode
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("part-*.npy")}
     assert 0 < len(finished) < 11 and not (tmp_path / "out.npz").exists()
     time.sleep(1.0)
-    assert {path for path in folder.glob("part-*.npy")} == set(finished)  # no worker continues
+    assert {path for path in folder.glob("part-*.npy")} == set(finished)  # no worker has continued
     embed(EmbedConfig(str(model), [str(text)], str(tmp_path / "out.npz"), threads=1))
     embed(EmbedConfig(str(model), [str(text)], str(tmp_path / "whole.npz"), threads=1))
     assert digest(tmp_path / "out.npz") == digest(tmp_path / "whole.npz")
@@ -201,7 +202,7 @@ def test_finished_parts_are_not_made_again(model: Path, text: Path, tmp_path: Pa
     assert {name: time for name, time in made().items() if name in first} == first
 
 
-def test_tasks_of_an_array_make_the_same_file(
+def test_the_tasks_of_a_job_array_make_the_same_file(
     model: Path, text: Path, tmp_path: Path, small_parts: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(model, text, tmp_path / "one.h5") == 0
@@ -223,7 +224,7 @@ def test_tasks_of_an_array_make_the_same_file(
         (b"", "has no text"),
     ],
 )
-def test_bad_text_is_one_error_before_anything_is_embedded(
+def test_bad_text_is_reported_in_one_error_before_anything_is_embedded(
     model: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, message: str
 ) -> None:
     text.write_bytes(content)
@@ -246,7 +247,7 @@ def test_bad_text_is_one_error_before_anything_is_embedded(
         ({"output": "no/folder/out.h5"}, "there is no folder"),
     ],
 )
-def test_wrong_options_are_one_error(
+def test_wrong_options_give_one_error(
     model: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: dict, message: str
 ) -> None:
     given = {"checkpoint": model, "input": text, "output": tmp_path / "out.h5", **options}
@@ -254,7 +255,7 @@ def test_wrong_options_are_one_error(
     assert message in capsys.readouterr().err
 
 
-def test_work_begun_otherwise_and_finished_files_are_not_overwritten_unasked(
+def test_unfinished_work_with_other_options_and_finished_files_are_not_overwritten(
     model: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], small_parts: None
 ) -> None:
     output = tmp_path / "out.h5"
@@ -280,7 +281,9 @@ def test_raw_text_is_tokenised_and_keys_count_sentences(model: Path, tmp_path: P
     assert index == {"It 's late .": "0", "We go .": "1", "": "2", "Bye !": "3"}
 
 
-def test_bf16_is_near(model: Path, text: Path, tmp_path: Path, expected: list[np.ndarray]) -> None:
+def test_bf16_gives_nearly_the_same_vectors(
+    model: Path, text: Path, tmp_path: Path, expected: list[np.ndarray]
+) -> None:
     assert run(model, text, tmp_path / "out.npz", precision="bf16-mixed") == 0
     assert 0 < np.abs(np.load(tmp_path / "out.npz")["0"] - expected[0]).max() < 0.2
     assert not torch.is_autocast_enabled("cpu")

@@ -1,4 +1,4 @@
-"""`elmo evaluate`: one number for given lanes, every token once, and what stands beside it."""
+"""`elmo evaluate`: one number for a given number of lanes, every token once, and the figures beside it."""
 
 import json
 import math
@@ -35,8 +35,8 @@ def text_of(dataset: Path, name: str) -> list[list[str]]:
     return [line.split() for line in (dataset.parent / f"{name}.txt").read_text(encoding="utf-8").splitlines()]
 
 
-def strict_reading(run_dir: Path, sentences: list[list[str]]) -> tuple[float, float, int]:
-    """Perplexity forward and backward by one pass, word after word, through the whole text; tokens."""
+def read_in_order(run_dir: Path, sentences: list[list[str]]) -> tuple[float, float, int]:
+    """Read the text word by word in one pass; return perplexity forward and backward, and the number of tokens."""
     trained = load_trained(str(run_dir))
     ids, width = {word: number for number, word in enumerate(trained.words)}, trained.config.model.max_characters
     perplexities, count = [], 0
@@ -64,10 +64,10 @@ def one_word(bilm, d: int, word: str, target: int, states: States, width: int) -
     return float(losses[d, 0, 0]), states
 
 
-def test_one_lane_is_strict_reading_order_word_after_word(dataset: Path, trained: Path) -> None:
+def test_one_lane_scores_the_words_strictly_in_reading_order(dataset: Path, trained: Path) -> None:
     sentences = text_of(dataset, "heldout")[:25]
     text = corpora.write_text(trained.parent / "strict.txt", [" ".join(s) for s in sentences])
-    forward, backward, tokens = strict_reading(trained, sentences)
+    forward, backward, tokens = read_in_order(trained, sentences)
     result = score(trained, text, "evaluate.lanes=1", "evaluate.window=7")
     assert result.perplexity.tokens == tokens
     assert result.perplexity.forward == pytest.approx(forward, rel=1e-5)
@@ -76,13 +76,13 @@ def test_one_lane_is_strict_reading_order_word_after_word(dataset: Path, trained
 
 
 @pytest.mark.parametrize("lanes", [1, 7, 32, 100_000])
-def test_the_number_depends_on_the_lanes_alone(dataset: Path, trained: Path, lanes: int) -> None:
+def test_the_number_depends_only_on_the_lanes(dataset: Path, trained: Path, lanes: int) -> None:
     tokens = open_dataset(str(dataset)).splits["heldout"].num_tokens
     base = score(trained, dataset, f"evaluate.lanes={lanes}")
     assert base.perplexity.tokens == tokens and base.perplexity.lanes == min(lanes, tokens)
     for at_once, window in ((1, 64), (3, 5), (100, 1), (5, 2000)):
         if lanes > 1000 and at_once < 100:
-            continue  # hundreds of lanes of one word each, one after the other
+            continue  # hundreds of lanes of one word each, computed one after another
         other = score(
             trained,
             dataset,
@@ -95,14 +95,14 @@ def test_the_number_depends_on_the_lanes_alone(dataset: Path, trained: Path, lan
             assert getattr(other.perplexity, name) == pytest.approx(getattr(base.perplexity, name), rel=1e-6)
 
 
-def test_other_lanes_give_another_number(dataset: Path, trained: Path) -> None:
+def test_another_number_of_lanes_gives_another_number(dataset: Path, trained: Path) -> None:
     numbers = {score(trained, dataset, f"evaluate.lanes={lanes}").perplexity.both for lanes in (1, 8, 64)}
     assert len(numbers) == 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [2, 3])
-def test_the_number_does_not_depend_on_the_processes(
+def test_the_number_does_not_depend_on_the_number_of_processes(
     dataset: Path, trained: Path, tmp_path: Path, devices: int
 ) -> None:
     command = ["evaluate", f"checkpoint={trained}", f"data={dataset}", "accelerator=cpu", "evaluate.lanes=7"]
@@ -117,7 +117,7 @@ def test_the_number_does_not_depend_on_the_processes(
     assert f"{expected['perplexity']:.2f}" in process.output() and "evaluate.lanes=7" in process.output()
 
 
-def test_a_text_file_scores_like_a_dataset_of_it(dataset: Path, trained: Path, tmp_path: Path) -> None:
+def test_a_text_file_scores_the_same_as_a_dataset_made_of_it(dataset: Path, trained: Path, tmp_path: Path) -> None:
     text = dataset.parent / "heldout.txt"
     runs.prepare([str(text)], str(tmp_path / "alone"), heldout=0, shuffle="none", workers=1, show_progress=False)
     lanes = "evaluate.lanes=5"
@@ -127,7 +127,7 @@ def test_a_text_file_scores_like_a_dataset_of_it(dataset: Path, trained: Path, t
     assert of_text.perplexity.tokens == sum(len(s) + 1 for s in text_of(dataset, "heldout"))
 
 
-def test_unknown_words_and_the_unigram_baseline_are_those_of_plain_counting(dataset: Path, trained: Path) -> None:
+def test_unknown_words_and_the_unigram_baseline_equal_plain_counts(dataset: Path, trained: Path) -> None:
     counts = Counter(word for sentence in text_of(dataset, "train") for word in [*sentence, "</S>"])
     words = load_trained(str(trained)).words
     assert words[:3] == ["<S>", "</S>", "<UNK>"] and len(words) == 300
@@ -144,7 +144,7 @@ def test_unknown_words_and_the_unigram_baseline_are_those_of_plain_counting(data
     assert 0.1 < result.outside_share < 0.9 and result.unk_share == 0
 
 
-def test_the_unk_words_of_a_text_are_counted_apart(trained: Path, tmp_path: Path) -> None:
+def test_unk_words_in_the_text_itself_are_counted_separately(trained: Path, tmp_path: Path) -> None:
     known = load_trained(str(trained)).words[3]
     text = corpora.write_text(
         tmp_path / "text.txt", [f"{known} <UNK> {known} neverseen", f"{known} <UNK> <UNK> {known}"]
@@ -156,9 +156,9 @@ def test_the_unk_words_of_a_text_are_counted_apart(trained: Path, tmp_path: Path
     assert (written["outside_vocabulary_share"], written["unk_share"]) == (1 / 8, 3 / 8)
 
 
-def test_validation_in_training_gives_the_number_of_evaluate(dataset: Path, trained: Path) -> None:
+def test_validation_in_training_gives_the_same_number_as_evaluate(dataset: Path, trained: Path) -> None:
     logged = read_metrics(trained)[60]
-    result = score(trained, dataset, "evaluate.lanes=8")  # that of the run
+    result = score(trained, dataset, "evaluate.lanes=8")  # the number of lanes of the run
     assert result.step == 60
     assert result.perplexity.tokens == logged["val/tokens"]
     assert result.perplexity.both == pytest.approx(logged["val/perplexity"], rel=1e-6)
@@ -174,33 +174,35 @@ def test_the_result_is_written_as_json(dataset: Path, trained: Path, tmp_path: P
     assert f"{written['perplexity']:.2f}" in str(result)
 
 
-def test_a_checkpoint_file_and_its_run_are_the_same(dataset: Path, trained: Path) -> None:
+def test_a_checkpoint_file_scores_the_same_as_its_run(dataset: Path, trained: Path) -> None:
     (file,) = (trained / "checkpoints").glob("*.ckpt")
     assert score(file, dataset).perplexity == score(trained, dataset).perplexity
 
 
-def test_half_precision_comes_close(dataset: Path, trained: Path) -> None:
+def test_bf16_gives_nearly_the_same_perplexity(dataset: Path, trained: Path) -> None:
     full, half = score(trained, dataset), score(trained, dataset, "precision=bf16-mixed")
     assert half.perplexity.both == pytest.approx(full.perplexity.both, rel=0.02)
     assert half.perplexity.both != full.perplexity.both
 
 
 @pytest.mark.parametrize(
-    ("pair", "said"),
+    ("pair", "message"),
     [
         ("split=train2", "has no split 'train2'"),
         ("checkpoint=/none", "no such checkpoint"),
         ("checkpoint=''", "is missing"),
     ],
 )
-def test_what_cannot_be_scored_is_refused_in_one_sentence(dataset: Path, trained: Path, pair: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_what_cannot_be_scored_is_refused_in_one_sentence(
+    dataset: Path, trained: Path, pair: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
         score(trained, dataset, pair)
 
 
 @pytest.mark.slow
-def test_no_rank_outlives_rank_zero(trained: Path, dataset: Path, tmp_path: Path) -> None:
-    """Rank 1 would wait for ever in its first exchange with rank 0."""
+def test_all_ranks_end_when_rank_zero_is_killed(trained: Path, dataset: Path, tmp_path: Path) -> None:
+    """Rank 1 would otherwise wait for ever in its first exchange with rank 0."""
     command = [sys.executable, "-m", "pipeline.cli", "evaluate", f"checkpoint={trained}", f"data={dataset}",
                "devices=2", "accelerator=cpu", f"output={tmp_path / 'out.json'}"]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as rank_zero:

@@ -1,4 +1,4 @@
-"""What a run has learnt goes out, and comes back the same: in this project's format, in AllenNLP's, over the hub."""
+"""A trained model is exported and read back unchanged: in this project's format, in AllenNLP's, and over the hub."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def evaluated(checkpoint: Path, dataset: Path) -> dict[str, Any]:
 
 
 def contents(files: dict[str, bytes]) -> dict[str, Any]:
-    """Of a model's files; the revision of this clone apart, which may change while the tests run."""
+    """Return a model's files without the revision of this clone, which may change while the tests run."""
     config = json.loads(files["config.json"])
     del config["facts"]["git_revision"]
     return {**files, "config.json": config}
@@ -56,11 +56,11 @@ def contents_of(folder: Path) -> dict[str, Any]:
     return contents({file.name: file.read_bytes() for file in folder.iterdir()})
 
 
-def test_an_exported_model_scores_the_very_same_perplexity(trained: Path, exported: Path, dataset: Path) -> None:
+def test_an_exported_model_has_exactly_the_same_perplexity(trained: Path, exported: Path, dataset: Path) -> None:
     assert evaluated(exported, dataset) == evaluated(trained, dataset)
 
 
-def test_an_exported_model_has_all_that_training_it_further_takes(trained: Path, exported: Path) -> None:
+def test_an_exported_model_holds_everything_needed_to_train_it_further(trained: Path, exported: Path) -> None:
     before, after = load_trained(str(trained)), load_trained(str(exported))
     assert after.words == before.words and after.counts.tolist() == before.counts.tolist()
     assert (after.step, after.dataset_fingerprint, after.has_config) == (before.step, before.dataset_fingerprint, True)
@@ -72,7 +72,7 @@ def test_an_exported_model_has_all_that_training_it_further_takes(trained: Path,
     assert after.config.train.max_steps == 60 and after.config.data.lanes == 8
 
 
-def test_an_exported_model_tells_where_it_comes_from_but_not_whose_machine_made_it(
+def test_an_exported_model_names_its_training_but_no_paths_of_the_machine(
     exported: Path, trained: Path, dataset: Path
 ) -> None:
     facts = load_pretrained(exported).facts
@@ -93,30 +93,30 @@ def test_an_exported_model_tells_where_it_comes_from_but_not_whose_machine_made_
 def test_a_checkpoint_that_was_not_validated_claims_no_perplexity(trained: Path, tmp_path: Path) -> None:
     alone = tmp_path / "some.ckpt"
     alone.write_bytes(next((trained / "checkpoints").glob("*.ckpt")).read_bytes())
-    said = export(ExportConfig(checkpoint=str(alone), output=str(tmp_path / "out"), corpus="Novels of 1890"))
-    assert "the held-out perplexity of these weights is not known" in said
+    printed = export(ExportConfig(checkpoint=str(alone), output=str(tmp_path / "out"), corpus="Novels of 1890"))
+    assert "the held-out perplexity of these weights is not known" in printed
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| Held-out perplexity | unknown |" in card and "| Corpus | Novels of 1890 |" in card
 
 
-def test_what_was_exported_can_be_exported_again(exported: Path, tmp_path: Path) -> None:
+def test_an_exported_model_can_be_exported_again(exported: Path, tmp_path: Path) -> None:
     export(ExportConfig(checkpoint=str(exported), output=str(tmp_path / "again")))
     assert contents_of(tmp_path / "again") == contents_of(exported)
 
 
 @pytest.mark.parametrize("source", ["trained", "exported"])
-def test_a_trained_model_goes_to_allennlp_and_comes_back_embedding_the_same(
+def test_a_model_exported_to_allennlp_and_imported_again_embeds_the_same(
     source: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     location, out = str(request.getfixturevalue(source)), tmp_path / "allennlp"
-    said = export(ExportConfig(checkpoint=location, output=str(out), format="allennlp"))
+    printed = export(ExportConfig(checkpoint=location, output=str(out), format="allennlp"))
     assert sorted(file.name for file in out.iterdir()) == ["options.json", "vocab.txt", "weights.hdf5"]
     assert json.loads((out / "options.json").read_text())["char_cnn"]["n_characters"] == 262
     assert (out / "vocab.txt").read_text().startswith("<S>\n</S>\n<UNK>\n")
     with h5py.File(out / "weights.hdf5") as file:
         assert file["char_embed"].shape == (261, 8)
     back = f"elmo import options={out}/options.json weights={out}/weights.hdf5 vocabulary={out}/vocab.txt output=DIR"
-    assert back in said
+    assert back in printed
     options, weights, vocabulary = (str(out / name) for name in ("options.json", "weights.hdf5", "vocab.txt"))
     import_weights(ImportConfig(options, weights, vocabulary, str(tmp_path / "back")))
     before, after = load_trained(location), load_trained(str(tmp_path / "back"))
@@ -124,9 +124,7 @@ def test_a_trained_model_goes_to_allennlp_and_comes_back_embedding_the_same(
     assert np.array_equal(layers(after), layers(before))
 
 
-def test_imported_weights_are_refused_by_evaluate_with_the_reason(
-    exported: Path, dataset: Path, tmp_path: Path
-) -> None:
+def test_evaluate_refuses_imported_weights_and_names_the_reason(exported: Path, dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "allennlp"
     export(ExportConfig(checkpoint=str(exported), output=str(out), format="allennlp"))
     with pytest.raises(ConfigError, match="holds bilm-tf's or AllenNLP's files; read them with `elmo import` first"):
@@ -138,7 +136,7 @@ def test_imported_weights_are_refused_by_evaluate_with_the_reason(
 
 
 @pytest.mark.parametrize("form", ["elmo", "allennlp"])
-def test_killed_in_its_middle_an_export_leaves_nothing_that_loads(form: str, exported: Path, tmp_path: Path) -> None:
+def test_an_export_that_was_killed_leaves_nothing_that_loads(form: str, exported: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     config = ExportConfig(checkpoint=str(exported), output=str(out), format=form)
     kills = 0
@@ -152,7 +150,7 @@ def test_killed_in_its_middle_an_export_leaves_nothing_that_loads(form: str, exp
 
 
 @pytest.mark.parametrize("form", ["elmo", "allennlp"])
-def test_on_a_full_disk_an_export_ends_in_a_sentence_and_leaves_no_pieces(
+def test_an_export_to_a_full_disk_ends_with_one_sentence_and_leaves_no_files(
     form: str, exported: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -162,12 +160,12 @@ def test_on_a_full_disk_an_export_ends_in_a_sentence_and_leaves_no_pieces(
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
         os._exit(cli.main(["export", f"checkpoint={exported}", f"output={out}", f"format={form}"]))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == cli.EXIT_USER_ERROR
-    said = capfd.readouterr().err
-    assert f"output={out} cannot be written" in said and "File too large" in said and said.count("\n") == 1
+    printed = capfd.readouterr().err
+    assert f"output={out} cannot be written" in printed and "File too large" in printed and printed.count("\n") == 1
     assert not list(out.iterdir())
 
 
-def test_an_export_overwrites_only_when_asked(exported: Path, trained: Path, tmp_path: Path) -> None:
+def test_an_export_overwrites_only_with_overwrite_true(exported: Path, trained: Path, tmp_path: Path) -> None:
     for form in ("elmo", "allennlp"):
         config = ExportConfig(checkpoint=str(exported), output=str(tmp_path / form), format=form)
         export(config)
@@ -191,7 +189,7 @@ def test_an_export_overwrites_only_when_asked(exported: Path, trained: Path, tmp
         (["import", "options=x", "weights=y", "output=z"], "options=x: no such file"),
     ],
 )
-def test_a_wrong_command_is_an_error_of_one_line(
+def test_a_wrong_command_is_reported_in_one_line(
     arguments: list[str],
     message: str,
     tmp_path: Path,
@@ -200,13 +198,13 @@ def test_a_wrong_command_is_an_error_of_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(arguments) == cli.EXIT_USER_ERROR
-    said = capfd.readouterr().err
-    assert message in said and said.count("\n") == 1
+    printed = capfd.readouterr().err
+    assert message in printed and printed.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
 @needs_fixtures
-def test_the_reference_is_imported_by_the_command_and_its_refusal_by_allennlp_is_foretold(
+def test_the_command_imports_the_reference_and_warns_that_allennlp_refuses_it(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     theirs = [f"options={FIXTURES}/options.json", f"weights={FIXTURES}/lm_weights.hdf5"]
@@ -221,7 +219,7 @@ def test_the_reference_is_imported_by_the_command_and_its_refusal_by_allennlp_is
         assert len(names) > 20 and all(np.array_equal(given[name][...], back[name][...]) for name in names)
 
 
-def test_over_the_hub_a_model_comes_as_it_went(exported: Path, tmp_path: Path) -> None:
+def test_a_model_from_the_hub_equals_the_one_that_was_pushed(exported: Path, tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub", reason="the extra `hub` is not installed")
 
     def elmo(*arguments: str, code: int = 0, **environment: str) -> str:
@@ -246,7 +244,7 @@ def test_over_the_hub_a_model_comes_as_it_went(exported: Path, tmp_path: Path) -
     assert contents_of(tmp_path / "copy") == contents_of(exported) | named
 
 
-def test_over_the_hub_goes_what_was_written_and_nothing_else_that_lies_there(exported: Path, tmp_path: Path) -> None:
+def test_only_the_files_of_the_export_are_pushed_to_the_hub(exported: Path, tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub", reason="the extra `hub` is not installed")
     out = tmp_path / "out"
     (out / "sub").mkdir(parents=True)
@@ -272,7 +270,7 @@ def test_over_the_hub_goes_what_was_written_and_nothing_else_that_lies_there(exp
 
 
 @pytest.mark.parametrize("form", ["elmo", "allennlp"])
-def test_what_else_lies_in_a_folder_that_is_overwritten_is_named(form: str, exported: Path, tmp_path: Path) -> None:
+def test_other_files_in_a_folder_that_is_overwritten_are_named(form: str, exported: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     config = ExportConfig(checkpoint=str(exported), output=str(tmp_path), format=form, overwrite=True)
     assert "note     notes.txt was there before: it stays" in export(config)

@@ -1,4 +1,4 @@
-"""`elmo finetune`: whose words, whose weights, what it tells, what it refuses."""
+"""`elmo finetune`: its vocabularies, its weights, the table it prints, and the settings it refuses."""
 
 import json
 import math
@@ -43,13 +43,13 @@ def figures(row: dict[str, Any]) -> tuple[float, float, float]:
 
 @pytest.fixture(scope="module")
 def kept(trained: Path, dataset: Path, domain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An epoch with the source's words."""
+    """Fine-tune for an epoch with the source's words."""
     run_dir = tmp_path_factory.mktemp("kept") / "run"
     finetune_here(trained, domain, run_dir, "checkpoint.keep_last=9")
     return run_dir
 
 
-def test_perplexity_falls_on_the_domain_and_the_table_is_what_evaluate_says(
+def test_perplexity_falls_on_the_domain_and_the_table_agrees_with_evaluate(
     trained: Path, dataset: Path, domain: Path, kept: Path
 ) -> None:
     record = record_of(kept)
@@ -60,28 +60,28 @@ def test_perplexity_falls_on_the_domain_and_the_table_is_what_evaluate_says(
     assert record["is_comparable"] and record["source"]["path"].endswith("step-00000060.ckpt")
 
 
-def test_the_table_is_printed_and_says_what_is_needed(
+def test_the_printed_table_has_all_figures_and_says_if_they_do_not_compare(
     trained: Path, domain: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for kind, is_comparable in (("keep", True), ("extend", False)):
         finetune_here(trained, domain, tmp_path / kind, f"finetune.vocabulary={kind}", "train.max_steps=2")
-        said = capfd.readouterr().out
-        rows = {line.split()[0]: line for line in said.splitlines() if line.startswith(("domain ", "general "))}
+        message = capfd.readouterr().out
+        rows = {line.split()[0]: line for line in message.splitlines() if line.startswith(("domain ", "general "))}
         assert set(rows) == {"domain", "general"} and rows["domain"].count("->") == 5
-        assert ("NOT compare" in said) == (not is_comparable)
+        assert ("NOT compare" in message) == (not is_comparable)
         for row in (record_of(tmp_path / kind)[when][name] for when in ("before", "after") for name in rows):
-            assert f"{row['both']:,.1f}" in said and f"{row['bits_a_character']:,.3f}" in said
-            assert f"{row['unknown']:,}" in said
+            assert f"{row['both']:,.1f}" in message and f"{row['bits_a_character']:,.3f}" in message
+            assert f"{row['unknown']:,}" in message
 
 
-def test_a_first_checkpoint_is_the_source_to_the_bit(trained: Path, domain: Path, kept: Path) -> None:
+def test_the_first_checkpoint_equals_the_source_bitwise(trained: Path, domain: Path, kept: Path) -> None:
     source, begun = load_trained(str(trained)), at_step(kept, 0)
     assert list(runs.differences(source.bilm.state_dict(), begun["state_dict"])) == []
     assert begun["optimizer_states"][0]["state"] == {}
     assert runs.curve(kept)[0]["val/perplexity"] == pytest.approx(record_of(kept)["before"]["domain"]["both"], rel=1e-6)
 
 
-def test_words_of_the_domain_are_looked_up_in_the_source_s_vocabulary(
+def test_words_of_the_domain_are_looked_up_in_the_vocabulary_of_the_source(
     trained: Path, domain: Path, tmp_path: Path
 ) -> None:
     plan, data = plan_of(trained, domain, tmp_path / "run"), open_dataset(domain)
@@ -93,13 +93,13 @@ def test_words_of_the_domain_are_looked_up_in_the_source_s_vocabulary(
     expected = [ids.get(word, 2) for word in tokens]
     found = np.concatenate([plan.corpus.vocabulary.targets(split.chunk(c)) for c in range(split.num_chunks)])
     assert found.tolist() == expected and 0.05 < expected.count(2) / len(expected) < 0.9
-    counts = Counter(expected)  # <S> stands for no token of the shards
+    counts = Counter(expected)  # no token of the shards is <S>
     assert plan.vocabulary()["counts"].tolist() == [counts[number] for number in range(len(words))]
 
 
 @pytest.mark.parametrize("kind", ["extend", "new"])
 @pytest.mark.parametrize("how", ["mean", "encoder"])
-def test_rows_of_shared_words_are_copied_to_the_bit(
+def test_rows_of_shared_words_are_copied_bitwise(
     trained: Path, domain: Path, tmp_path: Path, kind: str, how: str
 ) -> None:
     pairs = [f"finetune.vocabulary={kind}", f"finetune.new_rows={how}", "data.vocab_min_count=2", *EACH_STEP]
@@ -122,11 +122,11 @@ def test_rows_of_shared_words_are_copied_to_the_bit(
     rows = begun.bilm.softmax.weight[new]
     assert bool((rows == rows[0]).all()) == (how == "mean")
     biases = begun.bilm.softmax.bias[new]
-    assert biases[:20].mean() > biases[-20:].mean()  # frequent words first
+    assert biases[:20].mean() > biases[-20:].mean()  # frequent words come first
     assert runs.curve(tmp_path / "run")[20]["val/perplexity"] < runs.curve(tmp_path / "run")[0]["val/perplexity"]
 
 
-def test_a_new_vocabulary_of_one_text_is_that_of_a_pretraining_on_it(
+def test_a_new_vocabulary_equals_that_of_a_pretraining_on_the_same_text(
     trained: Path, domain: Path, tmp_path: Path
 ) -> None:
     plan = plan_of(trained, domain, tmp_path / "run", "finetune.vocabulary=new", "data.vocab_min_count=2")
@@ -136,10 +136,10 @@ def test_a_new_vocabulary_of_one_text_is_that_of_a_pretraining_on_it(
     assert (plan.corpus.vocabulary.targets(ids) == np.where(ids < plan.vocab_size, ids, 2)).all()
 
 
-def test_what_was_fine_tuned_is_a_model_like_any_other(
+def test_a_fine_tuned_model_can_be_used_like_any_other(
     trained: Path, dataset: Path, domain: Path, tmp_path: Path
 ) -> None:
-    """Exported, evaluated, and carried to yet another text: from its run, and from its export."""
+    """Export it, evaluate it, and fine-tune it on another text, from its run and from its export."""
     finetune_here(trained, domain, tmp_path / "first", "finetune.vocabulary=extend", "train.max_steps=20")
     export(ExportConfig(checkpoint=str(tmp_path / "first"), output=str(tmp_path / "exported")))
     assert perplexity(tmp_path / "exported", domain) == perplexity(tmp_path / "first", domain)
@@ -152,7 +152,7 @@ def test_what_was_fine_tuned_is_a_model_like_any_other(
     assert a["before"] == b["before"] and a["after"] == b["after"]
 
 
-def test_a_run_that_has_begun_needs_its_source_no_more(
+def test_a_run_that_has_begun_no_longer_needs_its_source(
     trained: Path, dataset: Path, domain: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(trained, tmp_path / "source")
@@ -166,7 +166,7 @@ def test_a_run_that_has_begun_needs_its_source_no_more(
     assert whole == parts
 
 
-def test_a_finished_fine_tuning_is_not_done_again_unless_its_table_is_missing(
+def test_a_finished_fine_tuning_is_not_repeated_but_a_missing_table_is_made(
     trained: Path, domain: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = tmp_path / "run"
@@ -179,14 +179,14 @@ def test_a_finished_fine_tuning_is_not_done_again_unless_its_table_is_missing(
             (run_dir / "end.json").unlink()
         capfd.readouterr()
         outcome = finetune_here(trained, domain, run_dir, "train.max_steps=5")
-        said = capfd.readouterr()
-        assert outcome.step == 5 and "nothing to do" in said.err and "\ndomain  " in said.out
+        message = capfd.readouterr()
+        assert outcome.step == 5 and "nothing to do" in message.err and "\ndomain  " in message.out
         assert record_of(run_dir) == record and read_status(run_dir).state == "finished"
     assert f"elmo finetune {run_dir}/config.yaml" not in read_status(run_dir).next
     assert cli.main(["finetune", f"{run_dir}/config.yaml"]) == 0
 
 
-def test_the_pretraining_and_its_fine_tunings_are_one_group_in_wandb(
+def test_a_pretraining_and_its_fine_tunings_form_one_group_in_wandb(
     trained: Path, domain: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(trained, tmp_path / "source")
@@ -195,7 +195,7 @@ def test_the_pretraining_and_its_fine_tunings_are_one_group_in_wandb(
     group = f"source-{json.loads((tmp_path / 'source/wandb-run.json').read_text())['id']}"
     assert record_of(tmp_path / "one")["group"] == record_of(tmp_path / "two")["group"] == group
     found = [record for piece in wandb_files.pieces(tmp_path / "one") for record in wandb_files.records(piece)]
-    begun = [record["run"] for record in found if record["type"] == "run"]  # by the training, and by its report
+    begun = [record["run"] for record in found if record["type"] == "run"]  # by the training and by its report
     assert {run["run_group"] for run in begun} == {group} and len({run["run_id"] for run in begun}) == 1
     summary = json.dumps([record["summary"] for record in found if record["type"] == "summary"])
     assert "both_before" in summary and "both_after" in summary
@@ -209,7 +209,7 @@ def test_other_words_lanes_or_sources_are_another_run(trained: Path, domain: Pat
 
 
 @pytest.mark.parametrize(
-    ("pairs", "said"),
+    ("pairs", "message"),
     [
         (["from=absent"], "absent"),
         (["data=absent"], "absent"),
@@ -227,20 +227,20 @@ def test_other_words_lanes_or_sources_are_another_run(trained: Path, domain: Pat
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_what_cannot_be_is_refused_in_one_sentence(
+def test_impossible_settings_are_refused_in_one_sentence(
     trained: Path, dataset: Path, domain: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str],
-    pairs: list[str], said: str,
+    pairs: list[str], message: str,
 ) -> None:  # fmt: skip
     pairs = [pair.replace("DATASET", str(dataset)) for pair in pairs]
     given = [f"from={trained}", f"data={domain}", f"run.dir={tmp_path / 'run'}", "data.lanes=8", "data.window=10"]
     assert cli.main(["finetune", *given, *pairs]) == 2
     out, err = capfd.readouterr()
-    assert out == "" and said in err and err.startswith("elmo finetune: ") and err.count("\n") == 1, err
+    assert out == "" and message in err and err.startswith("elmo finetune: ") and err.count("\n") == 1, err
     assert CheckpointFolder(tmp_path / "run/checkpoints").records() == []
 
 
 @pytest.mark.parametrize("lacking", ["from", "data"])
-def test_what_is_missing_is_named(
+def test_a_missing_option_is_named(
     trained: Path, domain: Path, lacking: str, capfd: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     given = {"from": trained, "data": domain}
@@ -248,7 +248,7 @@ def test_what_is_missing_is_named(
     assert f"{lacking}= is missing" in capfd.readouterr().err
 
 
-def test_dropout_alone_may_change_and_the_softmax_is_sampled_as_the_source_s(
+def test_only_dropout_may_change_and_the_softmax_is_sampled_as_in_the_source(
     trained: Path, domain: Path, tmp_path: Path
 ) -> None:
     plan = plan_of(trained, domain, tmp_path / "run", "model.dropout=0.4", "model.lstm_dim=32")

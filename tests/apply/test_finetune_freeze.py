@@ -1,4 +1,4 @@
-"""What does not learn stays as it is, for a whole run or while a new softmax warms up, on any ranks, after any kill."""
+"""Frozen parts stay unchanged, for a whole run or while a new softmax warms up, on any ranks and after any kill."""
 
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,20 @@ SOFTMAX_LESS = ["optimizer.schedule=constant", "finetune.warmup_steps=12", "soft
 
 
 def changed_parts(a: dict[str, Any], b: dict[str, Any]) -> set[str]:
-    """Parts of the model of which any bit differs between two checkpoints."""
+    """Return the parts of the model in which any bit differs between two checkpoints."""
     before, after = a["state_dict"], b["state_dict"]
     return {part_of(name) for name in before if not torch.equal(before[name], after[name])}
 
 
 def parts_with_state(content: dict[str, Any]) -> set[str]:
-    """Parts of which the optimizer holds anything."""
+    """Return the parts for which the optimizer holds state."""
     names = list(content["state_dict"])
     return {part_of(names[number]) for number in content["optimizer_states"][0]["state"]}
 
 
 @pytest.fixture(scope="module")
 def softmax_less(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The trained biLM as AllenNLP's files would bring it."""
+    """Export the trained biLM to AllenNLP's files and import it again, so that it has no softmax."""
     folder = tmp_path_factory.mktemp("without")
     export(ExportConfig(checkpoint=str(trained), output=str(folder / "allennlp"), format="allennlp"))
     options, weights = str(folder / "allennlp/options.json"), str(folder / "allennlp/weights.hdf5")
@@ -53,7 +53,7 @@ def warmed(softmax_less: Path, domain: Path, tmp_path_factory: pytest.TempPathFa
     "frozen", [["encoder"], ["softmax"], ["encoder", "layer1"], ["encoder", "layer1", "layer2"], ["layer2"]], ids=str
 )
 @pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
-def test_frozen_parts_keep_every_bit_and_take_no_part_in_the_norm(
+def test_frozen_parts_are_unchanged_bitwise_and_do_not_count_in_the_norm(
     trained: Path, domain: Path, tmp_path: Path, frozen: list[str], optimizer: str
 ) -> None:
     pairs = [f"finetune.freeze=[{','.join(frozen)}]", f"optimizer.name={optimizer}", "train.max_steps=3",
@@ -69,7 +69,7 @@ def test_frozen_parts_keep_every_bit_and_take_no_part_in_the_norm(
         )
 
 
-def test_a_new_softmax_warms_up_alone_and_then_all_learn(warmed: Path) -> None:
+def test_a_new_softmax_learns_alone_first_and_then_all_parts_learn(warmed: Path) -> None:
     steps = {step: at_step(warmed, step) for step in (0, 4, 12, 16, 24)}
     assert changed_parts(steps[0], steps[12]) == {"softmax"} == parts_with_state(steps[12])
     assert changed_parts(steps[12], steps[16]) == set(PARTS) == parts_with_state(steps[16])
@@ -77,7 +77,7 @@ def test_a_new_softmax_warms_up_alone_and_then_all_learn(warmed: Path) -> None:
     assert curve[24]["val/perplexity"] < curve[0]["val/perplexity"]
 
 
-def test_a_new_softmax_begins_as_unigram_counts(softmax_less: Path, domain: Path, warmed: Path) -> None:
+def test_a_new_softmax_starts_from_unigram_counts(softmax_less: Path, domain: Path, warmed: Path) -> None:
     result = evaluate(
         EvaluateCommandConfig(str(warmed), [str(domain)], accelerator="cpu", evaluate=EvaluateConfig(lanes=8))
     )
@@ -85,7 +85,7 @@ def test_a_new_softmax_begins_as_unigram_counts(softmax_less: Path, domain: Path
     assert runs.curve(warmed)[0]["val/perplexity"] == pytest.approx(result.unigram, rel=0.1)
 
 
-def test_a_run_in_pieces_across_the_warm_up_is_bitwise_the_run_in_one(
+def test_a_run_resumed_across_the_warm_up_equals_an_uninterrupted_one_bitwise(
     softmax_less: Path, domain: Path, tmp_path: Path, warmed: Path
 ) -> None:
     for steps in (5, 12, 13, 24):
@@ -93,7 +93,7 @@ def test_a_run_in_pieces_across_the_warm_up_is_bitwise_the_run_in_one(
     assert list(runs.differences(at_step(warmed, 24), at_step(tmp_path / "run", 24))) == []
 
 
-def test_without_a_number_the_warm_up_is_a_tenth_of_the_run_as_first_planned(
+def test_the_warm_up_is_by_default_a_tenth_of_the_run_as_first_planned(
     softmax_less: Path, domain: Path, tmp_path: Path
 ) -> None:
     pairs = ["train.epochs=9", "softmax.num_samples=64"]
@@ -103,7 +103,7 @@ def test_without_a_number_the_warm_up_is_a_tenth_of_the_run_as_first_planned(
 
 
 @pytest.mark.parametrize("kind", ["keep", "extend"])
-def test_words_cannot_be_kept_of_a_model_that_has_none(
+def test_the_words_of_a_model_without_a_vocabulary_cannot_be_kept(
     softmax_less: Path, domain: Path, tmp_path: Path, kind: str
 ) -> None:
     with pytest.raises(ValueError, match="needs a softmax, which from="):
@@ -111,7 +111,7 @@ def test_words_cannot_be_kept_of_a_model_that_has_none(
 
 
 @needs_fixtures
-def test_bilm_tf_s_own_model_is_fine_tuned(domain: Path, tmp_path: Path) -> None:
+def test_the_model_of_bilm_tf_can_be_fine_tuned(domain: Path, tmp_path: Path) -> None:
     pairs = {"options": str(FIXTURES / "options.json"), "weights": str(FIXTURES / "lm_weights.hdf5")}
     import_weights(ImportConfig(**pairs, output=str(tmp_path / "model")))
     finetune_here(tmp_path / "model", domain, tmp_path / "run", "softmax.num_samples=64", "train.max_steps=30")

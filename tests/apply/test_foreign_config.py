@@ -1,4 +1,4 @@
-"""A model that others wrote: its config is data, and nothing of the environment gets into what is made of it."""
+"""A model that others wrote: its config is data, and no part of the environment gets into anything made from it."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_a_model_cannot_read_the_environment(
     assert SECRET not in "".join(capfd.readouterr())
 
 
-def test_a_model_whose_numbers_are_to_come_from_elsewhere_is_refused(
+def test_a_model_whose_config_refers_to_the_environment_for_a_number_is_refused(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LAYERS", "2")

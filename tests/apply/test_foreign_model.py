@@ -1,4 +1,4 @@
-"""A model of another version, and messages where something else than a model is given."""
+"""A model of another version, and the messages for things that are not a model."""
 
 import json
 from pathlib import Path
@@ -24,8 +24,8 @@ def exported(trained: Path, tmp_path: Path) -> Path:
     return tmp_path / "exported"
 
 
-def of_tomorrow(described: dict[str, Any]) -> None:
-    """Keys renamed, a section that is new, one that is none, and a value of another kind."""
+def change_as_a_later_version(described: dict[str, Any]) -> None:
+    """Rename keys, add a section, remove one, and change the type of values, as a later version might."""
     training = described["training"]
     training["train"]["precision_of_products"] = training["train"].pop("precision")
     training["optimizer"]["lr"] = {"encoder": 1, "softmax": 2}
@@ -35,10 +35,10 @@ def of_tomorrow(described: dict[str, Any]) -> None:
     training["new part"] = {"a": [1]}
 
 
-def test_settings_of_another_version_are_kept_as_they_are_and_stop_no_command(
+def test_settings_of_another_version_are_kept_unchanged_and_stop_no_command(
     exported: Path, domain: Path, dataset: Path, tmp_path: Path
 ) -> None:
-    edit(exported, of_tomorrow)
+    edit(exported, change_as_a_later_version)
     text = tmp_path / "text.txt"
     text.write_text("w1 w2 w3\n")
     model, out = f"checkpoint={exported}", tmp_path / "out"
@@ -56,7 +56,7 @@ def test_settings_of_another_version_are_kept_as_they_are_and_stop_no_command(
     assert runs.load_checkpoint(tmp_path / "run/checkpoints/step-00000001.ckpt")["global_step"] == 1
 
 
-def test_a_setting_that_a_command_needs_and_cannot_use_is_one_sentence(exported: Path, domain: Path) -> None:
+def test_a_setting_that_a_command_cannot_use_is_reported_in_one_sentence(exported: Path, domain: Path) -> None:
     edit(exported, lambda c: c["training"]["softmax"].update(kind="of tomorrow"))
     with pytest.raises(ConfigError, match=r"softmax of its training cannot be used: .*of tomorrow") as caught:
         finetuning.plan_of(exported, domain, exported.parent / "run")
@@ -76,17 +76,17 @@ def test_a_text_file_is_refused_as_a_checkpoint(
     }  # fmt: skip
     key = "from" if command == "finetune" else "checkpoint"
     assert cli.main([command, f"{key}={path}", *others[command]]) == cli.EXIT_USER_ERROR
-    said = capfd.readouterr().err.splitlines()[-1]
-    assert f"{path} is no checkpoint" in said and "give RUN_DIR/checkpoints/step-NUMBER.ckpt" in said
-    assert "mmap" not in said
+    printed = capfd.readouterr().err.splitlines()[-1]
+    assert f"{path} is no checkpoint" in printed and "give RUN_DIR/checkpoints/step-NUMBER.ckpt" in printed
+    assert "mmap" not in printed
 
 
 @pytest.mark.parametrize("location", ["s3://bucket/model", "https://example.org/x.ckpt", "pipe:touch x #"])
-def test_an_address_as_a_checkpoint_is_not_opened(location: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_url_as_a_checkpoint_is_not_opened(location: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["export", f"checkpoint={location}", "output=x"]) == cli.EXIT_USER_ERROR
-    said = capfd.readouterr().err
-    assert f"{location} looks like a URL and must be a local path" in said
-    assert said.count("\n") == 1 and not Path("x").exists()
+    printed = capfd.readouterr().err
+    assert f"{location} looks like a URL and must be a local path" in printed
+    assert printed.count("\n") == 1 and not Path("x").exists()
 
 
 def test_from_pretrained_names_the_command_that_makes_a_model(trained: Path, tmp_path: Path) -> None:
@@ -103,18 +103,18 @@ def test_from_pretrained_names_the_command_that_makes_a_model(trained: Path, tmp
         assert command in str(caught.value) and "again" not in str(caught.value)
 
 
-def test_a_mix_without_weights_is_refused_with_a_remedy(exported: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_mix_without_weights_is_refused_with_the_remedy(exported: Path, capfd: pytest.CaptureFixture[str]) -> None:
     text = exported.parent / "text.txt"
     text.write_text("w1 w2\n")
     pairs = [f"checkpoint={exported}", f"input={text}", f"output={text}.npz", "layers=mix"]
-    for given, said in (
+    for given, printed in (
         ([], "layers=mix needs weights=, 3 numbers, one a layer; write weights=[0.2,0.3,0.5]"),
         (["weights=[1,2]"], "weights=[1.0, 2.0] must be 3 numbers, one a layer"),
         (["weights=[1,.nan,2]"], "weights=nan must be a finite number"),
         (["weights=[1,2,3]", "gamma=.inf"], "gamma=inf must be a finite number"),
     ):
         assert cli.main(["embed", *pairs, *given]) == cli.EXIT_USER_ERROR
-        assert said in capfd.readouterr().err
+        assert printed in capfd.readouterr().err
 
 
 def test_a_checkpoint_whose_weights_are_not_finite_is_refused(trained: Path, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_checkpoint_whose_weights_are_not_finite_is_refused(trained: Path, tmp
 def test_a_fine_tuned_model_names_what_it_was_pretrained_on(
     exported: Path, trained: Path, dataset: Path, domain: Path, tmp_path: Path
 ) -> None:
-    """Through a run and an export, twice."""
+    """The model goes through a run and an export, twice."""
     first = load_pretrained(exported).facts
     finetuning.finetune_here(trained, domain, tmp_path / "one", "train.max_steps=2")
     export(ExportConfig(checkpoint=str(tmp_path / "one"), output=str(tmp_path / "first"), corpus="Articles"))
@@ -143,7 +143,7 @@ def test_a_fine_tuned_model_names_what_it_was_pretrained_on(
     assert str(tmp_path) not in card + (tmp_path / "second/config.json").read_text()
 
 
-def test_facts_of_another_kind_stop_no_command(exported: Path, dataset: Path, tmp_path: Path) -> None:
+def test_facts_of_another_type_stop_no_command(exported: Path, dataset: Path, tmp_path: Path) -> None:
     facts = {"step": "many", "tokens": [1], "perplexity": {"both": "low"}, "corpus": {"a": 1}, "pretrained_on": 3}
     edit(exported, lambda c: c.update(facts=facts))
     model = f"checkpoint={exported}"

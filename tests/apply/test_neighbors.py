@@ -1,4 +1,4 @@
-"""`elmo neighbors`: the nearest occurrences by cosine, exactly, over a corpus that is embedded once."""
+"""`elmo neighbors`: the exact nearest occurrences by cosine, in a corpus that is embedded once."""
 
 import json
 from pathlib import Path
@@ -49,8 +49,8 @@ def find(model: Path, text: Path, **options: Any) -> module.Neighbors:
     }))  # fmt: skip
 
 
-def by_hand(layer: int, word: str | None) -> list[tuple[float, int, int]]:
-    """(cosine, sentence, position) of all occurrences, best first."""
+def search_plainly(layer: int, word: str | None) -> list[tuple[float, int, int]]:
+    """Return (cosine, sentence, position) of all occurrences, the nearest first."""
     bilm = tiny.bilm(tiny.config()).core()
     query = embed_sentences(bilm, [QUERY.split()])[0][layer, 1]
     found = []
@@ -63,8 +63,10 @@ def by_hand(layer: int, word: str | None) -> list[tuple[float, int, int]]:
 
 @pytest.mark.parametrize("layer", ["top", "1"])
 @pytest.mark.parametrize("any_word", [False, True])
-def test_the_nearest_are_those_found_by_hand(model: Path, corpus: Path, layer: str, any_word: bool) -> None:
-    expected = by_hand(2 if layer == "top" else 1, None if any_word else "play")
+def test_the_nearest_occurrences_equal_those_of_a_plain_search(
+    model: Path, corpus: Path, layer: str, any_word: bool
+) -> None:
+    expected = search_plainly(2 if layer == "top" else 1, None if any_word else "play")
     result = find(model, corpus, layer=layer, any=any_word)
     assert result.searched == len(expected) and not result.is_approximate
     assert [n.cosine for n in result.found] == pytest.approx([cosine for cosine, *_ in expected[:7]], abs=2e-3)
@@ -76,11 +78,13 @@ def test_the_nearest_are_those_found_by_hand(model: Path, corpus: Path, layer: s
     assert any_word or all(n.words[n.position] == "play" for n in result.found)
 
 
-def test_an_index_of_cells_finds_the_same(model: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_of_cells_finds_the_same_neighbours(
+    model: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("faiss")
     exact = find(model, corpus, any=True)
     monkeypatch.setattr(module, "APPROXIMATE_FROM", 100)
-    for _ in range(2):  # made, then read
+    for _ in range(2):  # made the first time, read the second time
         found = find(model, corpus, any=True)
         assert found.is_approximate and [n.cosine for n in found.found] == pytest.approx(
             [n.cosine for n in exact.found], abs=2e-3
@@ -106,7 +110,7 @@ def test_the_corpus_is_embedded_once_and_embedding_resumes_after_a_kill(model: P
     assert size - 128 * len(list(folder.glob("*.npy"))) == words * 10 * 2  # one layer in float16
 
 
-def test_contexts_are_shown_and_written(
+def test_contexts_are_printed_and_written(
     model: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pairs = [f"checkpoint={model}", f"corpus={corpus}", "word=play", f"sentence={QUERY}", "k=3"]
@@ -129,7 +133,9 @@ def test_contexts_are_shown_and_written(
         ({"k": 0}, "k=0"),
     ],
 )
-def test_wrong_questions_are_one_error(model: Path, corpus: Path, options: dict[str, Any], message: str) -> None:
+def test_wrong_options_are_reported_in_one_error(
+    model: Path, corpus: Path, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         find(model, corpus, **options)
 

@@ -1,4 +1,4 @@
-"""Work that was begun, and damaged since: one sentence with the remedy, or the same vectors."""
+"""Unfinished work that was damaged: one sentence with the remedy, or the same vectors."""
 
 import json
 from collections.abc import Callable
@@ -24,8 +24,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def begun(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A command whose parts are made and whose file is not; three parts."""
+def unfinished(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Embed three parts, but do not join them into the file; return the command."""
     monkeypatch.setattr(parts, "_PART_WORDS", 4)
     (tmp_path / "text.txt").write_bytes(TEXT.encode())
     command = ["embed", f"checkpoint={model}", f"input={tmp_path}/text.txt", f"output={tmp_path}/out.npz"]
@@ -84,8 +84,8 @@ def edited(change: Callable[[dict[str, Any]], Any]) -> Callable[[bytes], bytes]:
         ("part-000001.json", lambda data: b""),
     ],
 )
-def test_damage_is_one_sentence_and_overwrite_fixes_it(
-    begun: list[str], name: str, damage: Callable[[bytes], bytes] | None, tmp_path: Path,
+def test_damage_is_reported_in_one_sentence_and_overwrite_fixes_it(
+    unfinished: list[str], name: str, damage: Callable[[bytes], bytes] | None, tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     path = plan(tmp_path).parent / name
@@ -94,30 +94,30 @@ def test_damage_is_one_sentence_and_overwrite_fixes_it(
     if damage is not None:
         path.write_bytes(damage(whole))
     capfd.readouterr()
-    assert cli.main(begun) == cli.EXIT_USER_ERROR
-    said = capfd.readouterr().err.strip().splitlines()[-1]
-    assert str(plan(tmp_path).parent) in said and "overwrite=true" in said and len(said) < 500
+    assert cli.main(unfinished) == cli.EXIT_USER_ERROR
+    printed = capfd.readouterr().err.strip().splitlines()[-1]
+    assert str(plan(tmp_path).parent) in printed and "overwrite=true" in printed and len(printed) < 500
     assert not (tmp_path / "out.npz").exists()
-    assert cli.main([*begun, "overwrite=true"]) == 0
-    assert cli.main([*begun[:3], f"output={tmp_path}/again.npz"]) == 0
+    assert cli.main([*unfinished, "overwrite=true"]) == 0
+    assert cli.main([*unfinished[:3], f"output={tmp_path}/again.npz"]) == 0
     assert (tmp_path / "out.npz").read_bytes() == (tmp_path / "again.npz").read_bytes()
 
 
 @pytest.mark.parametrize("suffix", ["npy", "json"])
 def test_a_part_without_its_vectors_or_their_record_is_made_again(
-    begun: list[str], suffix: str, tmp_path: Path
+    unfinished: list[str], suffix: str, tmp_path: Path
 ) -> None:
     (plan(tmp_path).parent / f"part-000001.{suffix}").unlink()
-    assert cli.main(begun) == 0
-    assert cli.main([*begun[:3], f"output={tmp_path}/again.npz"]) == 0
+    assert cli.main(unfinished) == 0
+    assert cli.main([*unfinished[:3], f"output={tmp_path}/again.npz"]) == 0
     assert (tmp_path / "out.npz").read_bytes() == (tmp_path / "again.npz").read_bytes()
 
 
-def test_an_output_named_as_a_pattern_removes_no_other_s_temporaries(begun: list[str], tmp_path: Path) -> None:
+def test_an_output_name_with_a_wildcard_removes_no_other_temporary_files(unfinished: list[str], tmp_path: Path) -> None:
     other, own = tmp_path / ".other.npz.0123abcd.tmp", tmp_path / ".*.npz.0123abcd.tmp"
     for path in (other, own):
         path.write_bytes(b"")
-    assert cli.main([*begun[:3], f"output={tmp_path}/*.npz"]) == 0
+    assert cli.main([*unfinished[:3], f"output={tmp_path}/*.npz"]) == 0
     assert other.exists() and not own.exists()
 
 
@@ -135,15 +135,15 @@ def test_neighbours_are_not_searched_in_vectors_that_changed(
     assert f"{path} is damaged (its checksum is not the one of its record)" in capfd.readouterr().err
 
 
-def test_whole_work_is_gone_on_with(begun: list[str], tmp_path: Path) -> None:
+def test_undamaged_work_is_resumed(unfinished: list[str], tmp_path: Path) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in plan(tmp_path).parent.glob("part-*.npy")}
-    assert cli.main([*begun, "task=0", "tasks=2"]) == 0
+    assert cli.main([*unfinished, "task=0", "tasks=2"]) == 0
     assert {path.name: path.stat().st_mtime_ns for path in plan(tmp_path).parent.glob("part-*.npy")} == before
-    assert cli.main(begun) == 0
+    assert cli.main(unfinished) == 0
 
 
-def test_sentence_to_index_holds_the_stripped_line_as_allennlp_s_does(begun: list[str], tmp_path: Path) -> None:
-    assert cli.main(begun) == 0
+def test_sentence_to_index_holds_the_stripped_line_as_in_allennlp(unfinished: list[str], tmp_path: Path) -> None:
+    assert cli.main(unfinished) == 0
     found = np.load(tmp_path / "out.npz")
     index = json.loads(found["sentence_to_index"][0])
     assert index == {line.strip(): str(number) for number, line in enumerate(TEXT.split("\n"))}
@@ -151,7 +151,7 @@ def test_sentence_to_index_holds_the_stripped_line_as_allennlp_s_does(begun: lis
     assert found[index["the\x85dog\u2028ran"]].shape == (3, 3, 10)
 
 
-def test_a_damaged_index_of_faiss_is_made_anew(
+def test_a_damaged_faiss_index_is_made_again(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("faiss", reason="the extra `neighbors` is not installed")

@@ -1,4 +1,4 @@
-"""`elmo plot`: right curves in a PNG and in one HTML page that a browser shows without a network."""
+"""`elmo plot`: correct curves in a PNG, and in one HTML page that a browser shows without a network."""
 
 import html
 import math
@@ -21,7 +21,7 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 
 
 def log_run(folder: Path, start: float = 500.0, steps: int = 40, tokens_per_second: float = 1000.0) -> Path:
-    """A run of 100 tokens a step that logs every 2nd step and validates every 10th."""
+    """Log a run of 100 tokens a step with metrics every 2nd step and a validation every 10th."""
     folder.mkdir(parents=True)
     tracker = Tracker(folder, "run", WandbConfig(mode="disabled"), {})
     for step in range(2, steps + 1, 2):
@@ -37,7 +37,7 @@ def log_run(folder: Path, start: float = 500.0, steps: int = 40, tokens_per_seco
     return folder
 
 
-def test_curves_stand_against_steps_tokens_and_hours_of_training(tmp_path: Path) -> None:
+def test_curves_are_drawn_against_steps_tokens_and_hours_of_training(tmp_path: Path) -> None:
     run = read_curves(log_run(tmp_path / "run"))
     held_out = run.of("val/perplexity", "tokens")
     assert [x for x, _ in held_out] == [1000, 2000, 3000, 4000] and held_out == sorted(held_out)
@@ -46,7 +46,7 @@ def test_curves_stand_against_steps_tokens_and_hours_of_training(tmp_path: Path)
     assert max(hours) == pytest.approx(40 * 100 / 1000 / 3600) and hours[max(hours)] == pytest.approx(5 / 40)
 
 
-def test_a_step_that_logged_no_speed_lies_in_time_between_its_neighbours(tmp_path: Path) -> None:
+def test_the_time_of_a_step_that_logged_no_speed_is_interpolated(tmp_path: Path) -> None:
     folder = log_run(tmp_path / "run", steps=8)
     Tracker(folder, "run", WandbConfig(mode="disabled"), {}).log({"val/perplexity": 30.0, "train/tokens": 500}, 5)
     assert read_curves(folder).hours[5] == pytest.approx(0.5 / 3600)
@@ -60,18 +60,18 @@ def test_a_long_curve_is_thinned_to_means_and_keeps_its_end() -> None:
     assert thin(points[:100]) == points[:100]
 
 
-def test_every_panel_has_every_run_against_tokens_and_hours(tmp_path: Path) -> None:
+def test_every_panel_shows_every_run_against_tokens_and_hours(tmp_path: Path) -> None:
     runs = [read_curves(log_run(tmp_path / name, start), name) for name, start in (("one", 500), ("two", 300))]
     figure = draw(runs)
     labels = [(axes.get_ylabel(), axes.get_xlabel()) for axes in figure.axes]
     rows = ("perplexity", "tokens a second", "gradient norm")
     assert labels == [(row, column) for row in rows for column in ("tokens", "hours of training")]
-    assert [len(axes.lines) for axes in figure.axes] == [8, 8, 2, 2, 2, 2]  # four kinds of perplexity of each run
+    assert [len(axes.lines) for axes in figure.axes] == [8, 8, 2, 2, 2, 2]  # four kinds of perplexity for each run
     both = figure.axes[0].lines[3]
     assert list(zip(*both.get_data(), strict=True)) == runs[0].of("val/perplexity", "tokens")
 
 
-def test_curves_are_drawn_of_a_log_whose_last_line_is_cut(tmp_path: Path) -> None:
+def test_curves_are_drawn_from_a_log_whose_last_line_is_cut_short(tmp_path: Path) -> None:
     lines = [f'{{"trainer/global_step": {n}, "train/sampled_perplexity": {100 / n}}}' for n in range(1, 9)]
     lines += ['{"trainer/global_step": 8, "val/perplexity": 300.0}', '{"trainer/global_st']  # cut by a kill
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
@@ -88,7 +88,7 @@ def test_a_png_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 class Page(HTMLParser):
-    """Tags that are open, text, and what the page would fetch."""
+    """Collect the open tags, the text, and every address that the page would fetch."""
 
     VOID = ("meta", "link", "img", "br")
 
@@ -127,7 +127,7 @@ def html_page(tmp_path: Path) -> Path:
     return output
 
 
-def test_the_page_is_whole_and_needs_nothing_else(html_page: Path) -> None:
+def test_the_page_is_complete_and_fetches_nothing(html_page: Path) -> None:
     page = Page()
     text = html_page.read_text(encoding="utf-8")
     page.feed(text)
@@ -139,7 +139,7 @@ def test_the_page_is_whole_and_needs_nothing_else(html_page: Path) -> None:
     assert len(text) < 2_000_000, "so that it loads fast"
     shown = " ".join(" ".join(page.text).split())
     assert "Training of one, two <&>" in shown and "held out, backward" in shown and "hours of training" in shown
-    assert text.count('"name":"HoverTool"') == 9  # three panels against tokens, hours and steps
+    assert text.count('"name":"HoverTool"') == 9  # three panels, each against tokens, hours and steps
     assert f"{20 + 500 * math.exp(-40 / 15):,.2f}" in shown  # the last held-out perplexity, in the table
 
 
@@ -149,14 +149,14 @@ needs_browser = pytest.mark.skipif(
 
 
 def browse(page: Path, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Open a page in a browser that reaches no network."""
+    """Open a page in a browser without a network."""
     assert BROWSER is not None
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
     command += ["--window-size=1200,1900", "--host-resolver-rules=MAP * ~NOTFOUND", *arguments, page.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=200)
 
 
-# Move the mouse down through the first panel; write the text of all tooltips that show into the title.
+# Move the mouse down through the first panel, and write the text of all tooltips that appear into the title.
 MOVE_THE_MOUSE = """<script>
 const inside = root => [...root.querySelectorAll("*")].flatMap(e => [e, ...(e.shadowRoot ? inside(e.shadowRoot) : [])]);
 const named = name => inside(document).filter(e => String(e.className).includes(name));
@@ -200,7 +200,7 @@ def test_a_real_browser_shows_the_curves_of_both_runs(html_page: Path, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["<script>alert(1)<", "<!--<script>", "a$\\frac$ & {0}", "$a_b$ %s"])
-def test_a_run_s_name_is_text_on_the_page_and_no_script(name: str, html_page: Path, tmp_path: Path) -> None:
+def test_the_name_of_a_run_is_text_on_the_page_and_no_script(name: str, html_page: Path, tmp_path: Path) -> None:
     log_run(tmp_path / name)
     assert main(["plot", str(tmp_path / name), f"output={tmp_path / 'plot.html'}"]) == 0
     shown = (tmp_path / "plot.html").read_text("utf-8")
@@ -217,7 +217,7 @@ def test_runs_of_the_same_name_are_distinguished_by_their_paths() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["output=x.png"], "takes a run folder"),
         (["absent", "output=x.png"], "absent has no metrics to draw"),
@@ -225,12 +225,16 @@ def test_runs_of_the_same_name_are_distinguished_by_their_paths() -> None:
         (["absent"], "must name a file that ends with .png or .html"),
     ],
 )
-def test_a_mistake_is_answered_in_one_sentence(
-    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_mistake_is_reported_in_one_sentence(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["plot", *arguments]) == 2
-    assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_a_run_without_metrics_has_no_curves(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`elmo score`: the probabilities are the slow model's, and the totals those of `elmo evaluate`."""
+"""`elmo score`: probabilities equal those of the slow model, and totals those of `elmo evaluate`."""
 
 import json
 import math
@@ -36,7 +36,7 @@ def model(bilm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def by_numpy(bilm: LanguageModel, sentence: list[str]) -> np.ndarray:
-    """(2, n + 1): -log p of w1 ... wn </S> and of wn ... w1 <S>, each read from a cold state."""
+    """Return (2, n + 1): -log p of w1 ... wn </S> and of wn ... w1 <S>, each from a cold start."""
     twin = NumpyBiLM(bilm.state_dict(), bilm.config)
     reads = [["<S>", *sentence], ["</S>", *sentence[::-1]]]
     targets = [[*sentence, "</S>"], [*sentence[::-1], "<S>"]]
@@ -49,7 +49,7 @@ def scored(bilm: LanguageModel, sentences: list[str]) -> list:
     return Scorer(bilm, WORDS).score([Sentence("x", n, s.split(), s) for n, s in enumerate(sentences, 1)])
 
 
-def test_every_probability_is_the_slow_models(bilm: LanguageModel) -> None:
+def test_every_probability_equals_that_of_the_slow_model(bilm: LanguageModel) -> None:
     for found, text in zip(scored(bilm, SENTENCES), SENTENCES, strict=True):
         expected = by_numpy(bilm, text.split())
         forward, backward = found.log_probabilities
@@ -70,8 +70,8 @@ def test_other_sentences_of_a_batch_do_not_matter(bilm: BiLM) -> None:
         assert np.allclose(found.nats, scored(bilm, [text])[0].nats, atol=1e-5)
 
 
-def test_totals_are_those_of_evaluate_where_each_sentence_starts_cold(model: Path, tmp_path: Path) -> None:
-    """One sentence a text, so that evaluate carries no state into it."""
+def test_totals_equal_those_of_evaluate_if_each_sentence_has_a_cold_start(model: Path, tmp_path: Path) -> None:
+    """One sentence a text, so that evaluate carries no state into a sentence."""
     for number, sentence in enumerate(SENTENCES):
         path = tmp_path / f"{number}.txt"
         path.write_text(f"{sentence}\n", "utf-8")
@@ -83,7 +83,9 @@ def test_totals_are_those_of_evaluate_where_each_sentence_starts_cold(model: Pat
         assert ours.perplexities == pytest.approx(perplexities, rel=1e-5)
 
 
-def test_files_hold_a_sentence_or_a_word_a_line(model: Path, bilm: LanguageModel, tmp_path: Path) -> None:
+def test_a_file_has_one_line_for_each_sentence_or_for_each_word(
+    model: Path, bilm: LanguageModel, tmp_path: Path
+) -> None:
     (tmp_path / "text.txt").write_text("\n".join([SENTENCES[0], "", *SENTENCES[1:]]), "utf-8")
     for suffix in ("jsonl", "tsv"):
         pairs = [f"input={tmp_path / 'text.txt'}", f"output={tmp_path / f'out.{suffix}'}"]
@@ -116,7 +118,7 @@ def test_the_table_names_its_logarithm_and_marks_unknown_words(
     ("options", "message"),
     [({"output": "x.csv"}, "must end in .jsonl or .tsv"), ({"input": "none.txt"}, "none.txt"), ({}, "has no softmax")],
 )
-def test_wrong_options_are_one_error(
+def test_wrong_options_give_one_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: dict[str, str], message: str
 ) -> None:
     save_pretrained(tmp_path / "bare", BiLM(tiny.config()))
@@ -126,5 +128,5 @@ def test_wrong_options_are_one_error(
     assert message in capsys.readouterr().err
 
 
-def test_no_sentences_have_no_perplexity() -> None:
+def test_without_sentences_there_is_no_perplexity() -> None:
     assert str(Scores()) == "no sentences"

@@ -38,7 +38,7 @@ def test_a_finished_run_is_shown_with_its_numbers(finished: Path, dataset: Path)
 
 
 def test_status_imports_neither_torch_nor_wandb(finished: Path) -> None:
-    """So that it is instant on a login node; a time would depend on the machine."""
+    """These imports would make the command slow on a login node. A limit on time would depend on the machine."""
     code = (
         f"import sys; from pipeline.cli import main; main(['status', {str(finished)!r}])\n"
         "print('imported:', *sorted({'torch', 'wandb', 'pytorch_lightning', 'matplotlib'} & set(sys.modules)))"
@@ -47,7 +47,7 @@ def test_status_imports_neither_torch_nor_wandb(finished: Path) -> None:
     assert done.stdout.splitlines()[-1] == "imported:", done.stderr
 
 
-def test_json_holds_the_same_for_one_or_several_runs(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_one_line_for_each_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", str(finished), str(finished), "--json"]) == 0
     first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert first["state"] == second["state"] == "finished" and first["checkpoint"]["step"] == 6
@@ -60,7 +60,7 @@ def test_watching_ends_with_the_run(finished: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.slow
-def test_a_run_is_followed_from_training_over_a_kill_to_its_end(dataset: Path, tmp_path: Path) -> None:
+def test_the_status_follows_a_run_through_a_kill_to_its_end(dataset: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     process = runs.start(dataset, run_dir, "train.max_steps=100000", "train.epochs=1e6", "checkpoint.every_steps=2")
     assert process.wait_until(lambda: runs.last_step(run_dir) > 3)
@@ -91,7 +91,7 @@ def test_the_status_of_a_run_stopped_by_a_signal_names_the_signal(dataset: Path,
 
 
 def a_run(folder: Path, **start: object) -> Path:
-    """The folder of a run on another machine that has logged one step."""
+    """Write the folder of a run on another machine that has logged one step."""
     folder.mkdir()
     facts = {"unix_time": time.time() - 60, "host": "node7", "pid": 1, "total_steps": 1000, "slurm": {}}
     write_json(folder / "start.json", facts | start)
@@ -102,7 +102,7 @@ def a_run(folder: Path, **start: object) -> Path:
     return folder
 
 
-def test_a_run_on_another_node_lives_while_it_logs(tmp_path: Path) -> None:
+def test_a_run_on_another_node_counts_as_running_while_it_logs(tmp_path: Path) -> None:
     run_dir = a_run(tmp_path / "run")
     status = read_status(run_dir)
     assert status.state == "running" and status.eta_hours == pytest.approx(60, abs=0.1)
@@ -141,7 +141,7 @@ def test_restarts_are_shown_with_their_reasons(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["", "hung"])
 def test_jobs_of_the_run_in_the_queue_are_shown(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """squeue as a script that prints what Slurm's prints in that format."""
+    """Use a script as squeue that prints what Slurm's squeue prints in that format."""
     squeue = tmp_path / "bin" / "squeue"
     squeue.parent.mkdir()
     squeue.write_text(
@@ -161,8 +161,8 @@ def test_jobs_of_the_run_in_the_queue_are_shown(how: str, tmp_path: Path, monkey
     assert status.next == "wait: job 123 is in the queue (Resources) and resumes by itself"
 
 
-def test_the_queue_is_asked_for_a_user_who_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a container whose user has no line in /etc/passwd. squeue and Slurm know users by number too."""
+def test_the_queue_is_read_for_a_user_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container a user may have no line in /etc/passwd. squeue and Slurm also know users by number."""
     squeue = tmp_path / "bin" / "squeue"
     squeue.parent.mkdir()
     squeue.write_text(f'#!/bin/sh\necho "$@" > {tmp_path / "asked"}\n')
@@ -187,29 +187,29 @@ def test_the_status_of_a_run_that_hung_names_its_log_and_how_to_resume(tmp_path:
     assert status.next.startswith("its log has the stacks of all threads; to resume from step ")
 
 
-def test_looking_at_a_lock_takes_nothing_away(dataset: Path, tmp_path: Path) -> None:
+def test_checking_a_lock_does_not_take_it(dataset: Path, tmp_path: Path) -> None:
     assert not is_claimed(tmp_path)
     runs.train_here(dataset, tmp_path, "train.max_steps=1")
     assert not is_claimed(tmp_path) and not is_claimed(tmp_path)
     runs.train_here(dataset, tmp_path, "train.max_steps=2")
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_holds_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", str(tmp_path)]) == 2
     assert "is not the folder of a run" in capsys.readouterr().err
     assert main(["status"]) == 2
     assert "takes a run folder" in capsys.readouterr().err
 
 
-def test_a_run_of_which_little_is_known_is_shown_too(tmp_path: Path) -> None:
+def test_a_run_with_few_records_is_shown_too(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     assert read_status(tmp_path).state == "new"
     assert render(Status("runs/x", "new")).splitlines() == ["run         runs/x: not started", "progress    step 0"]
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "message"),
     [(0, "0 s"), (-3, "0 s"), (89, "89 s"), (600, "10 min"), (7200, "2.0 h"), (4 * 86400, "4.0 days")],
 )
-def test_durations_are_printed_in_the_unit_that_fits(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
+def test_durations_are_printed_in_a_suitable_unit(seconds: float, message: str) -> None:
+    assert duration(seconds) == message

@@ -1,4 +1,4 @@
-"""Text for the commands that use a model is read by the rules of `elmo prep`."""
+"""The commands that use a model read text by the rules of `elmo prep`."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ def read(path: Path, data: bytes, tokenize: bool = False) -> list[tuple[int, lis
     return [(sentence.line, sentence.words) for sentence in read_sentences(sources, tokenize)]
 
 
-def test_control_characters_are_repaired_in_raw_text_and_faults_in_tokenised_text(tmp_path: Path) -> None:
+def test_control_characters_are_repaired_in_raw_text_and_refused_in_tokenised_text(tmp_path: Path) -> None:
     data = "It\x92s so.\n\x81\nShe\x7f left.\n".encode()
     assert read(tmp_path / "a.txt", data, tokenize=True) == [
         (1, ["It", "’s", "so", "."]),
@@ -31,7 +31,7 @@ def test_control_characters_are_repaired_in_raw_text_and_faults_in_tokenised_tex
         read(tmp_path / "a.txt", data)
 
 
-def test_an_error_lists_faults_of_every_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_lists_all_kinds_of_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "MAX_SENTENCE_WORDS", 5)
     with pytest.raises(DataError) as error:
         read(tmp_path / "a.txt", b"good\n\xff\na b c d e f\n</S>\n")
@@ -49,7 +49,7 @@ def test_an_error_lists_faults_of_every_kind(tmp_path: Path, monkeypatch: pytest
     ["embed input=caf*/a.txt output=a.h5", "score input=caf*/a.txt", "evaluate data=caf*/a.txt",
      "neighbors corpus=caf*/a.txt index=index word=a sentence=a"],
 )  # fmt: skip
-def test_a_file_whose_name_is_not_utf_8_is_refused_in_a_sentence(
+def test_a_file_whose_name_is_not_utf_8_is_refused_in_one_sentence(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], command: str
 ) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
@@ -58,5 +58,5 @@ def test_a_file_whose_name_is_not_utf_8_is_refused_in_a_sentence(
     monkeypatch.chdir(tmp_path)
     assert main([*command.split(), f"checkpoint={trained}", "accelerator=cpu"]) == 2
     name = command.split()[0]
-    said = f"elmo {name}: input {tmp_path}/caf\\xe9/a.txt has a name that is not UTF-8; rename it\n"
-    assert capfd.readouterr().err.endswith(said)
+    printed = f"elmo {name}: input {tmp_path}/caf\\xe9/a.txt has a name that is not UTF-8; rename it\n"
+    assert capfd.readouterr().err.endswith(printed)

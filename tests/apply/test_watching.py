@@ -14,13 +14,13 @@ from tests.train import runs
 from tests.train.wandb_server import WandbServer
 
 PAGE = pages.ROOT / "docs" / "guide" / "watch.md"
-COMMAND_LINE = pages.ROOT / "docs" / "reference" / "command-line.md"  # lists the files of a run
-# Lines of a run in progress, and of settings in which the test's runs do not differ.
+COMMAND_LINE = pages.ROOT / "docs" / "reference" / "command-line.md"  # it lists the files of a run
+# Labels of lines for a run in progress, and for settings that are equal in the two runs of this test.
 NOT_OF_THESE_RUNS = {"ends", "optimizer.lr", "train.epochs", "train.max_steps", "total_steps"}
 
 
 @pytest.mark.slow
-def test_its_commands_and_its_python_run(
+def test_the_commands_and_the_python_of_the_page_run(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -50,7 +50,7 @@ def test_its_commands_and_its_python_run(
     assert all(f"`{family}/" in PAGE.read_text("utf-8") for family in families), families
 
 
-def test_what_it_names_is_there() -> None:
+def test_the_options_that_the_page_names_exist() -> None:
     keys = re.findall(r"`(train|wandb|run)\.(\w+)", PAGE.read_text("utf-8"))
     assert len(keys) > 6
     config = runs.config_of(Path("data"), Path("run"))

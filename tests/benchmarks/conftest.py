@@ -1,4 +1,4 @@
-"""A small dataset with the benchmarks' own text."""
+"""A small dataset of the benchmarks' own text."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from data_prep.prepare import prepare
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared corpus of 600 sentences, a sixth of them held out."""
+    """Prepare a corpus of 600 sentences, a sixth of them held out."""
     folder = tmp_path_factory.mktemp("benchmarks")
     paths, _ = write_corpus(folder / "text", Corpus(sentences=600, files=1))
     prepare(paths, folder / "data", heldout=100, workers=1, show_progress=False)

@@ -1,4 +1,4 @@
-"""What bilm-tf scores, by the benchmark's command."""
+"""The tokens that bilm-tf scores, by the benchmark's command."""
 
 import json
 from pathlib import Path
@@ -19,13 +19,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_bilm_tf_scores_what_all_lanes_still_have() -> None:
+def test_bilm_tf_scores_tokens_only_while_all_lanes_have_text() -> None:
     assert scored_tokens([3, 2, 4, 9], lanes=2) == [3, 2, 4, 3]  # lane 1 takes the third sentence, lane 0 the fourth
     assert scored_tokens([5], lanes=2) == [0] and scored_tokens([], lanes=1) == []
     assert scored_tokens([2, 3, 1], lanes=1) == [2, 3, 1]
 
 
-def test_in_one_lane_each_token_is_scored_as_elmo_evaluate_scores_it(
+def test_with_one_lane_each_token_is_scored_as_by_elmo_evaluate(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text, output = trained.parent / "heldout.txt", tmp_path / "result.json"
@@ -39,7 +39,7 @@ def test_in_one_lane_each_token_is_scored_as_elmo_evaluate_scores_it(
     assert f"forward {expected.forward:.2f}, backward {expected.backward:.2f}, both" in capsys.readouterr().out
 
 
-def test_fewer_tokens_are_scored_in_more_lanes_and_none_in_too_many(trained: Path, tmp_path: Path) -> None:
+def test_more_lanes_score_fewer_tokens_and_too_many_lanes_score_none(trained: Path, tmp_path: Path) -> None:
     text, output = trained.parent / "heldout.txt", tmp_path / "result.json"
     bilm_tf_scoring.main([str(trained), str(text), "--lanes=16", f"--output={output}"])
     lengths = [len(line.split()) + 1 for line in text.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""The bytes that ranks send each other, and the operations that a token needs."""
+"""The bytes that ranks send to each other, and the operations that a token needs."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def test_the_bytes_of_a_step_grow_with_the_ranks_and_stay_below_dense_ones(datas
     assert all(row["bytes"] < row["dense_ddp_bytes"] and row["softmax_ratio"] > 1 for row in (small, middle, large))
 
 
-def test_the_papers_model_needs_the_operations_that_were_counted_by_hand() -> None:
+def test_the_model_of_the_paper_needs_the_operations_counted_by_hand() -> None:
     position, both = (needed_flops(ORIGINAL.model, ORIGINAL.softmax.num_samples, share, None) / 3 for share in (0, 1))
     word = both - position
     assert word / 1e6 == pytest.approx(17.6 + 33.5 + 2.1, rel=0.01)

@@ -1,4 +1,4 @@
-"""Every command that docs/results.md and benchmarks/README.md show exists and accepts the options shown."""
+"""Every command in docs/results.md and benchmarks/README.md exists and accepts the options shown."""
 
 import importlib
 import re
@@ -42,7 +42,7 @@ def test_the_readme_names_every_benchmark() -> None:
     assert {words[2].removeprefix("benchmarks.") for words in commands(README, "python", "-m")} == COMMANDS
 
 
-def test_the_trainings_of_the_results_page_set_what_there_is_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_trainings_of_the_results_page_set_only_options_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     found = [*commands(RESULTS, "elmo", "pretrain"), *(words[2:] for words in commands(RESULTS, "timeout", "600"))]
     assert len(found) >= 2 and all(words[:2] == ["elmo", "pretrain"] for words in found)
@@ -50,7 +50,7 @@ def test_the_trainings_of_the_results_page_set_what_there_is_to_set(monkeypatch:
         load(PretrainConfig, words[2:])
 
 
-def test_the_recipes_and_targets_of_make_on_the_results_page_are_there() -> None:
+def test_the_recipes_and_make_targets_of_the_results_page_exist() -> None:
     page, makefile = RESULTS.read_text(encoding="utf-8"), (ROOT / "Makefile").read_text(encoding="utf-8")
     assert {*re.findall(r"recipe `([^`]+)`", page)} == RECIPES.keys()
     assert {words[1] for words in commands(RESULTS, "make")} <= {*re.findall(r"^(\w+):", makefile, re.MULTILINE)}

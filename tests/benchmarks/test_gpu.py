@@ -19,14 +19,14 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_in_one_sentence_that_it_needs_one() -> None:
+def test_without_a_gpu_the_check_prints_in_one_sentence_that_it_needs_one() -> None:
     done = run()
     assert done.returncode == 2 and not done.stdout
     assert done.stderr == "benchmarks.gpu needs an NVIDIA GPU; --dry runs its parts tiny on the CPU\n"
 
 
 @pytest.mark.slow
-def test_every_part_runs_dry_and_the_numbers_are_right(tmp_path: Path) -> None:
+def test_every_part_of_the_check_runs_dry_with_right_numbers(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     done = run("--dry", "--threads=1", f"--output={output}")
     assert done.returncode == 0, done.stdout + done.stderr

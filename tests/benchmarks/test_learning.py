@@ -21,7 +21,8 @@ def test_recipes_are_trained_once_and_compared_by_tokens_to_the_target(
     monkeypatch.setattr(learning, "_VALIDATE_TOKENS", 200)
     out, heldout = tmp_path / "out", tmp_path / "heldout.txt"
     lines = Path(text).read_text().splitlines(keepends=True)
-    heldout.write_text("".join([line for line in lines if line.strip()][:300]))  # of fewer than 256 bilm-tf scores none
+    # With fewer than 256 bilm-tf scores none.
+    heldout.write_text("".join([line for line in lines if line.strip()][:300]))
     command = [str(out), text, str(heldout), "--recipes=original,fast", "--closer=fast", "--target=5000", *TINY]
     learning.main(command)
     found = json.loads((out / "learning.json").read_text())
@@ -42,6 +43,6 @@ def test_recipes_are_trained_once_and_compared_by_tokens_to_the_target(
     assert all("nothing to do" in path.read_text().removeprefix(before) for path, before in logs.items())
 
 
-def test_an_unknown_recipe_is_named_with_those_there_are(tmp_path: Path) -> None:
+def test_an_unknown_recipe_is_refused_with_a_list_of_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="--recipes=slow is unknown; there are original, "):
         learning.main([str(tmp_path), "a.txt", "b.txt", "--recipes=slow"])

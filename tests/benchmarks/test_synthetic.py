@@ -1,4 +1,4 @@
-"""Synthetic corpora have the same bytes at any number of processes, and the distribution that their docstring gives."""
+"""Synthetic corpora have the same bytes for any number of processes, and the distribution that is documented."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def test_sentences_have_the_mean_length_of_the_1b_benchmark(tmp_path: Path) -> N
     assert abs(words / 20_000 - 25.3) < 0.4  # standard error 0.09
 
 
-def test_words_are_as_frequent_as_expected() -> None:
+def test_words_have_the_expected_frequencies() -> None:
     sampler = WordSampler(1.78)
     ranks = sampler.draw(np.random.default_rng(0), 1_000_000)
     head = np.log((np.arange(1, 6) + 2.7) / (np.arange(5) + 2.7))
@@ -42,7 +42,7 @@ def expected_types(words: int, tail: float) -> float:
     return float((widths * -np.expm1(-words * np.diff(below) / widths / below[-1])).sum())
 
 
-def test_no_two_types_are_spelled_alike() -> None:
+def test_no_two_types_have_the_same_spelling() -> None:
     random = np.random.default_rng(0)
     ranks = np.unique(np.concatenate([np.arange(200_000), random.integers(0, NUM_TYPES, 200_000), [NUM_TYPES - 1]]))
     words = Speller().text(ranks, np.array([len(ranks) - 1])).decode().split()

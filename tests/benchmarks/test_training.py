@@ -14,7 +14,7 @@ SIZES = ["model.filters=[[1,8],[2,8]]", "model.lstm_dim=12", "model.projection_d
 SIZES += ["data.window=5"]
 
 
-def test_plain_pytorch_learns_the_same_as_ours(dataset: Path) -> None:
+def test_plain_pytorch_learns_the_same_as_our_training(dataset: Path) -> None:
     config = load(PretrainConfig, [*SIZES, f"data.path={dataset}", "data.lanes=4", "data.vocab_min_count=1"])
     config = replace(config, model=replace(config.model, dropout=0.0, proj_clip=0.05, cell_clip=0.1))
     ways = train_step.build_steps(config, 0, ["ours", "plain", "nn.LSTM"])
@@ -22,7 +22,7 @@ def test_plain_pytorch_learns_the_same_as_ours(dataset: Path) -> None:
     losses = {name: [steps(), steps.in_parts(), steps(), steps()] for name, steps in ways.items()}
     assert losses["plain"] == pytest.approx(losses["ours"], abs=1e-4)
     assert [whole() for _ in range(4)] == pytest.approx(losses["ours"], abs=1e-6)
-    assert losses["nn.LSTM"] != pytest.approx(losses["ours"], abs=1e-4)  # it has no clips
+    assert losses["nn.LSTM"] != pytest.approx(losses["ours"], abs=1e-4)  # nn.LSTM has no clips
     assert losses["ours"][3] < losses["ours"][0]
     for name in ("ours-bf16", "plain-bf16"):
         (low,) = train_step.build_steps(config, 0, [name]).values()
@@ -54,7 +54,7 @@ def test_the_memory_of_a_run_is_compared_with_its_computed_size(dataset: Path, t
     assert result["paper"]["parameters"] == result["paper"]["optimizer"] > result["paper"]["dense gradients"] > 0
 
 
-def test_the_full_softmax_takes_the_memory_of_a_block_and_plain_pytorch_the_whole(tmp_path: Path) -> None:
+def test_the_full_softmax_needs_the_memory_of_one_block_unlike_plain_pytorch(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     sizes = ["--vocabulary=200000", "--projection=8", "--positions=320", "--seconds=0.1", "--threads=1"]
     full_softmax.main([*sizes, f"--output={output}"])
@@ -71,11 +71,11 @@ def test_the_loader_is_measured(dataset: Path, tmp_path: Path, capsys: pytest.Ca
     assert "| lanes | raw, M tokens/s |" in capsys.readouterr().out
 
 
-def test_an_unknown_option_ends_a_benchmark_with_those_there_are(dataset: Path) -> None:
+def test_an_unknown_option_ends_a_benchmark_with_a_list_of_the_known_ones(dataset: Path) -> None:
     with pytest.raises(SystemExit, match=r"--sekonds=3 is unknown; there are --threads, --output, .*--seconds"):
         loader.main([f"data.path={dataset}", "--sekonds=3"])
 
 
-def test_a_value_of_the_wrong_type_ends_a_benchmark_with_one_that_fits(dataset: Path) -> None:
+def test_a_value_of_the_wrong_type_ends_a_benchmark_with_an_example(dataset: Path) -> None:
     with pytest.raises(SystemExit, match=r"--seconds=long has a value of the wrong type; give one such as 3\.0"):
         loader.main([f"data.path={dataset}", "--seconds=long"])

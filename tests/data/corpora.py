@@ -1,4 +1,4 @@
-"""Random small datasets: in memory for many of them, in real shards for a few."""
+"""Random small datasets: in memory, and a few of them written as real shards."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,9 +25,10 @@ few = settings(deadline=None, max_examples=6)
 
 @dataclass
 class Corpus:
-    """lengths: words of each sentence, by shard and chunk. Word ids run on from 3 and start over after `types` words.
+    """A split in memory, with the attributes of data_prep.dataset.shards.Split that the readers of windows use.
 
-    A split in memory: it has what Stream, TrainWindows and EvaluationWindows read of a data_prep.dataset.shards.Split.
+    lengths: the number of words of each sentence, by shard and chunk. Word ids count up from 3 and start again after
+    `types` words.
     """
 
     lengths: list[list[list[int]]]
@@ -57,7 +58,7 @@ class Corpus:
         return self.chunks[index]
 
     def lexicon(self) -> Lexicon:
-        """Short words and words that are cut."""
+        """Return a lexicon of short words and of words that are longer than MAX_CHARACTERS."""
         num_types = max(int(chunk.max()) for chunk in self.chunks) + 1
         words = [f"w{i}" if i % 3 else f"é{i}-a-long-word" for i in range(3, num_types)]
         return Lexicon.from_words([*SPECIALS, *words], np.zeros(max(num_types, 3), np.int64))
@@ -66,7 +67,7 @@ class Corpus:
         return BatchMaker(self.lexicon(), Vocabulary(vocabulary), MAX_CHARACTERS)
 
     def write(self, folder: Path) -> Dataset:
-        """The same as a dataset on disk, opened."""
+        """Write the corpus as a dataset on disk, and open it."""
         folder.mkdir(parents=True)
         self.lexicon().write(folder)
         numbered = list(zip(self.chunk_shard, self.chunks, strict=True))
@@ -86,7 +87,10 @@ class Corpus:
 
 
 def corpora(most_shards: int = 4) -> st.SearchStrategy[Corpus]:
-    """One shard or several, one-word sentences and ones longer than the blocks in which sentence ends are searched."""
+    """Return a strategy for corpora of one or several shards.
+
+    Some sentences have one word, and some are longer than the blocks in which Stream looks for the ends of sentences.
+    """
     lengths = st.one_of(st.integers(1, 9), st.sampled_from([1, 40, 255, 256, 257, 600]))
     chunk = st.lists(lengths, min_size=1, max_size=6)
     shard = st.lists(chunk, min_size=1, max_size=4)
@@ -95,17 +99,17 @@ def corpora(most_shards: int = 4) -> st.SearchStrategy[Corpus]:
 
 @st.composite
 def lane_plans(draw: st.DrawFn, corpus: Corpus) -> tuple[int, int]:
-    """(lanes, T) that the corpus fills at least once."""
+    """Draw (lanes, T) that the corpus fills at least once."""
     lanes = draw(st.integers(1, min(12, corpus.num_tokens)))
     return lanes, draw(st.integers(1, min(25, corpus.num_tokens // lanes)))
 
 
 def read_spelled(batch: Batch) -> np.ndarray:
-    """(2, T, B, C): the characters of what each direction reads."""
+    """Return (2, T, B, C): the characters of the words that each direction reads."""
     return batch.characters.numpy()[batch.word_index.numpy()]
 
 
 def same(one: Batch, other: Batch) -> bool:
-    """Whether two batches agree in every field."""
+    """Return whether two batches agree in every field."""
     pairs = zip(vars(one).values(), vars(other).values(), strict=True)
     return all(a.dtype == b.dtype and a.equal(b) if isinstance(a, Tensor) else a == b for a, b in pairs)

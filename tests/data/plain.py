@@ -1,6 +1,6 @@
 """The order of training data in plain Python lists, straight from its definition (elmo-numerics, points 8-12).
 
-A text is its chunks, in the dataset's order; a chunk is its sentences; a sentence is the lexicon ids of its words.
+A text is a list of chunks in the dataset's order. A chunk is a list of sentences. A sentence is a list of lexicon ids.
 """
 
 from itertools import chain
@@ -16,7 +16,7 @@ Pair = tuple[list[int], list[int]]  # inputs and targets
 
 
 def text_of(split: Split) -> Text:
-    """A split's chunks read back as sentences."""
+    """Return the sentences of each of a split's chunks."""
     return [_sentences(split.chunk(number).tolist()) for number in range(len(split.chunk_tokens))]
 
 
@@ -32,7 +32,7 @@ def _sentences(tokens: list[int]) -> list[Sentence]:
 
 
 def directions(sentences: list[Sentence]) -> list[Pair]:
-    """[forward, backward]: everything that each direction reads, and what it must predict there."""
+    """Return [forward, backward]: the words that each direction reads, and the words that it must predict."""
     return [
         (_joined([BOS, *words] for words in sentences), _joined([*words, EOS] for words in sentences)),
         (_joined([EOS, *words[::-1]] for words in sentences), _joined([*words[::-1], BOS] for words in sentences)),
@@ -44,12 +44,12 @@ def _joined(parts) -> list[int]:
 
 
 def in_order(text: Text, order: np.ndarray) -> list[Pair]:
-    """Both directions of the text with its chunks in this order."""
+    """Return what both directions read and predict in the text with its chunks in this order."""
     return directions(_joined(text[number] for number in order))
 
 
 def window(both: list[Pair], num_lanes: int, length: int, number: int, lanes: range) -> list[list[list[list[int]]]]:
-    """[inputs, targets] of window `number`, each [direction][step in the window][lane]."""
+    """Return [inputs, targets] of window `number`, each [direction][step in the window][lane]."""
     lane_tokens = len(both[0][0]) // (num_lanes * length) * length
     return [
         [
@@ -61,12 +61,12 @@ def window(both: list[Pair], num_lanes: int, length: int, number: int, lanes: ra
 
 
 def spelled(word: str, max_characters: int) -> list[int]:
-    """The character ids of an ordinary word."""
+    """Return the character ids of an ordinary word."""
     return _padded(list(word.encode())[: max_characters - 2], max_characters)
 
 
 def spelled_id(word_id: int, words: list[str], max_characters: int) -> list[int]:
-    """The character ids of a word of the lexicon, or of a sentence bound."""
+    """Return the character ids of a word of the lexicon, or of a sentence bound."""
     if word_id in (BOS, EOS):
         return _padded([256 + word_id], max_characters)
     return spelled(words[word_id], max_characters)

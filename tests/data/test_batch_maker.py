@@ -29,15 +29,15 @@ def maker(vocabulary: Vocabulary | None = None) -> BatchMaker:
 
 @many
 @given(st.lists(windows, min_size=1, max_size=4))
-def test_unique_words_are_each_there_once_and_the_index_leads_back_to_the_ids(asked: list[np.ndarray]) -> None:
-    one = maker()  # and what it was asked before leaves no trace
+def test_unique_words_occur_once_and_the_index_restores_the_ids(asked: list[np.ndarray]) -> None:
+    one = maker()  # what it made before must not matter
     for ids in asked:
         unique, index = one.unique(ids)
         assert sorted(unique.tolist()) == sorted(set(ids.ravel().tolist()))
         assert index.shape == ids.shape and (unique[index] == ids).all()
 
 
-def test_a_batch_goes_to_another_process_whole_and_without_a_shared_file() -> None:
+def test_a_batch_is_pickled_with_its_data_and_without_shared_memory() -> None:
     ids = np.arange(40, dtype=np.int32).reshape(2, 4, 5)
     batch = maker().make(DirectedIds(ids, ids), step=3, first_lane=1, resets_state=True)
     sent = bytes(ForkingPickler.dumps(batch))
@@ -55,7 +55,9 @@ def test_a_prefix_of_the_lexicon_keeps_its_ids_and_the_rest_is_unk(ids: np.ndarr
 
 @many
 @given(windows, st.permutations([*WORDS[3:30], "elsewhere", "nowhere"]), st.integers(0, 29))
-def test_a_foreign_vocabulary_is_met_word_by_word(ids: np.ndarray, foreign: list[str], size: int) -> None:
+def test_words_are_mapped_to_another_vocabulary_by_their_spelling(
+    ids: np.ndarray, foreign: list[str], size: int
+) -> None:
     words = [*SPECIALS, *foreign[:size]]
     lexicon = Lexicon.from_words(WORDS, np.zeros(len(WORDS)))
     found = Vocabulary(len(words), vocabulary_map(lexicon, words)).targets(ids)
@@ -68,7 +70,7 @@ def test_the_map_of_a_lexicon_onto_itself_changes_nothing(prepared: Dataset) -> 
     assert mapped.dtype == np.int32 and mapped.tolist() == list(range(len(prepared.lexicon)))
 
 
-def test_lexicons_larger_than_a_block_are_mapped_whole() -> None:
+def test_a_lexicon_larger_than_a_block_is_mapped_completely() -> None:
     words = [*SPECIALS, *map(str, range(70_000))]
     lexicon = Lexicon.from_words(words, np.zeros(len(words)))
     turned = [*SPECIALS, *reversed(words[3:])]

@@ -1,4 +1,4 @@
-"""Bits a character against plain Python, and what makes them fair between vocabularies."""
+"""Bits per character against plain Python, and what makes them comparable between vocabularies."""
 
 import math
 from collections import Counter
@@ -16,7 +16,7 @@ from tests.data import plain
 
 
 @pytest.mark.parametrize("size", [3, 20, 10**6])
-def test_a_split_s_characters_and_its_unknown_words_are_counted_and_spelled(prepared: Dataset, size: int) -> None:
+def test_characters_and_unknown_words_are_counted_and_unknown_words_are_spelled(prepared: Dataset, size: int) -> None:
     split, words = prepared.splits["heldout"], prepared.lexicon.words()
     text = [[words[i] for i in sentence] for chunk in plain.text_of(split) for sentence in chunk]
     unknown = [word for sentence in text for word in sentence if words.index(word) >= size]
@@ -29,11 +29,11 @@ def test_a_split_s_characters_and_its_unknown_words_are_counted_and_spelled(prep
     assert found.bits_per_character(7.0) == pytest.approx((7.0 + expected) / math.log(2) / found.characters)
 
 
-def test_letters_are_those_of_the_training_types_and_every_word_has_a_probability(prepared: Dataset) -> None:
+def test_letter_probabilities_come_from_training_words_and_none_is_zero(prepared: Dataset) -> None:
     lexicon, letters = prepared.lexicon, letter_nats(prepared.lexicon)
     assert np.exp(-letters).sum() == pytest.approx(1) and len(letters) == 257
     seen = [word for word, count in zip(lexicon.words()[3:], lexicon.counts[3:], strict=True) if count]
-    assert 0 < len(seen) < len(lexicon) - 3  # some words stand in held-out text alone
+    assert 0 < len(seen) < len(lexicon) - 3  # some words occur only in held-out text
     counts = Counter(byte for word in seen for byte in [*word.encode(), 256])
     expected = [math.log(sum(counts.values()) + 257) - math.log(counts[byte] + 1) for byte in range(257)]
     assert letters == pytest.approx(expected)
@@ -45,6 +45,6 @@ def test_the_unk_words_of_a_text_are_spelled_but_not_counted_as_unknown(tmp_path
     dataset = open_dataset(tmp_path / "out")
     found = spelling_cost(dataset.splits["train"], dataset.lexicon, Vocabulary(4))
     letters = letter_nats(dataset.lexicon)
-    assert (found.words, found.unknown) == (6, 1)  # b; the vocabulary ends with a
+    assert (found.words, found.unknown) == (6, 1)  # b is unknown: the last word of the vocabulary is a
     spelled = [*b"b", 256, *[*b"<UNK>", 256] * 2]
     assert found.nats == pytest.approx(sum(letters[byte] for byte in spelled))

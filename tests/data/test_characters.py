@@ -1,4 +1,4 @@
-"""Words as character ids against plain Python."""
+"""The character ids of words against plain Python."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ lexicon_words = st.lists(st.text(min_size=1, max_size=70), max_size=20)
 
 @many
 @given(lexicon_words, st.integers(4, 60), st.data())
-def test_rows_are_the_plain_spelling(words: list[str], max_characters: int, data: st.DataObject) -> None:
+def test_character_ids_are_those_of_plain_python(words: list[str], max_characters: int, data: st.DataObject) -> None:
     every = [*SPECIALS, *words]
     lexicon = Lexicon.from_words(every, np.zeros(len(every)))
     ids = data.draw(st.lists(st.integers(0, len(every) - 1)))
@@ -26,7 +26,7 @@ def test_rows_are_the_plain_spelling(words: list[str], max_characters: int, data
 
 @many
 @given(st.text(max_size=70), st.integers(4, 60))
-def test_one_word_is_spelled_as_in_a_lexicon(word: str, max_characters: int) -> None:
+def test_a_word_by_itself_has_the_character_ids_that_it_has_in_a_lexicon(word: str, max_characters: int) -> None:
     assert spell(word, max_characters).tolist() == plain.spelled(word, max_characters)
 
 
@@ -43,7 +43,7 @@ def test_one_word_is_spelled_as_in_a_lexicon(word: str, max_characters: int) -> 
         ("<S>", [60, 83, 62]),
     ],
 )
-def test_the_cut_is_after_48_bytes_even_inside_a_character(word: str, characters: list[int]) -> None:
+def test_a_word_is_cut_after_48_bytes_even_inside_a_character(word: str, characters: list[int]) -> None:
     row = spell(word, 50).tolist()
     assert row == [258, *characters, 259] + [260] * (48 - len(characters))
 

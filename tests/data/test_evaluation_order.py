@@ -1,4 +1,4 @@
-"""Evaluation windows score every token exactly once, however they are cut."""
+"""Evaluation windows score every token exactly once, for any number of lanes and ranks."""
 
 import numpy as np
 from hypothesis import given
@@ -18,7 +18,7 @@ from tests.data.corpora import Corpus, corpora, many, read_spelled, some
 @given(st.integers(1, 500), st.integers(1, 600), st.integers(1, 60))
 def test_bounds_cover_every_position_once_and_in_order(tokens: int, num_lanes: int, window: int) -> None:
     lanes = EvaluationLanes(tokens, num_lanes, window)
-    assert 0 <= num_lanes * lanes.lane_tokens - tokens < num_lanes  # as long as they must be, no longer
+    assert 0 <= num_lanes * lanes.lane_tokens - tokens < num_lanes  # lanes are no longer than they must be
     covered: list[int] = []
     for lane in range(num_lanes):
         for number in range(lanes.num_windows):
@@ -30,7 +30,7 @@ def test_bounds_cover_every_position_once_and_in_order(tokens: int, num_lanes: i
 
 @some
 @given(corpora(most_shards=2), st.integers(1, 40), st.integers(1, 40), st.integers(1, 5), st.integers(1, 5))
-def test_windows_hold_every_token_once_each_way_for_any_lanes_ranks_and_lanes_at_once(
+def test_windows_hold_every_token_once_in_each_direction_for_any_lanes_and_ranks(
     corpus: Corpus, num_lanes: int, window: int, ranks: int, at_once: int
 ) -> None:
     both = plain.in_order(plain.text_of(corpus), np.arange(len(corpus.chunks)))
@@ -49,7 +49,7 @@ def test_windows_hold_every_token_once_each_way_for_any_lanes_ranks_and_lanes_at
                 assert (batch.step, batch.first_lane, batch.resets_state) == (number, first, number == 0)
                 assert batch.mask is not None and batch.mask[0].equal(batch.mask[1])
                 assert batch.targets.shape == batch.word_index.shape == batch.mask.shape == (2, window, len(group))
-            # lane by lane, window after window: the order of the text
+            # the order of the text: all windows of the first lane, then of the next
             mask = np.concatenate([batch.mask for batch in batches], axis=1).swapaxes(1, 2)
             targets = np.concatenate([batch.targets for batch in batches], axis=1).swapaxes(1, 2)
             inputs = np.concatenate([read_spelled(batch) for batch in batches], axis=1).swapaxes(1, 2)
@@ -61,7 +61,7 @@ def test_windows_hold_every_token_once_each_way_for_any_lanes_ranks_and_lanes_at
         assert (np.concatenate(read[direction]) == rows[inputs]).all()
 
 
-def test_a_number_of_tokens_to_score_bounds_tokens_and_lanes(prepared: Dataset) -> None:
+def test_a_limit_of_tokens_limits_tokens_and_lanes(prepared: Dataset) -> None:
     split = held_out_split(prepared)
     maker = BatchMaker(prepared.lexicon, Vocabulary(100), 50)
     for lanes, limit, expected in ((4, None, split.num_tokens), (4, 33, 33), (50, 7, 7), (3, 10**9, split.num_tokens)):

@@ -1,8 +1,9 @@
-"""Batches that bilm-tf's own data code made of its test text, unshuffled, against ours.
+"""Our batches against those that bilm-tf's own data code made of its test text, unshuffled.
 
-bilm-tf fills the rows of a batch from one queue of sentences, a row taking the next whenever it runs dry; our lanes
-are contiguous stretches. With one row both read the text through, so only batch size 1 can be compared, at any
-number of steps. Unshuffled, bilm-tf's backward direction reads the sentences in the same order as its forward one.
+bilm-tf fills the rows of a batch from one queue of sentences: a row takes the next sentence whenever it runs out.
+Our lanes are contiguous stretches of the text. With one row both programs read the text from start to end, so only
+batch size 1 can be compared, with any number of steps. In unshuffled text, bilm-tf's backward direction reads the
+sentences in the same order as its forward direction.
 """
 
 from pathlib import Path
@@ -36,13 +37,13 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture(scope="module")
 def vocabulary(dataset: Dataset) -> Vocabulary:
-    """The reference's vocabulary: its ids are its file's lines, not places in our lexicon."""
+    """Return the reference's vocabulary. A word's id is its line in the reference's file, not its id in our lexicon."""
     words = (FIXTURES / "train_vocab.txt").read_text(encoding="utf-8").split()
     return Vocabulary(len(words), vocabulary_map(dataset.lexicon, words))
 
 
 def golden(key: str, name: str) -> np.ndarray:
-    """(2, batches, steps, ...): both directions of one array of all batches of one row."""
+    """Return (2, batches, steps, ...): both directions of one array, from all batches of one row."""
     with np.load(FIXTURES / "stream_golden.npz") as file:
         number = len({entry.split("/")[1] for entry in file if entry.startswith(f"{key}/")})
         return np.array([[file[f"{key}/{i}/{name}{suffix}"][0] for i in range(number)] for suffix in SUFFIXES])
@@ -73,7 +74,7 @@ def test_windows_of_the_first_pass_are_bilm_tfs_batches(
 def test_the_stream_is_bilm_tfs_from_pass_to_pass(
     dataset: Dataset, vocabulary: Vocabulary, max_characters: int
 ) -> None:
-    """Windows of one token leave no tail, so epoch joins epoch as bilm-tf's passes do."""
+    """Check windows of one token, which leave no tail: epochs then follow each other as bilm-tf's passes do."""
     key = f"c{max_characters}_b1_s{STEPS}"
     tokens = dataset.splits["train"].num_tokens
     targets = golden(key, "next_token_id").reshape(2, -1)

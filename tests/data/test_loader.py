@@ -1,4 +1,4 @@
-"""The real DataLoader: any number of workers, any start, gives the batches of the closed form."""
+"""The real DataLoader gives the batches of the closed form, with any number of workers and from any step."""
 
 import subprocess
 import sys
@@ -53,7 +53,7 @@ def loader(
 @pytest.mark.parametrize("workers", [0, 1, 2])
 @few
 @given(start=st.integers(0, 200), count=st.integers(0, 12), groups=st.sampled_from([1, 2, 3]))
-def test_a_loader_started_at_any_step_reads_on_exactly(
+def test_a_loader_that_starts_at_any_step_gives_the_batches_from_that_step(
     prepared: Dataset, trainer: pl.Trainer, workers: int, start: int, count: int, groups: int
 ) -> None:
     batches = loader(prepared, trainer, workers, start, start + count, groups)
@@ -66,7 +66,7 @@ def test_a_loader_started_at_any_step_reads_on_exactly(
         assert all(same(a, b) for a, b in zip(of_step, expected, strict=True))
 
 
-def test_an_epoch_of_real_batches_crosses_into_the_next(prepared: Dataset, trainer: pl.Trainer) -> None:
+def test_the_batches_of_an_epoch_are_followed_by_those_of_the_next(prepared: Dataset, trainer: pl.Trainer) -> None:
     windows = lanes_of(prepared).windows_per_epoch
     batches = [batch for (batch,) in loader(prepared, trainer, 2, windows - 2, windows + 2)]
     assert [batch.step for batch in batches] == [windows - 2, windows - 1, windows, windows + 1]
@@ -74,7 +74,7 @@ def test_an_epoch_of_real_batches_crosses_into_the_next(prepared: Dataset, train
 
 
 @pytest.mark.slow
-def test_processes_that_are_spawned_give_the_same_batches(prepared: Dataset, trainer: pl.Trainer) -> None:
+def test_spawned_processes_give_the_same_batches_as_forked_ones(prepared: Dataset, trainer: pl.Trainer) -> None:
     spawned, forked = (list(loader(prepared, trainer, 2, 3, 40, 2, method)) for method in ("spawn", "fork"))
     assert len(spawned) == 37 and all(len(groups) == 2 for groups in spawned)
     pairs = [pair for steps in zip(spawned, forked, strict=True) for pair in zip(*steps, strict=True)]
@@ -94,7 +94,7 @@ class Damaged:
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_damaged_data_is_the_same_sentence_from_every_process(
+def test_damaged_data_gives_the_same_message_from_every_process(
     prepared: Dataset, trainer: pl.Trainer, workers: int
 ) -> None:
     config = DataConfig(lanes=LANES, window=WINDOW, workers=workers)
@@ -108,7 +108,7 @@ def test_damaged_data_is_the_same_sentence_from_every_process(
 
 @contextmanager
 def loader_processes(method: str, has_prctl: bool) -> Iterator[tuple["subprocess.Popen[str]", list[psutil.Process]]]:
-    """A training process and its loader processes; the training process is killed at the end, whatever happens."""
+    """Start a training process and its loader processes; kill the training process at the end in any case."""
     code = f"from tests.data.waiting_loader import take_one_batch_and_sleep as run; run({method!r}, {has_prctl})"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
         try:
@@ -120,8 +120,8 @@ def loader_processes(method: str, has_prctl: bool) -> Iterator[tuple["subprocess
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "has_prctl"), [("fork", True), ("fork", False), ("spawn", True)])
-def test_loader_processes_end_with_a_parent_that_is_killed(method: str, has_prctl: bool) -> None:
-    """Without prctl, as on a Mac, they look for their parent themselves."""
+def test_loader_processes_end_when_their_parent_is_killed(method: str, has_prctl: bool) -> None:
+    """Without prctl, as on a Mac, the loader processes check for themselves whether their parent is alive."""
     with loader_processes(method, has_prctl) as (parent, processes):
         time.sleep(0.5)  # until the pipe is full
         parent.kill()
@@ -131,7 +131,7 @@ def test_loader_processes_end_with_a_parent_that_is_killed(method: str, has_prct
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_loader_processes_take_a_sigterm_from_their_parent_only(method: str) -> None:
+def test_loader_processes_ignore_a_sigterm_that_is_not_from_their_parent(method: str) -> None:
     with loader_processes(method, True) as (_, processes):
         for process in processes:
             process.terminate()
@@ -139,7 +139,7 @@ def test_loader_processes_take_a_sigterm_from_their_parent_only(method: str) -> 
         assert psutil.wait_procs(processes, timeout=1)[0] == []
 
 
-def test_the_vocabulary_is_the_words_seen_often_enough_but_no_more_than_asked_for(prepared: Dataset) -> None:
+def test_the_vocabulary_holds_the_frequent_words_up_to_the_given_size(prepared: Dataset) -> None:
     counts = prepared.lexicon.counts.tolist()
     for least in (1, 2, 5, 10**9):
         often = len(SPECIALS) + sum(count >= least for count in counts[3:])

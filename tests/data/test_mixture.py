@@ -1,4 +1,4 @@
-"""Two texts in one batch: exactly so many lanes each, in orders of their own, however the lanes are shared out."""
+"""Two texts in one batch: each has its number of lanes and its own order, for any number of ranks and lane groups."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ LANES, GENERAL, WINDOW, SEED = 8, 2, 5, 3
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """A second, shorter text with a lexicon of its own."""
+    """Return a second, shorter text with a lexicon of its own."""
     folder: Path = tmp_path_factory.mktemp("other")
     paths = write_corpus(folder / "corpus", files=1, sentences=25)
     prepare(paths, folder / "dataset", workers=1, shard_tokens=500, chunk_tokens=60, show_progress=False)
@@ -45,7 +45,7 @@ def columns(batch: Batch, lanes: slice) -> tuple[np.ndarray, torch.Tensor]:
     return read_spelled(batch)[:, :, lanes], batch.targets[:, :, lanes]
 
 
-def test_each_lane_reads_what_it_would_read_of_its_text_alone(parts: tuple[TrainWindows, TrainWindows]) -> None:
+def test_each_lane_reads_what_it_would_read_if_its_text_were_alone(parts: tuple[TrainWindows, TrainWindows]) -> None:
     mixed, (domain, general) = MixedWindows(*parts), parts
     ends = {part.lanes.windows_per_epoch for part in parts}
     assert len(ends) == 2
@@ -62,7 +62,7 @@ def test_each_lane_reads_what_it_would_read_of_its_text_alone(parts: tuple[Train
         assert (batch.step, batch.first_lane) == (step, 0)
 
 
-def test_an_epoch_of_the_domain_holds_its_tokens_once_and_the_share_of_general_ones(
+def test_an_epoch_holds_the_tokens_of_the_domain_once_and_the_share_of_general_tokens(
     parts: tuple[TrainWindows, TrainWindows], prepared: Dataset
 ) -> None:
     mixed, domain = MixedWindows(*parts), parts[0].lanes
@@ -91,7 +91,7 @@ def test_ranks_and_lane_groups_side_by_side_read_what_one_process_reads(
         assert torch.equal(torch.cat([piece.targets for piece in pieces], dim=2), whole.targets)
 
 
-def test_any_batch_may_be_asked_for_at_any_time(parts: tuple[TrainWindows, TrainWindows]) -> None:
+def test_a_mixed_batch_does_not_depend_on_the_batches_read_before(parts: tuple[TrainWindows, TrainWindows]) -> None:
     mixed = MixedWindows(*parts)
     for step in (50, 3, 51, 4):
         mixed.batch(step, range(LANES))
@@ -99,7 +99,7 @@ def test_any_batch_may_be_asked_for_at_any_time(parts: tuple[TrainWindows, Train
 
 
 @pytest.mark.parametrize(("lanes", "share", "number"), [(8, 0.25, 2), (32, 0.1, 3), (1024, 0.1, 102), (2, 0.5, 1)])
-def test_a_share_is_rounded_to_lanes(lanes: int, share: float, number: int) -> None:
+def test_a_share_is_rounded_to_whole_lanes(lanes: int, share: float, number: int) -> None:
     assert general_lanes(lanes, share) == number
 
 

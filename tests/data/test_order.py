@@ -1,4 +1,4 @@
-"""Epoch order and lanes: arithmetic alone, no data."""
+"""The epoch order and the division into lanes: arithmetic only, no data."""
 
 import numpy as np
 import pytest
@@ -27,22 +27,22 @@ def test_an_epoch_reads_each_chunk_once_and_shard_by_shard(sizes: list[int], see
     assert (order == epoch_order(chunk_shard, seed, epoch)).all()
 
 
-def test_over_many_epochs_every_order_of_shards_and_of_chunks_within_one_comes_equally_often() -> None:
+def test_over_many_epochs_every_order_of_shards_and_chunks_is_equally_frequent() -> None:
     chunk_shard = shard_of_chunk([1, 3, 2])
     orders = [epoch_order(chunk_shard, 7, epoch).tolist() for epoch in range(3600)]
     _, times = np.unique(orders, axis=0, return_counts=True)
-    assert len(times) == 6 * 1 * 6 * 2  # 3! orders of shards, then 1!, 3! and 2! of their chunks
-    assert times.min() > 20 and times.max() < 90  # 50 each: four standard deviations and a little
+    assert len(times) == 6 * 1 * 6 * 2  # 3! orders of the shards, then 1!, 3! and 2! orders of the chunks in them
+    assert times.min() > 20 and times.max() < 90  # 50 of each are expected: four standard deviations and a little
 
 
-def test_epochs_and_seeds_differ() -> None:
+def test_other_epochs_and_other_seeds_have_other_orders() -> None:
     chunk_shard = shard_of_chunk([8, 8])
     orders = [tuple(epoch_order(chunk_shard, seed, epoch)) for seed in range(20) for epoch in range(20)]
     assert len(set(orders)) == 400
 
 
-def test_the_order_of_a_seed_is_the_same_for_ever() -> None:
-    """A run resumed under another version of NumPy or of this program must read on where it was."""
+def test_the_order_of_a_seed_never_changes() -> None:
+    """A run resumed under another version of NumPy or of this program must continue in the same order."""
     assert epoch_order(shard_of_chunk([3, 1, 4]), 1, 0).tolist() == [4, 5, 7, 6, 1, 2, 0, 3]
     assert epoch_order(shard_of_chunk([3, 1, 4]), 1, 1).tolist() == [3, 0, 2, 1, 7, 4, 6, 5]
 
@@ -71,7 +71,7 @@ def test_steps_count_windows_and_then_epochs(windows: int, step: int) -> None:
 
 @many
 @given(st.integers(1, 200), st.integers(1, 40))
-def test_ranks_share_out_all_lanes_in_order(lanes: int, ranks: int) -> None:
+def test_lanes_are_divided_over_ranks_in_order(lanes: int, ranks: int) -> None:
     shares = [lane_share(lanes, rank, ranks) for rank in range(ranks)]
     assert [lane for share in shares for lane in share] == list(range(lanes))
     assert max(map(len, shares)) - min(map(len, shares)) <= (lanes % ranks > 0)
@@ -79,7 +79,7 @@ def test_ranks_share_out_all_lanes_in_order(lanes: int, ranks: int) -> None:
 
 @many
 @given(st.integers(0, 50), st.integers(1, 8), st.integers(1, 8))
-def test_groups_cut_a_share_into_equal_parts(first: int, groups: int, size: int) -> None:
+def test_the_lanes_of_a_rank_are_divided_into_equal_groups(first: int, groups: int, size: int) -> None:
     share = range(first, first + groups * size)
     cut = lane_groups(share, groups)
     assert [lane for group in cut for lane in group] == list(share)

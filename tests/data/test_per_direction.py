@@ -1,4 +1,4 @@
-"""An order for each direction: each reads an epoch's text once, as it would alone, and not where the other is."""
+"""An order for each direction: each reads an epoch's text once, in its own order."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,9 @@ def parts(prepared: Dataset) -> tuple[TrainWindows, TrainWindows]:
     return shared(prepared, SEED), shared(prepared, SEED + BACKWARD_SEED)
 
 
-def test_each_direction_reads_what_it_would_in_its_order_alone(parts: tuple[TrainWindows, TrainWindows]) -> None:
+def test_each_direction_reads_what_it_would_read_if_both_had_its_order(
+    parts: tuple[TrainWindows, TrainWindows],
+) -> None:
     separate, end = PerDirectionWindows(*parts), parts[0].lanes.windows_per_epoch
     differ = 0
     for step in [0, 1, end - 1, end, 2 * end + 3]:
@@ -39,16 +41,16 @@ def test_each_direction_reads_what_it_would_in_its_order_alone(parts: tuple[Trai
     assert differ > len(LANES) * WINDOW
 
 
-def test_both_read_an_epoch_once(parts: tuple[TrainWindows, TrainWindows]) -> None:
+def test_both_directions_read_an_epoch_once(parts: tuple[TrainWindows, TrainWindows]) -> None:
     separate, end = PerDirectionWindows(*parts), parts[0].lanes.windows_per_epoch
     targets = torch.stack([separate.batch(step, LANES).targets for step in range(end)])
     alone = torch.stack([parts[0].batch(step, LANES).targets for step in range(end)])
-    for d in range(2):  # but for the tail that an epoch leaves out, each order another
+    for d in range(2):  # except for the tail that an epoch leaves out, which differs between the orders
         counts = [np.bincount(one[:, d].flatten().numpy(), minlength=60) for one in (targets, alone)]
         assert np.abs(counts[0] - counts[1]).sum() <= 2 * len(LANES) * WINDOW
 
 
-def test_lanes_and_steps_may_be_asked_for_in_any_grouping(parts: tuple[TrainWindows, TrainWindows]) -> None:
+def test_lanes_and_steps_can_be_read_in_any_order_and_grouping(parts: tuple[TrainWindows, TrainWindows]) -> None:
     whole = PerDirectionWindows(*parts).batch(7, LANES)
     again = PerDirectionWindows(*parts)
     again.batch(2, range(2, 4))

@@ -1,4 +1,4 @@
-"""Stretches of an epoch's sequence against plain lists."""
+"""Stretches of an epoch's text against plain lists."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from tests.data.corpora import Corpus, corpora, many
 
 @many
 @given(corpora(), st.data())
-def test_any_stretch_is_the_closed_form_of_both_directions(corpus: Corpus, data: st.DataObject) -> None:
+def test_any_stretch_equals_the_closed_form_in_both_directions(corpus: Corpus, data: st.DataObject) -> None:
     order = np.array(data.draw(st.permutations(range(len(corpus.chunks)))))
     stream = Stream(corpus, order)
     both = plain.in_order(plain.text_of(corpus), order)
@@ -26,7 +26,7 @@ def test_any_stretch_is_the_closed_form_of_both_directions(corpus: Corpus, data:
 
 
 @pytest.mark.parametrize("length", [1, 2, 254, 255, 256, 257, 511, 512, 513, 2000])
-def test_a_sentence_of_any_length_is_mirrored_whole_from_any_place_in_it(length: int) -> None:
+def test_a_sentence_of_any_length_is_reversed_completely_from_any_place_in_it(length: int) -> None:
     corpus = Corpus([[[2, length, 3]]])
     stream, both = Stream(corpus, np.array([0])), plain.in_order(plain.text_of(corpus), np.array([0]))
     for start in range(0, corpus.num_tokens, 1 + length // 50):
@@ -42,7 +42,7 @@ def test_real_shards_read_as_they_were_prepared(prepared: Dataset) -> None:
     assert [*zip(stretch.inputs.tolist(), stretch.targets.tolist(), strict=True)] == both
 
 
-def test_a_chunk_that_ends_inside_a_sentence_is_an_error_with_a_remedy() -> None:
+def test_a_chunk_that_ends_inside_a_sentence_raises_an_error_with_the_remedy() -> None:
     corpus = Corpus([[[3, 400]]])
     corpus.chunks[0][-1] = 5
     with pytest.raises(ValueError, match="elmo prep verify"):

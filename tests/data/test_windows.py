@@ -1,4 +1,4 @@
-"""Training batches against their closed form in plain Python, at any step, in any order, on any rank."""
+"""Training batches against their closed form in plain Python: at any step, in any order, on any rank."""
 
 import pickle
 from collections import Counter
@@ -17,12 +17,12 @@ from pipeline.data.windows import BatchMaker, TrainWindows
 from tests.data import plain
 from tests.data.corpora import Corpus, corpora, few, lane_plans, many, read_spelled, same, some
 
-VISITS = st.sampled_from([1, 10, 45, 1 << 20])  # tokens of a lane read together
+VISITS = st.sampled_from([1, 10, 45, 1 << 20])  # tokens of a lane that are read together
 
 
 @st.composite
 def windows_of_corpora(draw: st.DrawFn) -> tuple[Corpus, TrainWindows, int]:
-    """(corpus, its windows, seed)."""
+    """Draw (corpus, its windows, seed)."""
     corpus = draw(corpora())
     seed = draw(st.integers(0, 1000))
     lanes = TrainLanes(corpus.num_tokens, *draw(lane_plans(corpus)))
@@ -31,7 +31,7 @@ def windows_of_corpora(draw: st.DrawFn) -> tuple[Corpus, TrainWindows, int]:
 
 @many
 @given(windows_of_corpora(), st.data())
-def test_any_batch_is_its_closed_form(made: tuple[Corpus, TrainWindows, int], data: st.DataObject) -> None:
+def test_any_batch_equals_its_closed_form(made: tuple[Corpus, TrainWindows, int], data: st.DataObject) -> None:
     corpus, windows, seed = made
     plan, words = windows.lanes, corpus.lexicon().words()
     step = data.draw(st.integers(0, 3 * plan.windows_per_epoch))
@@ -53,7 +53,7 @@ def test_any_batch_is_its_closed_form(made: tuple[Corpus, TrainWindows, int], da
 
 @some
 @given(windows_of_corpora(), st.integers(0, 3))
-def test_an_epoch_uses_every_position_once_each_way_but_for_its_tail(
+def test_an_epoch_uses_every_position_once_in_each_direction_except_for_its_tail(
     made: tuple[Corpus, TrainWindows, int], epoch: int
 ) -> None:
     corpus, windows, seed = made
@@ -77,12 +77,12 @@ def test_each_epoch_leaves_out_another_tail() -> None:
     assert covered < corpus.num_tokens
     orders = [epoch_order(corpus.chunk_shard, 0, epoch) for epoch in range(12)]
     tails = {tuple(Stream(corpus, order).read(covered, corpus.num_tokens).targets[0]) for order in orders}
-    assert len(tails) > 4  # of seven chunks that can come last
+    assert len(tails) > 4  # seven chunks can be the last one
 
 
 @some
 @given(windows_of_corpora(), st.data())
-def test_batches_asked_for_in_any_order_are_those_of_a_fresh_reader(
+def test_batches_read_in_any_order_equal_those_of_a_new_reader(
     made: tuple[Corpus, TrainWindows, int], data: st.DataObject
 ) -> None:
     corpus, windows, seed = made
@@ -130,7 +130,7 @@ def test_shards_on_disk_give_the_batches_of_the_corpus_in_memory(
         assert same(disk.batch(step, range(plan.num_lanes)), memory.batch(step, range(plan.num_lanes)))
 
 
-def test_windows_in_use_go_to_a_process_that_shares_no_memory(prepared: Dataset) -> None:
+def test_windows_that_were_read_can_be_pickled(prepared: Dataset) -> None:
     split = prepared.splits["train"]
     windows = TrainWindows(
         split, BatchMaker(prepared.lexicon, Vocabulary(100), 50), TrainLanes(split.num_tokens, 4, 5), 3
@@ -140,7 +140,7 @@ def test_windows_in_use_go_to_a_process_that_shares_no_memory(prepared: Dataset)
     assert same(sent.batch(17, range(4)), first) and same(sent.batch(170, range(4)), windows.batch(170, range(4)))
 
 
-def test_changing_a_batch_changes_none_that_comes_later(prepared: Dataset) -> None:
+def test_changing_a_batch_does_not_change_later_batches(prepared: Dataset) -> None:
     split = prepared.splits["train"]
     maker = BatchMaker(prepared.lexicon, Vocabulary(100), 50)
     windows = TrainWindows(split, maker, TrainLanes(split.num_tokens, 4, 5), 3)
@@ -152,7 +152,7 @@ def test_changing_a_batch_changes_none_that_comes_later(prepared: Dataset) -> No
 
 
 class Endless(Corpus):
-    """The same chunk over and over, as often as a corpus of 500 billion tokens has chunks."""
+    """One chunk repeated as often as a corpus of 500 billion tokens has chunks."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -167,7 +167,7 @@ class Endless(Corpus):
         return self.chunks[0]
 
 
-def test_the_first_batch_of_a_resumed_run_costs_no_more_the_further_the_run_is() -> None:
+def test_the_first_batch_costs_the_same_at_any_step_that_a_run_resumes_from() -> None:
     corpus = Endless([[[25] * 50_000]], types=1000)
     plan = TrainLanes(corpus.num_tokens, 64, 20)
 
@@ -177,4 +177,4 @@ def test_the_first_batch_of_a_resumed_run_costs_no_more_the_further_the_run_is()
         return corpus.chunks_asked_for
 
     far = 9 * plan.windows_per_epoch + plan.windows_per_epoch // 2
-    assert max(chunks_read_for(0), chunks_read_for(far)) <= 2 * 64  # a lane's stretch lies in one chunk or two
+    assert max(chunks_read_for(0), chunks_read_for(far)) <= 2 * 64  # a lane's stretch lies in one chunk or in two

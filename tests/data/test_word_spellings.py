@@ -1,4 +1,4 @@
-"""Kept character rows: alike, whatever was kept, expected or forgotten before."""
+"""Cached character ids equal freshly computed ones, for any history of the cache."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ some_words = st.lists(st.integers(0, len(WORDS) - 1), max_size=30)
 
 @many
 @given(st.integers(0, 9), st.integers(0, 6), st.lists(st.tuples(some_words, some_words), min_size=1, max_size=6))
-def test_words_are_spelled_right_whatever_is_kept(
+def test_character_ids_are_right_for_any_content_of_the_cache(
     frequent: int, room: int, asked: list[tuple[list[int], list[int]]]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -30,7 +30,7 @@ def test_words_are_spelled_right_whatever_is_kept(
             assert np.array_equal(spellings.spell(unique), character_rows(LEXICON.utf8, LEXICON.offsets, unique, 20))
 
 
-def test_rare_words_are_forgotten_when_there_is_no_room_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rare_words_leave_the_cache_when_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.data.word_spellings._FREQUENT_WORDS", 5)
     monkeypatch.setattr("pipeline.data.word_spellings._RARE_WORDS", 4)
     spellings = WordSpellings(LEXICON, 20)

@@ -1,4 +1,4 @@
-"""A process whose loader processes wait: it takes one batch of theirs and sleeps."""
+"""A process that takes one batch of its loader processes and then sleeps, so that the loader processes wait."""
 
 import multiprocessing
 import time
@@ -14,7 +14,7 @@ LANES, WINDOW = 6, 5
 
 
 class Large:
-    """Windows of 1 MiB, of which no pipe holds one."""
+    """Windows of 1 MiB each, which is more than a pipe holds."""
 
     lanes = TrainLanes(10**6, LANES, WINDOW)
 
@@ -23,7 +23,7 @@ class Large:
 
 
 def take_one_batch_and_sleep(method: str, has_prctl: bool) -> None:
-    """Prints the loader processes, which from then on wait for room in a full pipe."""
+    """Print the ids of the loader processes, then sleep while they wait for room in a full pipe."""
     if not has_prctl:
         data_prep.orphans._kernel_ends_orphans = lambda: False
     module = BiLMDataModule(Large(), DataConfig(lanes=LANES, window=WINDOW, workers=2), 1, range(1000), None, method)  # type: ignore[arg-type]

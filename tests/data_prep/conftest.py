@@ -14,5 +14,5 @@ def corpus(tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def prepare():
-    """prepare() in this process and without a progress bar."""
+    """Run prepare() in this process and without a progress bar."""
     return partial(prepare_module.prepare, workers=1, show_progress=False)

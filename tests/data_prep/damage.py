@@ -1,4 +1,4 @@
-"""Damage to a dataset, with an index that does not tell, or with one that agrees with the damage."""
+"""Damage a dataset's files: with an unchanged index, or with an index whose hashes agree with the damage."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def flip_a_bit(path: Path, position: int) -> None:
 
 
 def write_id(folder: Path, token: int, at_end: bool = False) -> None:
-    """Another word id in the first chunk of train."""
+    """Write another word id into the first chunk of train."""
     split = open_dataset(folder).splits["train"]
     shard = folder / "train-000000.tar"
     position = split.chunk_offset(0) + 4 * (int(split.chunk_tokens[0]) - 1 if at_end else 0)
@@ -30,7 +30,7 @@ def write_id(folder: Path, token: int, at_end: bool = False) -> None:
 
 
 def change_index(folder: Path, change: Callable[[Any], object], with_fingerprint: bool = True) -> None:
-    """index.json with a change, and the fingerprint of what it says then."""
+    """Change index.json, and by default its fingerprint with it."""
     index = json.loads((folder / "index.json").read_text())
     change(index)
     if with_fingerprint:
@@ -39,7 +39,7 @@ def change_index(folder: Path, change: Callable[[Any], object], with_fingerprint
 
 
 def record_anew(folder: Path, change: Callable[[Any], object] = lambda index: None) -> None:
-    """The index agrees with the files as they are: what is wrong now is the content."""
+    """Make the hashes and sizes in the index agree with the files, so that only the content is wrong."""
 
     def record(index: Any) -> None:
         change(index)

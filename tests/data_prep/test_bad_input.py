@@ -1,4 +1,4 @@
-"""Each kind of bad input does what docs/reference/dataset.md says."""
+"""Each kind of bad input has the effect that docs/reference/dataset.md describes."""
 
 import bz2
 import gzip
@@ -62,7 +62,7 @@ def test_a_bad_line_can_be_skipped_and_is_listed(prepare, tmp_path, kind):
     assert sorted(words) == sorted({word.decode() for line in GOOD for word in line.split()})
 
 
-def test_bad_lines_of_a_large_file_are_numbered_from_its_beginning(prepare, tmp_path, monkeypatch):
+def test_line_numbers_in_errors_count_from_the_start_of_a_large_file(prepare, tmp_path, monkeypatch):
     monkeypatch.setattr("data_prep.plan.UNIT_BYTES", 100)
     lines = [f"line {number}".encode() for number in range(200)]
     lines[150] = b"\xff"
@@ -82,7 +82,7 @@ def test_a_skipped_line_does_not_end_a_document(prepare, tmp_path):
     assert all(found[i : i + 4] in documents for i in range(0, len(found), 4))
 
 
-def test_a_line_without_end_does_not_fill_the_memory(prepare, tmp_path, monkeypatch):
+def test_an_endless_line_does_not_fill_the_memory(prepare, tmp_path, monkeypatch):
     monkeypatch.setattr("data_prep.text.corpus.MAX_LINE_BYTES", 300_000)
     for name, after in (("a.txt", b"\nlast"), ("b.txt", b"")):
         path = write(tmp_path / name, b"first\n" + b"x" * 2_000_000 + after)
@@ -93,7 +93,7 @@ def test_a_line_without_end_does_not_fill_the_memory(prepare, tmp_path, monkeypa
         assert summary.skipped_lines == 1
 
 
-def test_white_space_of_any_kind_parts_words_and_only_line_feeds_part_lines(prepare, tmp_path):
+def test_any_white_space_separates_words_and_only_line_feeds_separate_lines(prepare, tmp_path):
     text = "\ufeffa\tb\r\nc\u00a0d\u2028e\x0bf\u3000g\x85h\r\n\r\n   \n\u200bi \ufeffj"
     path = write(tmp_path / "a.txt", text.encode())
     summary = prepare([path], tmp_path / "out", shuffle="none")
@@ -101,7 +101,7 @@ def test_white_space_of_any_kind_parts_words_and_only_line_feeds_part_lines(prep
     assert summary.empty_lines == 2
 
 
-def test_the_unknown_word_in_the_text_is_the_unknown_word(prepare, tmp_path):
+def test_the_marker_of_unknown_words_in_a_text_is_read_as_the_unknown_word(prepare, tmp_path):
     path = write(tmp_path / "a.txt", b"the <UNK> sat\n")
     summary = prepare([path], tmp_path / "out")
     dataset = open_dataset(tmp_path / "out")
@@ -111,14 +111,14 @@ def test_the_unknown_word_in_the_text_is_the_unknown_word(prepare, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["gz", "xz", "bz2", "zst"])
-def test_compressed_text_is_read_whatever_its_name_and_damage_is_noticed(prepare, tmp_path, corpus, suffix):
+def test_compressed_text_is_read_under_any_name_and_damage_is_found(prepare, tmp_path, corpus, suffix):
     compress = {
         "gz": gzip.compress,
         "xz": lzma.compress,
         "bz2": bz2.compress,
         "zst": zstandard.ZstdCompressor().compress,
     }[suffix]
-    half = [compress(Path(path).read_bytes()) for path in corpus[:2]]  # two streams end to end are one text
+    half = [compress(Path(path).read_bytes()) for path in corpus[:2]]  # two streams in a row are one text
     for name in (f"a.{suffix}", "noname"):
         path = write(tmp_path / name, half[0] + half[1])
         prepare([path], tmp_path / f"out-{name}", shuffle="none")
@@ -171,14 +171,14 @@ def test_inputs_that_cannot_be_used_are_refused_with_a_remedy(prepare, tmp_path,
         prepare(corpus[0], out)
 
 
-def test_an_empty_file_among_others_is_only_a_warning(prepare, tmp_path, corpus):
+def test_an_empty_file_among_others_gives_only_a_warning(prepare, tmp_path, corpus):
     summary = prepare([corpus[0], write(tmp_path / "empty.txt", b"")], tmp_path / "out")
     assert summary.inputs_without_text == ["empty.txt"]
 
 
 @contextmanager
 def as_an_ordinary_user():
-    """Root can read every file."""
+    """Run a command as a user who is not root, because root can read every file."""
     is_root = os.geteuid() == 0
     if is_root:
         os.seteuid(65534)
@@ -190,7 +190,7 @@ def as_an_ordinary_user():
 
 
 def test_an_unreadable_file_is_refused(prepare):
-    with tempfile.TemporaryDirectory() as folder:  # not tmp_path, which only its owner may enter
+    with tempfile.TemporaryDirectory() as folder:  # not tmp_path, which only its owner can enter
         os.chmod(folder, 0o777)
         path = write(Path(folder) / "a.txt", b"a\n")
         os.chmod(path, stat.S_IWUSR)
@@ -198,7 +198,7 @@ def test_an_unreadable_file_is_refused(prepare):
             prepare([path], Path(folder) / "out")
 
 
-def test_folders_and_globs_name_all_their_files_in_order_but_hidden_ones(prepare, tmp_path, corpus):
+def test_folders_and_globs_stand_for_their_files_in_order_without_hidden_ones(prepare, tmp_path, corpus):
     folder = Path(corpus[0]).parent
     write(folder / ".hidden", b"\xff")
     prepare([str(folder)], tmp_path / "a", shuffle="none")
@@ -237,7 +237,7 @@ def test_input_below_the_output_folder_is_refused(prepare, tmp_path):
         ({"shuffle": "documents", "shard_tokens": 1000}, "a document of more than shard_tokens=1,000"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(prepare, tmp_path, corpus, options, message):
+def test_invalid_options_are_refused(prepare, tmp_path, corpus, options, message):
     with pytest.raises(DataError, match=message):
         prepare(corpus, tmp_path / "out", **options)
     assert not (tmp_path / "out" / "index.json").exists()

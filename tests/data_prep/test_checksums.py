@@ -1,4 +1,4 @@
-"""Damage to a dataset's files is one sentence at the first read, not another training."""
+"""Damage to a dataset's files is reported in one sentence when the files are first read, and never trained on."""
 
 import random
 from pathlib import Path
@@ -21,7 +21,7 @@ def folder(prepare, corpus, tmp_path) -> Path:
 
 
 def read_all(folder: Path) -> None:
-    """As training does: by a stream, in some order."""
+    """Read all chunks through streams, as training does."""
     for split in open_dataset(folder).splits.values():
         stream = Stream(split, np.arange(split.num_chunks)[::-1])
         stream.read(0, stream.num_tokens)
@@ -50,7 +50,7 @@ def test_any_flipped_bit_of_a_chunk_is_found(folder):
             open_dataset(folder).splits["heldout"].chunk(0)
 
 
-def test_a_chunk_is_checked_once_in_a_process(folder, monkeypatch):
+def test_a_process_checks_each_chunk_once(folder, monkeypatch):
     split, checked, faults = open_dataset(folder).splits["train"], [], Split.faults
     monkeypatch.setattr(Split, "faults", lambda self, index, ids: checked.append(index) or faults(self, index, ids))
     for _ in range(3):
@@ -70,18 +70,18 @@ def test_any_flipped_bit_of_the_lexicon_is_found_when_the_dataset_is_opened(fold
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda folder: write_id(folder, 10**6), r"chunk 0 of train holds ids outside 1\.\."),
         (lambda folder: write_id(folder, -5), "chunk 0 of train holds ids outside"),
-        (lambda folder: write_id(folder, 0), "chunk 0 of train holds ids outside"),  # <S> stands in no chunk
+        (lambda folder: write_id(folder, 0), "chunk 0 of train holds ids outside"),  # no chunk holds <S>
         (lambda folder: write_id(folder, 7, at_end=True), "does not end with a sentence's end"),
     ],
 )
-def test_ids_that_cannot_be_are_found_even_where_all_hashes_agree(folder, damage, said):
+def test_impossible_ids_are_found_even_if_all_hashes_agree(folder, damage, message):
     damage(folder)
     record_anew(folder)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         read_all(folder)
 
 
@@ -92,7 +92,7 @@ def change_array(path: Path, change) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "said"),
+    ("name", "change", "message"),
     [
         (OFFSETS, lambda a: a.__setitem__(5, a[7]), "offsets in lexicon.offsets.npy fall"),
         (OFFSETS, lambda a: a.__setitem__(5, 1 << 50), "offsets in lexicon.offsets.npy fall"),
@@ -101,21 +101,21 @@ def change_array(path: Path, change) -> None:
         (COUNTS, lambda a: a.__setitem__(4, -1), "counts in lexicon.counts.npy are negative"),
     ],
 )
-def test_a_lexicon_that_cannot_be_is_found_even_where_all_hashes_agree(folder, name, change, said):
+def test_an_impossible_lexicon_is_found_even_if_all_hashes_agree(folder, name, change, message):
     change_array(folder / name, change)
     record_anew(folder)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         open_dataset(folder)
 
 
-def test_words_that_are_not_utf8_are_one_sentence_even_where_all_hashes_agree(folder):
+def test_words_that_are_not_utf8_are_reported_even_if_all_hashes_agree(folder):
     change_array(folder / UTF8, lambda array: array.__setitem__(slice(20, 40), 0xFF))
     record_anew(folder)
     with pytest.raises(DataError, match=r"is damaged \(a word is not UTF-8"):
         open_dataset(folder).lexicon.words()
 
 
-def test_a_shard_that_was_cut_or_removed_after_opening_is_one_sentence(folder):
+def test_a_shard_that_was_cut_or_removed_after_opening_is_reported_in_one_sentence(folder):
     split = open_dataset(folder).splits["train"]
     shard = folder / "train-000001.tar"
     number = int(np.flatnonzero(split.chunk_shard == 1)[0])
@@ -138,7 +138,7 @@ HEADER = b"{'descr': '<i8', 'fortran_order': False, 'shape': (4,), }"
      HEADER.replace(b"'<i8'", b"'<f8'"), HEADER.replace(b"(4,)", b"(2, 2)"), HEADER.replace(b"(4,)", b"(-4,)"),
      HEADER.replace(b"False", b"0x"), HEADER.replace(b"'descr'", b"descr"), b"\xff" * 118],
 )  # fmt: skip
-def test_a_damaged_header_of_an_array_is_one_sentence(header, tmp_path):
+def test_a_damaged_header_of_an_array_is_reported_in_one_sentence(header, tmp_path):
     path = tmp_path / "a.npy"
     path.write_bytes(b"\x93NUMPY\x01\x00\x76\x00" + header.ljust(117) + b"\n" + bytes(32))
     with pytest.raises(DataError, match=r"a\.npy (is damaged|holds)") as error:

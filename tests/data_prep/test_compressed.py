@@ -1,4 +1,4 @@
-"""Files of several compressed streams, as pbzip2 and cat make them: all text comes out, or the file is refused."""
+"""Files of several compressed streams, as pbzip2 and cat make them: the whole text is read, or the file is refused."""
 
 import bz2
 import gzip
@@ -20,7 +20,7 @@ def text_of(path: Path) -> bytes:
 
 @pytest.mark.parametrize("kind", COMPRESS)
 @pytest.mark.parametrize("padding", [b"", bytes(4), bytes(200_000)])
-def test_streams_follow_each_other(kind: str, padding: bytes, tmp_path: Path) -> None:
+def test_the_streams_of_a_file_are_read_one_after_another(kind: str, padding: bytes, tmp_path: Path) -> None:
     path = tmp_path / f"text.{kind}"
     path.write_bytes(COMPRESS[kind](FIRST) + padding + COMPRESS[kind](SECOND) + padding)
     assert text_of(path) == FIRST + SECOND
@@ -28,7 +28,7 @@ def test_streams_follow_each_other(kind: str, padding: bytes, tmp_path: Path) ->
 
 @pytest.mark.parametrize("kind", COMPRESS)
 @pytest.mark.parametrize("other", ["a damaged stream", "text", "another kind"])
-def test_what_follows_a_stream_and_is_none_is_not_left_out_in_silence(kind: str, other: str, tmp_path: Path) -> None:
+def test_bytes_after_a_stream_that_are_no_stream_are_refused(kind: str, other: str, tmp_path: Path) -> None:
     another = next(name for name in COMPRESS if name != kind)
     second = {"a damaged stream": b"\xff" + COMPRESS[kind](SECOND)[1:], "text": SECOND,
               "another kind": COMPRESS[another](SECOND)}  # fmt: skip
@@ -40,7 +40,7 @@ def test_what_follows_a_stream_and_is_none_is_not_left_out_in_silence(kind: str,
 
 @pytest.mark.parametrize("kind", COMPRESS)
 @pytest.mark.parametrize("left", [1, 20])
-def test_a_second_stream_that_is_cut_short_is_noticed(kind: str, left: int, tmp_path: Path) -> None:
+def test_a_second_stream_that_is_cut_short_is_refused(kind: str, left: int, tmp_path: Path) -> None:
     path = tmp_path / f"text.{kind}"
     path.write_bytes(COMPRESS[kind](FIRST) + COMPRESS[kind](SECOND)[:left])
     with pytest.raises(DataError, match="is cut short or damaged"):

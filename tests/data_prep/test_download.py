@@ -1,4 +1,4 @@
-"""What a server may do wrong: each ends in bounded time, with bounded memory, and in one sentence."""
+"""Each failure of a server ends in bounded time, with bounded memory and in one sentence."""
 
 import http.server
 import importlib.util
@@ -19,7 +19,7 @@ CONTENT = b"0123456789" * 300_000
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """answer: called with the handler of each GET; requests: how many there were."""
+    """answer: called with the handler of each GET request. requests: the number of GET requests so far."""
 
     daemon_threads = True
     answer: Callable[["Handler"], None]
@@ -68,14 +68,14 @@ def fetch(source: str | Path, max_bytes: int = len(CONTENT)) -> bytes:
     return file.getvalue()
 
 
-def test_a_file_is_copied_with_and_without_its_length(server: Server) -> None:
+def test_a_file_is_copied_with_and_without_a_content_length(server: Server) -> None:
     for length in (len(CONTENT), None):
         server.answer = lambda handler, length=length: handler.give(200, CONTENT, length)
         assert fetch(server.url) == CONTENT
     assert server.requests == 2, "one request a file"
 
 
-def test_an_error_of_the_server_is_tried_again_and_told(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_error_is_logged_and_tried_again(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     server.answer = lambda handler: handler.give(500, b"", 0)
     with caplog.at_level(logging.WARNING), pytest.raises(DataError, match=r"cannot be fetched in 3 attempts .*500"):
         fetch(server.url)
@@ -86,7 +86,7 @@ def test_an_error_of_the_server_is_tried_again_and_told(server: Server, caplog: 
     ]
 
 
-def test_after_an_error_in_the_midst_the_whole_is_fetched_anew(server: Server) -> None:
+def test_after_an_interrupted_answer_the_whole_file_is_fetched_again(server: Server) -> None:
     def answer(handler: Handler) -> None:
         handler.give(200, CONTENT if server.requests == 3 else CONTENT[:2_000_000], len(CONTENT))
 
@@ -94,16 +94,18 @@ def test_after_an_error_in_the_midst_the_whole_is_fetched_anew(server: Server) -
     assert fetch(server.url) == CONTENT and server.requests == 3
 
 
-@pytest.mark.parametrize(("status", "said"), [(404, "no such file"), (403, "403"), (401, "401")])
-def test_what_will_not_change_is_not_tried_again(server: Server, status: int, said: str) -> None:
+@pytest.mark.parametrize(("status", "message"), [(404, "no such file"), (403, "403"), (401, "401")])
+def test_a_permanent_error_is_not_tried_again(server: Server, status: int, message: str) -> None:
     server.answer = lambda handler: handler.give(status, b"", 0)
-    with pytest.raises(DataError, match=f"cannot be fetched .*{said}.*; check the URL"):
+    with pytest.raises(DataError, match=f"cannot be fetched .*{message}.*; check the URL"):
         fetch(server.url)
     assert server.requests == 1
 
 
 @pytest.mark.parametrize("sent", [b"", CONTENT[:1_500_000]])
-def test_a_server_that_falls_silent_is_given_up(server: Server, sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_stops_when_the_server_sends_nothing(
+    server: Server, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "_OPEN_SECONDS", 0.3)
     monkeypatch.setattr(module, "_READ_SECONDS", 0.3)
 
@@ -118,7 +120,7 @@ def test_a_server_that_falls_silent_is_given_up(server: Server, sent: bytes, mon
 
 
 @pytest.mark.parametrize("length", [None, 1 << 40])
-def test_a_body_without_end_is_cut_off(server: Server, length: int | None) -> None:
+def test_an_endless_body_is_cut_off(server: Server, length: int | None) -> None:
     def answer(handler: Handler) -> None:
         handler.give(200, b"", length)
         try:
@@ -133,7 +135,7 @@ def test_a_body_without_end_is_cut_off(server: Server, length: int | None) -> No
     assert server.requests == 1
 
 
-def test_nobody_there_is_one_sentence(server: Server) -> None:
+def test_a_server_that_does_not_run_is_reported_in_one_sentence(server: Server) -> None:
     url = server.url
     server.server_close()
     with pytest.raises(DataError, match=r"cannot be fetched in 3 attempts .*Connect"):
@@ -153,7 +155,7 @@ def test_a_redirect_does_not_reach_local_files(server: Server, tmp_path: Path) -
         fetch(server.url)
 
 
-def test_a_local_file_is_copied_and_bounded_too(tmp_path: Path) -> None:
+def test_a_local_file_is_copied_up_to_the_limit_of_bytes(tmp_path: Path) -> None:
     (tmp_path / "a?b#c").write_bytes(CONTENT)
     assert fetch(tmp_path / "a?b#c") == CONTENT
     with pytest.raises(DataError, match="holds more than the 10 bytes"):
@@ -165,6 +167,6 @@ def test_a_local_file_is_copied_and_bounded_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("scheme", "library"), [("s3", "s3fs"), ("gs", "gcsfs")])
 def test_a_missing_library_is_named_by_its_extra(scheme: str, library: str) -> None:
     if importlib.util.find_spec(library):
-        return  # which is installed here
+        return  # the library is installed here
     with pytest.raises(DataError, match=rf"{scheme}:// needs a library: pip install 'elmo-pipeline\[{scheme}\]'"):
         fetch(f"{scheme}://bucket/file")

@@ -1,4 +1,4 @@
-"""Lines that cannot be used are reported together, and what was read well is not read again."""
+"""Lines that cannot be used are reported together, and what was read without faults is not read again."""
 
 import html
 import io
@@ -23,7 +23,7 @@ def write(path: Path, lines: list[bytes]) -> str:
 
 
 def with_faults(path: Path, lines: int, faults: list[int]) -> str:
-    """The path of a text whose lines `faults`, from 1, are not UTF-8."""
+    """Write a text in which the lines numbered `faults`, counted from 1, are not UTF-8; return its path."""
     name = path.stem.encode()
     bad = [b"\xff" if number + 1 in faults else b"%s line %d" % (name, number) for number in range(lines)]
     return write(path, bad)
@@ -31,7 +31,7 @@ def with_faults(path: Path, lines: int, faults: list[int]) -> str:
 
 def test_control_characters_of_raw_text_are_read_as_web_browsers_read_them():
     for code in range(0x80, 0xA0):
-        character = html.unescape(f"&#{code};")  # by the table of HTML
+        character = html.unescape(f"&#{code};")  # the table of the HTML standard
         expected = character if character.isprintable() else " "
         assert clean(Block(0, f"a{chr(code)}b\n".encode()), is_raw=True) == (f"a{expected}b\n", {}, 1)
     assert clean(Block(0, b"a\x7fb \x1b\x01\n\tc\x0cd\n"), is_raw=True) == ("a b   \n\tc\x0cd\n", {}, 3)
@@ -39,7 +39,7 @@ def test_control_characters_of_raw_text_are_read_as_web_browsers_read_them():
     assert list(clean(Block(0, "a\0b\n\x7f\na\x92b\n".encode()), is_raw=False).faults) == [0, 1, 2]
 
 
-def test_control_characters_of_raw_text_are_counted_and_never_stop_a_run(prepare, tmp_path):
+def test_control_characters_of_raw_text_are_counted_and_never_an_error(prepare, tmp_path):
     lines = ["It\x92s \x84fine\x94.", "Sussex \x7fhad it\x85", "\x81", "One two."]
     path = write(tmp_path / "a.txt", [line.encode() for line in lines])
     summary = prepare([path], tmp_path / "out", tokenize=True, shuffle="none")
@@ -60,7 +60,7 @@ def test_an_error_lists_the_first_ten_faults_and_counts_them_all(prepare, tmp_pa
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_faults_of_many_files_are_one_error_in_their_order(tmp_path, workers):
+def test_faults_of_many_files_are_one_error_in_the_order_of_the_files(tmp_path, workers):
     paths = [with_faults(tmp_path / "corpus" / f"{n}.txt", 20, [7, 9] if n % 2 else []) for n in range(8)]
     with pytest.raises(DataError) as error:
         prepare_with_workers(paths, tmp_path / "out", workers=workers, show_progress=False)
@@ -71,7 +71,7 @@ def test_faults_of_many_files_are_one_error_in_their_order(tmp_path, workers):
     ]
 
 
-def test_reading_ends_some_words_after_the_first_fault(prepare, tmp_path, monkeypatch):
+def test_reading_stops_some_words_after_the_first_fault(prepare, tmp_path, monkeypatch):
     monkeypatch.setattr("data_prep.text.faults._MOST_WORDS", 1000)
     path = with_faults(tmp_path / "a.txt", 60_000, [50, 52, 59_000])
     with pytest.raises(DataError, match=r"2 lines so far cannot be used.*1,000 words after the first fault"):
@@ -79,7 +79,7 @@ def test_reading_ends_some_words_after_the_first_fault(prepare, tmp_path, monkey
 
 
 @pytest.mark.parametrize("options", [{}, {"workers": 2}, {"shuffle": "documents"}])
-def test_after_an_error_a_run_that_skips_resumes_with_what_was_read(tmp_path, options):
+def test_a_run_that_skips_faults_resumes_after_an_error_without_reading_again(tmp_path, options):
     options = {"workers": 1, "show_progress": False} | options
     paths = [with_faults(tmp_path / "corpus" / f"{n}.txt", 50, [5] if n == 2 else []) for n in range(4)]
     out, direct = tmp_path / "out", tmp_path / "direct"
@@ -108,7 +108,7 @@ def test_a_job_array_does_not_continue_with_faults(prepare, tmp_path):
     assert prepare(paths, tmp_path / "out", on_error="skip").skipped_lines == 1
 
 
-def test_a_finished_dataset_is_the_same_whatever_on_error_says_if_nothing_was_skipped(prepare, corpus, tmp_path):
+def test_on_error_may_change_for_a_finished_dataset_if_no_line_was_skipped(prepare, corpus, tmp_path):
     prepare(corpus, tmp_path / "good")
     assert prepare(corpus, tmp_path / "good", on_error="skip").already_done
     bad = [with_faults(tmp_path / "bad.txt", 50, [5])]
@@ -117,7 +117,7 @@ def test_a_finished_dataset_is_the_same_whatever_on_error_says_if_nothing_was_sk
         prepare(bad, tmp_path / "skipped")
 
 
-def test_a_text_that_was_moved_is_read_where_it_lies_now(prepare, tmp_path):
+def test_a_text_that_was_moved_is_read_from_its_new_place(prepare, tmp_path):
     paths = [with_faults(tmp_path / "corpus" / f"{n}.txt", 50, []) for n in range(4)]
     prepare(paths, tmp_path / "out", step="encode", task=1, tasks=2)
     prepare(paths, tmp_path / "direct")
@@ -132,7 +132,7 @@ def test_faults_of_standard_input_have_line_numbers(prepare, tmp_path, monkeypat
         prepare(["-"], tmp_path / "out")
 
 
-def test_what_a_preparation_left_is_checked_when_it_is_read(prepare, tmp_path):
+def test_the_records_of_a_preparation_are_checked_when_they_are_read(prepare, tmp_path):
     paths = [with_faults(tmp_path / "corpus" / f"{n}.txt", 50, []) for n in range(2)]
     prepare(paths, tmp_path / "out", step="encode")
     for name in ("plan.json", "unit-000001.json"):
@@ -150,7 +150,7 @@ def test_what_a_preparation_left_is_checked_when_it_is_read(prepare, tmp_path):
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_a_name_that_is_not_utf_8_is_refused_in_a_sentence(tmp_path, capfd, monkeypatch, inside):
+def test_a_name_that_is_not_utf_8_is_refused_in_one_sentence(tmp_path, capfd, monkeypatch, inside):
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     path = write(folder / "a.txt", [b"a b"])
     monkeypatch.chdir(folder)

@@ -1,4 +1,4 @@
-"""Files are whole or absent, and have the mode that any other new file would have."""
+"""Files are complete or absent, and have the mode that any other new file would have."""
 
 import os
 import threading
@@ -15,15 +15,15 @@ def test_files_have_the_mode_that_the_umask_gives(tmp_path: Path, mask: int) -> 
     try:
         write_bytes(tmp_path / "a", b"1")
         with atomic_path(tmp_path / "b") as aside:
-            aside.unlink()  # as a library does that makes the file itself, for its owner only
+            aside.unlink()  # as a library does that creates the file itself, readable by its owner only
             os.close(os.open(aside, os.O_CREAT | os.O_WRONLY, 0o600))
     finally:
         os.umask(before)
     assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("a", "b")] == [0o666 & ~mask] * 2
 
 
-def test_other_threads_never_see_another_umask(tmp_path: Path) -> None:
-    """The umask belongs to the process: changed for a moment, it lets other threads create files open to all."""
+def test_other_threads_never_see_a_changed_umask(tmp_path: Path) -> None:
+    """The umask belongs to the process. If it changed even briefly, other threads could create files open to all."""
     done, modes = threading.Event(), set()
 
     def create() -> None:
@@ -49,7 +49,7 @@ def test_other_threads_never_see_another_umask(tmp_path: Path) -> None:
     assert modes == {0o600}
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     write_bytes(tmp_path / "a", b"old")
     with pytest.raises(RuntimeError), atomic_file(tmp_path / "a") as file:
         file.write(b"new")
@@ -58,7 +58,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 def test_a_device_or_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
-    """As root, output=/dev/null would otherwise leave a machine without it."""
+    """If root wrote output=/dev/null as a file, the machine would lose the device."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
     for name in ("pipe", "link"):

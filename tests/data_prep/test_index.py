@@ -1,4 +1,4 @@
-"""index.json is checked once, where it is read: what it names, how large it says things are, and that it adds up."""
+"""index.json is checked once, when it is read: names, sizes, and sums."""
 
 import copy
 import json
@@ -35,7 +35,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(made: Path, tmp_path: Path) -> Path:
-    """The dataset's files by links, its index as a file of its own."""
+    """Return a dataset with its own index; its other files are links."""
     (tmp_path / "dataset").mkdir()
     for path in made.iterdir():
         (tmp_path / "dataset" / path.name).symlink_to(path)
@@ -92,11 +92,11 @@ BAD: dict[str, tuple[Callable[[Any], object], str]] = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_an_index_that_cannot_be_is_refused_in_one_sentence(kind: str, folder: Path) -> None:
-    change, said = BAD[kind]
+def test_an_impossible_index_is_refused_in_one_sentence(kind: str, folder: Path) -> None:
+    change, message = BAD[kind]
     change_index(folder, change, with_fingerprint="lexicon file" not in kind and "fingerprint" not in kind)
     for use in (open_dataset, verify, describe):
-        with pytest.raises(DataError, match=said) as error:
+        with pytest.raises(DataError, match=message) as error:
             use(folder)
         assert "\n" not in str(error.value) and len(str(error.value)) < 600
         assert "copy or prepare the dataset again" in str(error.value)
@@ -105,14 +105,14 @@ def test_an_index_that_cannot_be_is_refused_in_one_sentence(kind: str, folder: P
 @pytest.mark.parametrize(
     "data", [b"", b"{", b"[]", b"null", b"7", b'"x"', b"[" * 10_000, b'{"a":' * 10_000, b"\xff", b"9" * 5000]
 )
-def test_what_is_no_index_is_refused_in_one_sentence(data: bytes, folder: Path) -> None:
+def test_a_file_that_is_no_index_is_refused_in_one_sentence(data: bytes, folder: Path) -> None:
     (folder / INDEX).write_bytes(data)
     for use in (open_dataset, verify, describe):
         with pytest.raises(DataError, match=r"index\.json is damaged"):
             use(folder)
 
 
-def test_an_index_without_end_is_not_read(folder: Path) -> None:
+def test_an_index_larger_than_any_real_one_is_not_read(folder: Path) -> None:
     with open(folder / INDEX, "r+b") as file:
         file.truncate(1 << 34)  # sparse
     with pytest.raises(DataError, match="more than the 33,554,432 of any index"):
@@ -127,7 +127,7 @@ def test_another_version_is_refused_with_the_remedy(version: Any, folder: Path) 
 
 
 def test_nothing_outside_the_stage_folder_can_be_removed(folder: Path, tmp_path: Path) -> None:
-    """As preflight does on every node: it opens the dataset, and removes damaged copies of what the index names."""
+    """Open the dataset and remove damaged copies of the files that its index names, as preflight does on every node."""
     (tmp_path / "stage").mkdir()
     precious = tmp_path / "precious.txt"
     precious.write_text("all of it")
@@ -148,10 +148,10 @@ INFORMING = [
 
 @pytest.mark.parametrize("sealed", [False, True])
 @pytest.mark.parametrize("change", INFORMING)
-def test_what_only_informs_may_be_missing_or_damaged(
+def test_parts_of_the_index_that_only_inform_may_be_missing_or_damaged(
     change: Any, sealed: bool, folder: Path, made: Path, caplog: Any
 ) -> None:
-    """sealed: its checksum is made again, so that its types are what is found wrong."""
+    """sealed: the checksum is made again, so that only the types are wrong."""
     change_index(folder, change)
     if sealed:
         change_index(folder, lambda i: i.update(information_sha256=information_sha256(i.get("made"), i.get("summary"))))
@@ -168,7 +168,7 @@ def test_a_changed_figure_that_only_informs_is_left_out_with_a_warning(folder: P
 
 
 def mutate(value: Any, chance: random.Random) -> Any:
-    """The same with one thing somewhere in it that is another."""
+    """Return the value with one random part replaced by another value."""
     if isinstance(value, dict | list) and value and chance.random() < 0.9:
         changed = copy.copy(value)
         key = chance.choice(list(value) if isinstance(value, dict) else range(len(value)))
@@ -179,7 +179,7 @@ def mutate(value: Any, chance: random.Random) -> Any:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_any_change_of_an_index_is_harmless_or_one_sentence(seed: int, folder: Path, made: Path) -> None:
+def test_any_change_of_an_index_is_harmless_or_refused_in_one_sentence(seed: int, folder: Path, made: Path) -> None:
     good = json.loads((made / INDEX).read_text())
     for number in range(40):
         index = mutate(good, random.Random(1000 * seed + number))
@@ -194,8 +194,8 @@ def test_any_change_of_an_index_is_harmless_or_one_sentence(seed: int, folder: P
                 assert "\n" not in str(error)
 
 
-def test_an_index_of_thirty_million_sentences_is_checked_as_fast_as_any(made: Path) -> None:
-    """3,200 chunks in 24 shards. Time decides nothing here; it is shown where it is asked for (-s)."""
+def test_an_index_of_thirty_million_sentences_is_checked(made: Path) -> None:
+    """Check an index of 3,200 chunks in 24 shards. The time is only printed (pytest -s)."""
     index = json.loads((made / INDEX).read_text())
     tokens = 1 << 18
     offsets = 640 + np.arange(134) * (4 * tokens + 640)

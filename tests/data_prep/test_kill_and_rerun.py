@@ -1,4 +1,4 @@
-"""A preparation that is killed, starved or shared out gives the same bytes as an undisturbed one."""
+"""A preparation that is killed, has no room on the disk, or is divided over jobs gives the same bytes as one run."""
 
 import os
 import random
@@ -27,7 +27,7 @@ def undisturbed(prepare, corpus, tmp_path) -> dict[str, str]:
 
 
 def in_child(action) -> int:
-    """The wait status of a forked process that runs `action`."""
+    """Run `action` in a forked process; return its wait status."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -39,10 +39,10 @@ def in_child(action) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def test_killed_before_or_after_any_rename_a_rerun_gives_the_same_bytes(prepare, corpus, tmp_path, undisturbed):
+def test_a_rerun_after_a_kill_before_or_after_any_rename_gives_the_same_bytes(prepare, corpus, tmp_path, undisturbed):
     renames = 0
     killed = True
-    while killed:  # die at the first rename, then at the second, ... until a run comes through
+    while killed:  # kill it at the first rename, then at the second, and so on, until a run ends
         renames += 1
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
 
@@ -67,9 +67,7 @@ def test_killed_before_or_after_any_rename_a_rerun_gives_the_same_bytes(prepare,
     assert renames > 50
 
 
-def test_killed_again_and_again_at_random_moments_it_still_ends_with_the_same_bytes(
-    prepare, corpus, tmp_path, undisturbed
-):
+def test_a_preparation_killed_repeatedly_at_random_ends_with_the_same_bytes(prepare, corpus, tmp_path, undisturbed):
     chance = random.Random(4)
     for number in range(12):
         out = tmp_path / f"out-{number}"
@@ -109,7 +107,7 @@ def children_of(pid: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers through Linux's /proc")
-def test_when_the_parent_is_killed_the_workers_end_and_a_rerun_resumes(prepare, corpus, tmp_path, undisturbed):
+def test_workers_end_when_their_parent_is_killed_and_a_rerun_resumes(prepare, corpus, tmp_path, undisturbed):
     process = run_elsewhere(corpus, tmp_path / "out")
     while len(workers := children_of(process.pid)) < 3 and process.poll() is None:
         time.sleep(0.02)
@@ -124,7 +122,7 @@ def test_when_the_parent_is_killed_the_workers_end_and_a_rerun_resumes(prepare, 
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers through Linux's /proc")
-def test_a_killed_worker_is_one_clear_error_and_no_hang(prepare, corpus, tmp_path, undisturbed):
+def test_a_killed_worker_is_reported_as_one_error_without_a_hang(prepare, corpus, tmp_path, undisturbed):
     process = run_elsewhere(corpus, tmp_path / "out")
     while len(workers := children_of(process.pid)) < 3 and process.poll() is None:
         time.sleep(0.02)
@@ -141,7 +139,7 @@ def test_a_killed_worker_is_one_clear_error_and_no_hang(prepare, corpus, tmp_pat
     assert bytes_of(tmp_path / "out") == undisturbed
 
 
-def test_an_error_in_a_worker_is_the_same_clear_error(corpus, tmp_path):
+def test_an_error_in_a_worker_is_reported_as_in_one_process(corpus, tmp_path):
     Path(corpus[2]).write_bytes(b"fine\n\xff\n")
     with pytest.raises(DataError, match=r"part-2\.txt, line 2 is not UTF-8"):
         prepare_with_workers(corpus, tmp_path / "out", workers=2, **OPTIONS)
@@ -156,7 +154,7 @@ def test_tasks_of_a_job_array_in_any_order_give_the_same_bytes(prepare, corpus, 
     assert "next: step=merge" in prepare(corpus, out, step="encode", task=0, tasks=2, **OPTIONS).pending
     with pytest.raises(DataError, match="run step=merge first"):
         prepare(corpus, out, step="shard", **OPTIONS)
-    for _ in range(2):  # again: as after a kill at its very end
+    for _ in range(2):  # twice, as after a kill at its very end
         assert "0 of " in prepare(corpus, out, step="merge", **OPTIONS).pending
     assert not list(out.glob(".work/unit-*/spill-*/words.txt")), "of rare words they take more than the ids do"
     for task in (2, 0):
@@ -168,15 +166,15 @@ def test_tasks_of_a_job_array_in_any_order_give_the_same_bytes(prepare, corpus, 
 @pytest.mark.parametrize(
     ("name", "limit", "workers"),
     [
-        ("spill-0000", 6_000, 1),  # more than a page, which multiprocessing takes for its counters
+        ("spill-0000", 6_000, 1),  # more than a page, which multiprocessing needs for its counters
         ("spill-0000", 8_000, 2),
-        ("lexicon.tsv", 16_800, 1),  # of 16,882 bytes; no spill has more than 16,731
+        ("lexicon.tsv", 16_800, 1),  # the file has 16,882 bytes; the largest spill has 16,731
         ("train-000000.tar", 18_000, 1),
     ],
 )
-def test_a_full_disk_is_one_clear_error_and_a_rerun_resumes(corpus, tmp_path, undisturbed, name, limit, workers):
+def test_a_full_disk_is_reported_as_one_error_and_a_rerun_resumes(corpus, tmp_path, undisturbed, name, limit, workers):
     def with_little_room() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # of each file, as a disk cannot be filled here
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # of each file: a disk cannot be filled here
         with pytest.raises(DataError, match=f"no room to write .*{name}.* run the same command again: finished parts"):
             prepare_with_workers(corpus, tmp_path / "out", workers=workers, **OPTIONS)
 
@@ -193,7 +191,7 @@ def test_a_rerun_with_the_same_input_and_options_changes_nothing(prepare, corpus
     assert before == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "undisturbed").iterdir()}
 
 
-def test_a_rerun_with_other_input_or_options_says_what_differs_and_is_refused(prepare, corpus, tmp_path, undisturbed):
+def test_a_rerun_with_other_input_or_options_is_refused_with_the_differences(prepare, corpus, tmp_path, undisturbed):
     out = tmp_path / "undisturbed"
     for inputs, options, message in (
         (corpus, {"seed": 3}, "seed: 0 -> 3"),
@@ -219,7 +217,7 @@ def test_an_unfinished_preparation_is_not_continued_with_other_options(prepare, 
     prepare(corpus, tmp_path / "out", **OPTIONS, seed=3, overwrite=True)
 
 
-def test_only_a_folder_of_its_own_is_written_to(prepare, corpus, tmp_path):
+def test_a_folder_that_holds_other_files_is_refused(prepare, corpus, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all of it")
     with pytest.raises(DataError, match=r"holds thesis\.txt and is no dataset"):
@@ -234,7 +232,7 @@ def test_two_preparations_into_one_folder_exclude_each_other(prepare, corpus, tm
         prepare(corpus, tmp_path / "out")
 
 
-def test_many_small_files_and_few_workers_leave_nothing_behind(tmp_path):
+def test_many_small_files_and_few_workers_leave_only_the_dataset(tmp_path):
     paths = write_corpus(tmp_path / "corpus", files=30, sentences=3)
     prepare_with_workers(paths, tmp_path / "out", workers=2, show_progress=False)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [

@@ -1,4 +1,4 @@
-"""A location is a local path or a URL of a known scheme; nothing else is opened, and nothing reaches a shell."""
+"""A location is a local path or a URL of a known scheme. No other location is opened, and none reaches a shell."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from data_prep.dataset.open import open_dataset
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_urls_of_known_schemes_are_urls(scheme: str) -> None:
+def test_urls_of_known_schemes_are_recognised(scheme: str) -> None:
     location = f"{scheme}:///a/b" if scheme == "file" else f"{scheme}://host/a/b"
     assert is_url(location) and is_url(location.replace(scheme, scheme.upper(), 1))
 
@@ -18,7 +18,7 @@ def test_urls_of_known_schemes_are_urls(scheme: str) -> None:
 @pytest.mark.parametrize(
     "location", ["a", "a/b", "/a:b", "./pipe:x", "../s3://b", "~/a:b", "c:/x", "", "-", "a b:c", "a/b:c", "2:x"]
 )
-def test_paths_are_paths(location: str) -> None:
+def test_paths_are_not_taken_for_urls(location: str) -> None:
     assert not is_url(location) and str(local_path(location)) == str(Path(location).expanduser())
 
 
@@ -29,7 +29,7 @@ def test_paths_are_paths(location: str) -> None:
         "nonsense://a/b", "htp:/x",
     ],
 )  # fmt: skip
-def test_other_schemes_are_refused_with_those_that_there_are(location: str) -> None:
+def test_other_schemes_are_refused_with_a_list_of_the_known_ones(location: str) -> None:
     with pytest.raises(
         DataError, match="is no scheme that elmo opens; use one of file, http, https, s3, gs, hf"
     ) as error:
@@ -38,7 +38,7 @@ def test_other_schemes_are_refused_with_those_that_there_are(location: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("location", "said"),
+    ("location", "message"),
     [
         ("http:/host/x", "is no whole address; write http://host/x"),
         ("http:host", "write http://host"),
@@ -53,12 +53,12 @@ def test_other_schemes_are_refused_with_those_that_there_are(location: str) -> N
         ("file:", "write file:///absolute/path"),
     ],
 )
-def test_damaged_urls_are_refused_in_one_sentence(location: str, said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_damaged_urls_are_refused_in_one_sentence(location: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         is_url(location)
 
 
-def test_a_local_file_whose_name_holds_a_colon_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_file_may_have_a_colon_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "part:0.txt").write_text("a\n")
     assert not is_url("part:0.txt") and local_path("part:0.txt") == Path("part:0.txt")
@@ -75,7 +75,7 @@ def test_a_file_url_names_a_path() -> None:
     assert file_of("file:///a%20b%25") == Path("/a b%") and file_of("http://host/a") is None
 
 
-def test_no_shell_is_reached_from_a_location(tmp_path: Path) -> None:
+def test_no_location_reaches_a_shell(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="pipe: is no scheme"):
         open_dataset(f"pipe:touch {tmp_path}/made #")
     assert not (tmp_path / "made").exists()

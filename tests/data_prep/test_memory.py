@@ -1,4 +1,4 @@
-"""Memory is bounded by the size of spills and shards, not by the corpus."""
+"""Memory is limited by the size of spills and shards, not by the size of the corpus."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def peak_mib(path: Path) -> float:
-    """Peak resident memory of a preparation in a process of its own."""
+    """Prepare a text in a process of its own; return its peak resident memory."""
     command = [sys.executable, "-c", _SCRIPT, str(path), f"{path}.out"]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": os.getcwd()}, capture_output=True, check=True)
     return float(done.stdout)

@@ -1,4 +1,4 @@
-"""What comes out is what went in: every sentence once, in the promised order, counted right."""
+"""A dataset holds every sentence of its input once, in the promised order, with correct counts."""
 
 from collections import Counter
 
@@ -76,7 +76,7 @@ def test_shuffling_is_global_and_depends_on_the_seed(prepare, corpus, tmp_path):
     assert len({place // 300 for place in places[:first_shard]}) == 4, "a shard has sentences of every file"
 
 
-def test_documents_stay_whole_and_in_order_but_are_shuffled(prepare, tmp_path):
+def test_documents_are_shuffled_and_stay_whole_and_in_order(prepare, tmp_path):
     documents = [unlike_sentences(1 + number % 5, seed=number) for number in range(60)]
     for name, part in (("a.txt", documents[:30]), ("b.txt", documents[30:])):
         (tmp_path / name).write_text("\n \n\n".join("\n".join(document) for document in part), encoding="utf-8")
@@ -113,18 +113,18 @@ def test_a_number_of_sentences_is_held_out_exactly(prepare, corpus, tmp_path, sh
         assert heldout == lines_of(corpus)[-37:]
 
 
-def test_a_share_of_the_sentences_is_held_out_about(prepare, corpus, tmp_path):
+def test_about_the_given_share_of_the_sentences_is_held_out(prepare, corpus, tmp_path):
     prepare(corpus, tmp_path / "out", heldout=0.25)
     assert 250 <= len(sentences_of(tmp_path / "out", "heldout")) <= 350
 
 
-def test_heldout_text_can_be_an_input_of_its_own(prepare, corpus, tmp_path):
+def test_held_out_text_can_be_a_separate_input(prepare, corpus, tmp_path):
     prepare(corpus[:3], tmp_path / "out", heldout_inputs=corpus[3:])
     assert Counter(sentences_of(tmp_path / "out", "heldout")) == Counter(lines_of(corpus[3:]))
     assert Counter(sentences_of(tmp_path / "out")) == Counter(lines_of(corpus[:3]))
 
 
-def test_chunks_are_whole_sentences_of_about_the_size_asked(prepare, corpus, tmp_path):
+def test_chunks_hold_whole_sentences_and_have_about_the_given_size(prepare, corpus, tmp_path):
     prepare(corpus, tmp_path / "out", chunk_tokens=500, shard_tokens=4000)
     split = open_dataset(tmp_path / "out").splits["train"]
     assert split.num_chunks == len(split.chunk_tokens) == len(split.chunk_shard)
@@ -135,7 +135,7 @@ def test_chunks_are_whole_sentences_of_about_the_size_asked(prepare, corpus, tmp
     assert set(split.chunk_shard) == set(range(split.chunk_shard[-1] + 1))
 
 
-def test_large_files_are_read_in_parts_without_losing_a_line(prepare, tmp_path, monkeypatch):
+def test_no_line_is_lost_when_large_files_are_read_in_parts(prepare, tmp_path, monkeypatch):
     monkeypatch.setattr("data_prep.plan.UNIT_BYTES", 3000)
     monkeypatch.setattr("data_prep.passes.sorted_spills.SPILL_TOKENS", 400)
     monkeypatch.setattr("data_prep.passes.encode.SPILL_TOKENS", 400)
@@ -158,17 +158,17 @@ def test_large_files_are_not_cut_within_a_document(prepare, tmp_path, monkeypatc
         assert found[at : at + len(document)] == document
 
 
-def test_the_bytes_depend_on_neither_the_folder_nor_the_files_dates(prepare, tmp_path):
+def test_the_bytes_do_not_depend_on_the_folder_or_the_dates_of_files(prepare, tmp_path):
     a = write_corpus(tmp_path / "a")
     b = write_corpus(tmp_path / "b")
     prepare(a, tmp_path / "out-a", heldout=10)
     prepare(b, tmp_path / "out-b", heldout=10)
     first, second = bytes_of(tmp_path / "out-a"), bytes_of(tmp_path / "out-b")
-    first.pop(".prepared.json"), second.pop(".prepared.json")  # the one file that holds dates
+    first.pop(".prepared.json"), second.pop(".prepared.json")  # the only file that holds dates
     assert first == second
 
 
-def test_the_summary_tells_what_was_prepared(prepare, tmp_path):
+def test_the_summary_describes_the_dataset(prepare, tmp_path):
     long_word = "x" * 49
     (tmp_path / "a.txt").write_text(f"a a a b <UNK>\n\n{long_word} a b c\n", encoding="utf-8")
     (tmp_path / "b.txt").write_text("\n")
@@ -188,7 +188,7 @@ def test_out_of_vocabulary_shares_are_those_of_a_prefix_of_the_lexicon(prepare, 
     assert summary.oov_share == {"train": {5: pytest.approx(0.3)}}  # <S> </S> <UNK> a b
 
 
-def test_a_lexicon_in_memory_is_one_on_disk(tmp_path):
+def test_a_lexicon_in_memory_equals_the_one_on_disk(tmp_path):
     lexicon = Lexicon.from_words(["<S>", "</S>", "<UNK>", "naïve", "a"], [0, 2, 0, 5, 3])
     lexicon.write(tmp_path)
     opened = Lexicon.open(tmp_path)

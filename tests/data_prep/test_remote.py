@@ -48,7 +48,7 @@ def url_of(server: Server) -> str:
     return f"http://127.0.0.1:{server.server_address[1]}/dataset"
 
 
-def test_shards_are_fetched_at_first_use_and_once(folder, server, tmp_path):
+def test_shards_are_fetched_once_at_first_use(folder, server, tmp_path):
     dataset = open_dataset(url_of(server), tmp_path / "cache")
     assert not any(path.endswith(".tar") for path in server.requests)
     dataset.splits["train"].chunk(0)
@@ -77,7 +77,7 @@ def test_processes_of_a_node_share_one_copy(folder, server, tmp_path):
     assert len(fetched) == len(set(fetched))
 
 
-def test_a_damaged_shard_is_refused_and_leaves_nothing(folder, server, tmp_path):
+def test_a_damaged_shard_is_refused_and_not_kept(folder, server, tmp_path):
     shard = folder / "train-000000.tar"
     sound = shard.read_bytes()
     dataset = open_dataset(url_of(server), tmp_path / "cache")
@@ -91,7 +91,7 @@ def test_a_damaged_shard_is_refused_and_leaves_nothing(folder, server, tmp_path)
     assert sentences_of(dataset) == sentences_of(folder)
 
 
-def test_a_dataset_that_changes_behind_its_url_does_not_mix_with_the_old_one(prepare, corpus, folder, server, tmp_path):
+def test_a_dataset_that_changes_at_its_url_is_not_mixed_with_the_old_one(prepare, corpus, folder, server, tmp_path):
     old = open_dataset(url_of(server), tmp_path / "cache")
     expected = sentences_of(old)
     prepare(corpus, folder, heldout=60, shard_tokens=8000, chunk_tokens=500, overwrite=True)
@@ -113,7 +113,7 @@ def test_file_urls_are_copied_to_the_cache(folder, tmp_path, monkeypatch):
     assert all(local[name] == digest for name, digest in cached.items() if not name.endswith(".lock"))
 
 
-def test_what_cannot_be_fetched_is_one_clear_error(folder, server, tmp_path):
+def test_a_failed_fetch_is_reported_as_one_error(folder, server, tmp_path):
     with pytest.raises(DataError, match=r"nothing/index\.json cannot be fetched .*check the URL"):
         open_dataset(url_of(server).replace("dataset", "nothing"), tmp_path / "cache")
     with pytest.raises(DataError, match="cannot be fetched"):
@@ -124,14 +124,14 @@ def test_what_cannot_be_fetched_is_one_clear_error(folder, server, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["?x=-o/path", "../../victim", "/etc/passwd", "a/b", ".hidden"])
-def test_a_remote_index_cannot_name_anything_but_its_own_files(name, folder, server, tmp_path):
+def test_a_remote_index_can_name_only_its_own_files(name, folder, server, tmp_path):
     change_index(folder, lambda index: index["splits"]["train"]["shards"][0].update(file=name))
     with pytest.raises(DataError, match=r"index\.json is damaged .*file is"):
         open_dataset(url_of(server), tmp_path / "cache")
     assert server.requests == ["/dataset/index.json"] and not (tmp_path / "cache").exists()
 
 
-def test_a_shard_larger_than_its_index_says_is_not_read_on(folder, server, tmp_path):
+def test_a_shard_is_not_read_beyond_the_size_in_the_index(folder, server, tmp_path):
     dataset = open_dataset(url_of(server), tmp_path / "cache")
     with open(folder / "train-000000.tar", "ab") as file:
         file.truncate(1 << 33)  # sparse
@@ -140,7 +140,7 @@ def test_a_shard_larger_than_its_index_says_is_not_read_on(folder, server, tmp_p
     assert not list((tmp_path / "cache").glob("**/*.tar"))
 
 
-def test_a_cached_copy_that_went_bad_is_named_and_can_be_deleted(folder, server, tmp_path):
+def test_a_corrupted_cached_copy_is_named_and_can_be_deleted(folder, server, tmp_path):
     open_dataset(url_of(server), tmp_path / "cache").splits["train"].chunk(0)
     (copy,) = (tmp_path / "cache").glob("*/train-000000.tar")
     flip_a_bit(copy, 1000)
@@ -150,7 +150,7 @@ def test_a_cached_copy_that_went_bad_is_named_and_can_be_deleted(folder, server,
     assert sentences_of(open_dataset(url_of(server), tmp_path / "cache")) == sentences_of(folder)
 
 
-def test_a_cache_folder_below_the_home_folder_is_made_there(folder, server, tmp_path, monkeypatch):
+def test_a_cache_folder_below_the_home_folder_is_expanded(folder, server, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     open_dataset(url_of(server), "~/cache")

@@ -1,4 +1,4 @@
-"""A dataset opens at once, anywhere, and with plain webdataset too."""
+"""A dataset opens at once in any process, and its shards can be read with plain webdataset."""
 
 import json
 import multiprocessing
@@ -35,7 +35,7 @@ def test_shards_open_with_plain_webdataset(folder):
     assert len({sample["__key__"] for sample in samples}) == split.num_chunks
 
 
-def test_chunks_are_read_only_views_that_outlive_their_map(folder, monkeypatch):
+def test_chunks_are_read_only_views_that_remain_valid_after_their_map_is_closed(folder, monkeypatch):
     monkeypatch.setattr("data_prep.dataset.shards._MAX_OPEN_MAPS", 1)
     split = open_dataset(folder).splits["train"]
     chunks = [split.chunk(number) for number in range(split.num_chunks)]
@@ -52,7 +52,7 @@ def check_equal(dataset: Dataset, expected: list[str]) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_dataset_travels_to_other_processes(folder, method):
+def test_a_dataset_can_be_sent_to_other_processes(folder, method):
     dataset = open_dataset(folder)
     process = multiprocessing.get_context(method).Process(target=check_equal, args=(dataset, sentences_of(dataset)))
     process.start()
@@ -77,14 +77,14 @@ def test_opening_reads_no_shard(folder, monkeypatch):
         dataset.splits["train"].chunk(0)
 
 
-def test_the_fingerprint_changes_with_the_content_and_only_with_it(prepare, corpus, tmp_path, folder):
+def test_the_fingerprint_changes_only_with_the_content(prepare, corpus, tmp_path, folder):
     prepare(corpus, tmp_path / "same", heldout=50, shard_tokens=4000, chunk_tokens=500, on_error="skip")
     prepare(corpus, tmp_path / "other", heldout=51, shard_tokens=4000, chunk_tokens=500)
     first, same, other = (open_dataset(path).fingerprint for path in (folder, tmp_path / "same", tmp_path / "other"))
     assert first == same != other and len(first) == 64
 
 
-def test_what_is_no_dataset_is_refused_with_a_remedy(folder, tmp_path):
+def test_a_folder_that_is_no_dataset_is_refused_with_the_remedy(folder, tmp_path):
     with pytest.raises(DataError, match=r"holds no index\.json, so it is no finished dataset"):
         open_dataset(tmp_path / "nowhere")
     shutil.copytree(folder, tmp_path / "copy")

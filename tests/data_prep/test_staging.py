@@ -1,4 +1,4 @@
-"""Shards on a node's own disk: copied when used, checked, given up for others; read in place where there is no room."""
+"""Shards on a node's own disk: copied when they are used, checked, deleted to make room, or read in place."""
 
 import os
 import subprocess
@@ -38,7 +38,7 @@ def test_only_the_shards_that_are_read_are_copied_and_their_tokens_are_the_same(
     assert staged_shards(tmp_path) == {"train-000002.tar"}
 
 
-def test_a_copy_that_went_bad_is_removed_and_made_again(dataset: Path, tmp_path: Path) -> None:
+def test_a_corrupted_copy_is_removed_and_made_again(dataset: Path, tmp_path: Path) -> None:
     opened = open_dataset(dataset, stage_dir=tmp_path)
     first_chunk_of(opened.splits["train"], 0)
     (copy,) = tmp_path.glob("*/train-000000.tar")
@@ -50,7 +50,7 @@ def test_a_copy_that_went_bad_is_removed_and_made_again(dataset: Path, tmp_path:
     assert copy.read_bytes() == good
 
 
-def test_a_shard_that_is_bad_at_its_source_is_refused(dataset: Path, tmp_path: Path) -> None:
+def test_a_shard_that_is_corrupted_at_its_source_is_refused(dataset: Path, tmp_path: Path) -> None:
     opened = open_dataset(dataset, stage_dir=tmp_path / "stage")
     shard = dataset / "train-000001.tar"
     good = shard.read_bytes()
@@ -64,7 +64,7 @@ def test_a_shard_that_is_bad_at_its_source_is_refused(dataset: Path, tmp_path: P
 
 @pytest.fixture
 def small_disk(dataset: Path, tmp_path: Path) -> Iterator[Path]:
-    """Room for the lexicon, two shards and a half."""
+    """Mount a disk with room for the lexicon and two and a half shards."""
     index = open_dataset(dataset).index
     lexicon = [entry["bytes"] for entry in index["lexicon"]["files"].values()]
     shard = index["splits"]["train"]["shards"][0]["bytes"]
@@ -80,7 +80,7 @@ def small_disk(dataset: Path, tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(disk)])
 
 
-def test_a_full_disk_gives_up_old_copies_and_else_the_shard_is_read_in_place(dataset: Path, small_disk: Path) -> None:
+def test_on_a_full_disk_old_copies_are_deleted_or_the_shard_is_read_in_place(dataset: Path, small_disk: Path) -> None:
     plain, staged = open_dataset(dataset).splits["train"], open_dataset(dataset, stage_dir=small_disk).splits["train"]
     shards = range(int(plain.chunk_shard[-1]) + 1)
     for shard in shards:
@@ -88,8 +88,8 @@ def test_a_full_disk_gives_up_old_copies_and_else_the_shard_is_read_in_place(dat
     kept = staged_shards(small_disk)
     assert set() < kept < {f"train-{shard:06d}.tar" for shard in shards}
     for path in small_disk.glob("*/*.tar"):
-        os.utime(path, (0, 0))  # not used lately
-    del staged  # its maps would keep the room
+        os.utime(path, (0, 0))  # not used recently
+    del staged  # its maps keep the space occupied
     last = shards[-1]
     reopened = open_dataset(dataset, stage_dir=small_disk).splits["train"]
     np.testing.assert_array_equal(first_chunk_of(reopened, last), first_chunk_of(plain, last))

@@ -1,4 +1,4 @@
-"""Raw text becomes the sentences and words a reader would make of it."""
+"""Raw text is split into the sentences and words that a reader would find in it."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def test_english_is_split_into_sentences_and_words(text):
     assert counts.tolist() == [len(ENGLISH[text])]
 
 
-def test_lines_keep_their_numbers_and_empty_lines_stay():
+def test_line_numbers_and_empty_lines_are_kept():
     found, counts = Tokenizer("en").split("One. Two.\n\n \nThree.\n")
     assert found == "One .\nTwo .\n\n\nThree .\n"
     assert counts.tolist() == [2, 1, 1, 1]
@@ -48,7 +48,7 @@ def test_other_languages_have_their_own_rules():
     assert Tokenizer("zh").split("他说“好。”再见。我\n")[0] == "他 说 “ 好 。 ”\n再 见 。\n我\n"
 
 
-def test_raw_text_is_prepared_with_line_numbers_of_the_raw_file(prepare, tmp_path):
+def test_errors_in_raw_text_have_line_numbers_of_the_raw_file(prepare, tmp_path):
     (tmp_path / "a.txt").write_text("One day. Two days!\n\nBad \x00 line. Really.\nAn <S> too.\nLast.\n")
     summary = prepare([str(tmp_path / "a.txt")], tmp_path / "out", tokenize=True, shuffle="none", on_error="skip")
     assert sentences_of(tmp_path / "out") == ["One day .", "Two days !", "Last ."]

@@ -27,14 +27,14 @@ def parse(value: Any, schema: Any = Shard) -> Any:
     return parse_json(data, schema, "index.json", "copy the dataset again")
 
 
-def test_what_was_written_comes_back_typed(tmp_path: Path) -> None:
+def test_values_are_read_back_with_their_types(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps([GOOD, {**GOOD, "share": 1}]))
     first, second = load_json(tmp_path / "a.json", list[Shard], "copy it again")
     assert first == Shard("train-000000.tar", 12, "0" * 64) and second.share == 1.0
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         ({**GOOD, "file": "../precious.txt"}, "file is '../precious.txt'"),
         ({**GOOD, "bytes": -1}, "bytes is -1"),
@@ -52,15 +52,15 @@ def test_what_was_written_comes_back_typed(tmp_path: Path) -> None:
         (b"[" * 10_000 + b"]" * 10_000, "invalid JSON"),
     ],
 )  # fmt: skip
-def test_anything_else_is_refused_in_one_sentence(value: Any, said: str) -> None:
+def test_anything_else_is_refused_in_one_sentence(value: Any, message: str) -> None:
     with pytest.raises(DataError) as error:
         parse(value)
     text = str(error.value)
-    assert text.startswith("index.json is damaged (") and said in text and text.endswith("; copy the dataset again")
+    assert text.startswith("index.json is damaged (") and message in text and text.endswith("; copy the dataset again")
     assert "\n" not in text and len(text) < 400
 
 
-def test_a_file_too_large_to_be_the_one_meant_is_not_read(tmp_path: Path) -> None:
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     with open(tmp_path / "index.json", "wb") as file:
         file.truncate(2 << 30)  # sparse
     with pytest.raises(DataError, match="too many"):
@@ -70,6 +70,6 @@ def test_a_file_too_large_to_be_the_one_meant_is_not_read(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "../x", "a/b", "/a", ".hidden", "a\0b", "a\n", "-o", "?x=-o/path", "é", "a" * 300]
 )
-def test_only_plain_names_are_file_names(name: str) -> None:
+def test_only_plain_names_are_accepted_as_file_names(name: str) -> None:
     assert not is_file_name(name)
     assert is_file_name("train-000000.tar") and is_file_name("lexicon.utf8.npy") and is_file_name("step-00000010.ckpt")

@@ -24,7 +24,7 @@ def test_a_sound_dataset_has_no_faults(folder):
     assert str(report).endswith("sound")
 
 
-def test_all_damage_is_listed_not_only_the_first(folder):
+def test_all_damage_is_listed(folder):
     flip_a_bit(folder / "train-000000.tar", 2000)
     (folder / "train-000001.tar").write_bytes((folder / "train-000001.tar").read_bytes()[:-1000])
     (folder / "heldout-000000.tar").unlink()
@@ -53,7 +53,7 @@ def test_all_damage_is_listed_not_only_the_first(folder):
         (lambda folder: flip_a_bit(folder / COUNTS, 20), "the lexicon cannot be read"),
     ],
 )
-def test_wrong_content_is_found_even_where_all_hashes_agree(folder, damage, message):
+def test_wrong_content_is_found_even_if_all_hashes_agree(folder, damage, message):
     damage(folder)
     record_anew(folder)
     assert any(re.search(message, fault) for fault in verify(folder).faults)
@@ -80,7 +80,7 @@ def test_a_wrong_count_or_offset_in_the_index_is_found(folder):
     assert verify(folder).ok
 
 
-def test_a_description_tells_what_the_dataset_holds_and_how_it_was_made(folder, tmp_path):
+def test_a_description_shows_what_the_dataset_holds_and_how_it_was_made(folder, tmp_path):
     text = describe(folder)
     for part in ("train", "heldout", "1,150 sentences", "heldout=50", "from part-0.txt", "chunks of"):
         assert part in text

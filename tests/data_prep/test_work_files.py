@@ -1,4 +1,4 @@
-"""What a preparation wrote down for itself is read back as typed values, or refused with a remedy."""
+"""The records that a preparation keeps are read back as typed values, or refused with a remedy."""
 
 import json
 from pathlib import Path
@@ -12,11 +12,12 @@ from tests.corpora import bytes_of
 
 OPTIONS = {"heldout": 100, "shard_tokens": 4000, "chunk_tokens": 500}
 STEPS = ("encode", "merge", "shard")
-FILES = {"plan.json": 1, "unit-000000.json": 1, "merge.json": 2, "train-000000.json": 3}  # written by so many steps
+# the number of passes that have written each
+FILES = {"plan.json": 1, "unit-000000.json": 1, "merge.json": 2, "train-000000.json": 3}
 
 
 def begin(prepare: Any, corpus: list[str], out: Path, steps: int) -> None:
-    """So many passes, of the last one only a part, so that the dataset is not finished."""
+    """Run the first passes, the last of them only in part, so that the dataset is not finished."""
     for step in STEPS[:steps]:
         prepare(corpus, out, **OPTIONS, step=step, tasks=1 + (step == "shard"))
 
@@ -36,7 +37,9 @@ DAMAGE = {
 
 @pytest.mark.parametrize("kind", DAMAGE)
 @pytest.mark.parametrize("name", FILES)
-def test_a_damaged_record_is_one_sentence_with_a_remedy(name: str, kind: str, prepare, corpus, tmp_path) -> None:
+def test_a_damaged_record_is_reported_in_one_sentence_with_the_remedy(
+    name: str, kind: str, prepare, corpus, tmp_path
+) -> None:
     out = tmp_path / "out"
     begin(prepare, corpus[:1], out, FILES[name])
     path = out / ".work" / name
@@ -48,7 +51,7 @@ def test_a_damaged_record_is_one_sentence_with_a_remedy(name: str, kind: str, pr
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_identity_is_one_sentence_and_the_dataset_stays(kind: str, prepare, corpus, tmp_path) -> None:
+def test_a_damaged_identity_is_reported_and_the_dataset_stays(kind: str, prepare, corpus, tmp_path) -> None:
     prepare(corpus[:1], tmp_path / "out", **OPTIONS)
     identity = tmp_path / "out" / ".prepared.json"
     identity.write_text(DAMAGE[kind](identity.read_text()))
@@ -58,7 +61,7 @@ def test_a_damaged_identity_is_one_sentence_and_the_dataset_stays(kind: str, pre
     assert bytes_of(tmp_path / "out") == before
 
 
-def test_a_plan_is_read_back_as_it_was(prepare, corpus, tmp_path) -> None:
+def test_a_plan_is_read_back_unchanged(prepare, corpus, tmp_path) -> None:
     for heldout in (100, 0.25):
         out = tmp_path / str(heldout)
         prepare(corpus, out, **(OPTIONS | {"heldout": heldout}), step="encode")
@@ -68,7 +71,7 @@ def test_a_plan_is_read_back_as_it_was(prepare, corpus, tmp_path) -> None:
         assert type(plan.options.heldout) is type(heldout) and plan.sources[0].path == corpus[0]
 
 
-def test_a_plan_whose_units_are_of_no_source_is_damaged(prepare, corpus, tmp_path) -> None:
+def test_a_plan_with_units_of_no_source_is_refused(prepare, corpus, tmp_path) -> None:
     begin(prepare, corpus, tmp_path / "out", 1)
     path = tmp_path / "out/.work/plan.json"
     plan = json.loads(path.read_text())
@@ -79,7 +82,7 @@ def test_a_plan_whose_units_are_of_no_source_is_damaged(prepare, corpus, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["lengths.npy", "keys.npy", "map.npy", "counts.npy"])
-def test_a_damaged_array_of_a_spill_is_one_sentence(name: str, prepare, corpus, tmp_path) -> None:
+def test_a_damaged_array_of_a_spill_is_reported_in_one_sentence(name: str, prepare, corpus, tmp_path) -> None:
     begin(prepare, corpus[:1], tmp_path / "out", 1 if name == "counts.npy" else 2)
     path = tmp_path / "out/.work/unit-000000/spill-0000" / name
     path.write_bytes(path.read_bytes()[:40])
@@ -89,7 +92,7 @@ def test_a_damaged_array_of_a_spill_is_one_sentence(name: str, prepare, corpus, 
 
 
 @pytest.mark.parametrize("location", ["s3://bucket/x", "gs:x", "http:/host/x", "pipe:touch x"])
-def test_neither_input_nor_output_may_be_a_url(location: str, prepare, corpus, tmp_path, monkeypatch) -> None:
+def test_a_url_as_input_or_output_is_refused(location: str, prepare, corpus, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     for inputs, output in (([location], "out"), ([*corpus, location], "out"), (corpus, location)):
         with pytest.raises(DataError, match="looks like a URL and must be a local path"):
@@ -104,7 +107,7 @@ def test_a_local_file_whose_name_holds_a_colon_can_be_prepared(prepare, tmp_path
 
 
 @pytest.mark.parametrize("alone", [True, False])
-def test_only_temporaries_of_our_own_naming_are_removed(alone: bool, prepare, corpus, tmp_path) -> None:
+def test_only_temporary_files_with_our_own_names_are_removed(alone: bool, prepare, corpus, tmp_path) -> None:
     out = tmp_path / "out"
     begin(prepare, corpus[:1], out, 2)
     torn = [".train-000000.tar.0123abcd.tmp", *([".index.json.0123abcd.tmp", ".lexicon.tsv.0123abcd.tmp"] * alone)]

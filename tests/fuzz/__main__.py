@@ -1,7 +1,7 @@
 """`python -m tests.fuzz [cases=10000] [seed=0] [only=index,text] [minutes=10] [jobs=2]`: damage all that is read.
-`python -m tests.fuzz area=index case=123 seed=0`: one case again; its files stay.
+`python -m tests.fuzz area=index case=123 seed=0`: repeat one case and keep its files.
 
-Prints a table by area and each kind of failure with a command that repeats it; exit code 1 where there is a failure.
+Print a table by area, and each kind of failure with a command that repeats it; exit with code 1 on a failure.
 """
 
 import os
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from tempfile import mkdtemp
 
-# Before torch and the hub's client are imported: one thread, and no network. Only here: pytest imports the runner too.
+# Set before torch and the hub's client are imported: one thread, no network. Not in the runner, which pytest imports.
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", WANDB_MODE="disabled", MPLBACKEND="agg")
 
 from tests.fuzz.runner import again, fuzz
@@ -37,4 +37,4 @@ def main(arguments: list[str]) -> int:
 if __name__ == "__main__":
     code = main(sys.argv[1:])
     sys.stdout.flush()
-    os._exit(code)  # triton, if torch has loaded it, prints a page of leaks at a usual end
+    os._exit(code)  # at a usual end triton, if torch has loaded it, prints a page of leaks

@@ -1,4 +1,4 @@
-"""Cases run in forked children: bounded in time and memory, watched for what they leave behind and what they reveal."""
+"""Run cases in forked children with limits on time and memory, and find what they leave behind or reveal."""
 
 import contextlib
 import ctypes
@@ -22,41 +22,41 @@ from typing import Any
 from pipeline import cli
 from tests.fuzz.mutators import SECRET, signature
 
-CPU_SECONDS, WALL_SECONDS = 20, 150  # of a case; the first decides on a sound machine, however busy it is
-MEMORY_BYTES = 3 << 30  # that a child may map beyond what its parent has
-MAX_SENTENCE = 900  # characters, paths and refused values included
-_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2): what a child leaves behind becomes ours, and is seen
+CPU_SECONDS, WALL_SECONDS = 20, 150  # of a case; normally the first limit decides, however busy the machine is
+MEMORY_BYTES = 3 << 30  # that a child may map in addition to its parent's memory
+MAX_SENTENCE = 900  # including paths and refused values
+_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2): processes that a child leaves behind become ours, and are seen
 _NOTE = "damage.txt"
 _noted: list[str] = []
 
 
 class Refused(Exception):
-    """The command ended as it should on bad input: with one sentence and exit code 2."""
+    """The command ended as it should for bad input: with one sentence and exit code 2."""
 
 
 class Fault(Exception):
-    """What a case must not do."""
+    """Something that a case must not do."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """kind: success, refused or failure. said: the refusal, or what was wrong. damage: what was done to the input."""
+    """kind: success, refused or failure. message: the refusal or the fault. damage: what was done to the input."""
 
     area: str
     case: int
     kind: str
-    said: str
+    message: str
     damage: str
 
 
 Trial = Callable[[Random, Path, int], Counter[str] | None]
-"""trial(chance, empty folder, case): raise Refused or Fault, or return; a batch of cases returns its counts by kind."""
+"""Call trial(chance, empty folder, case): it raises Refused or Fault, or returns; a batch returns counts by kind."""
 
 
 def note(damage: str, instead: bool = False) -> None:
-    """Record what is done to the input of the case that runs, before it is used: its process may not come back.
+    """Record what is done to the input of the running case, before the input is used, in case its process dies.
 
-    instead: of what was noted before.
+    instead: replace what was recorded before.
     """
     _noted[:] = [damage] if instead else [*_noted, damage]
     Path(os.environ["HOME"], _NOTE).write_text("; ".join(_noted), "utf-8", "backslashreplace")
@@ -65,8 +65,8 @@ def note(damage: str, instead: bool = False) -> None:
 def elmo(*arguments: str, ends_with_1: bool = False, refused_by: str = "\0") -> str:
     """Run a command in this process and return what it printed.
 
-    ends_with_1: exit code 1 is a refusal too, as of `prep verify`. refused_by: a warning that is one too.
-    Raises Refused, or Fault for any other end.
+    ends_with_1: exit code 1 counts as a refusal too, as for `prep verify`. refused_by: so does this warning.
+    Raise Refused, or Fault for any other end.
     """
     out, err = io.StringIO(), io.StringIO()
     try:
@@ -77,37 +77,37 @@ def elmo(*arguments: str, ends_with_1: bool = False, refused_by: str = "\0") -> 
     except KeyboardInterrupt:
         raise Fault("exit: KeyboardInterrupt out of the command") from None
     except BaseException as error:
-        raise Fault(_told(error)) from None
-    said = out.getvalue() + err.getvalue()
-    if "Traceback" in said:
-        raise Fault(f"a traceback is printed: {said[said.index('Traceback') :].splitlines()[-1]}")
-    if SECRET in said:
-        raise Fault(f"the environment is revealed: {said[-300:]}")
+        raise Fault(_describe_exception(error)) from None
+    message = out.getvalue() + err.getvalue()
+    if "Traceback" in message:
+        raise Fault(f"a traceback is printed: {message[message.index('Traceback') :].splitlines()[-1]}")
+    if SECRET in message:
+        raise Fault(f"the environment is revealed: {message[-300:]}")
     if code == 1 and ends_with_1:
-        raise Refused(f"code 1: {said.strip().splitlines()[-1]}")
+        raise Refused(f"code 1: {message.strip().splitlines()[-1]}")
     if code == 0 and refused_by in err.getvalue():
         raise Refused(f"code 0: {err.getvalue().strip().splitlines()[-1]}")
     if code == 2:
         raise Refused(_sentence(arguments[0], err.getvalue()))
     if code != 0:
-        raise Fault(f"exit code {code}: {said[-300:]}")
+        raise Fault(f"exit code {code}: {message[-300:]}")
     return out.getvalue()
 
 
-def _told(error: BaseException) -> str:
-    """An unexpected exception in a line: where in our code, which, and what it says."""
+def _describe_exception(error: BaseException) -> str:
+    """Describe an unexpected exception in one line: its type, its place in our code, and its message."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [f for f in frames if "/pipeline/" in f.filename or "/data_prep/" in f.filename]
     at = f"{Path(ours[-1].filename).name}:{ours[-1].name}" if ours else "?"
     return f"traceback: {type(error).__name__} in {at}: {' '.join(str(error).split())[:300]}"
 
 
-def _sentence(command: str, said: str) -> str:
-    """The one sentence of a refusal; the places that it lists, ten at most, stand below it and are indented."""
-    lines = said.rstrip().splitlines()
+def _sentence(command: str, message: str) -> str:
+    """Return the one sentence of a refusal. It may be followed by up to ten indented lines with places."""
+    lines = message.rstrip().splitlines()
     first = next((n for n, line in enumerate(lines) if line.startswith(f"elmo {command}: ")), None)
     if first is None or not all(line.startswith("  ") for line in lines[first + 1 :]) or len(lines) - first > 12:
-        raise Fault(f"no sentence: exit code 2 after {said[-300:]!r}")
+        raise Fault(f"no sentence: exit code 2 after {message[-300:]!r}")
     sentence = lines[first].partition(": ")[2]
     if len(sentence) > MAX_SENTENCE:
         raise Fault(f"a long sentence: {len(sentence)} characters: {sentence[:200]}")
@@ -115,7 +115,7 @@ def _sentence(command: str, said: str) -> str:
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return function(*arguments) with the errors that `elmo` makes a sentence of as Refused, and others as Fault."""
+    """Call the function. Raise Refused for errors that `elmo` reports in one sentence, and Fault for all others."""
     try:
         return function(*arguments)
     except (Refused, Fault):
@@ -123,11 +123,11 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
     except Exception as error:
         if isinstance(error, ValueError) and type(error).__module__.split(".")[0] in ("pipeline", "data_prep"):
             raise Refused(str(error)) from None
-        raise Fault(_told(error)) from None
+        raise Fault(_describe_exception(error)) from None
 
 
 class Cage:
-    """Runs cases of one area after another, each in a folder of its own below `root`.
+    """Run cases of one area after another, each in a folder of its own below `root`.
 
     guarded: folders that no case may change. keep: leave the cases' folders.
     """
@@ -139,7 +139,7 @@ class Cage:
         ctypes.CDLL(None, use_errno=True).prctl(_SUBREAPER, 1, 0, 0, 0)
 
     def run(self, area: str, trial: Trial, cases: list[int], seed: int) -> Iterator[Outcome | Counter[str]]:
-        """Run the cases in one child, or in another after each one that ends its process."""
+        """Run the cases in one child; after a case that ends its process, run the rest in another child."""
         todo = list(cases)
         while todo:
             before = self._listing()
@@ -160,12 +160,12 @@ class Cage:
             if left := _end_group(child):
                 yield Outcome(area, current, "failure", f"processes left behind: {left}", "one of this batch")
             if changed := sorted({path for path, *_ in set(self._listing()) ^ set(before)}):
-                said = f"outside the case's folder changed: {', '.join(changed[:3])}"
-                yield Outcome(area, current, "failure", said, "in this batch")
+                message = f"outside the case's folder changed: {', '.join(changed[:3])}"
+                yield Outcome(area, current, "failure", message, "in this batch")
             todo = todo[len(done) + 1 :] if len(done) < len(todo) else []
 
     def _clear(self, area: str, case: int) -> str:
-        """Remove what a case left that did not come to its end; return what it had noted."""
+        """Remove the files of a case that did not end; return the record of its damage."""
         note_path = self.root / f"{area}-{case}" / "home" / _NOTE
         noted = note_path.read_text() if note_path.exists() else "unknown"
         if not self._keep:
@@ -173,7 +173,7 @@ class Cage:
         return noted
 
     def _listing(self) -> list[tuple[str, int, int]]:
-        """Every file beside the cases' folders and in the guarded ones, with its size and time."""
+        """Return every file in the root and in the guarded folders, with its size and time."""
         paths = [path for path in self.root.iterdir() if not path.is_dir() and path.suffix not in (".results", ".log")]
         paths += [path for folder in self._guarded for path in (*folder.rglob("*"), folder)]
         return sorted((str(p), p.lstat().st_size, p.lstat().st_mtime_ns) for p in paths)
@@ -205,26 +205,26 @@ class Cage:
         os.chdir(folder)
         _noted.clear()
         read_before = log.stat().st_size
-        kind, said, counts = "success", "", None
+        kind, message, counts = "success", "", None
         try:
             counts = trial(Random(f"{seed} {area} {case}"), folder, case)
         except Refused as error:
-            kind, said = "refused", str(error)
+            kind, message = "refused", str(error)
         except Fault as error:
-            kind, said = "failure", str(error)
+            kind, message = "failure", str(error)
         except Exception:
-            kind, said = "failure", f"the case itself: {traceback.format_exc()[-700:]}"
+            kind, message = "failure", f"the case itself: {traceback.format_exc()[-700:]}"
         output = log.read_bytes()[read_before:].decode(errors="replace")
         if kind != "failure" and ("Traceback" in output or "Fatal" in output):
-            kind, said = "failure", f"a traceback is printed by a process: {output.strip().splitlines()[-1]}"
+            kind, message = "failure", f"a traceback is printed by a process: {output.strip().splitlines()[-1]}"
         if kind != "failure" and (leak := _leak(folder)):
-            kind, said = "failure", f"the environment is revealed in {leak}"
+            kind, message = "failure", f"the environment is revealed in {leak}"
         if not self._keep:
             os.chdir(self.root)
             shutil.rmtree(folder, ignore_errors=True)
         if counts is not None and kind == "success":
             return {"counts": dict(counts)}
-        return {"area": area, "case": case, "kind": kind, "said": said, "damage": "; ".join(_noted)}
+        return {"area": area, "case": case, "kind": kind, "message": message, "damage": "; ".join(_noted)}
 
 
 def _redirect(log: Path) -> None:
@@ -244,7 +244,7 @@ def _limit_memory() -> None:
 
 
 def _limit_time() -> None:
-    """The kernel ends the process: not even code that never returns to Python goes on."""
+    """Let the kernel end the process after the limit, even in code that never returns to Python."""
     for signum in (signal.SIGPROF, signal.SIGALRM):
         signal.signal(signum, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
@@ -257,12 +257,12 @@ def _death(status: int, log: Path) -> str:
         return f"hangs: no end after {CPU_SECONDS} s of processor time"
     if code == -signal.SIGALRM:
         return f"hangs: no end after {WALL_SECONDS} s"
-    told = log.read_text(errors="replace").strip().splitlines()[-1:]
-    return f"the process dies with code {code}: {told}"
+    last_line = log.read_text(errors="replace").strip().splitlines()[-1:]
+    return f"the process dies with code {code}: {last_line}"
 
 
 def _end_group(group: int) -> str:
-    """Names of the processes of a child's session that are there after its end; they are killed."""
+    """Kill the processes of a child's session that remain after its end; return their names."""
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         with contextlib.suppress(ChildProcessError):
@@ -291,5 +291,5 @@ def _leak(folder: Path) -> str:
 
 
 def group_of(outcome: Outcome) -> str:
-    """What a failure has in common with others of the same cause."""
-    return f"{outcome.area}: {signature(outcome.said)}"
+    """Return what a failure has in common with other failures of the same cause."""
+    return f"{outcome.area}: {signature(outcome.message)}"

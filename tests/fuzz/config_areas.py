@@ -1,4 +1,4 @@
-"""Arguments and YAML files as people mistype them, and as an attacker would write them."""
+"""Arguments and YAML files as users mistype them, and as an attacker would write them."""
 
 import shutil
 from dataclasses import fields, is_dataclass
@@ -23,7 +23,7 @@ from tests.tasks.cove import parallel
 NOT_YAML = [
     '"', "{", "]", "@x", "*a", "!x 1", "[" * 1000, "\udcff", "1" * 5000, "a: b: c", "\x00", "${", "%TAG", "? ", "&a",
 ]  # fmt: skip
-# Not tried: more processes than a test should start, runs without end, the network, files outside the case's folder.
+# Not tested: many processes, runs without end, the network, and files outside the case's folder.
 _PROCESSES = ("processes", "devices", "nodes", "workers", "hub", "watch", "threads", "input", "mode")
 _WRITTEN = ("output", "sentences", "dir", "index", "cache_dir", "stage_dir")
 DOCUMENTS = [
@@ -38,8 +38,8 @@ DOCUMENTS = [
 
 
 def _base(world: World, command: str, folder: Path) -> list[str]:
-    """Arguments with which the command works."""
-    corpus = folder / "corpus.txt"  # neighbors keeps its index beside the corpus, where index= is left out
+    """Return arguments with which the command works."""
+    corpus = folder / "corpus.txt"  # without index=, neighbors keeps its index beside the corpus
     shutil.copyfile(world.heldout, corpus)
     checkpoint, text = f"checkpoint={world.model}", f"input={world.heldout}"
     training = [*TRAINING, f"data.path={world.dataset}", f"run.dir={folder / 'run'}", "train.max_steps=2"]
@@ -80,13 +80,13 @@ PLACES = [(command, place) for command in WRITERS for place in UNUSABLE]
 
 
 def arguments(world: World, chance: Random, folder: Path, case: int) -> None:
-    """A command that works, with one argument more that is odd, or one fewer."""
+    """Run a working command with one odd argument more, or with one argument fewer."""
     command = chance.choice([name for name in COMMANDS if name != "demo"])
     _run(command, _mistyped(_base(world, command, folder), SCHEMAS[command], chance))
 
 
 def not_yaml(world: World, chance: Random, folder: Path, case: int) -> None:
-    """Each command with each value that is not YAML, at one of its keys."""
+    """Run each command with each value that is not YAML, at one of its keys."""
     command, value = FIRST[case]
     base = _base(world, command, folder)
     key = chance.choice([pair.partition("=")[0] for pair in base if "=" in pair] or ["output"])
@@ -94,7 +94,7 @@ def not_yaml(world: World, chance: Random, folder: Path, case: int) -> None:
 
 
 def places(world: World, chance: Random, folder: Path, case: int) -> None:
-    """Each command that writes a folder, where none can be."""
+    """Run each command that writes a folder with a place where no folder can be."""
     _run_at(world, folder, *PLACES[case])
 
 
@@ -143,7 +143,7 @@ def _run(command: str, arguments: list[str]) -> None:
 
 
 def _reads_back(schema: type[Any], arguments: list[str]) -> None:
-    """What is accepted can be written to a YAML file, as a run does, and comes back the same."""
+    """Check that an accepted config can be written to a YAML file, as a run does, and reads back the same."""
     config = call(load, schema, arguments)
     Path("again.yaml").write_text(yaml.safe_dump(to_dict(config)), "utf-8")
     if repr(again := call(load, schema, ["again.yaml"])) != repr(config):
@@ -151,12 +151,12 @@ def _reads_back(schema: type[Any], arguments: list[str]) -> None:
 
 
 def documents(world: World, chance: Random, folder: Path, case: int) -> None:
-    """A configuration file that is another kind of document."""
+    """Run with a configuration file that is another kind of document."""
     _configure(folder, DOCUMENTS[case].encode("utf-8", "surrogatepass"), f"document {case}")
 
 
 def yaml_file(world: World, chance: Random, folder: Path, case: int) -> None:
-    """A configuration file that was damaged, or one of its values is another one."""
+    """Run with a configuration file that is damaged, or in which one value is replaced."""
     training = [*TRAINING, f"data.path={world.dataset}", f"run.dir={folder / 'run'}"]
     data = OmegaConf.to_yaml(OmegaConf.from_dotlist(training)).encode()
     if chance.random() < 0.5:
@@ -169,10 +169,10 @@ def yaml_file(world: World, chance: Random, folder: Path, case: int) -> None:
         _configure(folder, *bytes_damaged(data, chance))
 
 
-def _configure(folder: Path, data: bytes, said: str) -> None:
+def _configure(folder: Path, data: bytes, message: str) -> None:
     path = folder / "config.yaml"
     path.write_bytes(data)
-    note(said)
+    note(message)
     safe = ["train.devices=1", "train.nodes=1", "data.workers=0", f"run.dir={folder / 'run'}"]
     elmo("preflight", str(path), *safe, ends_with_1=True)
     _reads_back(COMMANDS["preflight"].schema, [str(path), *safe])

@@ -1,4 +1,4 @@
-"""Damaged datasets: index, shards and lexicon, and the work of a preparation that has not ended."""
+"""Damaged datasets: index, shards and lexicon, and the records of a preparation that has not ended."""
 
 import hashlib
 import io
@@ -44,7 +44,7 @@ def read_remote(world: World, dataset: Path) -> str:
 
 
 def _content(dataset: Any) -> str:
-    """Everything that training and evaluation read of a dataset."""
+    """Return a hash of everything that training and evaluation read of a dataset."""
     content = hashlib.sha256("\n".join(dataset.lexicon.words()).encode())
     content.update(digest(dataset.lexicon.counts, dataset.lexicon.byte_lengths()).encode())
     for name, split in sorted(dataset.splits.items()):
@@ -96,7 +96,7 @@ OFTEN = [6, 6, 6, 3, 2, 2, 1, 0.3]
 
 
 def index(world: World, chance: Random, folder: Path, case: int) -> None:
-    """index.json is damaged. What only informs may be left out of `prep info`, with a warning."""
+    """Damage index.json. Parts that only inform may be left out of `prep info`, with a warning."""
     copy = folder / "dataset"
     shutil.copytree(world.dataset, copy)
     note(damage_file(copy / "index.json", chance))
@@ -104,13 +104,13 @@ def index(world: World, chance: Random, folder: Path, case: int) -> None:
 
 
 def dataset_files(world: World, chance: Random, folder: Path, case: int) -> None:
-    """A shard or a lexicon file is damaged, removed, or takes another's place."""
+    """Damage or remove a shard or a file of the lexicon, or replace it by another."""
     copy = damaged_copy(world.dataset, folder, ["*.tar", "lexicon.*"], chance)
     world.check(chance.choices(DATASET_USES[1:], OFTEN[1:])[0], copy)
 
 
 def members(world: World, chance: Random, folder: Path, case: int) -> None:
-    """Members of a shard are renamed, swapped, repeated, left out, or made of other types."""
+    """Rename, swap, repeat or leave out members of a shard, or change their types."""
     copy = folder / "dataset"
     shutil.copytree(world.dataset, copy)
     path = chance.choice(sorted(copy.glob("*.tar")))
@@ -141,7 +141,7 @@ def members(world: World, chance: Random, folder: Path, case: int) -> None:
 
 
 def forged(world: World, chance: Random, folder: Path, case: int, damage: int | None = None) -> None:
-    """A dataset with good checksums whose ids are none of its words, or whose sentences do not end."""
+    """Make a dataset with valid checksums whose ids are not words, or whose sentences do not end."""
     copy = folder / "dataset"
     shutil.copytree(world.dataset, copy)
     index = json.loads((copy / "index.json").read_text())
@@ -161,7 +161,10 @@ def forged(world: World, chance: Random, folder: Path, case: int, damage: int | 
 
 
 def every_byte(world: World, chance: Random, folder: Path, case: int) -> Counter[str]:
-    """Each byte of each file of the dataset is changed once: readers see what was there or refuse, verify sees all."""
+    """Change each byte of each file of the dataset once.
+
+    Readers must read the original content or refuse the file. verify must find every change.
+    """
     copy = folder / "dataset"
     shutil.copytree(world.dataset, copy)
     counts: Counter[str] = Counter()
@@ -173,7 +176,7 @@ def every_byte(world: World, chance: Random, folder: Path, case: int) -> Counter
 
 
 def every_truncation(world: World, chance: Random, folder: Path, case: int) -> Counter[str]:
-    """Each file of the dataset is cut at each multiple of 512 bytes, and at the byte before."""
+    """Cut each file of the dataset at each multiple of 512 bytes, and one byte before."""
     copy = folder / "dataset"
     shutil.copytree(world.dataset, copy)
     counts: Counter[str] = Counter()
@@ -220,7 +223,7 @@ def _verify_here(world: World, dataset: Path) -> str:
 
 
 def unfinished(world: World, chance: Random, folder: Path, case: int) -> None:
-    """The records of a preparation that was stopped after its first or second pass are damaged."""
+    """Damage the records of a preparation that was stopped after its first or second pass."""
     sound = chance.choice([world.begun, world.folder / "encoded"])
     copy = damaged_copy(sound, folder, [".work/*.json", ".work/*.json", "*", ".work/*/*"], chance)
     world.check(finish_preparation, copy)

@@ -1,4 +1,4 @@
-"""Damage that was once met and got through: tried first, each time, by name and not by a random number."""
+"""Damage that was once accepted: tested first in every round, by name instead of by a random number."""
 
 import shutil
 from collections import Counter
@@ -28,7 +28,7 @@ for _ in range(400):
     DEEP = [DEEP]
 SHARD, RECORD, PARTS = "splits/train/shards/0", "checkpoints/step-00000006.json", "out.npz.parts/plan.json"
 CHECKPOINT = "checkpoints/step-00000006.ckpt"
-IN_JSON: list[tuple[str, str, str, Any, list[Use]]] = [  # folder of the world, file, place, value, what meets it
+IN_JSON: list[tuple[str, str, str, Any, list[Use]]] = [  # folder of the world, file, place, value, uses of the file
     *[("dataset", "index.json", f"{SHARD}/file", name, [read, read_remote, preflight, verify])
       for name in ("../victim", "../../victim", "?x=-o/path", "/etc/passwd", "a\0b", ".", "", 5)],
     *[("dataset", "index.json", place, value, [info, verify, read, read_remote])
@@ -102,7 +102,7 @@ NUMBER = len(DAMAGES) + len(FORGERIES) + len(COMMANDS)
 
 
 def known(world: World, chance: Random, folder: Path, case: int) -> Counter[str]:
-    """Each one ends in the right result or a refusal, in every command that meets it."""
+    """Check that every command ends with the right result or a refusal, for each known damage."""
     if case < len(DAMAGES):
         return _damaged(world, folder, case)
     case -= len(DAMAGES)

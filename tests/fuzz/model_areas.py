@@ -1,4 +1,4 @@
-"""Damaged models: folders to share, the files of bilm-tf and AllenNLP, and embeddings that were not finished."""
+"""Damaged models: folders to share, the files of bilm-tf and AllenNLP, and unfinished embeddings."""
 
 import json
 import shutil
@@ -70,13 +70,13 @@ MODEL_USES: list[Use] = [load, embed, score, export, export_allennlp]
 
 
 def model(world: World, chance: Random, folder: Path, case: int) -> None:
-    """A file of a model folder is damaged. The card only informs."""
+    """Damage a file of a model folder. The card only informs."""
     copy = damaged_copy(world.model, folder, ["*.json", "*.json", "*.safetensors", "*.txt", "*.npy"], chance)
     world.check(chance.choices(MODEL_USES, [5, 2, 1, 1, 1])[0], copy)
 
 
 def forged_model(world: World, chance: Random, folder: Path, case: int, kind: str = "") -> None:
-    """Tensors of another kind, with config.json made to fit: nothing loads that is not finite float32 of its shape."""
+    """Replace tensors and make config.json fit. Nothing may be loaded but finite float32 of the right shape."""
     copy = folder / "model"
     shutil.copytree(world.model, copy)
     path = copy / chance.choice(["model.safetensors", "softmax.safetensors"])
@@ -95,12 +95,12 @@ def forged_model(world: World, chance: Random, folder: Path, case: int, kind: st
 
 
 def imported(world: World, chance: Random, folder: Path, case: int) -> None:
-    """options.json, weights or vocabulary of bilm-tf are damaged. What is read is what an independent reader reads."""
+    """Damage options.json, weights or vocabulary of bilm-tf. The import must read what an independent reader reads."""
     _import(damaged_copy(world.weights, folder, ["options.json"] * 2 + ["weights.hdf5", "vocab.txt"], chance))
 
 
 def forged_weights(world: World, chance: Random, folder: Path, case: int, kind: str = "") -> None:
-    """A dataset of the HDF5 file is of another type or shape, holds what is no number, or lies in another file."""
+    """Change the type, shape or values of a dataset in the HDF5 file, or move its values to another file."""
     copy = folder / "weights"
     shutil.copytree(world.weights, copy)
     found = _datasets(copy / "weights.hdf5")
@@ -162,7 +162,7 @@ def search(world: World, corpus: Path) -> str:
 
 
 def vectors(world: World, chance: Random, folder: Path, case: int) -> None:
-    """The plan or a part of an embedding that was not finished, or of an index of neighbours, is damaged."""
+    """Damage the plan or a part of an unfinished embedding, or of an index of neighbours."""
     sound, use = chance.choice([(world.vectors, finish_embedding), (world.corpus, search)])
     copy = folder / "vectors"
     shutil.copytree(sound, copy)

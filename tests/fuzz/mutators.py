@@ -1,4 +1,4 @@
-"""Ways to damage bytes, JSON values and files, each chosen by a random number generator and described in words."""
+"""Damage bytes, JSON values and files; a random number generator chooses the damage, and a text describes it."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-SECRET = "s3cr3t-of-the-environment"  # the value of $FUZZ_SECRET in every case: it must not come out anywhere
+SECRET = "s3cr3t-of-the-environment"  # the value of $FUZZ_SECRET in every case, which must not appear in any output
 TEXTS = [
     "", "x", "0", "../victim", "../../victim", "/etc/passwd", "a/b", ".hidden", "..", "~", "-rf", "?x=-o/path", "a\0b",
     "pipe:touch ../victim #", "${oc.env:FUZZ_SECRET}", "${missing}", "\u202e\u0085\ufeff", "é" * 300, "w" * 5000, "{",
@@ -33,7 +33,7 @@ _RAW_MARK = "raw json stands here"
 
 
 def bytes_damaged(data: bytes, chance: Random) -> tuple[bytes, str]:
-    """Return other bytes than `data`, and what was done."""
+    """Return changed bytes and a description of the change."""
     for _ in range(100):
         name = chance.choice(sorted(_BYTE_DAMAGES))
         place, length = chance.randrange(len(data) + 1), chance.choice([1, 1, 2, 16, 512, 4096])
@@ -51,7 +51,7 @@ def _flip(data: bytes, place: int, length: int, chance: Random) -> bytes:
 
 
 def forged(values: Any, kind: str, chance: Random) -> Any:
-    """Return an array with the fault that `kind` names: what is no number, another type or another shape."""
+    """Return an array with the fault that `kind` names: values that are not finite, another type or another shape."""
     values = values.copy()
     if kind in ("nan", "inf"):
         values.flat[chance.randrange(values.size)] = math.nan if kind == "nan" else chance.choice([math.inf, -math.inf])
@@ -65,7 +65,7 @@ def forged(values: Any, kind: str, chance: Random) -> Any:
 
 
 FORGED = ["nan", "inf", "float16", "float64", "int32", "bool", "shape", "empty", "missing", "extra"]
-HARMLESS = ["float16", "float64"]  # converted, or refused
+HARMLESS = ["float16", "float64"]  # either converted or refused
 
 
 _BYTE_DAMAGES: dict[str, Callable[[bytes, int, int, Random], bytes]] = {
@@ -85,26 +85,26 @@ _BYTE_DAMAGES: dict[str, Callable[[bytes, int, int, Random], bytes]] = {
 
 
 def json_damaged(data: bytes, chance: Random) -> tuple[bytes, str]:
-    """Return JSON with one value, key or the whole of it changed, and what was done."""
+    """Return JSON in which one value, one key or the whole is changed, and a description of the change."""
     whole = [json.loads(data)]
     parent, key, where = chance.choice(list(_places(whole, "")))
     action = chance.choice(["value", "value", "value", "raw", "delete", "rename", "duplicate", "swap", "nudge", "add"])
-    value, raw, said = parent[key], "", ""
+    value, raw, message = parent[key], "", ""
     if action == "value" or (action in ("delete", "rename", "duplicate") and not isinstance(parent, dict)):
         parent[key] = chance.choice(VALUES)
-        said = f"{where} = {_short(parent[key])}"
+        message = f"{where} = {_short(parent[key])}"
     elif action == "raw":
         parent[key], raw = _RAW_MARK, chance.choice(RAW)
-        said = f"{where} = {_short(raw)} as it stands"
+        message = f"{where} = {_short(raw)} as it stands"
     elif action == "nudge" and type(value) in (int, float):
         parent[key] = chance.choice([value + 1, value - 1, -value, value * 2, value * 1024, float(value), str(value)])
-        said = f"{where} = {parent[key]!r} instead of {value!r}"
+        message = f"{where} = {parent[key]!r} instead of {value!r}"
     elif action in ("swap", "nudge"):
         other, other_key, there = chance.choice(
             [p for p in _places(whole, "") if p[0] is not whole] or [(whole, 0, "")]
         )
         parent[key], other[other_key] = other[other_key], value
-        said = f"{where} and {there} change places"
+        message = f"{where} and {there} change places"
         if _is_circular(whole):
             return data[:-2], "the end is cut off"
     elif action == "add":
@@ -113,7 +113,7 @@ def json_damaged(data: bytes, chance: Random) -> tuple[bytes, str]:
             target[chance.choice(TEXTS)] = chance.choice(VALUES)
         else:
             target.append(chance.choice(VALUES))
-        said = f"something is added at {where}"
+        message = f"something is added at {where}"
     else:
         items = list(parent.items())
         parent.clear()
@@ -122,10 +122,10 @@ def json_damaged(data: bytes, chance: Random) -> tuple[bytes, str]:
                 parent[name] = inner
             if name == key and action != "delete":
                 parent[f"{_RAW_MARK}{name}" if action == "duplicate" else f"{name}x"] = chance.choice([inner, *VALUES])
-        said = f"{action} {where}"
+        message = f"{action} {where}"
     text = json.dumps(whole[0], ensure_ascii=chance.random() < 0.5)
     text = text.replace(json.dumps(_RAW_MARK), raw).replace(_RAW_MARK, "")
-    return text.encode("utf-8", "surrogatepass"), said
+    return text.encode("utf-8", "surrogatepass"), message
 
 
 def _places(value: Any, where: str) -> Iterator[tuple[Any, Any, str]]:
@@ -151,16 +151,16 @@ def _short(value: Any) -> str:
 
 
 def damage_file(path: Path, chance: Random) -> str:
-    """Damage a file in place, JSON mostly as JSON; return what was done."""
+    """Damage a file in place, JSON mostly as JSON; return a description."""
     data = path.read_bytes()
     is_json = path.suffix == ".json" and chance.random() < 0.8
-    damaged, said = json_damaged(data, chance) if is_json else bytes_damaged(data, chance)
+    damaged, message = json_damaged(data, chance) if is_json else bytes_damaged(data, chance)
     path.write_bytes(damaged)
-    return f"{path.name}: {said}"
+    return f"{path.name}: {message}"
 
 
 def set_in_json(path: Path, place: str, value: Any) -> str:
-    """Set the value at a place ("a/0/b", "" is the whole) of a JSON file; return what was done."""
+    """Set the value at a place ("a/0/b"; "" is the whole) of a JSON file; return a description."""
     whole = {"": json.loads(path.read_bytes())}
     *above, last = ["", *place.split("/")] if place else [""]
     container: Any = whole
@@ -172,7 +172,7 @@ def set_in_json(path: Path, place: str, value: Any) -> str:
 
 
 def damage_folder(folder: Path, patterns: list[str], chance: Random) -> str:
-    """Damage one file of a folder, or exchange, remove or replace files; return what was done."""
+    """Damage one file of a folder, or exchange, remove or replace files; return a description."""
     files = [path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file()]
     path, other = chance.choice(files), chance.choice(files)
     action = chance.choice(["damage"] * 12 + ["remove", "exchange", "copy", "folder", "link"])
@@ -194,7 +194,7 @@ def damage_folder(folder: Path, patterns: list[str], chance: Random) -> str:
 
 
 def signature(text: str) -> str:
-    """A message without what differs from case to case: paths, numbers and quoted values."""
+    """Return a message without what differs from case to case: paths, numbers and quoted values."""
     text = re.sub(r"'[^']*'|\"[^\"]*\"", "_", text)
     text = re.sub(rf"\S*{re.escape(os.sep)}\S*", "PATH", text)
     return re.sub(r"[0-9a-f]{16,}|\d[\d,.]*", "N", text)[:120]

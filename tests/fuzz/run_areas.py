@@ -1,4 +1,4 @@
-"""Damaged folders of runs: checkpoints and their records, and what a run tells of itself."""
+"""Damaged folders of runs: checkpoints and all other records of a run."""
 
 import shutil
 from pathlib import Path
@@ -18,7 +18,7 @@ def evaluate_run(world: World, run: Path) -> Any:
 
 
 def evaluate_checkpoint(world: World, run: Path) -> Any:
-    """The newest checkpoint given as a file."""
+    """Evaluate the newest checkpoint, given as a file."""
     output = run.parent / "result.json"
     path = run / "checkpoints" / "step-00000006.ckpt"
     elmo("evaluate", f"checkpoint={path}", f"data={world.dataset}", f"output={output}", "accelerator=cpu")
@@ -32,7 +32,7 @@ def export_run(world: World, run: Path) -> str:
 
 
 def resume(world: World, run: Path) -> str:
-    """Train on; whatever checkpoint that begins from, the end is the same to the bit."""
+    """Train on. The result must be bitwise the same from whichever checkpoint the run resumes."""
     settings = [f"data.path={world.dataset}", f"run.dir={run}", f"train.max_steps={LAST_STEP}"]
     elmo("pretrain", *TRAINING, *settings)
     content = runs.newest(run)
@@ -61,19 +61,19 @@ RUN_USES: list[Use] = [status, compare, plot, export_run, resume]
 
 
 def checkpoints(world: World, chance: Random, folder: Path, case: int) -> None:
-    """A checkpoint or its record is damaged, lost or exchanged."""
+    """Damage, lose or exchange a checkpoint or its record."""
     copy = damaged_copy(world.run, folder, ["checkpoints/*.ckpt", "checkpoints/*.json"], chance)
     world.check(chance.choices(CHECKPOINT_USES, [2, 3, 1, 2, 3])[0], copy)
 
 
-def told(world: World, chance: Random, folder: Path, case: int) -> None:
-    """run.json, start.json, end.json, metrics.jsonl, restarts.jsonl, writer.json or config.yaml is damaged."""
+def run_records(world: World, chance: Random, folder: Path, case: int) -> None:
+    """Damage run.json, start.json, end.json, metrics.jsonl, restarts.jsonl, writer.json or config.yaml."""
     copy = damaged_copy(world.run, folder, ["*.json", "*.jsonl", "config.yaml"], chance)
     world.check(chance.choices(RUN_USES, [4, 2, 2, 1, 1])[0], copy)
 
 
 def foreign(world: World, chance: Random, folder: Path, case: int) -> None:
-    """Checkpoints and records of another run (another seed) lie in the folder."""
+    """Put checkpoints and records of another run (another seed) into the folder."""
     copy = folder / "run"
     shutil.copytree(world.run, copy)
     for path in chance.sample(sorted((world.folder / "other").glob("checkpoints/step-*6.*")), chance.choice([1, 2])):

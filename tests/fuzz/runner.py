@@ -1,4 +1,4 @@
-"""All areas, how often each is tried, and a run over them in several processes."""
+"""All areas, the share of cases for each, and a run over them in several processes."""
 
 import gc
 import logging
@@ -21,7 +21,7 @@ from tests.fuzz.cage import Cage, Outcome, elmo, group_of
 from tests.fuzz.world import TRAINING, World
 
 Area = Callable[[World, Random, Path, int], Counter[str] | None]
-AREAS: dict[str, tuple[Area, float, int]] = {  # what is tried, its share of the cases, and cases for each child
+AREAS: dict[str, tuple[Area, float, int]] = {  # the function, its share of the cases, and the cases for each child
     "arguments": (config_areas.arguments, 10, 25),
     "yaml": (config_areas.yaml_file, 8, 25),
     "text": (text_areas.text, 12, 25),
@@ -33,14 +33,14 @@ AREAS: dict[str, tuple[Area, float, int]] = {  # what is tried, its share of the
     "unfinished": (data_areas.unfinished, 6, 25),
     "checkpoints": (run_areas.checkpoints, 6, 10),
     "foreign": (run_areas.foreign, 0.2, 10),
-    "run": (run_areas.told, 6, 10),
+    "run": (run_areas.run_records, 6, 10),
     "model": (model_areas.model, 10, 25),
     "forged model": (model_areas.forged_model, 2, 25),
     "imported": (model_areas.imported, 8, 25),
     "forged hdf5": (model_areas.forged_weights, 2, 25),
     "vectors": (model_areas.vectors, 4, 25),
 }
-WHOLE: dict[str, tuple[Area, Callable[[World], int]]] = {  # what is tried in all its cases, and how many those are
+WHOLE: dict[str, tuple[Area, Callable[[World], int]]] = {  # the function, and the number of cases, all of which are run
     "known": (known.known, lambda world: known.NUMBER),
     "not yaml": (config_areas.not_yaml, lambda world: len(config_areas.FIRST)),
     "places": (config_areas.places, lambda world: len(config_areas.PLACES)),
@@ -52,7 +52,7 @@ WHOLE: dict[str, tuple[Area, Callable[[World], int]]] = {  # what is tried in al
 
 @dataclass
 class Report:
-    """Counts of outcomes by area and kind; all failures; the seconds of each area's cases."""
+    """Counts of outcomes by area and kind, all failures, and the seconds that the run took."""
 
     seed: int
     counts: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
@@ -77,12 +77,12 @@ class Report:
         for _, alike in sorted(groups.items(), key=lambda item: -len(item[1])):
             one = alike[0]
             again = f"python -m tests.fuzz area={one.area.replace(' ', '_')} case={one.case} seed={self.seed}"
-            lines += [f"\n{len(alike)} x {one.area}: {one.said}", f"    {one.damage[:300]}", f"    {again}"]
+            lines += [f"\n{len(alike)} x {one.area}: {one.message}", f"    {one.damage[:300]}", f"    {again}"]
         return "\n".join([*lines, f"\n{self.seconds:,.0f} s"])
 
 
 def fuzz(root: Path, cases: int, seed: int, only: list[str], minutes: float = 1000.0, jobs: int = 2) -> Report:
-    """Run `cases` cases, shared out over the areas (or those of `only`); besides, all cases of the areas of WHOLE."""
+    """Run `cases` cases over the areas (or those of `only`), and all cases of the areas in WHOLE."""
     world = make_world(root)
     wanted = {name: area for name, area in AREAS.items() if name in only or not only}
     total = sum(share for _, share, _ in wanted.values())
@@ -118,7 +118,7 @@ def _run(world: World, root: Path, batches: list[tuple[str, list[int]]], seed: i
             running -= 1
         else:
             area, found = message
-            report.add(area, Outcome(**found) if "said" in found else Counter(found))
+            report.add(area, Outcome(**found) if "message" in found else Counter(found))
             if sys.stderr.isatty() or time.monotonic() - shown > 30:
                 shown = time.monotonic()
                 _show(report, "\r" if sys.stderr.isatty() else "\n")
@@ -150,7 +150,7 @@ def _show(report: Report, end: str) -> None:
 
 
 def again(root: Path, area: str, case: int, seed: int) -> int:
-    """One case once more; its files stay in `root`."""
+    """Run one case again; its files stay in `root`."""
     area = area.replace("_", " ")
     world = make_world(root)
     cage = Cage(root / "again", [world.folder], keep=True)
@@ -160,7 +160,7 @@ def again(root: Path, area: str, case: int, seed: int) -> int:
 
 
 def make_world(root: Path) -> World:
-    """Build sound things in a child, so that this process stays without threads, and read what they must give."""
+    """Build the world in a child, so that this process has no other threads, and load the expected results."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)

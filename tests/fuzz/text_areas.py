@@ -1,4 +1,4 @@
-"""Text as it comes: other bytes than words, and compressed files that are cut, changed or joined."""
+"""Arbitrary text: bytes that are not words, and compressed files that are cut, changed or joined."""
 
 import bz2
 import gzip
@@ -29,7 +29,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def text(world: World, chance: Random, folder: Path, case: int) -> None:
-    """Random pieces as lines: a dataset holds the words that Python's own rules find, or the text is refused."""
+    """Write random pieces as lines. The dataset's words must follow Python's rules, or the text is refused."""
     path = folder / "text.txt"
     path.write_bytes(data := _random_text(chance))
     note(repr(data[:300]))
@@ -77,7 +77,7 @@ def _without_bom(data: bytes) -> bytes:
 
 
 def _words(line: bytes, limit: int) -> list[str] | None:
-    """The words of a line by the rules of data_prep/README.md, None where it is to be refused."""
+    """Return the words of a line by the rules of data_prep/README.md, None for a line that must be refused."""
     try:
         words = line.decode().split()
     except UnicodeDecodeError:
@@ -87,7 +87,7 @@ def _words(line: bytes, limit: int) -> list[str] | None:
 
 
 def _check_tokenised(data: bytes, found: list[str], skip: bool) -> None:
-    """Every character that is no white space or control comes out once, in order."""
+    """Check that every character except white space and controls is there once, in order."""
     try:
         wanted = _without_bom(data).decode()
     except UnicodeDecodeError:
@@ -95,7 +95,7 @@ def _check_tokenised(data: bytes, found: list[str], skip: bool) -> None:
             return
         raise Fault("wrong result in silence: bytes that are not UTF-8 are taken") from None
     if any("\x80" <= character <= "\x9f" for character in wanted) or skip:
-        return  # cp1252 may be repaired, lines may be left out
+        return  # cp1252 may be repaired, and lines may be left out
     if _visible("".join(found)) != _visible(wanted):
         raise Fault(f"wrong result in silence: {_visible(wanted)[:100]!r} becomes {_visible(''.join(found))[:100]!r}")
 
@@ -128,7 +128,7 @@ def _use(world: World, command: str, path: Path, tokenize: bool, data: bytes) ->
 
 
 def compressed(world: World, chance: Random, folder: Path, case: int) -> None:
-    """A compressed file is cut, changed or joined: its whole text comes out, or the file is refused."""
+    """Cut, change or join a compressed file. The whole text must be read, or the file is refused."""
     kind = chance.choice(sorted(COMPRESS))
     whole = COMPRESS[kind](world.text.read_bytes())
     action = chance.choice(["damage"] * 6 + ["join", "join mixed", "twice", "as text", "as another", "padding"])

@@ -1,4 +1,4 @@
-"""Sound things to damage, made once: text, a dataset, a run, models, and work that was begun and not finished."""
+"""Undamaged things to damage, made once: text, a dataset, a run, models, and unfinished work."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from tests.fuzz.cage import Fault, Refused, call, elmo, note
 from tests.fuzz.mutators import damage_folder
 from tests.tasks import training
 
-LAST_STEP = 8  # of a resumed run; the world's ends at 6
+LAST_STEP = 8  # of a resumed run; the world's own run ends at step 6
 TRAINING = [
     "model.filters=[[1,4],[2,4]]", "model.character_dim=4", "model.num_highway=1", "model.lstm_dim=6",
     "model.projection_dim=4", "data.lanes=4", "data.window=8", "data.vocab_min_count=1", "data.vocab_size=60",
@@ -27,11 +27,11 @@ TRAINING = [
     "train.epochs=9", "wandb.mode=disabled",
 ]  # fmt: skip
 Use = Callable[["World", Path], Any]
-"""use(world, a copy of one of the world's folders): work with it; return what must come of it, each time the same."""
+"""use(world, a copy of one of the world's folders): work with the copy; return what must be the same every time."""
 
 
 class World:
-    """Paths of sound things; `expected` holds what each Use gives of them, several values where some are right."""
+    """Paths of undamaged things. expected: the right results of each Use, of which there may be several."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -42,7 +42,7 @@ class World:
         self.expected: dict[str, list[Any]] = {}
 
     def build(self) -> None:
-        """Make everything; `load` reads what a `build` in another process left."""
+        """Make everything; `load` reads the results that a `build` in another process saved."""
         self.folder.mkdir(exist_ok=True)
         corpora.write_text(self.text, corpora.zipf_sentences(40, seed=1, types=90))
         corpora.write_text(self.heldout, corpora.zipf_sentences(12, seed=2, types=90))
@@ -76,7 +76,7 @@ class World:
                     "sentence=w1 w2", "k=3")  # fmt: skip
 
     def expect(self, use: Use, sound: Path, without: str = "") -> None:
-        """Work out what `use` may give: of the whole, and where some of the files `without` are lost."""
+        """Work out the right results of `use`: with all files, and with any of the files `without` missing."""
         lost = sorted(sound.glob(without)) if without else []
         values = []
         for number in range(len(lost) + 1 if without else 1):
@@ -97,7 +97,7 @@ class World:
         self.expected = pickle.loads((self.folder / "expected.pickle").read_bytes())
 
     def check(self, use: Use, copy: Path) -> None:
-        """`use` gives one of the values that are right. Raises Refused or Fault."""
+        """Check that `use` gives a right result; raise Refused or Fault."""
         note(use.__name__)
         value = call(use, self, copy)
         if value not in self.expected[use.__name__]:
@@ -112,7 +112,7 @@ def _copied(sound: Path, to: Path) -> Iterator[Path]:
 
 
 def damaged_copy(sound: Path, folder: Path, patterns: list[str], chance: Random) -> Path:
-    """Return a copy of a sound folder, under its own name in `folder`, with one of its files damaged."""
+    """Return a copy of an undamaged folder, under its own name in `folder`, with one file damaged."""
     copy = folder / sound.name
     shutil.copytree(sound, copy)
     note(damage_folder(copy, patterns, chance))
@@ -127,5 +127,5 @@ def digest(*arrays: Any) -> str:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """A JSON result without the paths in it."""
+    """Return a JSON result without the paths in it."""
     return {name: value for name, value in json.loads(path.read_text()).items() if name not in ("checkpoint", "data")}

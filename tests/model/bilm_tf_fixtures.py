@@ -1,4 +1,4 @@
-"""bilm-tf's own test model with its sentences, which lie beside the clone, and one way to embed a sentence."""
+"""bilm-tf's own test model with its sentences, from ../shared, and a function that embeds a sentence."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ needs_fixtures = pytest.mark.skipif(
 
 
 def embed(bilm: BiLM, sentence: str, states: States) -> tuple[np.ndarray, States]:
-    """(layers, words, 2 P) of a sentence, its bounds left out, and the states after it."""
+    """Return (layers, words, 2 P) of a sentence without its bounds, and the states after the sentence."""
     words = ["<S>", *sentence.split(), "</S>"]
     both = [[[word] for word in words], [[word] for word in reversed(words)]]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A hash of the candidates that the sampler draws, to be compared between processes and machines."""
+"""A hash of the candidates that the sampler draws, to compare processes and machines."""
 
 import hashlib
 

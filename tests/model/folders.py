@@ -1,4 +1,4 @@
-"""Model folders edited as somebody else might, records and hashes kept right where that is wanted."""
+"""Edit model folders as somebody else might; records and hashes are kept right on request."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], Any], rehash: bool = True) -> None:
-    """Change config.json; rehash: as one who writes the file would, with the hash of its settings."""
+    """Change config.json; with `rehash`, write the hash of the changed settings too."""
     described = json.loads((folder / "config.json").read_text())
     change(described)
     if rehash and isinstance(described.get("model"), dict) and "model_sha256" in described:
@@ -21,7 +21,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], Any], rehash: bool = T
 
 
 def replace(folder: Path, name: str, data: bytes) -> None:
-    """Another content of a file, with the record that goes with it."""
+    """Replace the content of a file, and its record in config.json."""
     (folder / name).write_bytes(data)
     record = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     edit(folder, lambda c: c["files"].update({name: record}))

@@ -18,7 +18,7 @@ def layer_of(
 
 
 def inputs_of(layer: LSTMP, steps: int, lanes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """x, h and c, all of which want gradients."""
+    """Return x, h and c, all of which require gradients."""
     generator = torch.Generator().manual_seed(2)
     shapes = ((2, steps, lanes, layer.weight_input.shape[1]), (2, lanes, layer.proj_dim), (2, lanes, layer.hidden_dim))
     dtype = layer.bias.dtype
@@ -27,7 +27,10 @@ def inputs_of(layer: LSTMP, steps: int, lanes: int) -> tuple[Tensor, Tensor, Ten
 
 
 def results_and_gradients(run: object, layer: LSTMP, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """y, h, c and the gradients of inputs and weights of a sum with fixed random weights over y, h and c."""
+    """Return y, h, c, and the gradients for inputs and weights of a weighted sum over y, h and c.
+
+    The weights of the sum are random and always the same.
+    """
     y, (h, c) = run(inputs[0], LSTMPState(*inputs[1:]))
     generator = torch.Generator().manual_seed(3)
     total = sum((v * torch.randn(v.shape, generator=generator).to(v.dtype)).sum() for v in (y, h, c))

@@ -1,6 +1,6 @@
-"""The biLM once more, slow and plain: NumPy in float64, one word, one place and one step at a time.
+"""A second biLM, slow and plain: NumPy in float64, one word, one place and one step at a time.
 
-Written from shared facts about bilm-tf (elmo-numerics), not from pipeline/model: the two must agree.
+It is written from shared facts about bilm-tf (elmo-numerics), not from pipeline/model; the two must agree.
 """
 
 import math
@@ -15,7 +15,10 @@ State = tuple[Array, Array]  # h (2, B, P), c (2, B, H)
 
 
 def spelling(word: str, max_characters: int) -> list[int]:
-    """258, the word's first bytes, 259, then 260s; the sentence bounds are the one character 256 or 257."""
+    """Return the character ids of a word: 258, its first bytes, 259, then 260s.
+
+    In place of bytes, a sentence bound has the one character 256 or 257.
+    """
     if word in ("<S>", "</S>"):
         middle = [256] if word == "<S>" else [257]
     else:
@@ -33,20 +36,20 @@ def clip(x: Array, bound: float | None) -> Array:
 
 
 class NumpyBiLM:
-    """A BiLM by the weights of its state_dict."""
+    """A biLM in NumPy, with the weights of a state_dict."""
 
     def __init__(self, weights: dict[str, Tensor] | dict[str, Array], config: ModelConfig) -> None:
         self.w = {name: np.asarray(values).astype(np.float64) for name, values in weights.items()}
         self.config = config
 
     def layers(self, sentence: list[str]) -> Array:
-        """(L + 1, words, 2 P) of one sentence from cold states, its bounds left out."""
+        """Return (L + 1, words, 2 P) of one sentence from cold states, without its bounds."""
         words = ["<S>", *sentence, "</S>"]
         layers, _ = self.run([[[w] for w in words], [[w] for w in reversed(words)]], self.cold_states(1))
         return np.stack([np.concatenate([y[0, 1:-1, 0], y[1, ::-1][1:-1, 0]], 1) for y in layers])
 
     def encode(self, word: str) -> Array:
-        """The vector (P,) of one word."""
+        """Return the vector (P,) of one word."""
         characters = self.w["encoder.char_embed"][spelling(word, self.config.max_characters)]
         x = np.concatenate([self._peak(characters, k, width) for k, (width, _) in enumerate(self.config.filters)])
         x = np.maximum(x, 0.0) if self.config.activation == "relu" else np.tanh(x)
@@ -58,7 +61,7 @@ class NumpyBiLM:
         return self.w["encoder.projection.weight"] @ x + self.w["encoder.projection.bias"]
 
     def _peak(self, characters: Array, number: int, width: int) -> Array:
-        """The maximum of each filter over every window of the row, pads and all."""
+        """Return the maximum of each filter over every window of the row, pads included."""
         kernel, bias = (self.w[f"encoder.convolutions.{number}.{name}"] for name in ("weight", "bias"))
         peak = np.full(len(bias), -np.inf)
         for start in range(len(characters) - width + 1):
@@ -83,7 +86,7 @@ class NumpyBiLM:
     def run(
         self, words_dtb: list[list[list[str]]], states: list[State], factors: list[Array] | None = None
     ) -> tuple[list[Array], list[State]]:
-        """All layers, each (2, T, B, P), of words [direction][time step][lane], and the next states.
+        """Return all layers, each (2, T, B, P), of words [direction][time step][lane], and the next states.
 
         factors: what dropout multiplies by, (2, T, B, P) for the input of each layer and for the top output.
         """
@@ -110,7 +113,7 @@ class NumpyBiLM:
         return y, (h, c)
 
     def _cell(self, depth: int, d: int, x: Array, h: Array, c: Array) -> tuple[Array, Array]:
-        """One step of one lane: TF's LSTMCell with a projection and both clips."""
+        """Compute one step of one lane: TF's LSTMCell with a projection and both clips."""
         names = ("weight_input", "weight_recurrent", "bias", "weight_proj")
         w_input, w_recurrent, bias, w_proj = (self.w[f"layers.{depth}.{name}"][d] for name in names)
         kernel = np.concatenate([w_input, w_recurrent])
@@ -119,7 +122,7 @@ class NumpyBiLM:
         return clip((sigmoid(o) * np.tanh(c)) @ w_proj, self.config.proj_clip), c
 
     def losses(self, top_dtbp: Array, targets_dtb: Array) -> Array:
-        """-log p of every target under the full softmax, (2, T, B)."""
+        """Return -log p of every target under the full softmax, (2, T, B)."""
         losses = np.empty(targets_dtb.shape)
         for place in np.ndindex(*targets_dtb.shape):
             logits = self.w["softmax.weight"] @ top_dtbp[place] + self.w["softmax.bias"]
@@ -129,7 +132,7 @@ class NumpyBiLM:
 
 
 def expected_counts(word_ids: np.ndarray, vocab_size: int, num_tries: int) -> np.ndarray:
-    """How often each word is expected in a set of unique candidates that took num_tries draws; float64."""
+    """Return how often each word is expected in a set of unique candidates that took num_tries draws, in float64."""
     word_ids = np.asarray(word_ids, dtype=np.float64)
     probability = np.log1p(1 / (word_ids + 1)) / math.log(vocab_size + 1)
     return -np.expm1(num_tries * np.log1p(-probability))

@@ -1,6 +1,6 @@
-"""The model in plain torch operations: what autograd says of them, the hand-written backwards must say.
+"""The model in plain torch operations, so that autograd gives the gradients that the hand-written backwards must give.
 
-Takes its parameters from a BiLM; convolves every position, steps one direction at a time, keeps every logit.
+It takes its parameters from a BiLM, convolves every position, steps one direction at a time, and keeps every logit.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ from tests.model.numpy_bilm import expected_counts
 
 
 def convolve(encoder: TokenEncoder, characters: Tensor) -> Tensor:
-    """(U, filters): every filter at every position of every word, the maximum, then the activation."""
+    """Return (U, filters): every filter at every position of every word, then the maximum, then the activation."""
     x = encoder.char_embed[characters.long()].transpose(1, 2)
     peaks = torch.cat([F.conv1d(x, c.weight, c.bias).amax(-1) for c in encoder.convolutions], 1)
     return torch.relu(peaks) if encoder.activation == "relu" else torch.tanh(peaks)
@@ -32,7 +32,7 @@ def encode(encoder: TokenEncoder, characters: Tensor) -> Tensor:
 
 
 def lstmp(layer: LSTMP, x: Tensor, state: LSTMPState) -> tuple[Tensor, LSTMPState]:
-    """y (2, T, B, P) and the next state."""
+    """Return y (2, T, B, P) and the next state."""
     directions = [_lstmp_direction(layer, d, x[d], state.h[d], state.c[d]) for d in range(2)]
     ys, hs, cs = (torch.stack(values) for values in zip(*directions, strict=True))
     return ys, LSTMPState(hs, cs)
@@ -50,7 +50,7 @@ def _lstmp_direction(layer: LSTMP, d: int, x: Tensor, h: Tensor, c: Tensor) -> t
 
 
 def bilm(model: BiLM, window: Window, states: States, key: DropoutKey) -> tuple[list[Tensor], States]:
-    """Every layer (2, T, B, P) and the next states, in training."""
+    """Return every layer (2, T, B, P) and the next states, in training."""
     x = encode(model.encoder, window.characters)[window.word_index]
     layers, next_states = [x], []
     for depth, layer in enumerate(model.layers):
@@ -69,7 +69,10 @@ def _factors(x: Tensor, model: BiLM, key: DropoutKey, site: int) -> Tensor:
 
 
 def sampled_loss(y: Tensor, targets: Tensor, candidates: Candidates, table: Tensor, bias: Tensor) -> Tensor:
-    """TF's sampled_softmax_loss with remove_accidental_hits, of y (2, N, P), over the whole table: (2, N)."""
+    """Return the losses (2, N) of y (2, N, P) over the whole table.
+
+    The formula is TF's sampled_softmax_loss with remove_accidental_hits.
+    """
     losses = []
     for d in range(2):
         s = d if len(candidates.ids) == 2 else 0

@@ -19,7 +19,7 @@ def softmax_of(vocab_size: int = V, proj_dim: int = P, dtype: torch.dtype = torc
 
 
 def inputs_of(softmax: Softmax, positions: int = N) -> tuple[Tensor, Tensor]:
-    """y (2, N, P), which wants a gradient, and targets (2, N)."""
+    """Return y (2, N, P), which requires a gradient, and targets (2, N)."""
     generator = torch.Generator().manual_seed(1)
     y = torch.randn(2, positions, softmax.weight.shape[1], generator=generator, dtype=torch.float64)
     targets = torch.randint(softmax.vocab_size, (2, positions), generator=generator)
@@ -33,6 +33,6 @@ def candidates_of(sets: int, vocab_size: int = V, num_samples: int = 12) -> Cand
 
 
 def gradients_of(losses: Tensor, wanted: list[Tensor]) -> tuple[Tensor, ...]:
-    """Of a sum with random weights, so that no two positions count the same."""
+    """Return the gradients of a sum of the losses with random weights, so that no two positions count the same."""
     weights = torch.rand(losses.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     return torch.autograd.grad((losses * weights.to(losses.dtype)).sum(), wanted)

@@ -1,4 +1,4 @@
-"""bf16 autocast on the CPU: near float32, with cell state and statistics in float32."""
+"""bf16 autocast on the CPU: results are near those in float32, and cell state and statistics are in float32."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ V = 50
 
 
 def make() -> LanguageModel:
-    """As initialised: what training starts from."""
+    """Return a model with its initial weights, from which training starts."""
     torch.manual_seed(0)
     filters = [[1, 8], [2, 8], [3, 16], [5, 16]]
     model = tiny.config(filters=filters, character_dim=8, lstm_dim=64, projection_dim=24, dropout=0.1, num_highway=2)
@@ -22,7 +22,7 @@ def make() -> LanguageModel:
 
 
 def step(bilm: LanguageModel, kind: str, bf16: bool) -> tuple[list[Tensor], Tensor, States, dict[str, Tensor]]:
-    """Layers, losses, states and gradients of one training step."""
+    """Return layers, losses, states and gradients of one training step."""
     bilm.zero_grad()
     window, targets = tiny.window(tiny.random_words(10, 8)), tiny.random_targets(V, 10, 8).flatten(1)
     ids, num_tries = LogUniformSampler(V, 20).draw(1)
@@ -42,7 +42,7 @@ def step(bilm: LanguageModel, kind: str, bf16: bool) -> tuple[list[Tensor], Tens
 
 
 @pytest.mark.parametrize("kind", ["sampled", "full"])
-def test_a_step_in_bf16_is_near_the_step_in_float32(kind: str) -> None:
+def test_a_step_in_bf16_is_close_to_the_step_in_float32(kind: str) -> None:
     bilm = make()
     layers, losses, states, gradients = step(bilm, kind, bf16=False)
     low_layers, low_losses, low_states, low_gradients = step(bilm, kind, bf16=True)
@@ -61,8 +61,8 @@ def test_a_step_in_bf16_is_near_the_step_in_float32(kind: str) -> None:
         torch.testing.assert_close(low_state.c, state.c, atol=0.01, rtol=0.02)
 
 
-def test_the_cell_state_adds_up_in_float32() -> None:
-    """A gate that lets 1/1024 in at each of 40 steps: in bf16 the sum of ones would stop at the first."""
+def test_the_cell_state_is_summed_in_float32() -> None:
+    """A gate lets in 1/1024 at each of 40 steps. In bf16 the sum would stay at 1."""
     bilm = make()
     layer = bilm.layers[0]
     with torch.no_grad():
@@ -70,7 +70,7 @@ def test_the_cell_state_adds_up_in_float32() -> None:
             parameter.zero_()
         hidden = bilm.config.lstm_dim
         layer.bias[:, :hidden] = torch.tensor(1 / 1024).logit()
-        layer.bias[:, hidden : 3 * hidden] = 20.0  # j and f at one
+        layer.bias[:, hidden : 3 * hidden] = 20.0  # j and f are 1
     with torch.autocast("cpu", torch.bfloat16):
         states = bilm.initial_states(2)
         states = [state._replace(c=torch.ones_like(state.c)) for state in states]
@@ -78,8 +78,8 @@ def test_the_cell_state_adds_up_in_float32() -> None:
     torch.testing.assert_close(states[0].c, torch.full_like(states[0].c, 1 + 40 / 1024), atol=1e-5, rtol=0)
 
 
-def test_the_gradients_of_a_words_many_places_add_up() -> None:
-    """1,600 gradients of 1 are 1,600; added one by one in bf16 they would be 256."""
+def test_the_gradients_of_a_frequent_word_are_summed_exactly() -> None:
+    """The sum of 1,600 gradients of 1 is 1,600. Added one by one in bf16 it would be 256."""
     bilm = make()
     words = [[["the"] * 40] * 20] * 2
     with torch.autocast("cpu", torch.bfloat16):
@@ -91,7 +91,7 @@ def test_the_gradients_of_a_words_many_places_add_up() -> None:
 
 
 def test_dropout_scales_as_in_float32() -> None:
-    """1 / 0.9 in bf16 is 1.109: a bias of 0.2 % on everything that is kept."""
+    """In bf16, 1 / 0.9 is 1.109, which is 0.2 % too low for every value that is kept."""
     bilm = make()
     window, states = tiny.window(tiny.random_words(5, 4)), bilm.initial_states(4)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -101,12 +101,12 @@ def test_dropout_scales_as_in_float32() -> None:
     torch.testing.assert_close(dropped[kept] / plain[kept], torch.full_like(plain[kept], 1 / 0.9))
 
 
-def test_the_targets_logit_adds_up_in_float32_in_the_full_loss() -> None:
-    """17/16 squared is a tie between two bf16 numbers: products rounded to bf16 would be 0.09 off in sum."""
+def test_the_logit_of_the_target_is_summed_in_float32_in_the_full_loss() -> None:
+    """17/16 squared is a tie between two bf16 numbers. With products rounded to bf16, the sum would be off by 0.09."""
     softmax = Softmax(2, 24)
     with torch.no_grad():
         softmax.weight.copy_(torch.tensor([[17 / 16], [0.0]]).expand(2, 24))
-        softmax.bias.copy_(torch.tensor([0.0, 100.0]))  # the normaliser is 100, whatever the first logit
+        softmax.bias.copy_(torch.tensor([0.0, 100.0]))  # the normaliser is 100 for any first logit
         with torch.autocast("cpu", torch.bfloat16):
             loss = softmax.full_loss(torch.full((1, 24), 17 / 16), torch.tensor([0]))
     assert loss.dtype == torch.float32

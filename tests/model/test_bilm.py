@@ -1,4 +1,4 @@
-"""The whole biLM against its NumPy twin, and its gradients against differences."""
+"""The whole biLM against its NumPy twin, and its gradients against plain torch."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def assert_states_close(ours: States, theirs: list[State]) -> None:
 def assert_twins(
     bilm: LanguageModel, words: tiny.Words, ours: States, theirs: list[State]
 ) -> tuple[States, list[State]]:
-    """Every layer, the loss of every target and the next states of one window are the twin's."""
+    """Check that every layer, every loss and the next states of a window equal those of the twin."""
     twin = NumpyBiLM(bilm.state_dict(), bilm.config)
     window = tiny.window(words, bilm.config.max_characters)
     targets = tiny.random_targets(bilm.softmax.vocab_size, *window.word_index.shape[1:])
@@ -74,7 +74,7 @@ WORDS = st.sampled_from(tiny.SOME_WORDS) | st.text(st.characters(codec="utf-8"),
 
 @st.composite
 def sentences(draw: st.DrawFn) -> list[tiny.Words]:
-    """One to three windows of the same number of lanes."""
+    """Draw one to three windows with the same number of lanes."""
     lanes = draw(st.integers(1, 3))
     row = st.lists(WORDS, min_size=lanes, max_size=lanes)
     window = st.integers(1, 4).flatmap(
@@ -85,7 +85,7 @@ def sentences(draw: st.DrawFn) -> list[tiny.Words]:
 
 @settings(deadline=None, max_examples=40)
 @given(model=models(), windows=sentences(), seed=st.integers(0, 1000))
-def test_any_model_on_any_text_is_its_numpy_twin(model: ModelConfig, windows: list[tiny.Words], seed: int) -> None:
+def test_any_model_on_any_text_equals_its_numpy_twin(model: ModelConfig, windows: list[tiny.Words], seed: int) -> None:
     bilm = tiny.bilm(model, vocab_size=11, seed=seed)
     lanes = len(windows[0][0][0])
     ours, theirs = bilm.initial_states(lanes), NumpyBiLM({}, model).cold_states(lanes)
@@ -93,14 +93,14 @@ def test_any_model_on_any_text_is_its_numpy_twin(model: ModelConfig, windows: li
         ours, theirs = assert_twins(bilm, words, ours, theirs)
 
 
-def test_five_windows_with_carried_state_are_the_numpy_twins() -> None:
+def test_five_windows_in_a_row_equal_those_of_the_numpy_twin() -> None:
     bilm = tiny.bilm(tiny.config(), seed=1)
     ours, theirs = bilm.initial_states(3), NumpyBiLM({}, bilm.config).cold_states(3)
     for number in range(5):
         ours, theirs = assert_twins(bilm, tiny.random_words(6, 3, seed=number), ours, theirs)
 
 
-def test_tight_clips_hold_and_change_the_result() -> None:
+def test_tight_clips_are_reached_and_change_the_result() -> None:
     tight = tiny.bilm(tiny.config(cell_clip=0.2, proj_clip=0.1, skip_connections=False), seed=2)
     words = tiny.random_words(6, 2)
     states, _ = assert_twins(tight, words, tight.initial_states(2), NumpyBiLM({}, tight.config).cold_states(2))
@@ -115,7 +115,7 @@ def test_tight_clips_hold_and_change_the_result() -> None:
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 @pytest.mark.parametrize("skip_connections", [True, False])
-def test_dropout_falls_on_the_input_of_every_layer_and_on_the_top(num_layers: int, skip_connections: bool) -> None:
+def test_dropout_is_applied_to_the_input_of_every_layer_and_to_the_top(num_layers: int, skip_connections: bool) -> None:
     model = tiny.config(num_layers=num_layers, skip_connections=skip_connections, dropout=0.4)
     bilm, words = tiny.bilm(model, seed=3), tiny.random_words(4, 3)
     key = DropoutKey(seed=5, step=17, first_lane=6)
@@ -142,7 +142,7 @@ def test_nothing_is_dropped_without_a_key() -> None:
     assert torch.equal(*outputs)
 
 
-def test_two_windows_are_one_window_of_twice_the_length() -> None:
+def test_two_windows_equal_one_window_of_twice_the_length() -> None:
     bilm, words = tiny.bilm(tiny.config(), seed=5), tiny.random_words(8, 3)
     with torch.no_grad():
         whole, end = bilm(tiny.window(words), bilm.initial_states(3))
@@ -154,8 +154,8 @@ def test_two_windows_are_one_window_of_twice_the_length() -> None:
         torch.testing.assert_close(state, other, atol=1e-6, rtol=1e-5)
 
 
-def test_lanes_computed_apart_are_the_lanes_computed_together() -> None:
-    """Outputs, states, dropout and the sum of gradients: what gradient accumulation and other world sizes rely on."""
+def test_lanes_computed_separately_equal_lanes_computed_together() -> None:
+    """Outputs, states, dropout and summed gradients agree, as gradient accumulation and other world sizes require."""
     bilm, words = tiny.bilm(tiny.config(dropout=0.3), seed=6, dtype=torch.float64), tiny.random_words(4, 6)
     outputs, gradients = [], []
     for group in (6, 2):
@@ -172,8 +172,8 @@ def test_lanes_computed_apart_are_the_lanes_computed_together() -> None:
     torch.testing.assert_close(*gradients)
 
 
-def test_states_hold_their_own_values_only() -> None:
-    """A view would keep, and save with every checkpoint, the whole window's output."""
+def test_states_own_their_memory() -> None:
+    """A view would keep the output of the whole window in memory, and save it with every checkpoint."""
     bilm = tiny.bilm(tiny.config())
     _, states = bilm(tiny.window(tiny.random_words(9, 2)), bilm.initial_states(2))
     for state in detach(states):
@@ -182,7 +182,7 @@ def test_states_hold_their_own_values_only() -> None:
             assert value.untyped_storage().nbytes() == value.nbytes
 
 
-def test_one_step_of_one_lane_is_the_twins() -> None:
+def test_one_step_of_one_lane_equals_that_of_the_twin() -> None:
     bilm = tiny.bilm(tiny.config(), seed=7)
     assert_twins(bilm, [[["a"]], [["</S>"]]], bilm.initial_states(1), NumpyBiLM({}, bilm.config).cold_states(1))
 
@@ -198,8 +198,8 @@ def test_losses_of_a_float64_model_are_float64() -> None:
 
 @pytest.mark.parametrize("clips", [(None, None), (0.4, 0.2)])
 @pytest.mark.parametrize("kind", ["full", "sampled"])
-def test_gradients_of_everything_are_those_of_plain_torch(kind: str, clips: tuple[float | None, float | None]) -> None:
-    """Over two windows, through the state between them, with dropout: parameters, table rows and first states."""
+def test_all_gradients_equal_those_of_plain_torch(kind: str, clips: tuple[float | None, float | None]) -> None:
+    """Check the gradients of parameters, table rows and first states over two windows, with dropout."""
     model = tiny.config(cell_clip=clips[0], proj_clip=clips[1], dropout=0.3, num_highway=2)
     bilm = tiny.bilm(model, seed=9, dtype=torch.float64)
     plain = tiny.bilm(model, seed=9, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""bilm-tf's own test model, sentences and embeddings: the numbers that make this an ELMo."""
+"""bilm-tf's own test model, sentences and embeddings, which an ELMo must reproduce."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,8 @@ from tests.model.bilm_tf_fixtures import FIXTURES, embed, lists, needs_fixtures
 pytestmark = needs_fixtures
 
 
-def test_the_top_layer_is_the_one_that_bilm_tf_computed(reference: BiLM) -> None:
-    """As its own test does: row k is list k, states carried from sentence to sentence."""
+def test_the_top_layer_equals_the_one_that_bilm_tf_computed(reference: BiLM) -> None:
+    """Row k is list k, and states continue from sentence to sentence, as in bilm-tf's own test."""
     import h5py
 
     for k, sentences in enumerate(lists()):
@@ -25,7 +25,7 @@ def test_the_top_layer_is_the_one_that_bilm_tf_computed(reference: BiLM) -> None
 
 
 @pytest.mark.parametrize("stateful", [True, False])
-def test_every_layer_is_the_one_computed_independently_in_float64(reference: BiLM, stateful: bool) -> None:
+def test_every_layer_equals_the_one_computed_independently_in_float64(reference: BiLM, stateful: bool) -> None:
     import h5py
 
     with h5py.File(FIXTURES / "all_layers_f64.hdf5") as file:
@@ -40,7 +40,7 @@ def test_every_layer_is_the_one_computed_independently_in_float64(reference: BiL
 
 
 def test_each_known_mistake_changes_the_layers(reference: BiLM) -> None:
-    """The fixture tells right from wrong: each known mistake moves its numbers (elmo-numerics, Conformance)."""
+    """The fixture can detect errors: each known mistake changes its numbers (elmo-numerics, Conformance)."""
     sentence = lists()[0][0]
     right, _ = embed(reference, sentence, reference.initial_states(1))
     state = reference.state_dict()

@@ -1,4 +1,4 @@
-"""Dropout as a pure function: right in rate and scale, a mask for each place, the same for a lane wherever it sits."""
+"""Dropout as a pure function: the right rate and scale, a mask for each place, the same for a lane in any batch."""
 
 import itertools
 import math
@@ -19,12 +19,12 @@ RATE = 0.1
 def dropped(
     shape: tuple[int, ...] = SHAPE, rate: float = RATE, seed: int = 1, step: int = 0, site: int = 0, first_lane: int = 0
 ) -> Tensor:
-    """1.0 where a value is dropped, else 0.0."""
+    """Return 1.0 where a value is dropped, otherwise 0.0."""
     return (lane_dropout(torch.ones(shape), rate, mix32(seed, step, site), first_lane) == 0).float()
 
 
 def assert_uncorrelated(one: Tensor, other: Tensor, what: str, rate: float = RATE) -> None:
-    """The product of two independent masks, less their means, is zero to five deviations."""
+    """Check that the product of two masks without their means is zero within five standard deviations."""
     product = ((one - rate) * (other - rate)).double().mean() / (rate * (1 - rate))
     assert abs(product) * math.sqrt(one.numel()) < 5, f"{what}: correlation {product:.4f}"
 
@@ -52,7 +52,7 @@ def test_the_rate_is_right_at_every_column_step_lane_and_direction(rate: float) 
         assert abs(half.double().mean() - rate) < 4.5 * math.sqrt(rate * (1 - rate) / half.numel())
 
 
-def test_what_is_kept_is_scaled_so_that_the_mean_stays() -> None:
+def test_values_that_are_kept_are_scaled_so_that_the_mean_is_unchanged() -> None:
     x = torch.rand(SHAPE, generator=torch.Generator().manual_seed(0)) + 1.0
     for rate in (0.1, 0.5):
         y = lane_dropout(x, rate, 5, 0)
@@ -62,14 +62,14 @@ def test_what_is_kept_is_scaled_so_that_the_mean_stays() -> None:
         assert y.mean().item() == pytest.approx(x.mean().item(), rel=noise)
 
 
-def test_the_gradient_is_the_mask() -> None:
+def test_the_gradient_equals_the_scaled_mask() -> None:
     x = torch.ones(SHAPE, requires_grad=True)
     y = lane_dropout(x, 0.3, 5, 0)
     y.sum().backward()
     assert x.grad is not None and torch.equal(x.grad, y)
 
 
-def test_nothing_is_dropped_at_rate_zero_and_all_but_everything_near_one() -> None:
+def test_nothing_is_dropped_at_rate_zero_and_nearly_everything_near_one() -> None:
     x = torch.ones(SHAPE)
     assert torch.equal(lane_dropout(x, 0.0, 5, 0), x)
     assert (lane_dropout(x, 0.9999999, 5, 0) == 0).double().mean() > 0.999
@@ -103,8 +103,8 @@ def test_masks_of_all_steps_sites_and_seeds_do_not_correlate() -> None:
             assert_uncorrelated(mask, other.roll(1, axis), f"{key} and {other_key} moved along {axis}")
 
 
-def test_a_columns_drops_over_many_steps_are_as_many_as_chance_allows() -> None:
-    """The same place at 2,000 steps: binomial, neither too even nor too uneven."""
+def test_the_number_of_drops_at_one_place_is_binomial() -> None:
+    """The number of drops at one place in 2,000 steps is binomial: neither too regular nor too irregular."""
     counts = torch.stack([dropped(shape=(2, 2, 4, 32), step=step) for step in range(2000)]).sum(0)
     z = (counts - 2000 * RATE) / math.sqrt(2000 * RATE * (1 - RATE))
     assert 0.85 < z.std() < 1.15 and z.abs().max() < 5
@@ -112,7 +112,7 @@ def test_a_columns_drops_over_many_steps_are_as_many_as_chance_allows() -> None:
 
 def test_keys_of_steps_sites_and_seeds_differ() -> None:
     keys = [mix32(seed, step, site) for seed in range(10) for step in range(500) for site in range(4)]
-    assert len(set(keys)) >= len(keys) - 2  # 20,000 of 2**32: a collision or none
+    assert len(set(keys)) >= len(keys) - 2  # 20,000 of 2**32: one collision or none
     assert min(keys) >= -(2**31) and max(keys) < 2**31 and abs(np.mean(np.array(keys) < 0) - 0.5) < 0.02
     assert mix32(1, 2) != mix32(2, 1) and mix32(2**40, 1) != mix32(0, 1)
 
@@ -127,7 +127,7 @@ def test_a_lane_drops_the_same_values_in_any_batch(first_lane: int, width: int) 
 
 
 def test_lanes_whose_counter_passes_32_bits_are_dropped_at_the_same_rate() -> None:
-    """20 steps, 512 values: the counter wraps at lane 209,715 to the negative and at 419,430 to zero."""
+    """With 20 steps and 512 values, the counter becomes negative at lane 209,715 and zero at lane 419,430."""
     for first_lane in (209_700, 419_415, 2**31 - 16):
         mask = dropped((2, 20, 32, 512), first_lane=first_lane)
         assert mask.double().mean().item() == pytest.approx(RATE, abs=4.5 * math.sqrt(RATE / mask.numel()))
@@ -141,7 +141,7 @@ def test_the_mask_does_not_depend_on_the_precision() -> None:
     assert torch.equal(*masks)
 
 
-def test_steps_seeds_and_lanes_of_the_model_have_masks_of_their_own() -> None:
+def test_steps_seeds_and_lanes_of_the_model_have_different_masks() -> None:
     bilm = tiny.bilm(tiny.config(dropout=0.5))
     window = tiny.window(tiny.random_words(5, 4))
     keys = [DropoutKey(1, 1, 0), DropoutKey(1, 2, 0), DropoutKey(2, 1, 0), DropoutKey(1, 1, 4)]

@@ -44,12 +44,12 @@ def by_numpy(bilm: BiLM, sentence: list[str]) -> np.ndarray:
 
 
 @needs_fixtures
-def test_carried_states_meet_the_embeddings_that_bilm_tf_expects(reference: BiLM) -> None:
-    """Rows of a batch are the lists, as in the reference's own test; the lists end at different lengths."""
+def test_stateful_layers_equal_the_embeddings_that_bilm_tf_expects(reference: BiLM) -> None:
+    """The rows of a batch are the lists, as in the reference's own test; the lists have different lengths."""
     import h5py
 
     elmo = Elmo(reference, layers="top", stateful=True)
-    for again in range(2):  # after a reset the same once more
+    for again in range(2):  # a second time after a reset
         for i in range(max(map(len, lists()))):
             batch = [sentences[i].split() for sentences in lists()]
             layers = elmo(batch, return_layers=True).layers
@@ -63,7 +63,7 @@ def test_carried_states_meet_the_embeddings_that_bilm_tf_expects(reference: BiLM
 
 
 @needs_fixtures
-def test_without_them_every_layer_is_the_stateless_one(reference: BiLM) -> None:
+def test_stateless_layers_equal_those_of_the_reference(reference: BiLM) -> None:
     import h5py
 
     sentences = [(f"row{k}/{i}", s.split()) for k, row in enumerate(lists()) for i, s in enumerate(row)]
@@ -74,7 +74,7 @@ def test_without_them_every_layer_is_the_stateless_one(reference: BiLM) -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"skip_connections": False, "num_layers": 3, "cell_clip": 0.3}])
-def test_layers_are_those_of_the_slow_model(changes: dict) -> None:
+def test_layers_equal_those_of_the_slow_model(changes: dict) -> None:
     bilm = tiny.bilm(tiny.config(**changes))
     sentences = [[w.encode("utf-8", "ignore").decode() for w in s] for s in SENTENCES]
     for layers, sentence in zip(Elmo(bilm).embed(sentences), sentences, strict=True):
@@ -99,8 +99,8 @@ def test_a_sentence_has_the_same_vectors_in_any_batch(sentences: list[list[str]]
         assert_close(together, turned[number])
 
 
-def test_a_model_of_a_few_hundred_cells_too_gives_the_same_vectors_in_any_batch() -> None:
-    """Where states amplify what rounding there is: weights twice those at the start."""
+def test_a_model_with_hundreds_of_cells_gives_the_same_vectors_in_any_batch() -> None:
+    """With twice the initial weights, states amplify rounding errors."""
     torch.manual_seed(0)
     filters = [[1, 32], [2, 32], [3, 64], [4, 128], [5, 256]]
     bilm = BiLM(ModelConfig(filters=filters, num_highway=1, lstm_dim=512, projection_dim=64))
@@ -125,14 +125,14 @@ def test_a_batch_is_padded_with_zeros_and_masked(bilm: BiLM) -> None:
         assert torch.equal(output.layers[:, row, : layers.shape[1]], layers)
 
 
-def test_no_sentences_and_only_empty_ones(bilm: BiLM) -> None:
+def test_no_sentences_and_only_empty_sentences_can_be_embedded(bilm: BiLM) -> None:
     elmo = Elmo(bilm)
     assert elmo([]).mixed[0].shape == (0, 0, 10) and elmo([[], []]).mixed[0].shape == (2, 0, 10)
     assert elmo.embed([]) == [] and [e.shape for e in elmo.embed([[], []])] == [(3, 0, 10)] * 2
 
 
-def test_a_long_sentence_is_read_as_if_in_pieces(bilm: BiLM) -> None:
-    """10,000 words, many blocks of the recurrence; the last ones forward hang on all before."""
+def test_a_long_sentence_gives_the_same_layers_as_when_read_in_pieces(bilm: BiLM) -> None:
+    """10,000 words are many blocks of the recurrence; the last words depend on all words before them."""
     words = np.random.default_rng(0).choice(np.array(["a", "the", "Zürich", "naïve"]), 10_000).tolist()
     (layers,) = Elmo(bilm).embed([words])
     assert layers.shape == (3, 10_000, 10) and bool(layers.isfinite().all())
@@ -144,8 +144,8 @@ def test_a_long_sentence_is_read_as_if_in_pieces(bilm: BiLM) -> None:
     assert_close(layers[:, -2_500:, :5], torch.stack([y[0, :, 0] for y in read]))
 
 
-def test_character_ids_are_as_good_as_words(bilm: BiLM) -> None:
-    """In the manner of AllenNLP's batch_to_ids: 1 added, 0 where no word is."""
+def test_character_ids_give_the_same_vectors_as_words(bilm: BiLM) -> None:
+    """Make the ids as AllenNLP's batch_to_ids does: 1 is added, and 0 means no word."""
     elmo = Elmo(bilm)
     ids = elmo.character_ids(SENTENCES)
     assert ids.shape == (len(SENTENCES), 40, 50) and ids[1, 0, :4].tolist() == [259, 98, 260, 261]
@@ -165,13 +165,13 @@ def test_character_ids_are_as_good_as_words(bilm: BiLM) -> None:
         (lambda ids: ids.index_fill(2, torch.tensor([3]), 0), "from 1 to 261"),
     ],
 )
-def test_character_ids_of_another_kind_are_refused(bilm: BiLM, change: object, message: str) -> None:
+def test_malformed_character_ids_are_refused(bilm: BiLM, change: object, message: str) -> None:
     ids = Elmo(bilm).character_ids([["a", "the"], ["a"]])
     with pytest.raises(ConfigError, match=message):
         Elmo(bilm)(change(ids))  # type: ignore[operator]
 
 
-def test_a_string_is_no_list_of_words(bilm: BiLM) -> None:
+def test_a_string_in_place_of_a_list_of_words_is_refused(bilm: BiLM) -> None:
     with pytest.raises(ConfigError, match="sentence 1 is one string"):
         Elmo(bilm)([["a"], "the cat"])
     with pytest.raises(ConfigError, match="lists of words"):
@@ -180,7 +180,7 @@ def test_a_string_is_no_list_of_words(bilm: BiLM) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(1, 300), max_size=60), st.integers(1, 40), st.integers(0, 100))
-def test_groups_are_the_cheapest_and_hold_each_sentence_once(lengths: list[int], max_rows: int, extra: int) -> None:
+def test_groups_have_the_lowest_cost_and_hold_each_sentence_once(lengths: list[int], max_rows: int, extra: int) -> None:
     steps = np.array(lengths, np.int64)
     groups = group_by_length(steps, max_rows, extra)
     assert sorted(n for group in groups for n in group) == list(range(len(lengths)))
@@ -210,7 +210,7 @@ def test_a_mix_is_gamma_times_the_softmax_weighted_sum(bilm: BiLM) -> None:
     assert elmo.regularization().item() == pytest.approx(0.5 * (0.25 + 1 + 4))
 
 
-def test_the_top_layer_or_fixed_weights_instead(bilm: BiLM) -> None:
+def test_the_top_layer_or_fixed_weights_can_replace_the_mix(bilm: BiLM) -> None:
     top, fixed = Elmo(bilm, layers="top"), Elmo(bilm, layers=[0.5, 0.0, -2.0])
     output = top(SENTENCES, return_layers=True)
     assert output.layers is not None
@@ -225,8 +225,8 @@ def test_the_top_layer_or_fixed_weights_instead(bilm: BiLM) -> None:
 
 
 @pytest.mark.parametrize("way", [True, "allennlp"])
-def test_layer_norm_has_one_mean_and_variance_of_all_words(bilm: BiLM, way: bool | str) -> None:
-    """bilm-tf's leaves the sentence bounds out of them, AllenNLP's keeps them in."""
+def test_layer_norm_has_one_mean_and_variance_over_all_words(bilm: BiLM, way: bool | str) -> None:
+    """With bilm-tf's way the sentence bounds do not count for mean and variance; with AllenNLP's they do."""
     sentences = [s for s in SENTENCES[:5] if s]
     words = SentenceEncoder(bilm).encode(sentences, bounds=way == "allennlp").layers.numpy()
     layers = [x.numpy() for x in Elmo(bilm).embed(sentences)]
@@ -238,7 +238,7 @@ def test_layer_norm_has_one_mean_and_variance_of_all_words(bilm: BiLM, way: bool
     assert bool((output.mixed[0][~output.mask] == 0).all())
 
 
-def test_bounds_are_layers_too_when_asked_for(bilm: BiLM) -> None:
+def test_the_layers_of_sentence_bounds_are_returned_on_request(bilm: BiLM) -> None:
     packed = SentenceEncoder(bilm).encode([["a", "the"], [], ["a"]], bounds=True)
     assert packed.lengths.tolist() == [4, 2, 3]
     whole = packed.sentences()[0]
@@ -249,7 +249,7 @@ def test_bounds_are_layers_too_when_asked_for(bilm: BiLM) -> None:
     assert_close(whole, np.stack([np.concatenate([y[0, :, 0], y[1, ::-1, 0]], 1) for y in layers]), 2e-6)
 
 
-def test_dropout_falls_on_the_mixes_in_training_only(bilm: BiLM) -> None:
+def test_dropout_is_applied_to_the_mixes_in_training_only(bilm: BiLM) -> None:
     elmo = Elmo(bilm, dropout=0.5).train()
     torch.manual_seed(0)
     dropped, whole = elmo(SENTENCES), elmo.eval()(SENTENCES)
@@ -258,7 +258,7 @@ def test_dropout_falls_on_the_mixes_in_training_only(bilm: BiLM) -> None:
     assert_close(dropped.mixed[0][dropped.mask][~is_zero], 2 * whole.mixed[0][dropped.mask][~is_zero])
 
 
-def test_the_paper_counts_2_l_plus_1_vectors(bilm: BiLM) -> None:
+def test_a_word_has_2_l_plus_1_vectors_as_in_the_paper(bilm: BiLM) -> None:
     (layers,) = Elmo(bilm).embed([["a", "the"]])
     found = representations(layers)
     assert found.shape == (5, 2, 5)
@@ -270,7 +270,7 @@ def test_the_paper_counts_2_l_plus_1_vectors(bilm: BiLM) -> None:
 # Gradients
 
 
-def test_a_frozen_bilm_stays_while_the_mixes_learn(bilm: BiLM) -> None:
+def test_a_frozen_bilm_stays_unchanged_while_the_mixes_learn(bilm: BiLM) -> None:
     elmo = Elmo(bilm)
     assert [n for n, p in elmo.named_parameters() if p.requires_grad] == ["mixes.0.gamma", "mixes.0.scalars"]
     elmo(SENTENCES).mixed[0].square().sum().backward()
@@ -279,7 +279,7 @@ def test_a_frozen_bilm_stays_while_the_mixes_learn(bilm: BiLM) -> None:
 
 
 def test_gradients_reach_every_weight_and_are_right() -> None:
-    """Against central differences in float64, through padding, order, mix and norm."""
+    """Compare with central differences in float64, through padding, order, mix and norm."""
     elmo = Elmo(tiny.bilm(tiny.config(), dtype=torch.float64), layer_norm=True, trainable=True).double()
     sentences = [["the", "a", "漢字"], [], ["a"], ["the", "Zürich"]]
     targets = torch.randn(4, 3, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -302,20 +302,20 @@ def test_gradients_reach_every_weight_and_are_right() -> None:
             assert float(parameter.grad.view(-1)[index]) == pytest.approx(numeric, rel=1e-4, abs=1e-6), name
 
 
-def test_reading_without_gradient_gives_the_same_vectors(bilm: BiLM) -> None:
+def test_embedding_without_gradients_gives_the_same_vectors(bilm: BiLM) -> None:
     elmo = Elmo(tiny.bilm(tiny.config()), trainable=True)
     learnt = elmo.sentence_encoder.encode(SENTENCES).sentences()
-    for learning, reading in zip(learnt, elmo.embed(SENTENCES), strict=True):
-        assert learning.requires_grad and not reading.requires_grad
-        assert_close(reading, learning.detach())
+    for trainable, plain in zip(learnt, elmo.embed(SENTENCES), strict=True):
+        assert trainable.requires_grad and not plain.requires_grad
+        assert_close(plain, trainable.detach())
 
 
-def test_the_softmax_is_no_part_of_it(bilm: BiLM) -> None:
+def test_the_softmax_is_not_part_of_elmo(bilm: BiLM) -> None:
     elmo = Elmo(bilm, trainable=True)
     assert isinstance(bilm, LanguageModel) and not any("softmax" in name for name, _ in elmo.named_parameters())
 
 
-def test_bf16_is_near_and_gives_float32(bilm: BiLM) -> None:
+def test_bf16_gives_nearly_the_same_vectors_in_float32(bilm: BiLM) -> None:
     elmo = Elmo(bilm)
     with torch.autocast("cpu", torch.bfloat16):
         low = elmo(SENTENCES).mixed[0]
@@ -353,7 +353,7 @@ def test_cached_words_come_from_the_table_and_no_others(bilm: BiLM) -> None:
     assert_close(found[0, 1], expected[0, 1])
 
 
-def test_a_table_follows_new_weights_and_is_refused_while_they_train(bilm: BiLM) -> None:
+def test_a_table_follows_new_weights_and_is_refused_for_a_trainable_model(bilm: BiLM) -> None:
     elmo = Elmo(tiny.bilm(tiny.config()))
     elmo.cache_vocabulary(["the", "a"])
     other = tiny.bilm(tiny.config(), seed=1)
@@ -369,7 +369,7 @@ def test_a_table_follows_new_weights_and_is_refused_while_they_train(bilm: BiLM)
 # States
 
 
-def test_a_row_resumes_where_it_ended_until_a_reset(bilm: BiLM) -> None:
+def test_each_row_continues_from_its_last_state_until_a_reset(bilm: BiLM) -> None:
     elmo, cold = Elmo(bilm, stateful=True), Elmo(bilm)
     first, second = [["a", "the"], ["the"], []], [["Zürich"], ["a", "a", "a"]]
     found = [elmo.embed(first), elmo.embed(second), elmo.embed(first)]
@@ -388,10 +388,10 @@ def test_a_row_resumes_where_it_ended_until_a_reset(bilm: BiLM) -> None:
         assert torch.equal(ours, before)
 
 
-def test_a_trained_stateful_bilm_takes_one_step_and_another() -> None:
+def test_a_stateful_trainable_bilm_can_take_several_steps() -> None:
     elmo = Elmo(tiny.bilm(tiny.config()), trainable=True, stateful=True)
     optimizer = torch.optim.SGD(elmo.parameters(), 0.01)
-    for _ in range(2):  # a second backward through the first batch's states would be an error
+    for _ in range(2):  # a second backward through the states of the first batch would be an error
         elmo(SENTENCES).mixed[0].square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -400,7 +400,7 @@ def test_a_trained_stateful_bilm_takes_one_step_and_another() -> None:
 # Folders
 
 
-def test_a_saved_elmo_comes_back_the_same(bilm: BiLM, tmp_path: Path) -> None:
+def test_a_saved_elmo_is_loaded_unchanged(bilm: BiLM, tmp_path: Path) -> None:
     elmo = Elmo(bilm, 2, dropout=0.25, layer_norm=True, l2=0.1).eval()
     with torch.no_grad():
         for parameter in elmo.mixes.parameters():
@@ -414,7 +414,7 @@ def test_a_saved_elmo_comes_back_the_same(bilm: BiLM, tmp_path: Path) -> None:
     assert (tmp_path / "again/config.json").read_text() == (tmp_path / "elmo/config.json").read_text()
 
 
-def test_options_given_win_over_those_saved(bilm: BiLM, tmp_path: Path) -> None:
+def test_given_options_override_saved_ones(bilm: BiLM, tmp_path: Path) -> None:
     Elmo(bilm, 2).save_pretrained(tmp_path / "elmo")
     top = Elmo.from_pretrained(tmp_path / "elmo", num_outputs=1, layers="top", trainable=True)
     assert len(top.mixes) == 1 and isinstance(top.mixes[0], ScalarMix) and not top.mixes[0].is_learned

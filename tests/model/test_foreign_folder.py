@@ -1,4 +1,4 @@
-"""A model folder from somebody else: what decides is checked before it is used, the rest is kept as it is."""
+"""A model folder from somebody else: what a command uses is checked first, and the rest is kept unchanged."""
 
 import json
 import resource
@@ -71,20 +71,20 @@ def refused(folder: Path, message: str) -> None:
         (lambda c: c["model"].update(cell_clip=float("inf")), r"cell_clip=inf must be"),
     ],
 )  # fmt: skip
-def test_what_decides_is_refused_in_one_sentence(change: Callable[..., Any], message: str, tmp_path: Path) -> None:
+def test_invalid_settings_are_refused_in_one_sentence(change: Callable[..., Any], message: str, tmp_path: Path) -> None:
     save(tmp_path)
     edit(tmp_path, change)
     refused(tmp_path, message)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "3", "null", "[" * 10_000, "{", '{"format": 1}', "\x80"])
-def test_a_config_that_is_something_else_is_refused_in_one_sentence(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_config_is_refused_in_one_sentence(text: str, tmp_path: Path) -> None:
     save(tmp_path)
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
     refused(tmp_path, r"config\.json (is damaged|does not describe a model)")
 
 
-def test_what_only_informs_is_kept_and_what_is_unknown_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_values_that_only_inform_and_unknown_values_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     bilm = save(tmp_path)
     training = {"train": {"a_key_of_tomorrow": 1, "epochs": "many"}, "new part": [1], "run": {"name": "${oc.env:HOME}"}}
     facts = {"corpus": 3, "tokens": "many", "step": -1, "perplexity": {"both": 10**400}, "of tomorrow": [1]}
@@ -97,14 +97,14 @@ def test_what_only_informs_is_kept_and_what_is_unknown_too(tmp_path: Path, caplo
     assert found.config == bilm.config
 
 
-def test_settings_edited_after_they_were_written_are_noticed(tmp_path: Path) -> None:
+def test_settings_that_were_edited_are_refused(tmp_path: Path) -> None:
     save(tmp_path)
     edit(tmp_path, lambda c: c["model"].update(cell_clip=0.5), rehash=False)
     refused(tmp_path, r"config\.json: the settings under `model` are not those that were written")
 
 
 @pytest.mark.skipif(not GENERAL.is_dir(), reason=f"no model folder of version 1 at {GENERAL}")
-def test_a_folder_of_version_1_which_has_no_hash_of_its_settings_still_loads() -> None:
+def test_a_folder_of_version_1_without_a_hash_of_its_settings_still_loads() -> None:
     described = json.loads((GENERAL / "config.json").read_text())
     assert described["format_version"] == 1 and "model_sha256" not in described
     found = load_pretrained(GENERAL, softmax=False)
@@ -112,7 +112,7 @@ def test_a_folder_of_version_1_which_has_no_hash_of_its_settings_still_loads() -
 
 
 @pytest.mark.parametrize("name", ["vocabulary.txt", "counts.npy"])
-def test_a_vocabulary_or_counts_of_something_else_are_refused(name: str, tmp_path: Path) -> None:
+def test_a_vocabulary_or_counts_that_do_not_fit_are_refused(name: str, tmp_path: Path) -> None:
     def npy(array: np.ndarray) -> bytes:
         np.save(tmp_path / "array.npy", array)
         return (tmp_path / "array.npy").read_bytes()
@@ -151,7 +151,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(name: str, val
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_weights_of_another_float_are_converted(
+def test_weights_of_another_float_type_are_converted(
     dtype: torch.dtype, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bilm = save(tmp_path)
@@ -189,7 +189,8 @@ def test_sizes_are_checked_against_the_weights_before_anything_is_built(
     save(tmp_path)
     edit(tmp_path, lambda c: c["model"].update(sizes))
     for network in ("BiLM", "LanguageModel"):
-        monkeypatch.setattr(f"pipeline.model.formats.pretrained.{network}", None)  # nothing may be built of them
+        # Nothing may be built with these sizes.
+        monkeypatch.setattr(f"pipeline.model.formats.pretrained.{network}", None)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     refused(tmp_path, r"by config\.json|must be from 4 to|cell_clip|too large to be a size")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + (300 << 10)  # KiB
@@ -199,7 +200,7 @@ def test_sizes_are_checked_against_the_weights_before_anything_is_built(
     "changes",
     [{}, {"num_highway": 0, "projection_dim": 8}, {"num_layers": 3, "num_highway": 2, "filters": [[3, 4]]}],
 )
-def test_the_shapes_foretold_are_those_of_the_model(changes: dict[str, Any]) -> None:
+def test_the_predicted_shapes_are_those_of_the_model(changes: dict[str, Any]) -> None:
     config = tiny.config(**changes)
     for vocab_size, model in ((0, BiLM(config)), (7, LanguageModel(config, 7))):
         shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -223,7 +224,7 @@ def test_the_shapes_foretold_are_those_of_the_model(changes: dict[str, Any]) -> 
         (lambda o: o.update(mixes=[]), "mixes"),
     ],
 )
-def test_options_of_a_saved_elmo_that_cannot_be_are_one_sentence(
+def test_impossible_options_of_a_saved_elmo_are_refused_in_one_sentence(
     change: Callable[[dict[str, Any]], Any], message: str, tmp_path: Path
 ) -> None:
     Elmo(tiny.bilm(tiny.config())).save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""HDF5 weights and options from somebody else: converted or refused in words, and never allocated for nothing."""
+"""HDF5 weights and options from somebody else: converted, or refused in one sentence before memory is allocated."""
 
 import json
 import resource
@@ -26,7 +26,7 @@ def small() -> Options:
 
 
 def write(folder: Path, arrays: Arrays, options: Options | None = None) -> tuple[Path, Path]:
-    """As it stands, whatever the type of the arrays."""
+    """Write the arrays with the types that they have."""
     paths = tf_bilm.write(folder, options or small(), {})
     with h5py.File(paths[1], "w") as file:
         for name, array in arrays.items():
@@ -58,7 +58,9 @@ def test_weights_that_are_not_finite_are_neither_imported_nor_exported(value: fl
 
 
 @pytest.mark.parametrize("dtype", ["<f2", ">f8", "<f8"])
-def test_weights_of_another_float_are_converted(dtype: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_weights_of_another_float_type_are_converted(
+    dtype: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     arrays = tf_bilm.random_arrays(small(), 0)
     given = {name: array.astype(dtype) + (1e-12 if "8" in dtype else 0) for name, array in arrays.items()}
     expected = {name: array.astype(np.float32) for name, array in given.items()}
@@ -99,7 +101,7 @@ def test_sizes_are_checked_against_the_weights_before_anything_is_built(
         group = group[name]
     group[last] = value
     paths = write(tmp_path, tf_bilm.random_arrays(small(), 0), options)
-    monkeypatch.setattr("pipeline.model.formats.bilm_tf_weights.BiLM", None)  # nothing may be built of them
+    monkeypatch.setattr("pipeline.model.formats.bilm_tf_weights.BiLM", None)  # nothing may be built with these sizes
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wrong = "which the options ask for|for which the options have no place|by its options"
     refused(paths, f"{wrong}|must be from 4 to|must be a number|must be \\[\\[width")
@@ -107,7 +109,7 @@ def test_sizes_are_checked_against_the_weights_before_anything_is_built(
 
 
 def test_a_dataset_without_the_values_it_claims_is_refused(tmp_path: Path) -> None:
-    """A file of a few kilobytes may claim arrays of any size, or take their values from other files."""
+    """A file of a few kilobytes may claim arrays of any size, or take its values from other files."""
     options = tf_bilm.options(dim=1 << 28, projection=3, filters=[[1, 2], [2, 3]])
     paths = tf_bilm.write(tmp_path, options, {})
     with h5py.File(paths[1], "w") as file:
@@ -126,8 +128,8 @@ def test_a_dataset_without_the_values_it_claims_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kind", ["external storage", "virtual dataset", "external link", "soft link"])
-def test_weights_that_lie_in_another_hdf5_or_plain_file_are_refused(tmp_path: Path, kind: str) -> None:
-    """A foreign file would otherwise name any file of this machine, whose bytes an export would publish."""
+def test_weights_that_are_in_another_file_are_refused(tmp_path: Path, kind: str) -> None:
+    """Otherwise a foreign file could name any file of this machine, and an export would publish its bytes."""
     arrays, name, other = tf_bilm.random_arrays(small(), 0), f"{CELL}/B", tmp_path / "other.hdf5"
     values = arrays.pop(name)
     paths = write(tmp_path / "model", arrays)
@@ -159,7 +161,7 @@ def test_compressed_weights_are_read(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, plain[name]) for name, tensor in found.items())
 
 
-def test_a_flipped_byte_anywhere_ends_in_a_model_or_in_one_sentence(tmp_path: Path) -> None:
+def test_a_flipped_byte_gives_a_model_or_one_sentence(tmp_path: Path) -> None:
     options, weights = write(tmp_path, tf_bilm.random_arrays(small(), 0))
     whole = weights.read_bytes()
     step = max(1, len(whole) // 400)
@@ -173,7 +175,7 @@ def test_a_flipped_byte_anywhere_ends_in_a_model_or_in_one_sentence(tmp_path: Pa
             assert "\n" not in str(error), error
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_first_word(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("the\n<S>\ncat\n", encoding="utf-8-sig")
     assert read_vocabulary(tmp_path / "vocab.txt") == ["<S>", "</S>", "<UNK>", "the", "cat"]
     with pytest.raises(ConfigError, match="is a folder"):
@@ -181,7 +183,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[" * 10_000, '{"lstm": {"dim": ' + "9" * 5000 + "}}", '{"char_cnn": [], "lstm": 3}'])
-def test_options_that_are_no_options_are_one_sentence(text: str, tmp_path: Path) -> None:
+def test_a_file_that_holds_no_options_is_refused_in_one_sentence(text: str, tmp_path: Path) -> None:
     path = tmp_path / "options.json"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
@@ -189,8 +191,8 @@ def test_options_that_are_no_options_are_one_sentence(text: str, tmp_path: Path)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
-def test_more_layers_than_bilm_tf_has_names_for_are_announced() -> None:
-    """model.py's _pretrained_initializer maps the names of eight; a KeyError beyond."""
+def test_a_model_with_more_layers_than_bilm_tf_reads_gives_a_warning() -> None:
+    """model.py's _pretrained_initializer maps the names of eight layers and raises KeyError beyond."""
     assert refusals(tiny.config(num_layers=8, projection_dim=4)) == []
     (line,) = refusals(tiny.config(num_layers=9, projection_dim=4))
     assert line == "bilm-tf and simple_elmo read at most 8 layers, this model has 9"

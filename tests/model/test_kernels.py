@@ -1,4 +1,4 @@
-"""The GPU path against plain torch in float64: on a GPU where there is one, else interpreted on the CPU."""
+"""The GPU path against plain torch in float64: on a GPU if there is one, otherwise interpreted on the CPU."""
 
 import copy
 import importlib.util
@@ -32,7 +32,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if os.environ.get("CI") != "true" and importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is missing: pip install -e '.[test]'", allow_module_level=True)
 
-# Of the largest value, against float64. The interpreter rounds to bf16 towards zero, which doubles its error.
+# Relative to the largest value, against float64. The interpreter rounds to bf16 towards zero: the error doubles.
 TOLERANCE = {torch.float32: 3e-5, torch.bfloat16: 0.05}
 
 
@@ -47,11 +47,11 @@ def assert_mostly_near(ours: Tensor, exact: Tensor) -> None:
 
 
 def twins(cell_clip: float | None, proj_clip: float | None, sizes: tuple[int, int, int]) -> tuple[LSTMP, LSTMP]:
-    """The same layer for the kernels and, in float64 on the CPU, for plain torch."""
+    """Return one layer for the kernels, and the same layer in float64 on the CPU for plain torch."""
     layer = layer_of(cell_clip, proj_clip, torch.float32, sizes)
     with torch.no_grad():
         for parameter in layer.parameters():
-            parameter.mul_(0.3)  # tame: an error does not grow from step to step
+            parameter.mul_(0.3)  # small weights, so that an error does not grow from step to step
     return layer.to(DEVICE), copy.deepcopy(layer).cpu().double()
 
 
@@ -72,11 +72,11 @@ def in_float64(layer: LSTMP, inputs: tuple[Tensor, ...]) -> list[Tensor]:
 @pytest.mark.parametrize("sizes", [(5, 7, 3), (16, 64, 16), (1, 1, 1)])
 @pytest.mark.parametrize(("steps", "lanes"), [(6, 3), (1, 1)])
 @pytest.mark.parametrize(("cell_clip", "proj_clip"), [(None, None), (0.1, 0.05)])
-def test_results_and_gradients_are_those_of_float64(
+def test_results_and_gradients_are_close_to_those_in_float64(
     cell_clip: float | None, proj_clip: float | None, steps: int, lanes: int, sizes: tuple[int, int, int],
     dtype: torch.dtype,
 ) -> None:  # fmt: skip
-    """y, the states and the gradients of the input, of both first states and of all weights; clips active."""
+    """Compare y, the states, and the gradients for the input, both first states and all weights, with active clips."""
     layer, exact = twins(cell_clip, proj_clip, sizes)
     inputs = inputs_of(layer.cpu(), steps, lanes)
     layer.to(DEVICE)
@@ -86,13 +86,13 @@ def test_results_and_gradients_are_those_of_float64(
     for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
         if number < 3 or dtype is torch.float32 or cell_clip is None:
             assert_near(one, other, dtype)
-        else:  # what rounding takes over a bound gets another gradient
+        else:  # a value that rounding moves over a bound gets another gradient
             assert_mostly_near(one, other)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_kept_buffers_carry_states_from_window_to_window(dtype: torch.dtype) -> None:
-    """Also where a window has another shape; on a GPU the later windows are replayed graphs."""
+def test_kept_buffers_continue_states_from_window_to_window(dtype: torch.dtype) -> None:
+    """One window has another shape. On a GPU the later windows are replayed graphs."""
     layer, exact = twins(0.1, 0.05, (16, 64, 16))
     layer.one_window_at_a_time = True
     _, h, c = inputs_of(exact.float(), 1, 4)
@@ -111,7 +111,7 @@ def test_kept_buffers_carry_states_from_window_to_window(dtype: torch.dtype) -> 
     assert (graphs is None) == (DEVICE == "cpu")
 
 
-def test_kept_buffers_hold_one_window_and_say_so() -> None:
+def test_kept_buffers_hold_only_one_window_and_raise_an_error_for_a_second() -> None:
     layer, _ = twins(None, None, (3, 4, 2))
     x, h, c = (v.detach().to(DEVICE) for v in inputs_of(layer.cpu(), 4, 2))
     layer.to(DEVICE)
@@ -127,7 +127,7 @@ def test_kept_buffers_hold_one_window_and_say_so() -> None:
 
 
 class Replayed:
-    """Stands in for a graph of these steps; a wrong one adds something to a buffer."""
+    """A stand-in for a CUDA graph of these steps; a wrong one adds something to a buffer."""
 
     def __init__(self, steps: Callable[[], None], spoils: Tensor | None) -> None:
         self.steps, self.spoils, self.times = steps, spoils, 0
@@ -140,7 +140,7 @@ class Replayed:
 
 
 @pytest.mark.parametrize("wrong", ["neither", "forward", "backward"])
-def test_a_graph_that_replays_something_else_is_found_out_and_not_used(wrong: str) -> None:
+def test_a_graph_with_wrong_results_is_detected_and_not_used(wrong: str) -> None:
     layer, exact = twins(0.1, 0.05, (5, 7, 3))
     inputs = inputs_of(layer.cpu(), steps=4, lanes=3)
     layer.to(DEVICE)
@@ -166,13 +166,13 @@ def test_a_graph_that_replays_something_else_is_found_out_and_not_used(wrong: st
     assert (buffers.graphs is None) == (wrong != "neither")
 
 
-def test_copies_of_kept_buffers_are_empty() -> None:
+def test_a_copy_of_kept_buffers_is_empty() -> None:
     kept = KeptBuffers()
     kept._key = (1,)
     assert copy.deepcopy(kept)._key == pickle.loads(pickle.dumps(kept))._key == ()
 
 
-def test_without_gradients_nothing_is_kept() -> None:
+def test_without_gradients_no_buffers_are_kept() -> None:
     layer, exact = twins(0.3, 0.5, (3, 4, 2))
     layer.one_window_at_a_time = True
     x, h, c = (v.detach() for v in inputs_of(layer.cpu(), 4, 2))
@@ -198,8 +198,8 @@ def test_a_value_that_is_not_finite_is_not_hidden_by_the_clips() -> None:
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("number", [12, 39])
-def test_sampled_losses_and_gradients_are_those_of_float64(number: int, dtype: torch.dtype) -> None:
-    """With targets that are candidates and some that are not."""
+def test_sampled_losses_and_gradients_are_close_to_those_in_float64(number: int, dtype: torch.dtype) -> None:
+    """Some targets are candidates, and some are not."""
     torch.manual_seed(0)
     softmax = Softmax(40, 16).to(DEVICE)
     exact = copy.deepcopy(softmax).cpu().double()
@@ -219,9 +219,9 @@ def test_sampled_losses_and_gradients_are_those_of_float64(number: int, dtype: t
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_full_losses_are_those_of_float64_over_several_blocks(dtype: torch.dtype) -> None:
+def test_full_losses_over_several_blocks_are_close_to_those_in_float64(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    softmax = Softmax(2500, 16).to(DEVICE)  # blocks have 1,024 words at least
+    softmax = Softmax(2500, 16).to(DEVICE)  # a block has at least 1,024 words
     exact = copy.deepcopy(softmax).cpu().double()
     with torch.no_grad():
         softmax.bias.copy_(torch.randn(2500))
@@ -239,8 +239,8 @@ def test_full_losses_are_those_of_float64_over_several_blocks(dtype: torch.dtype
 
 @pytest.mark.parametrize("shape", [(2, 3, 5, 8), (2, 2, 3, 7), (2, 1, 1, 1)])
 @pytest.mark.parametrize("first_lane", [0, 3, (1 << 31) - 5, 1 << 40])
-def test_dropout_drops_what_plain_torch_drops_bit_by_bit(shape: tuple[int, ...], first_lane: int) -> None:
-    """Far lanes too, whose counters do not fit into 32 bits; forward and backward."""
+def test_dropout_equals_that_of_plain_torch_bitwise(shape: tuple[int, ...], first_lane: int) -> None:
+    """The first lanes include some whose counters do not fit into 32 bits. Compare forward and backward."""
     results = []
     for way, device in (("kernels", DEVICE), ("plain", "cpu")):
         x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device).requires_grad_()
@@ -261,8 +261,8 @@ def by_adagrad(parameter: torch.nn.Parameter) -> RowOptimizer:
     return RowOptimizer([adagrad([parameter], rate=0.2, initial_accumulator=1.0)])
 
 
-def gradient_in_turn(step: int, shape: tuple[int, ...], is_sparse: bool) -> Tensor:
-    """Sparse ones are of other rows in each step."""
+def gradient_of_step(step: int, shape: tuple[int, ...], is_sparse: bool) -> Tensor:
+    """Return a gradient; a sparse one has other rows in each step."""
     generator = torch.Generator().manual_seed(step)
     if not is_sparse:
         return torch.randn(shape, generator=generator)
@@ -274,18 +274,18 @@ def gradient_in_turn(step: int, shape: tuple[int, ...], is_sparse: bool) -> Tens
 @pytest.mark.parametrize("is_sparse", [False, True])
 @pytest.mark.parametrize("shape", [(7, 1000), (7,)])
 @pytest.mark.parametrize("make", [by_adagrad, by_adam])
-def test_updates_are_those_of_plain_torch(
+def test_updates_equal_those_of_plain_torch(
     make: Callable[[torch.nn.Parameter], RowOptimizer], shape: tuple[int, ...], is_sparse: bool
 ) -> None:
-    """A bad step, in which gradients are not finite, changes nothing; plain torch never sees it."""
+    """A bad step, in which gradients are not finite, changes nothing. Plain torch does not get that step."""
     weight, results = torch.randn(shape), []
     for way, device in (("kernels", DEVICE), ("plain", "cpu")):
         parameter = torch.nn.Parameter(weight.to(device, copy=True))
         optimizer = make(parameter)
         with gpu.using(way):
             for step in range(6):
-                grad = gradient_in_turn(step, shape, is_sparse).to(device)
-                if way == "kernels" and step in (0, 1, 3):  # and once nobody knows a bad one from a good one
+                grad = gradient_of_step(step, shape, is_sparse).to(device)
+                if way == "kernels" and step in (0, 1, 3):  # bad steps, which plain torch does not get
                     parameter.grad = grad * float("nan")
                     optimizer.step(good=torch.tensor(0, dtype=torch.int32, device=device))
                 is_asked = way == "kernels" and step % 2
@@ -300,8 +300,8 @@ def test_updates_are_those_of_plain_torch(
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-6, atol=1e-7)
 
 
-def test_a_whole_step_is_that_of_plain_torch_however_many_words_a_window_has() -> None:
-    """Two windows of unlike words in a row, dropout on, states carried: losses and all gradients, in float32."""
+def test_a_whole_step_equals_that_of_plain_torch_for_any_number_of_words() -> None:
+    """Compare losses and all gradients in float32, with dropout, over two windows with different numbers of words."""
     torch.manual_seed(0)
     config = tiny.config(lstm_dim=16, projection_dim=8, dropout=0.1, cell_clip=0.5, proj_clip=0.2)
     bilm = LanguageModel(config, 50)
@@ -377,7 +377,7 @@ for low, flags in (("*bf16", 0), ("*bf16", 1), ("*fp32", 1)):
 
 
 def test_the_kernels_compile_for_an_h200_with_wide_accesses(tmp_path: Path) -> None:
-    """For which no GPU is needed; the interpreter takes code that the compiler does not."""
+    """This needs no GPU, and the compiler refuses code that the interpreter accepts."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment |= {"PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(tmp_path)}
     run = subprocess.run(

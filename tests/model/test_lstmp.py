@@ -1,4 +1,4 @@
-"""The LSTMP layer's hand-written backward against differences and against autograd."""
+"""The LSTMP layer's hand-written backward against finite differences and against autograd."""
 
 import math
 
@@ -16,8 +16,8 @@ NAMES = ("weight_input", "weight_recurrent", "bias", "weight_proj")
 
 
 @pytest.mark.parametrize(("cell_clip", "proj_clip"), CLIPS)
-def test_gradients_are_the_differences(cell_clip: float | None, proj_clip: float | None) -> None:
-    """Of y, h and c for x, for both states and for every weight, in float64, clips active or off."""
+def test_gradients_equal_finite_differences(cell_clip: float | None, proj_clip: float | None) -> None:
+    """Check y, h and c by x, both states and every weight, in float64, with and without clips."""
     layer = layer_of(cell_clip, proj_clip, torch.float64, (3, 4, 2))
     parameters = dict(layer.named_parameters())
 
@@ -37,11 +37,11 @@ def test_gradients_are_the_differences(cell_clip: float | None, proj_clip: float
 @pytest.mark.parametrize("sizes", [(5, 7, 3), (16, 64, 16), (1, 1, 1)])
 @pytest.mark.parametrize(("steps", "lanes"), [(6, 3), (1, 4), (5, 1), (1, 1)])
 @pytest.mark.parametrize(("cell_clip", "proj_clip"), [(None, None), (0.3, 0.1)])
-def test_results_and_gradients_are_those_of_plain_torch(
+def test_results_and_gradients_equal_those_of_plain_torch(
     cell_clip: float | None, proj_clip: float | None, steps: int, lanes: int, sizes: tuple[int, int, int],
     dtype: torch.dtype,
 ) -> None:  # fmt: skip
-    """Also in float32, where neither 0.3 nor 0.1 is what it says."""
+    """In float32 the bounds 0.3 and 0.1 are rounded."""
     layer = layer_of(cell_clip, proj_clip, dtype, sizes)
     inputs = inputs_of(layer, steps, lanes)
     ours = results_and_gradients(layer, layer, inputs)
@@ -51,11 +51,11 @@ def test_results_and_gradients_are_those_of_plain_torch(
         torch.testing.assert_close(one, other, atol=tolerance * max(1.0, other.abs().max().item()), rtol=0)
 
 
-def test_a_clipped_value_gets_no_gradient_and_passes_none_on() -> None:
+def test_no_gradient_flows_through_a_clipped_value() -> None:
     layer = layer_of(0.01, None, torch.float64, (2, 3, 2))
     x, h, c = inputs_of(layer, steps=2, lanes=2)
     with torch.no_grad():
-        layer.bias[:, :6] = 5.0  # i and j wide open: every cell is at its bound at every step
+        layer.bias[:, :6] = 5.0  # i and j are wide open: every cell is at its bound at every step
     y, state = layer(x, LSTMPState(h, c))
     assert (state.c == 0.01).all()
     (y.sum() + state.c.sum()).backward()
@@ -65,7 +65,7 @@ def test_a_clipped_value_gets_no_gradient_and_passes_none_on() -> None:
     assert (gate_gradients[:, :9] == 0).all() and (gate_gradients[:, 9:] != 0).all()
 
 
-def test_the_directions_do_not_touch_each_other() -> None:
+def test_the_directions_do_not_affect_each_other() -> None:
     layer = layer_of(3.0, 3.0, torch.float64, (3, 4, 2))
     x, h, c = inputs_of(layer, steps=4, lanes=2)
     y, _ = layer(x, LSTMPState(h, c))
@@ -81,7 +81,7 @@ def test_the_directions_do_not_touch_each_other() -> None:
         assert (first != 0).any() and (second == 0).all()
 
 
-def test_a_state_that_wants_no_gradient_gets_none() -> None:
+def test_a_state_that_requires_no_gradient_gets_none() -> None:
     layer = layer_of(3.0, 3.0, torch.float64, (3, 4, 2))
     x, h, c = inputs_of(layer, steps=4, lanes=2)
     free = results_and_gradients(layer, layer, (x, h, c))
@@ -94,7 +94,7 @@ def test_a_state_that_wants_no_gradient_gets_none() -> None:
     assert h.grad is None and c.grad is None
 
 
-def test_the_input_and_the_first_state_are_left_as_they_were() -> None:
+def test_the_input_and_the_first_state_are_not_changed() -> None:
     layer = layer_of(0.3, 0.1, torch.float32, (3, 4, 2))
     inputs = inputs_of(layer, steps=4, lanes=2)
     before = [value.detach().clone() for value in inputs]

@@ -1,4 +1,4 @@
-"""Matrix products are right by oneDNN and by torch, for every kind of operand that the model has."""
+"""Matrix products by oneDNN and by torch are right, for every kind of operand in the model."""
 
 import pytest
 import torch
@@ -33,13 +33,13 @@ def operands(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, T
 
 
 def assert_right(result: Tensor, left: Tensor, right: Tensor, tolerance: float = 4e-7) -> None:
-    """In float32 to a few roundings of the sum of magnitudes."""
+    """Check float32 results up to a few roundings of the sum of magnitudes."""
     exact, magnitude = left.double() @ right.double(), left.double().abs() @ right.double().abs()
     assert ((result.double() - exact).abs() <= tolerance * magnitude).all()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_product_is_right_to_float32(engine: None, shape: tuple[int, int, int]) -> None:
+def test_a_matmul_is_accurate_to_float32(engine: None, shape: tuple[int, int, int]) -> None:
     left, right = operands(*shape)
     assert_right(matmul(left, right), left, right)
     bias = torch.ones(shape[2])
@@ -47,7 +47,7 @@ def test_a_product_is_right_to_float32(engine: None, shape: tuple[int, int, int]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_views_multiply_as_their_copies(engine: None, shape: tuple[int, int, int]) -> None:
+def test_views_give_the_same_results_as_their_copies(engine: None, shape: tuple[int, int, int]) -> None:
     left, right = operands(*shape)
     assert_right(matmul(left.t().contiguous().t(), right.t().contiguous().t()), left, right)
     wide = torch.cat([left, left, left], 1)[:, left.shape[1] : 2 * left.shape[1]]
@@ -56,10 +56,10 @@ def test_views_multiply_as_their_copies(engine: None, shape: tuple[int, int, int
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_packed_matrices_multiply_alike(
+def test_packed_matrices_give_the_same_results(
     engine: None, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(backend, "HAS_BF16", True)  # without instructions for it oneDNN is slow, and as right
+    monkeypatch.setattr(backend, "HAS_BF16", True)  # without bf16 instructions oneDNN is slow but equally accurate
     monkeypatch.setattr(backend, "_LEAST_PACKED", 1)
     left, right = operands(2, *shape, dtype=dtype)
     tolerance = 4e-7 if dtype == torch.float32 else 2e-2
@@ -70,7 +70,7 @@ def test_packed_matrices_multiply_alike(
         assert_right(total[d], left[d], right[d], tolerance)
 
 
-def test_a_sum_is_added_to(engine: None) -> None:
+def test_a_packed_matmul_can_be_added_to_a_sum(engine: None) -> None:
     left, right = operands(2, 4, 8, 8)
     total = torch.ones(2, 4, 8)
     add_packed_matmul_(total, left, right)
@@ -87,12 +87,12 @@ def test_the_bias_of_gates_is_added_in_its_own_dtype(engine: None, dtype: torch.
     torch.testing.assert_close(found.flatten(1, 2), expected, atol=1e-5 if dtype == torch.float32 else 0.03, rtol=0)
 
 
-def test_nothing_times_something_is_nothing(engine: None) -> None:
+def test_empty_operands_give_empty_or_zero_results(engine: None) -> None:
     assert matmul(torch.empty(0, 3), torch.ones(3, 2)).shape == (0, 2)
     assert torch.equal(matmul(torch.empty(2, 0), torch.ones(0, 2)), torch.zeros(2, 2))
 
 
-def test_other_dtypes_keep_theirs(engine: None) -> None:
+def test_results_have_the_dtype_of_the_operands(engine: None) -> None:
     for dtype, tolerance in ((torch.float64, 1e-15), (torch.bfloat16, 2e-2)):
         left, right = operands(4, 8, 8, dtype=dtype)
         assert matmul(left, right).dtype == dtype
@@ -107,7 +107,7 @@ def test_rows_are_the_same_in_any_batch(engine: None) -> None:
         assert torch.equal(matmul(left[0, :rows], kept), whole[:rows])
 
 
-def test_gradients_of_a_linear_layer_are_autograds(engine: None) -> None:
+def test_gradients_of_a_linear_layer_equal_those_of_autograd(engine: None) -> None:
     x, weight = operands(3, 5, 4, dtype=torch.float64)
     arguments = [t.requires_grad_() for t in (x, weight.t().contiguous(), torch.ones(4, dtype=torch.float64))]
     assert gradcheck(linear, arguments)

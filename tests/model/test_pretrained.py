@@ -1,4 +1,4 @@
-"""A model as a folder: all of it comes back, and what is not whole does not load."""
+"""A model as a folder: everything in it is loaded again, and an incomplete folder does not load."""
 
 import shutil
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def save(folder: Path, **changes: Any) -> LanguageModel:
     return bilm
 
 
-def test_all_that_was_saved_comes_back_to_the_bit(tmp_path: Path) -> None:
+def test_everything_that_was_saved_is_loaded_bitwise(tmp_path: Path) -> None:
     bilm = save(tmp_path / "model", cell_clip=None, skip_connections=False)
     back = load_pretrained(tmp_path / "model")
     assert back.config == bilm.config
@@ -40,7 +40,7 @@ def test_all_that_was_saved_comes_back_to_the_bit(tmp_path: Path) -> None:
     assert not back.bilm.training and not any(p.requires_grad for p in back.bilm.parameters())
 
 
-def test_a_model_without_softmax_or_vocabulary_comes_back_without(tmp_path: Path) -> None:
+def test_a_model_without_softmax_or_vocabulary_is_loaded_without_them(tmp_path: Path) -> None:
     bilm = BiLM(tiny.config())
     save_pretrained(tmp_path / "model", bilm)
     back = load_pretrained(str(tmp_path / "model"))
@@ -48,7 +48,7 @@ def test_a_model_without_softmax_or_vocabulary_comes_back_without(tmp_path: Path
     assert all(torch.equal(t, back.bilm.state_dict()[name]) for name, t in bilm.state_dict().items())
 
 
-def test_weights_are_in_files_that_safetensors_alone_opens_in_float32(tmp_path: Path) -> None:
+def test_plain_safetensors_opens_the_weights_in_float32(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     bilm = tiny.bilm(tiny.config(), vocab_size=len(WORDS), dtype=torch.float64)
@@ -60,13 +60,13 @@ def test_weights_are_in_files_that_safetensors_alone_opens_in_float32(tmp_path: 
     assert (tmp_path / "vocabulary.txt").read_bytes().decode().split("\n") == [*WORDS, ""]
 
 
-def test_every_file_may_be_read_by_whoever_may_read_a_new_file(tmp_path: Path) -> None:
+def test_every_file_has_the_mode_of_a_new_file(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     save(tmp_path / "model")
     assert {f.stat().st_mode for f in (tmp_path / "model").iterdir()} == {(tmp_path / "plain").stat().st_mode}
 
 
-def test_without_the_softmax_its_file_is_not_read(tmp_path: Path) -> None:
+def test_the_file_of_the_softmax_is_not_read_if_the_softmax_is_not_needed(tmp_path: Path) -> None:
     save(tmp_path)
     (tmp_path / "softmax.safetensors").unlink()
     found = load_pretrained(tmp_path, softmax=False)
@@ -76,7 +76,7 @@ def test_without_the_softmax_its_file_is_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "softmax.safetensors", "vocabulary.txt", "counts.npy"])
-def test_a_file_that_is_not_the_one_that_was_saved_is_named(name: str, tmp_path: Path) -> None:
+def test_a_changed_or_missing_file_is_named(name: str, tmp_path: Path) -> None:
     save(tmp_path)
     path = tmp_path / name
     whole = path.read_bytes()
@@ -108,7 +108,7 @@ def test_a_file_that_is_not_the_one_that_was_saved_is_named(name: str, tmp_path:
         (lambda c: c.update(vocabulary_size=4), "has 10 words, not 4"),
     ],
 )
-def test_a_config_that_does_not_fit_is_an_error_of_one_line(
+def test_a_config_that_does_not_fit_is_refused_in_one_line(
     change: Callable[[dict[str, Any]], None], message: str, tmp_path: Path
 ) -> None:
     save(tmp_path)
@@ -118,7 +118,7 @@ def test_a_config_that_does_not_fit_is_an_error_of_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_a_config_that_is_not_json_or_not_there_is_an_error(tmp_path: Path) -> None:
+def test_a_config_that_is_missing_or_not_json_is_refused(tmp_path: Path) -> None:
     save(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ConfigError, match=r"config\.json is damaged"):
@@ -132,18 +132,18 @@ def test_a_config_that_is_not_json_or_not_there_is_an_error(tmp_path: Path) -> N
         load_pretrained(tmp_path / "other")
 
 
-def test_killed_anywhere_a_folder_does_not_load_and_can_be_written_again(tmp_path: Path) -> None:
+def test_a_folder_whose_writing_was_killed_does_not_load_and_can_be_written_again(tmp_path: Path) -> None:
     kills = 0
     while killed_at(kills + 1, lambda: save(tmp_path / "model")):
         kills += 1
         with pytest.raises(ConfigError, match=r"has no config\.json"):
             load_pretrained(tmp_path / "model")
-    assert kills == 6  # a file each
+    assert kills == 6  # one kill before each file
     assert load_pretrained(tmp_path / "model").words == WORDS
     assert len(list((tmp_path / "model").iterdir())) == 6, "what killed writers left is gone"
 
 
-def test_killed_while_it_is_overwritten_a_folder_is_never_half_old_and_half_new(tmp_path: Path) -> None:
+def test_a_folder_whose_overwriting_was_killed_does_not_load(tmp_path: Path) -> None:
     save(tmp_path)
     new = BiLM(tiny.config())
     assert killed_at(2, lambda: save_pretrained(tmp_path, new, overwrite=True))
@@ -154,7 +154,7 @@ def test_killed_while_it_is_overwritten_a_folder_is_never_half_old_and_half_new(
     assert sorted(f.name for f in tmp_path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
 
-def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
+def test_nothing_is_overwritten_without_overwrite_true(tmp_path: Path) -> None:
     bilm = save(tmp_path / "model")
     with pytest.raises(ConfigError, match="holds a model; give another folder, or overwrite=true"):
         save_pretrained(tmp_path / "model", bilm, words=WORDS, counts=COUNTS)
@@ -178,28 +178,28 @@ def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_card_tells_corpus_tokens_perplexity_and_settings(tmp_path: Path) -> None:
+def test_the_card_shows_corpus_tokens_perplexity_and_settings(tmp_path: Path) -> None:
     save(tmp_path, num_highway=2)
     card = (tmp_path / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: elmo-pipeline\n")
-    for told in (
+    for line in (
         "| Corpus | novels |", "| Training tokens, each way | 1,234,567 |", "**42.50**, forward 41.25, 99 tokens",
         "full softmax", "| Vocabulary | 10 words |", "2 highway layers", "To be chosen", "| Trained with | unknown |",
     ):  # fmt: skip
-        assert told in card, told
+        assert line in card, line
 
 
-def test_the_card_tells_how_to_install_what_goes_in_and_how_the_weights_stand(tmp_path: Path) -> None:
+def test_the_card_describes_installation_input_and_the_layout_of_weights(tmp_path: Path) -> None:
     save(tmp_path)
     card = (tmp_path / "README.md").read_text()
-    for told in (
+    for line in (
         "$ git clone URL elmo && cd elmo", "URL stands for where you have its repository from.",
         "$ sh install.sh .venv hub,text,weights", "Tokenised text: a sentence is a list of words", "tokenize=true",
         "i, j, f, o (input, candidate, forget, output), 6 values each", "1.0 is added to the forget gate's bias",
         "A word is 50 character ids: 258, its UTF-8 bytes (0 to 255), 259, and 260", "258, 256, 259 (`<S>`)",
         "docs/reference/formats.md",
     ):  # fmt: skip
-        assert told in card, told
+        assert line in card, line
     bilm = tiny.bilm(tiny.config(), vocab_size=len(WORDS))
     save_pretrained(tmp_path, bilm, words=WORDS, counts=COUNTS, overwrite=True, hub="org/name")
     card = (tmp_path / "README.md").read_text()
@@ -211,7 +211,7 @@ def test_the_card_tells_how_to_install_what_goes_in_and_how_the_weights_stand(tm
     assert "| Pretrained on | weights.hdf5 (tokens unknown) |\n| Fine-tuned on | a / b c |" in card
 
 
-def test_a_hub_id_is_what_cannot_be_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_id_cannot_be_mistaken_for_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     assert HubId.parse("org/name") == HubId("org/name", None)
@@ -220,8 +220,8 @@ def test_a_hub_id_is_what_cannot_be_a_path(tmp_path: Path, monkeypatch: pytest.M
         assert HubId.parse(path) is None, path
 
 
-def test_the_defaults_are_the_papers_and_its_folder_would_load_as_such(tmp_path: Path) -> None:
-    """A config without a key, as a coming version may write it, has the default."""
+def test_a_missing_key_of_a_config_has_the_default_of_the_paper(tmp_path: Path) -> None:
+    """A key that is missing in a config, as in that of a later version, has its default."""
     save(tmp_path)
     edit(tmp_path, lambda c: c["model"].pop("dropout"))
     assert load_pretrained(tmp_path).config.dropout == ModelConfig.dropout

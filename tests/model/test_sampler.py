@@ -1,4 +1,4 @@
-"""The log-uniform sampler against simulation of what TF does: draw one word after the other until enough differ."""
+"""The log-uniform sampler against a simulation of TF, which draws word after word until enough of them differ."""
 
 import math
 import os
@@ -17,8 +17,8 @@ from pipeline.model.softmax import Softmax
 from tests.model.candidates_digest import digest_of_candidates
 from tests.model.numpy_bilm import expected_counts
 
-USED_BITS = 42  # of the 64 random bits of a draw
-V, C, TRIALS = 60, 12, 6000  # some words nearly always among the candidates, some seldom
+USED_BITS = 42  # used of the 64 random bits of a draw
+V, C, TRIALS = 60, 12, 6000  # some words are nearly always candidates, some rarely
 
 
 def probabilities(vocab_size: int) -> np.ndarray:
@@ -28,7 +28,7 @@ def probabilities(vocab_size: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def ours() -> tuple[np.ndarray, np.ndarray]:
-    """candidates (TRIALS, C) and tries (TRIALS,)."""
+    """Return candidates (TRIALS, C) and tries (TRIALS,)."""
     sampler = LogUniformSampler(V, C)
     draws = [sampler.draw(7, step) for step in range(TRIALS)]
     return np.stack([ids for ids, _ in draws]), np.array([tries for _, tries in draws])
@@ -63,17 +63,17 @@ def test_each_word_is_a_candidate_as_often_as_in_the_simulation(
     assert np.abs(z).max() < 4 and z.std() < 1.3
 
 
-def test_the_first_candidate_follows_the_log_uniform_law(ours: tuple[np.ndarray, np.ndarray]) -> None:
+def test_the_first_candidate_has_the_log_uniform_distribution(ours: tuple[np.ndarray, np.ndarray]) -> None:
     counts, expected = np.bincount(ours[0][:, 0], minlength=V), probabilities(V) * TRIALS
     chi_square = ((counts - expected) ** 2 / expected).sum()
     assert abs(probabilities(V).sum() - 1) < 1e-12
     assert chi_square < V - 1 + 4 * math.sqrt(2 * (V - 1))
 
 
-def test_every_further_candidate_follows_the_law_without_those_before_it(
+def test_every_further_candidate_has_the_distribution_without_the_earlier_ones(
     ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    """The order drawn: the mean id at each place, against the simulation's."""
+    """Compare the mean id at each place in the order of drawing with that of the simulation."""
     means = [ids.mean(0) for ids in (ours[0], theirs[0])]
     deviations = [ids.std(0) / math.sqrt(TRIALS) for ids in (ours[0], theirs[0])]
     assert means[0][-1] > means[0][0] + 5
@@ -90,7 +90,7 @@ def test_the_number_of_tries_is_distributed_as_in_the_simulation(
 
 
 @pytest.mark.parametrize("num_tries", [1, 12, 40, 500])
-def test_expected_counts_are_how_often_a_word_is_among_so_many_draws(num_tries: int) -> None:
+def test_expected_counts_equal_the_frequency_of_a_word_in_the_draws(num_tries: int) -> None:
     rng = np.random.default_rng(1)
     seen = np.zeros(V)
     for draws in rng.choice(V, size=(4000, num_tries), p=probabilities(V)):
@@ -100,8 +100,8 @@ def test_expected_counts_are_how_often_a_word_is_among_so_many_draws(num_tries: 
     assert np.abs((seen / 4000 - expected) / deviation).max() < 4.5
 
 
-def test_expected_counts_of_drawn_sets_add_up_to_the_set(ours: tuple[np.ndarray, np.ndarray]) -> None:
-    """A set of C words has C words: on average over the tries, up to the bias of stopping at the C-th."""
+def test_expected_counts_add_up_to_the_size_of_the_set(ours: tuple[np.ndarray, np.ndarray]) -> None:
+    """A set of C words holds C words: so does the sum, on average, up to the bias of stopping at the C-th word."""
     sums = [expected_counts(np.arange(V), V, int(tries)).sum() for tries in ours[1][:500]]
     assert abs(np.mean(sums) - C) < 0.3
 
@@ -118,12 +118,12 @@ def test_the_softmax_subtracts_the_log_of_these_expected_counts() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(st.data())
-def test_candidates_are_unique_words_of_the_vocabulary_and_a_function_of_the_key(data: st.DataObject) -> None:
+def test_candidates_are_unique_words_and_depend_only_on_the_key(data: st.DataObject) -> None:
     vocab_size = data.draw(st.integers(1, 3000))
     num_samples = data.draw(st.integers(1, vocab_size))
     keys = data.draw(st.lists(st.tuples(st.integers(0, 2**40), st.integers(0, 2**40)), min_size=1, max_size=3))
     sampler = LogUniformSampler(vocab_size, num_samples)
-    draws = [sampler.draw(*key) for key in keys]  # what was drawn before must not matter
+    draws = [sampler.draw(*key) for key in keys]  # earlier draws must not matter
     for key, (ids, num_tries) in reversed(list(zip(keys, draws, strict=True))):
         fresh, fresh_tries = LogUniformSampler(vocab_size, num_samples).draw(*key)
         assert np.array_equal(ids, fresh) and num_tries == fresh_tries
@@ -131,13 +131,13 @@ def test_candidates_are_unique_words_of_the_vocabulary_and_a_function_of_the_key
         assert ids.min() >= 0 and ids.max() < vocab_size
 
 
-def test_other_keys_draw_other_candidates() -> None:
+def test_other_keys_give_other_candidates() -> None:
     sampler = LogUniformSampler(10_000, 100)
     sets = {tuple(sampler.draw(seed, step)[0]) for seed in range(20) for step in range(20)}
     assert len(sets) == 400
 
 
-def test_all_words_of_a_vocabulary_can_be_asked_for() -> None:
+def test_all_words_of_a_vocabulary_can_be_candidates() -> None:
     for vocab_size in (4, 64, 20_000):
         ids, num_tries = LogUniformSampler(vocab_size, vocab_size).draw(1)
         assert np.array_equal(np.sort(ids), np.arange(vocab_size)) and num_tries > vocab_size
@@ -148,15 +148,15 @@ def test_more_candidates_than_words_are_refused() -> None:
         LogUniformSampler(10, 11)
 
 
-def test_the_papers_8192_candidates_take_16034_tries_give_or_take_127() -> None:
-    """elmo-numerics, point 15: the vocabulary of the 1B Word Benchmark."""
+def test_the_8192_candidates_of_the_paper_take_16034_tries_with_deviation_127() -> None:
+    """The vocabulary is that of the 1B Word Benchmark (elmo-numerics, point 15)."""
     sampler = LogUniformSampler(793_471, 8192)
     tries = np.array([sampler.draw(1, step)[1] for step in range(300)])
     assert abs(tries.mean() - 16_034) < 4 * 127 / math.sqrt(300)
     assert 105 < tries.std() < 150
 
 
-def test_words_seldom_drawn_are_drawn_at_their_rate_in_a_large_vocabulary() -> None:
+def test_rare_words_of_a_large_vocabulary_are_drawn_at_the_right_rate() -> None:
     """The rounding of exp(u log(V + 1)) must not favour any part of the tail."""
     sampler = LogUniformSampler(793_471, 8192)
     edges = np.array([0, 10, 100, 1000, 10_000, 100_000, 400_000, 793_471])
@@ -166,8 +166,8 @@ def test_words_seldom_drawn_are_drawn_at_their_rate_in_a_large_vocabulary() -> N
 
 
 @pytest.mark.parametrize(("vocab_size", "error"), [(1, 1e-12), (2, 1e-11), (1000, 1e-7), (793_471, 1e-5)])
-def test_of_all_random_bits_each_word_has_its_share(vocab_size: int, error: float) -> None:
-    """Not drawn but counted: words rise with the bits, so that a bisection finds where each begins."""
+def test_each_word_has_its_share_of_all_random_numbers(vocab_size: int, error: float) -> None:
+    """Numbers are counted, not drawn. Words rise with the bits, so that a bisection finds where each word begins."""
     sampler = LogUniformSampler(vocab_size, 1)
     words = np.unique(np.geomspace(1, vocab_size, 5000).astype(np.int64)) - 1
     counts = _first_bits(sampler, words + 1) - _first_bits(sampler, words)
@@ -176,7 +176,7 @@ def test_of_all_random_bits_each_word_has_its_share(vocab_size: int, error: floa
 
 
 def _first_bits(sampler: LogUniformSampler, words: np.ndarray) -> np.ndarray:
-    """(n,): the least of the 2^42 numbers that the used bits make which gives this word or a later one."""
+    """Return (n,): the smallest 42-bit number, of the used bits, that gives this word or a later one."""
     low, high = np.zeros(len(words), np.int64), np.full(len(words), 1 << USED_BITS)
     for _ in range(USED_BITS + 1):
         middle = np.minimum((low + high) // 2, (1 << USED_BITS) - 1)
@@ -191,7 +191,7 @@ def test_the_first_and_the_last_bits_give_the_first_and_the_last_word() -> None:
         assert LogUniformSampler(vocab_size, 1)._words(bits).tolist() == [0, vocab_size - 1]
 
 
-def test_a_word_is_the_power_that_exact_arithmetic_gives() -> None:
+def test_words_equal_those_of_exact_arithmetic() -> None:
     base, digits = 793_472, 50
     bits = np.random.Philox(3).random_raw(300)
     words = LogUniformSampler(base - 1, 1)._words(bits)
@@ -201,12 +201,12 @@ def test_a_word_is_the_power_that_exact_arithmetic_gives() -> None:
     assert words.tolist() == [int(power - Decimal("1e-6")) - 1 for power in powers]
 
 
-def test_candidates_are_those_of_every_other_machine_and_version() -> None:
-    """Whoever changes them changes every run: raise the version of a run's identity (run_dir/lock.py)."""
+def test_candidates_are_the_same_on_every_machine_and_version() -> None:
+    """If you change the candidates you change every run: raise the version of a run's identity (run_dir/lock.py)."""
     assert digest_of_candidates() == "16059 6636440cb98fe92960e7a9a1a1080bf3dbc13b520080e23991f126790a07ff00"
 
 
-def test_candidates_do_not_depend_on_what_the_processor_can_do() -> None:
+def test_candidates_do_not_depend_on_the_instructions_of_the_processor() -> None:
     found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])  # type: ignore[index]
     code = "from tests.model.candidates_digest import digest_of_candidates; print(digest_of_candidates())"
     plain = subprocess.run(

@@ -1,4 +1,4 @@
-"""Sampled and full losses against plain dense ones: values, gradients, and what they touch."""
+"""Sampled and full losses against plain dense ones: values, gradients, and the rows that they touch."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from tests.model.softmax_tables import N, P, V, candidates_of, gradients_of, inp
 
 
 def all_words(vocab_size: int = V) -> Candidates:
-    """Every word, in an order of its own, drawn so often that each is certain to be there."""
+    """Return all words in a random order, with so many draws that each word is certain to be a candidate."""
     order = torch.randperm(vocab_size, generator=torch.Generator().manual_seed(2))
     return Candidates(order[None], torch.tensor([10**9]))
 
@@ -25,10 +25,10 @@ def dense(values: Tensor, rows: Rows, size: int) -> Tensor:
     return values.new_zeros(size, *values.shape[1:]).index_add(0, rows.ids, values)
 
 
-def test_a_table_that_starts_as_unigrams_gives_each_word_its_share_whatever_it_reads() -> None:
+def test_a_table_that_starts_from_unigrams_gives_each_word_its_share_for_any_input() -> None:
     softmax = softmax_of()
     y, targets = inputs_of(softmax)
-    shares = torch.arange(V, dtype=torch.float64).flip(0) / V  # of the last word 0: half of the rarest's
+    shares = torch.arange(V, dtype=torch.float64).flip(0) / V  # word 0 is last: half the share of the rarest
     softmax.start_as_unigrams(shares)
     seen = torch.cat([shares[:-1], torch.tensor([0.5 / V])])
     expected = -(seen / seen.sum()).log()[targets.flatten()]
@@ -38,7 +38,7 @@ def test_a_table_that_starts_as_unigrams_gives_each_word_its_share_whatever_it_r
 
 
 @pytest.mark.parametrize("sets", [1, 2])
-def test_sampled_loss_and_gradients_are_those_of_tfs_dense_formula(sets: int) -> None:
+def test_sampled_loss_and_gradients_equal_those_of_the_dense_formula_of_tf(sets: int) -> None:
     softmax, candidates = softmax_of(), candidates_of(sets)
     y, targets = inputs_of(softmax)
     hits = (candidates.ids[:, None, :] == targets[:sets, :, None]).sum()
@@ -52,7 +52,7 @@ def test_sampled_loss_and_gradients_are_those_of_tfs_dense_formula(sets: int) ->
     torch.testing.assert_close((dy, dense(dweight, rows, V), dense(dbias, rows, V)), expected, atol=1e-12, rtol=1e-12)
 
 
-def test_two_sets_of_candidates_belong_to_the_two_directions() -> None:
+def test_each_of_two_sets_of_candidates_belongs_to_one_direction() -> None:
     softmax, candidates = softmax_of(), candidates_of(2)
     y, targets = inputs_of(softmax)
     rows = softmax.touched_rows(find_places(candidates.ids, targets))
@@ -74,7 +74,7 @@ def test_sampled_loss_and_gradients_are_the_full_ones_when_every_word_is_a_candi
     torch.testing.assert_close(ours, gradients_of(full, [y, softmax.weight, softmax.bias]))
 
 
-def test_the_sampled_gradient_nears_the_full_one_as_candidates_become_many() -> None:
+def test_the_sampled_gradient_approaches_the_full_one_with_more_candidates() -> None:
     softmax = softmax_of(vocab_size=300)
     y, targets = inputs_of(softmax, positions=400)
     full = F.cross_entropy(y.flatten(0, 1) @ softmax.weight.T + softmax.bias, targets.flatten(), reduction="none")
@@ -88,7 +88,7 @@ def test_the_sampled_gradient_nears_the_full_one_as_candidates_become_many() -> 
     assert errors[0] > 2 * errors[1] > 8 * errors[2] and errors[2] < 0.05
 
 
-def test_touched_rows_are_candidates_and_targets_and_nothing_reaches_the_table() -> None:
+def test_touched_rows_are_candidates_and_targets_and_the_table_gets_no_gradient() -> None:
     softmax, candidates = softmax_of(vocab_size=1000), candidates_of(2, vocab_size=1000)
     y, targets = inputs_of(softmax)
     rows = softmax.touched_rows(find_places(candidates.ids, targets))
@@ -101,7 +101,7 @@ def test_touched_rows_are_candidates_and_targets_and_nothing_reaches_the_table()
 
 
 @pytest.mark.parametrize("sets", [1, 2])
-def test_places_say_where_each_word_stands_and_which_targets_are_candidates(sets: int) -> None:
+def test_places_hold_the_row_of_each_word_and_the_targets_that_are_candidates(sets: int) -> None:
     candidates, (_, targets) = candidates_of(sets), inputs_of(softmax_of())
     places = find_places(candidates.ids, targets)
     assert torch.equal(places.ids[places.candidates], candidates.ids)
@@ -112,7 +112,7 @@ def test_places_say_where_each_word_stands_and_which_targets_are_candidates(sets
         assert places.hits[d].tolist() == expected and -1 in expected and max(expected) >= 0
 
 
-def test_rows_want_no_gradient_where_none_is_taken() -> None:
+def test_rows_require_no_gradient_under_no_grad() -> None:
     softmax, candidates = softmax_of(), candidates_of(1)
     y, targets = inputs_of(softmax)
     with torch.no_grad():
@@ -128,7 +128,7 @@ def test_rows_want_no_gradient_where_none_is_taken() -> None:
 
 
 @pytest.mark.parametrize("sets", [1, 2])
-def test_sampled_gradients_are_the_differences(sets: int) -> None:
+def test_sampled_gradients_equal_finite_differences(sets: int) -> None:
     softmax, candidates = softmax_of(vocab_size=12, proj_dim=3), candidates_of(sets, 12, 6)
     y, targets = inputs_of(softmax, positions=5)
     rows = softmax.touched_rows(find_places(candidates.ids, targets))
@@ -140,7 +140,7 @@ def test_sampled_gradients_are_the_differences(sets: int) -> None:
     assert gradcheck(loss, (y, rows.weight, rows.bias))
 
 
-def test_full_gradients_are_the_differences_over_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_gradients_over_several_blocks_equal_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     softmax = softmax_of(vocab_size=2500, proj_dim=1)
     y, targets = inputs_of(softmax, positions=2)
     monkeypatch.setattr(softmax_module, "_BLOCK_ELEMENTS", {"cpu": 1, "cuda": 1})
@@ -157,14 +157,14 @@ def _full(*arguments: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("vocab_size", [4, 1023, 1024, 1025, 3000])
-def test_full_loss_and_gradients_are_cross_entropys_at_any_number_of_blocks(
+def test_full_loss_and_gradients_equal_cross_entropy_for_any_number_of_blocks(
     vocab_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(softmax_module, "_BLOCK_ELEMENTS", {"cpu": 1, "cuda": 1})
     softmax = softmax_of(vocab_size)
     y, targets = inputs_of(softmax)
     y, targets = y.flatten(0, 1), targets.flatten()
-    targets[:3] = torch.tensor([0, vocab_size - 1, vocab_size - 1])  # the bounds, and a word twice
+    targets[:3] = torch.tensor([0, vocab_size - 1, vocab_size - 1])  # the first and the last word, and one word twice
     ours = softmax.full_loss(y, targets)
     theirs = F.cross_entropy(y @ softmax.weight.T + softmax.bias, targets, reduction="none")
     torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
@@ -173,7 +173,7 @@ def test_full_loss_and_gradients_are_cross_entropys_at_any_number_of_blocks(
 
 
 class LargestTensor(TorchDispatchMode):
-    """Notes the size of the largest tensor that any operation makes; a view of its input is not made."""
+    """Record the size of the largest tensor that any operation makes; a view of an input does not count."""
 
     elements = 0
 
@@ -204,7 +204,7 @@ def test_full_loss_never_holds_a_logit_for_every_position_and_word() -> None:
     torch.testing.assert_close(ours, theirs, atol=1e-7, rtol=1e-4)
 
 
-def test_sampled_loss_makes_nothing_of_the_vocabularys_size() -> None:
+def test_sampled_loss_allocates_nothing_of_the_size_of_the_vocabulary() -> None:
     vocab_size = 200_000
     softmax, candidates = softmax_of(vocab_size, 1, torch.float32), candidates_of(1, vocab_size, 50)
     y, targets = inputs_of(softmax)
@@ -230,7 +230,7 @@ def test_large_logits_neither_overflow_nor_lose_the_gradient(size: float) -> Non
         assert dy.isfinite().all() and dy.abs().max() > 0.1
 
 
-def test_a_position_whose_only_candidate_is_its_target_loses_nothing() -> None:
+def test_a_position_whose_only_candidate_is_its_target_has_no_loss() -> None:
     softmax = softmax_of()
     y, targets = inputs_of(softmax)
     targets[:] = 7
@@ -241,7 +241,7 @@ def test_a_position_whose_only_candidate_is_its_target_loses_nothing() -> None:
     assert (losses == 0).all() and (dy == 0).all()
 
 
-def test_a_value_that_is_not_finite_shows_in_its_own_loss() -> None:
+def test_a_value_that_is_not_finite_affects_only_its_own_loss() -> None:
     softmax, candidates = softmax_of(), candidates_of(1)
     y, targets = inputs_of(softmax)
     with torch.no_grad():

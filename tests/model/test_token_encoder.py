@@ -1,4 +1,4 @@
-"""Maxima over the windows that matter, either way, against the convolution of all positions."""
+"""Maxima over only the windows that matter, computed in both ways, against the convolution of all positions."""
 
 import copy
 from typing import Any, Literal
@@ -25,7 +25,7 @@ FEW_FILTERS = [(1, 3), (2, 4), (3, 2), (7, 5)]
 def encoder_of(
     filters: list[tuple[int, int]], activation: Literal["relu", "tanh"] = "relu", **sizes: Any
 ) -> TokenEncoder:
-    """With random biases and a pad row that wins many maxima: cropping one pad window too many would show."""
+    """Return an encoder with random biases and a pad row that wins many maxima, which reveals a missing pad window."""
     torch.manual_seed(0)
     values: dict[str, Any] = {"character_dim": 4, "num_highway": 1, "proj_dim": 6} | sizes
     encoder = TokenEncoder(filters=filters, activation=activation, **values)
@@ -43,17 +43,20 @@ def rows_of(words: list[str], max_characters: int = 50) -> Tensor:
 EDGE_WORDS = ["<S>", "</S>", "", "a", "😀", *("x" * n for n in range(2, 53)), "é" * 24, "é" * 25, "a" + "é" * 24]
 
 
-def assert_as_in_full(encoder: TokenEncoder, rows: Tensor) -> None:
-    """By tables, as on a CPU, and by products, as on a GPU."""
+def assert_equal_to_full(encoder: TokenEncoder, rows: Tensor) -> None:
+    """Compare convolutions by tables, as on a CPU, and by matrix products, as on a GPU, with full ones."""
     values = copy.deepcopy(encoder.state_dict())
-    assert_one_way_as_in_full(encoder, rows)
+    assert_one_way_equal_to_full(encoder, rows)
     with mock.patch.object(token_encoder, "convolve_by_tables", convolve_by_matmul):
         encoder.float().load_state_dict(values)
-        assert_one_way_as_in_full(encoder, rows)
+        assert_one_way_equal_to_full(encoder, rows)
 
 
-def assert_one_way_as_in_full(encoder: TokenEncoder, rows: Tensor) -> None:
-    """With whole numbers for weights no sum rounds: the values are the same bits. With others, the gradients agree."""
+def assert_one_way_equal_to_full(encoder: TokenEncoder, rows: Tensor) -> None:
+    """Compare one kind of convolution with the full one.
+
+    With whole numbers as weights no sum rounds, and the values are bitwise equal. With others the gradients agree.
+    """
     parameters = [encoder.char_embed, *encoder.convolutions.parameters()]
     random = [parameter.detach().clone() for parameter in parameters]
     with torch.no_grad():
@@ -73,19 +76,19 @@ def assert_one_way_as_in_full(encoder: TokenEncoder, rows: Tensor) -> None:
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize("filters", [PAPER_FILTERS, FEW_FILTERS, [(1, 2)], [(50, 3)], [(49, 3), (2, 1)]])
-def test_words_of_every_length_are_convolved_as_if_in_full(
+def test_words_of_every_length_have_the_result_of_the_full_convolution(
     filters: list[tuple[int, int]], activation: Literal["relu", "tanh"]
 ) -> None:
     rows = rows_of(EDGE_WORDS)
-    assert_as_in_full(encoder_of(filters, activation, character_dim=16), rows)
-    assert_as_in_full(encoder_of(filters, activation), rows.flip(0))
+    assert_equal_to_full(encoder_of(filters, activation, character_dim=16), rows)
+    assert_equal_to_full(encoder_of(filters, activation), rows.flip(0))
 
 
-def test_rows_of_pads_alone_are_convolved_too() -> None:
+def test_rows_of_only_pads_have_the_result_of_the_full_convolution() -> None:
     encoder = encoder_of(FEW_FILTERS)
     pads = torch.full((3, 50), PAD, dtype=torch.int16)
-    assert_as_in_full(encoder, pads)
-    assert_as_in_full(encoder_of(FEW_FILTERS), torch.cat([pads, rows_of(["word", "x" * 60])]))
+    assert_equal_to_full(encoder, pads)
+    assert_equal_to_full(encoder_of(FEW_FILTERS), torch.cat([pads, rows_of(["word", "x" * 60])]))
 
 
 @settings(deadline=None, max_examples=60)
@@ -94,14 +97,14 @@ def test_rows_of_pads_alone_are_convolved_too() -> None:
     widths=st.lists(st.integers(1, 8), min_size=1, max_size=4),
     max_characters=st.sampled_from([8, 9, 14, 50]),
 )
-def test_any_words_under_any_filters_are_convolved_as_if_in_full(
+def test_any_words_and_filters_have_the_result_of_the_full_convolution(
     words: list[str], widths: list[int], max_characters: int
 ) -> None:
-    assert_as_in_full(encoder_of([(width, 3) for width in widths]), rows_of(words, max_characters))
+    assert_equal_to_full(encoder_of([(width, 3) for width in widths]), rows_of(words, max_characters))
 
 
-def test_no_window_is_made_that_the_maximum_can_do_without() -> None:
-    """The work of short words does not grow with the row's length. Few shapes: each is made ready for once."""
+def test_only_windows_that_can_hold_the_maximum_are_computed() -> None:
+    """The work for short words does not grow with the row's length. There are few shapes: each is prepared once."""
     encoder, made = encoder_of(FEW_FILTERS), []
 
     def peaks(words: Tensor, groups: list[tuple[int, int]], *weights: Any) -> Tensor:
@@ -116,7 +119,7 @@ def test_no_window_is_made_that_the_maximum_can_do_without() -> None:
 
 @pytest.mark.parametrize("num_highway", [0, 1, 2])
 @pytest.mark.parametrize("proj_dim", [6, 14])
-def test_each_word_is_encoded_as_if_alone_and_in_its_own_place(num_highway: int, proj_dim: int) -> None:
+def test_each_word_is_encoded_the_same_alone_and_in_a_batch(num_highway: int, proj_dim: int) -> None:
     encoder = encoder_of(FEW_FILTERS, num_highway=num_highway, proj_dim=proj_dim)
     assert (encoder.projection is None) == (proj_dim == 14)
     rows = rows_of(["seventeen letters", "a", "x" * 48, "the", "</S>", "the"])
@@ -127,11 +130,11 @@ def test_each_word_is_encoded_as_if_alone_and_in_its_own_place(num_highway: int,
     assert torch.equal(together[3], together[5])
 
 
-def test_no_words_give_no_vectors() -> None:
+def test_an_empty_batch_of_words_gives_an_empty_batch_of_vectors() -> None:
     assert encoder_of(FEW_FILTERS)(torch.empty((0, 50), dtype=torch.int16)).shape == (0, 6)
 
 
-def test_gradients_of_an_unread_character_are_zero_and_of_the_pad_are_not() -> None:
+def test_gradients_of_an_unused_character_are_zero_and_those_of_the_pad_are_not() -> None:
     encoder = encoder_of(FEW_FILTERS)
     encoder(rows_of(["abc"])).sum().backward()
     gradient = encoder.char_embed.grad
@@ -143,7 +146,7 @@ def test_gradients_of_an_unread_character_are_zero_and_of_the_pad_are_not() -> N
     words=st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=60), min_size=1, max_size=8),
     max_characters=st.integers(4, 60),
 )
-def test_words_are_spelled_as_the_reference_spells_them(words: list[str], max_characters: int) -> None:
+def test_words_have_the_character_ids_of_the_reference(words: list[str], max_characters: int) -> None:
     spelled = [b"", b"", *(word.encode() for word in words)]
     offsets = np.concatenate([[0], np.cumsum([len(s) for s in spelled])])
     utf8 = np.frombuffer(b"".join(spelled), dtype=np.uint8)
@@ -151,6 +154,6 @@ def test_words_are_spelled_as_the_reference_spells_them(words: list[str], max_ch
     rows = character_rows(utf8, offsets, order, max_characters)
     names = ["<S>", "</S>", *words]
     expected = [spelling(names[k], max_characters) for k in order]
-    if any(word in ("<S>", "</S>") for word in words):  # a word that is spelled so but is not id 0 or 1
+    if any(word in ("<S>", "</S>") for word in words):  # spelled like a bound, but not id 0 or 1
         return
     assert rows.tolist() == expected

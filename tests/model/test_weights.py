@@ -1,4 +1,4 @@
-"""Everyone else's weights: what goes in means the same, what comes out goes in again to the bit."""
+"""Weights of other programs: imported weights mean the same here, and exported weights are imported bitwise."""
 
 import json
 from dataclasses import replace
@@ -39,7 +39,7 @@ def cold(bilm: BiLM, sentence: str) -> np.ndarray:
 
 @st.composite
 def architectures(draw: st.DrawFn) -> Options:
-    """Any model that bilm-tf can write; one in three without a projection of the token, or of the cell."""
+    """Draw any model that bilm-tf can write. In one of three, the token or the cell has no projection."""
     filters = draw(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=3))
     number = sum(n for _, n in filters)
     projection = draw(st.one_of(st.just(number), st.integers(1, 5), st.integers(1, 5)))
@@ -55,7 +55,7 @@ def architectures(draw: st.DrawFn) -> Options:
 
 @given(architecture=architectures(), seed=st.integers(0, 1 << 30))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_weights_of_any_architecture_mean_here_what_they_mean_in_bilm_tf(
+def test_weights_of_any_architecture_give_the_same_layers_as_in_bilm_tf(
     architecture: Options, seed: int, tmp_path: Path
 ) -> None:
     arrays = tf_bilm.random_arrays(architecture, seed)
@@ -66,7 +66,7 @@ def test_weights_of_any_architecture_mean_here_what_they_mean_in_bilm_tf(
 
 @given(architecture=architectures(), seed=st.integers(0, 1 << 30))
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_what_is_imported_goes_out_as_it_came(architecture: Options, seed: int, tmp_path: Path) -> None:
+def test_imported_weights_are_exported_unchanged(architecture: Options, seed: int, tmp_path: Path) -> None:
     arrays = tf_bilm.random_arrays(architecture, seed)
     bilm = imported(*tf_bilm.write(tmp_path / "theirs", architecture, arrays))
     save_weights(tmp_path / "ours.hdf5", bilm)
@@ -85,7 +85,7 @@ def test_what_is_imported_goes_out_as_it_came(architecture: Options, seed: int, 
         {"projection_dim": 7, "num_layers": 3, "max_characters": 11},
     ],
 )
-def test_what_is_exported_comes_back_to_the_bit(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_exported_weights_are_imported_bitwise(changes: dict[str, Any], tmp_path: Path) -> None:
     bilm = tiny.bilm(tiny.config(**changes))
     write_options(tmp_path / "options.json", bilm.config)
     save_weights(tmp_path / "weights.hdf5", bilm)
@@ -96,7 +96,7 @@ def test_what_is_exported_comes_back_to_the_bit(changes: dict[str, Any], tmp_pat
     assert all(torch.equal(tensor, before[name]) for name, tensor in back.state_dict().items())
 
 
-def test_the_table_names_every_value_of_the_model_once_and_nothing_else() -> None:
+def test_the_table_names_every_value_of_the_model_exactly_once() -> None:
     state = {name: torch.zeros(t.shape) for name, t in BiLM(tiny.config()).state_dict().items()}
     for entry in name_table(tiny.config()):
         for part in entry.parts:
@@ -104,7 +104,7 @@ def test_the_table_names_every_value_of_the_model_once_and_nothing_else() -> Non
     assert all(bool((tensor == 1).all()) for tensor in state.values())
 
 
-def test_big_endian_weights_are_the_same_weights(tmp_path: Path) -> None:
+def test_big_endian_weights_are_read_correctly(tmp_path: Path) -> None:
     architecture = small()
     arrays = tf_bilm.random_arrays(architecture, 0)
     plain = imported(*tf_bilm.write(tmp_path / "a", architecture, arrays))
@@ -135,7 +135,7 @@ CELL = tf_bilm.cell_name(1, 1)
         ({f"{CELL}/W_P_0": None}, rf"lacks {CELL}/W_P_0"),
     ],
 )
-def test_a_dataset_that_is_not_right_is_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_a_wrong_dataset_is_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     arrays = {n: a for n, a in (tf_bilm.random_arrays(small(), 0) | change).items() if a is not None}
     options, weights = tf_bilm.write(tmp_path, small(), {})
     with h5py.File(weights, "w") as file:
@@ -145,7 +145,7 @@ def test_a_dataset_that_is_not_right_is_named(change: dict[str, Any], message: s
         imported(options, weights)
 
 
-def test_a_file_cut_short_anywhere_is_an_error_of_one_line(tmp_path: Path) -> None:
+def test_a_file_that_is_cut_short_is_refused_in_one_line(tmp_path: Path) -> None:
     options, weights = tf_bilm.write(tmp_path, small(), tf_bilm.random_arrays(small(), 0))
     whole = weights.read_bytes()
     imported(options, weights)
@@ -156,7 +156,7 @@ def test_a_file_cut_short_anywhere_is_an_error_of_one_line(tmp_path: Path) -> No
         assert "\n" not in str(caught.value)
 
 
-def test_weights_that_are_not_there_or_not_hdf5_are_an_error(tmp_path: Path) -> None:
+def test_weights_that_are_missing_or_not_hdf5_are_refused(tmp_path: Path) -> None:
     options, weights = tf_bilm.write(tmp_path, small(), {})
     weights.write_text("not HDF5")
     with pytest.raises(ConfigError, match="is not a whole HDF5 file"):
@@ -188,7 +188,7 @@ def test_weights_that_are_not_there_or_not_hdf5_are_an_error(tmp_path: Path) -> 
         ("char_cnn", None, "has no char_cnn: a model of whole words"),
     ],
 )
-def test_an_option_that_is_not_right_is_named(key: str, value: Any, message: str, tmp_path: Path) -> None:
+def test_a_wrong_option_is_named(key: str, value: Any, message: str, tmp_path: Path) -> None:
     options: Any = small()
     *groups, last = key.split(".")
     group = options
@@ -205,7 +205,7 @@ def test_an_option_that_is_not_right_is_named(key: str, value: Any, message: str
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"options"', "\x80"])
-def test_options_that_are_not_json_are_an_error(text: str, tmp_path: Path) -> None:
+def test_options_that_are_not_json_are_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "options.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match=r"is not JSON|holds no options"):
@@ -214,8 +214,8 @@ def test_options_that_are_not_json_are_an_error(text: str, tmp_path: Path) -> No
         read_options(tmp_path / "other.json")
 
 
-def test_what_bilm_tf_lets_out_has_its_default(tmp_path: Path) -> None:
-    """model.py: n_layers 1, no highways, no clips."""
+def test_options_that_bilm_tf_leaves_out_have_its_defaults(tmp_path: Path) -> None:
+    """By model.py the defaults are n_layers 1, no highways and no clips."""
     options: Any = small()
     for group, key in (("lstm", "n_layers"), ("lstm", "cell_clip"), ("lstm", "proj_clip"), ("char_cnn", "n_highway")):
         del options[group][key]
@@ -226,7 +226,7 @@ def test_what_bilm_tf_lets_out_has_its_default(tmp_path: Path) -> None:
     assert (config.num_layers, config.num_highway, config.cell_clip, config.proj_clip) == (1, 0, None, None)
 
 
-def test_the_options_that_go_out_are_for_inference(tmp_path: Path) -> None:
+def test_exported_options_are_for_inference(tmp_path: Path) -> None:
     write_options(tmp_path / "options.json", replace(ModelConfig(), cell_clip=None))
     options = json.loads((tmp_path / "options.json").read_text())
     assert options["char_cnn"]["n_characters"] == 262
@@ -234,7 +234,7 @@ def test_the_options_that_go_out_are_for_inference(tmp_path: Path) -> None:
         "cell_clip": "null", "dim": 4096, "n_layers": 2, "proj_clip": 3.0, "projection_dim": 512,
         "use_skip_connections": True,
     }  # fmt: skip
-    assert options["lstm"]["cell_clip"] is None  # the key is there: AllenNLP looks it up
+    assert options["lstm"]["cell_clip"] is None  # AllenNLP looks the key up
 
 
 def test_the_programs_that_cannot_read_a_model_are_named() -> None:
@@ -246,7 +246,7 @@ def test_the_programs_that_cannot_read_a_model_are_named() -> None:
     assert [line.split()[0] for line in refusals(odd)] == ["AllenNLP", "AllenNLP", "bilm-tf"]
 
 
-def test_a_vocabulary_begins_with_its_markers_wherever_they_stood(tmp_path: Path) -> None:
+def test_a_vocabulary_is_read_with_its_markers_first(tmp_path: Path) -> None:
     path = tmp_path / "vocab.txt"
     path.write_text("</S>\n<S>\nthe\n<UNK>\n!!!MAXTERMID\nZürich\r\na", encoding="utf-8")
     assert read_vocabulary(path) == ["<S>", "</S>", "<UNK>", "the", "Zürich", "a"]
@@ -263,7 +263,7 @@ def test_a_vocabulary_begins_with_its_markers_wherever_they_stood(tmp_path: Path
         (b"the\n\xff\n", r"vocab\.txt is not UTF-8 text"),
     ],
 )
-def test_a_vocabulary_that_is_not_right_is_an_error(text: bytes, message: str, tmp_path: Path) -> None:
+def test_a_wrong_vocabulary_is_refused(text: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "vocab.txt"
     path.write_bytes(text)
     with pytest.raises(ConfigError, match=message):

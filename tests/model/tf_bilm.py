@@ -1,6 +1,6 @@
-"""bilm-tf's options and weights as its own files have them, and what they mean.
+"""bilm-tf's options and weights as in its own files, and their meaning.
 
-Written from bilm-tf's model.py and from TF's LSTMCell, not from pipeline/model/formats: the two must agree.
+It is written from bilm-tf's model.py and TF's LSTMCell, not from pipeline/model/formats; the two must agree.
 """
 
 import json
@@ -22,7 +22,7 @@ def options(
     activation: str = "relu", character_dim: int = 3, max_characters: int = 50, skip: bool = True,
     cell_clip: float | None = 3, proj_clip: float | None = 3, n_characters: int = 262,
 ) -> Options:  # fmt: skip
-    """options.json as bilm-tf has it."""
+    """Return options.json as bilm-tf writes it."""
     return {
         "bidirectional": True,
         "char_cnn": {
@@ -38,7 +38,10 @@ def options(
 
 
 def shapes(given: Options) -> dict[str, tuple[int, ...]]:
-    """Every variable that bilm-tf makes (model.py:295-440), the projection of the cell only where it has one."""
+    """Return the shape of every variable that bilm-tf makes (model.py:295-440).
+
+    The projection of a cell is there only if the cell has one.
+    """
     cnn, lstm = given["char_cnn"], given["lstm"]
     width_dim, filters = cnn["embedding"]["dim"], sum(number for _, number in cnn["filters"])
     found: dict[str, tuple[int, ...]] = {"char_embed": (261, width_dim)}
@@ -67,7 +70,7 @@ def random_arrays(given: Options, seed: int) -> Arrays:
 
 
 def write(folder: Path, given: Options, arrays: Arrays) -> tuple[Path, Path]:
-    """options.json and weights.hdf5 as bilm-tf's dump_weights leaves them."""
+    """Write options.json and weights.hdf5 as bilm-tf's dump_weights writes them."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "options.json").write_text(json.dumps(given))
     with h5py.File(folder / "weights.hdf5", "w") as file:
@@ -77,7 +80,7 @@ def write(folder: Path, given: Options, arrays: Arrays) -> tuple[Path, Path]:
 
 
 def numpy_bilm(given: Options, arrays: Arrays) -> NumpyBiLM:
-    """The slow model with bilm-tf's weights: transposed where NumpyBiLM multiplies from the other side."""
+    """Return the slow model with bilm-tf's weights, transposed where NumpyBiLM multiplies from the other side."""
     cnn, lstm = given["char_cnn"], given["lstm"]
     w = {"encoder.char_embed": arrays["char_embed"]}
     for k in range(len(cnn["filters"])):
@@ -91,7 +94,7 @@ def numpy_bilm(given: Options, arrays: Arrays) -> NumpyBiLM:
         w["encoder.projection.weight"] = arrays["CNN_proj/W_proj"].T
         w["encoder.projection.bias"] = arrays["CNN_proj/b_proj"]
     projection = lstm["projection_dim"]
-    has_projection = projection < lstm["dim"]  # TF's cell has none otherwise, nor a clip of what it gives
+    has_projection = projection < lstm["dim"]  # otherwise TF's cell has no projection and no clip of its output
     for k in range(lstm["n_layers"]):
         cells = [cell_name(direction, k) for direction in range(2)]
         kernels = np.stack([arrays[f"{cell}/W_0"] for cell in cells])

@@ -15,7 +15,7 @@ SOME_WORDS = ["<S>", "</S>", "a", "the", "Zürich", "naïve", "漢字", "x" * 47
 
 
 def config(**changes: Any) -> ModelConfig:
-    """A model of a few hundred values with everything switched on."""
+    """Return the settings of a model with a few hundred values and every part turned on."""
     values: dict[str, Any] = {
         "character_dim": 3, "filters": [[1, 2], [2, 3], [4, 3]], "num_highway": 1, "lstm_dim": 6, "projection_dim": 5,
         "num_layers": 2, "cell_clip": 3.0, "proj_clip": 3.0, "dropout": 0.0,
@@ -24,7 +24,7 @@ def config(**changes: Any) -> ModelConfig:
 
 
 def bilm(model: ModelConfig, vocab_size: int = 30, seed: int = 0, dtype: torch.dtype = torch.float32) -> LanguageModel:
-    """A biLM whose every parameter, biases too, is drawn from N(0, 0.5)."""
+    """Return a biLM whose parameters, including biases, are all drawn from N(0, 0.5)."""
     made = LanguageModel(model, vocab_size).to(dtype)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -38,7 +38,7 @@ def random_words(steps: int, lanes: int, seed: int = 0) -> Words:
 
 
 def window(words: Words, max_characters: int = 50) -> Window:
-    """What the data loader makes of words: each spelled once, and where it stands."""
+    """Return what the data loader makes of words: each word's characters once, and its index at each place."""
     lexicon = list(dict.fromkeys(["<S>", "</S>", *(w for steps in words for row in steps for w in row)]))
     spelled = [b"", b"", *(word.encode() for word in lexicon[2:])]
     utf8 = np.frombuffer(b"".join(spelled) or b"\0", dtype=np.uint8)

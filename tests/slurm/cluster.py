@@ -1,6 +1,6 @@
-"""A real Slurm of a few nodes on this machine: namespaces instead of machines, up in a second, always brought down.
+"""A real Slurm of a few nodes on this machine, with namespaces for machines; it starts in a second and always stops.
 
-Each node has its own processes, host name, network and one folder of its own; all other files are shared, as on a
+Each node has its own processes, host name, network and one folder of its own. All other files are shared, as on a
 cluster. Nodes can lose power and their network.
 """
 
@@ -18,12 +18,13 @@ from typing import Any
 HERE = Path(__file__).parent
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "unshare", "nsenter", "ip", "pgrep")
 GPUS, CPUS, MEMORY_MB = 8, 16, 64_000
-WAIT_SECONDS = float(os.environ.get("ELMO_TEST_WAIT", "300"))  # never reached on a sound run, however busy the machine
+# Never reached when all is well, however busy the machine is.
+WAIT_SECONDS = float(os.environ.get("ELMO_TEST_WAIT", "300"))
 os.environ["PATH"] += ":/usr/sbin:/sbin"
 
 
 def why_not() -> str | None:
-    """What this machine lacks for a cluster, None if nothing."""
+    """Return what this machine lacks for a cluster, None if nothing."""
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if missing:
         return f"no Slurm here ({', '.join(missing)} missing): as root on Debian: sh tests/install_slurm.sh"
@@ -37,7 +38,8 @@ class Cluster:
     num_nodes: int
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="elmo-slurm-")))
     _processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
-    _lifeline: tuple[int, int] = field(default_factory=os.pipe)  # ends when this process does, and with it all others
+    # It closes when this process ends, and that ends all others.
+    _lifeline: tuple[int, int] = field(default_factory=os.pipe)
 
     @property
     def nodes(self) -> list[str]:
@@ -45,12 +47,12 @@ class Cluster:
 
     @property
     def local(self) -> Path:
-        """A folder that each node has for itself."""
+        """Return the folder of which each node has its own."""
         return self.folder / "local"
 
     @property
     def small_disk(self) -> Path:
-        """A few megabytes that all nodes share."""
+        """Return a disk of a few megabytes that all nodes share."""
         return self.folder / "small"
 
     def __enter__(self) -> "Cluster":
@@ -78,10 +80,11 @@ class Cluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _address(self, name: str) -> str:
-        return "198.18.77.254" if name == "login" else f"198.18.77.{name[1:]}"  # RFC 2544: never leaves the machine
+        # RFC 2544: these packets never leave the machine.
+        return "198.18.77.254" if name == "login" else f"198.18.77.{name[1:]}"
 
     def _configure(self) -> None:
-        self.folder.chmod(0o755)  # munge refuses a socket in a folder that not everyone may enter
+        self.folder.chmod(0o755)  # munge refuses a socket in a folder that not everybody may enter
         for name in ("run", "log", "state", "munge", "local", "disks", "dev", "small"):
             (self.folder / name).mkdir()
         hosts = [f"{self._address(name)} {name}\n" for name in ("login", *self.nodes)]
@@ -93,7 +96,7 @@ class Cluster:
             (self.folder / "spool" / name).mkdir(parents=True)
             lines += (
                 f"NodeName={name} NodeAddr={self._address(name)} CPUs={CPUS} RealMemory={MEMORY_MB} "
-                f"Gres=gpu:{GPUS} Weight={number + 1} State=UNKNOWN\n"  # the first ones first
+                f"Gres=gpu:{GPUS} Weight={number + 1} State=UNKNOWN\n"  # Slurm takes the first nodes first
             )
         (self.folder / "slurm.conf").write_text(lines)
         for number in range(GPUS):
@@ -134,10 +137,10 @@ class Cluster:
         wait_until(ready.exists, f"{name} is ready", self.logs)
 
     def power_off(self, name: str) -> None:
-        """Everything on the node is gone at once, as in a power cut."""
+        """End everything on the node at once, as in a power cut."""
         process = self._processes.pop(name, None)
         if process is not None:
-            process.kill()  # unshare: process 1 of the node goes with it, and with that all others
+            process.kill()  # unshare takes process 1 of the node with it, and process 1 takes all others
             process.wait()
 
     def stop_controller(self) -> None:
@@ -147,14 +150,14 @@ class Cluster:
         self.run("login", "slurmctld", "-f", str(self.folder / "slurm.conf"))
 
     def cut(self, node: str) -> None:
-        """The node runs on, but reaches nobody."""
+        """Cut the node from the network; it continues to run."""
         self.run("login", "ip", "link", "set", f"to-{node}", "down")
 
     def heal(self, node: str) -> None:
         self.run("login", "ip", "link", "set", f"to-{node}", "up")
 
     def _first_process(self, name: str) -> int | None:
-        """Process 1 of a node, as seen from here."""
+        """Return the id that process 1 of a node has outside the node."""
         parent = self._processes[name].pid
         try:
             children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
@@ -164,7 +167,7 @@ class Cluster:
         return int(children[0]) if children else None
 
     def run(self, name: str, *command: str, check: bool = True, **options: Any) -> str:
-        """What a command said that ran on a node."""
+        """Run a command on a node; return what it printed."""
         first = self._first_process(name)
         enter = ["nsenter", "-t", str(first), "-m", "-u", "-p", "-n", f"--wd={options.pop('cwd', '/')}"]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH"))}
@@ -177,11 +180,11 @@ class Cluster:
         return done.stdout
 
     def submit(self, *arguments: str, **options: Any) -> "Job":
-        """A job given to sbatch on the login node."""
+        """Submit a job by sbatch on the login node."""
         return Job(self, int(self.run("login", "sbatch", "--parsable", *arguments, **options).split()[-1]))
 
     def only(self, *nodes: str) -> str:
-        """An option of sbatch: the job may have any of these nodes, and no other."""
+        """Return an option of sbatch that lets a job have these nodes only."""
         return f"--exclude={','.join(node for node in self.nodes if node not in nodes)}"
 
     @property
@@ -189,11 +192,11 @@ class Cluster:
         return "login" in self._processes
 
     def states(self) -> set[str]:
-        """Of the nodes: idle, down, ..."""
+        """Return the states of all nodes: idle, down, ..."""
         return set(self.run("login", "sinfo", "-h", "-N", "-p", "main", "-o", "%t", check=False).split())
 
     def logs(self) -> str:
-        """The ends of all logs, for the message of a test that fails."""
+        """Return the ends of all logs, for the message of a failing test."""
         files = sorted((self.folder / "log").glob("*"))
         return "\n".join(f"--- {f.name}\n" + "\n".join(f.read_text().splitlines()[-15:]) for f in files)
 
@@ -204,13 +207,13 @@ class Job:
     id: int
 
     def facts(self) -> dict[str, str]:
-        """What `scontrol show job` knows: JobState, Restarts, NodeList, ..."""
+        """Return what `scontrol show job` prints: JobState, Restarts, NodeList, ..."""
         for _ in range(20):
-            said = self.cluster.run("login", "scontrol", "-o", "show", "job", str(self.id), check=False)
-            if "JobState=" in said:
+            printed = self.cluster.run("login", "scontrol", "-o", "show", "job", str(self.id), check=False)
+            if "JobState=" in printed:
                 break
-            time.sleep(0.5)  # the controller is busy, or away
-        return dict(re.findall(r"(\S+?)=(\S*)", said))
+            time.sleep(0.5)  # the controller is busy or down
+        return dict(re.findall(r"(\S+?)=(\S*)", printed))
 
     @property
     def state(self) -> str:
@@ -231,7 +234,7 @@ class Job:
 
 
 def wait_until(true: Callable[[], Any], what: str, otherwise: Callable[[], str] = str) -> float:
-    """Seconds until it came true; AssertionError with what `otherwise` says if it never does."""
+    """Wait until `true()`; return the seconds it took. Fail with the text of `otherwise` if it never becomes true."""
     started = time.monotonic()
     while not true():
         assert time.monotonic() - started < WAIT_SECONDS, f"not so: {what}\n{otherwise()}"

@@ -1,4 +1,4 @@
-"""One cluster for all tests of a session, and ordeals on it that run side by side: they mostly wait."""
+"""One cluster for all tests of a session; the ordeals on it run side by side, because they mostly wait."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from tests.slurm.cluster import Cluster, why_not
 from tests.train import runs
 
-NUM_NODES = 21  # every ordeal that takes nodes away has its own
+NUM_NODES = 21  # each ordeal that takes nodes away has nodes of its own
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What a job goes through; each returns when its run has ended. Nodes are its own, so that ordeals do not meet."""
+"""What a job must survive. Each function returns when its run has ended, and uses nodes of its own."""
 
 import json
 import shutil
@@ -11,10 +11,10 @@ from tests.train import runs
 
 
 def time_limits(t: Training) -> None:
-    """One that comes in its time, then its signal three times more, as Slurm sends it: to the batch script."""
+    """Let one time limit come by itself, then send its signal to the batch script three times, as Slurm does."""
     job = t.submit(node_list("n1", "n2"))
     t.wait_for_step(1)
-    (t.folder / "config.yaml").write_text("no: config\n")  # the one that was submitted counts
+    (t.folder / "config.yaml").write_text("no: config\n")  # the config as it was submitted counts
     t.survive("time limit", lambda: let_the_time_end(t))
     for number in range(2, 5):
         t.survive(f"time limit, {number}", lambda: job.cancel("--batch", "--signal=USR1"))
@@ -28,7 +28,8 @@ def bad_ranks(t: Training) -> None:
     t.survive("a rank killed with -9", lambda: t.signal_rank(1, "KILL"))
     t.survive("a hung rank", lambda: t.signal_rank(1, "STOP"))
     t.stop()
-    asked, killed, hung = [reason for reason in t.reasons() if "SIGTERM" not in reason]  # outages.assert_nodes_failed
+    # See outages.assert_nodes_failed.
+    asked, killed, hung = [reason for reason in t.reasons() if "SIGTERM" not in reason]
     assert asked == "time limit (SIGUSR1)" and killed.startswith("crash") and hung == "a rank hung"
     logs = "".join(path.read_text(errors="replace") for path in t.run_dir.glob("logs/*"))
     assert "HUNG: no step ended" in logs and "Current thread" in logs  # the stacks of the rank that waited in vain
@@ -47,12 +48,12 @@ def preemption_with_grace_then_scancel(t: Training) -> None:
     assert "preemption" in t.reasons()[0]
     t.wait_for_step(t.step + 5)
     (t.run_dir / "save").touch()
-    wait_until(lambda: not (t.run_dir / "save").exists(), "save is obeyed", t.log)
+    wait_until(lambda: not (t.run_dir / "save").exists(), "the file save is gone", t.log)
     assert runs.saved_steps(t.run_dir)[-1] <= t.step
     before = time.monotonic()
     job.cancel()
     assert t.wait_for_end() == "CANCELLED", t.log()
-    wait_until(lambda: "stopped SIGTERM" in t.said(), "the batch script saw the end", t.log)
+    wait_until(lambda: "stopped SIGTERM" in t.batch_log(), "the batch script saw the end", t.log)
     t.took["scancel"] = round(time.monotonic() - before, 1)
     assert runs.saved_steps(t.run_dir)[-1] == t.step
     assert job.restarts == len(t.reasons())
@@ -61,7 +62,7 @@ def preemption_with_grace_then_scancel(t: Training) -> None:
 
 
 def fewer_and_more_nodes(t: Training) -> None:
-    """Two, one with two processes and no GPUs, then four, once they are free of other ordeals."""
+    """Run on two nodes, then one with two processes and no GPUs, then four, once other ordeals have left them."""
     one = ("--nodes=1", "--gpus-per-node=0", "--ntasks-per-node=2", "--mincpus=2")
     for options, nodes in ((("--nodes=2",), 2), (one, 1), (("--nodes=4",), 4)):
         job = t.submit(*options, t.cluster.only("n1", "n2", "n17", "n18"))
@@ -76,7 +77,7 @@ def fewer_and_more_nodes(t: Training) -> None:
 def a_size_that_does_not_divide(t: Training) -> None:
     job = t.submit("--nodes=1-3", t.cluster.only("n1", "n2", "n17"))
     assert t.wait_for_end() == "FAILED", t.log()
-    assert "data.lanes=8 does not divide over 3 ranks (3 nodes x 1); use 1 or 2 or 4 or 8 ranks" in t.said()
+    assert "data.lanes=8 does not divide over 3 ranks (3 nodes x 1); use 1 or 2 or 4 or 8 ranks" in t.batch_log()
     assert job.restarts == 0 and not (t.run_dir / "logs").exists()
 
 
@@ -88,10 +89,11 @@ def a_full_disk(t: Training) -> None:
     filler = t.cluster.small_disk / "filler"
     filler.write_bytes(b"")
     with filler.open("ab") as file:
-        while shutil.disk_usage(t.cluster.small_disk).free > 150_000:  # metrics and logs fit, a checkpoint does not
+        # Enough for metrics and logs, not for a checkpoint.
+        while shutil.disk_usage(t.cluster.small_disk).free > 150_000:
             file.write(b"\0" * 50_000)
             file.flush()
-    wait_until(lambda: t.rank_log().count("NO CHECKPOINT at step") >= 2, "saves fail aloud", t.log)
+    wait_until(lambda: t.rank_log().count("NO CHECKPOINT at step") >= 2, "saves fail with an error", t.log)
     kept = runs.saved_steps(t.run_dir)[-1]
     assert runs.newest(t.run_dir)["global_step"] == kept < t.step
     filler.unlink()
@@ -100,20 +102,20 @@ def a_full_disk(t: Training) -> None:
     assert job.restarts == 0
 
 
-def a_staged_shard_gone_bad(t: Training) -> None:
+def a_corrupted_staged_shard(t: Training) -> None:
     job = t.submit(node_list("n1", "n2"), settings=(f"data.stage_dir={t.cluster.local}/stage",))
     t.wait_for_step(3)
     (shard, *_) = sorted((t.cluster.folder / "disks" / "n2" / "stage").glob("*/train-*.tar"))
     content = bytearray(shard.read_bytes())
     content[2000] ^= 1
-    shard.unlink()  # what has it open keeps the good one
+    shard.unlink()  # a process that has the file open keeps the good one
     shard.write_bytes(content)
-    t.survive("a staged shard gone bad on one node", lambda: job.cancel("--signal=USR1"))
-    assert f"n2: {shard.name} on this node was damaged and is copied again" in t.said()
+    t.survive("a corrupted staged shard on one node", lambda: job.cancel("--signal=USR1"))
+    assert f"n2: {shard.name} on this node was damaged and is copied again" in t.batch_log()
     t.stop()
 
 
-def a_node_whose_dataset_is_bad(t: Training) -> None:
+def a_node_with_a_corrupted_dataset(t: Training) -> None:
     local = t.cluster.local / "dataset"
     for node in ("n19", "n20", "n21"):
         shutil.copytree(t.dataset, t.cluster.folder / "disks" / node / "dataset")
@@ -124,7 +126,7 @@ def a_node_whose_dataset_is_bad(t: Training) -> None:
     job = t.submit(t.cluster.only("n19", "n20", "n21"))
     t.stop()
     assert job.facts()["ExcNodeList"].endswith("n19"), job.facts()
-    assert t.reasons() == ["n19 excluded: not fit"] and "n19: it cannot read the dataset" in t.said()
+    assert t.reasons() == ["n19 excluded: not fit"] and "n19: it cannot read the dataset" in t.batch_log()
     start = json.loads((t.run_dir / "start.json").read_text())
     t.took["a node with a bad shard is excluded"] = round(
         start["unix_time"] - time.time() + time.monotonic() - before, 1
@@ -132,9 +134,9 @@ def a_node_whose_dataset_is_bad(t: Training) -> None:
 
 
 def crashes_in_a_row(t: Training) -> None:
-    """Of a training that never gets anywhere: three, then the job ends.
+    """Start a training that never makes a step: after three crashes in a row the job ends.
 
-    Its first start has no time left after preflight, and at its second no node answers.
+    Its first start has no time left after preflight, and at its second start no node answers.
     """
     t.folder.mkdir()
     elmo = t.folder / "bin" / "elmo"
@@ -154,20 +156,20 @@ def crashes_in_a_row(t: Training) -> None:
     job = t.submit(node_list("n1", "n2"), elmo=elmo)
     assert t.wait_for_end() == "FAILED", t.log()
     before = ["time limit (SIGUSR1), before training", "no node answered"]
-    # Code 9 or, where srun ended the other rank before it crashed by itself, code 143 (slurm/requeue.py).
+    # The code is 9, or 143 if srun ended the other rank before it crashed by itself (slurm/requeue.py).
     crashed = {"crash, code 9", "crash of a rank, whose code stands in the job's log"}
     assert t.reasons()[:2] == before and len(t.reasons()) == 4 and set(t.reasons()[2:]) <= crashed, t.log()
-    assert "Exited with exit code 9" in t.said() and job.restarts == 4, t.log()
-    assert "3 crashes in a row without a new checkpoint" in t.said()
+    assert "Exited with exit code 9" in t.batch_log() and job.restarts == 4, t.log()
+    assert "3 crashes in a row without a new checkpoint" in t.batch_log()
 
 
 def preempt(cluster: Cluster, node: str) -> None:
-    """A job of more weight takes a node for a few seconds."""
+    """Let a job of higher priority take a node for a few seconds."""
     cluster.submit("--partition=high", node_list(node), "--exclusive", "--output=/dev/null", "--wrap=sleep 3")
 
 
 def let_the_time_end(t: Training) -> None:
-    """The limit is made so short that it is near; it is long again when the job is back in the queue."""
+    """Shorten the time limit until it is near; lengthen it again when the job is back in the queue."""
     assert t.job is not None
     run_time = t.job.facts()["RunTime"]  # [D-]HH:MM:SS
     hours, minutes, _ = run_time.split(":")
@@ -178,7 +180,7 @@ def let_the_time_end(t: Training) -> None:
 
 BITWISE = [
     power_cuts, time_limits, bad_ranks, a_controller_away, preemption_with_grace_then_scancel, network_cut_and_heal,
-    two_writers, preemption_without_grace, a_staged_shard_gone_bad, a_full_disk, a_node_whose_dataset_is_bad,
+    two_writers, preemption_without_grace, a_corrupted_staged_shard, a_full_disk, a_node_with_a_corrupted_dataset,
 ]  # fmt: skip
 HOPELESS = [a_size_that_does_not_divide, crashes_in_a_row]
 ALL = [*BITWISE, fewer_and_more_nodes, *HOPELESS]  # the longest first

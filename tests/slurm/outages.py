@@ -1,4 +1,4 @@
-"""What a job goes through when nodes, networks and the controller fail; see ordeals.py."""
+"""What a job must survive when nodes, networks and the controller fail; see ordeals.py."""
 
 import time
 
@@ -19,7 +19,7 @@ def power_cuts(t: Training) -> None:
 
 
 def network_cut_and_heal(t: Training) -> None:
-    """Of the batch node: its ranks, and those that wait for them, against the job's next start."""
+    """Cut the network of the batch node: its ranks, and those that wait for them, meet the job's next start."""
     cluster, job = t.cluster, t.submit(t.cluster.only("n10", "n11", "n12"))
     t.wait_for_step(3)
     batch = job.facts()["BatchHost"]
@@ -31,9 +31,9 @@ def network_cut_and_heal(t: Training) -> None:
 
 
 def two_writers(t: Training) -> None:
-    """The slurmd of both nodes are killed: the controller starts the job again elsewhere, while the ranks live on.
+    """Kill the slurmd of both nodes: the controller starts the job again elsewhere, while the ranks live on.
 
-    They stand still until the folder is another's, and then train and save on.
+    The ranks are suspended until the folder has another writer, and then continue to train and save.
     """
     cluster = t.cluster
     t.submit(cluster.only("n13", "n14", "n15", "n16"), settings=("checkpoint.every_steps=1",))
@@ -56,7 +56,7 @@ def two_writers(t: Training) -> None:
 
 
 def a_controller_away(t: Training) -> None:
-    """For a minute, and a time limit meanwhile. On a cluster of its own: the others need theirs."""
+    """Stop the controller for a minute, with a time limit meanwhile, on a cluster of its own."""
     with Cluster(2) as t.cluster:
         job = t.submit()
         t.survive("controller away for a minute, and a signal meanwhile", lambda: lose_controller(t))
@@ -73,10 +73,11 @@ def lose_controller(t: Training) -> None:
 
 
 def assert_nodes_failed(t: Training, times: int) -> None:
-    """So often, and with at most two more restarts that are Slurm's own confusion.
+    """Check for at least this many node failures, and at most two more restarts, which Slurm itself can cause.
 
-    An srun that was cut off gives up its step, a controller ends a step or job again, late: either may meet the next
-    start, which has the same numbers. And 22.05 has no GPUs at once for a job whose nodes have all failed.
+    An srun that was cut off gives up its step, or a controller ends a step or job a second time, late. Both may affect
+    the next start, which has the same numbers. And Slurm 22.05 does not give GPUs at once to a job whose nodes have all
+    failed.
     """
     reasons = t.reasons()
     assert reasons[0] == "node failure or preemption" and len(reasons) <= times + 2, reasons
@@ -84,5 +85,5 @@ def assert_nodes_failed(t: Training, times: int) -> None:
 
 
 def gave_up_the_folder(t: Training) -> bool:
-    """Whether a rank 0 that had it before saw that it is another's: its watchdog, or when it was about to save."""
+    """Return whether an earlier rank 0 saw, in its watchdog or before a save, that the folder has another writer."""
     return "TAKEN OVER" in t.rank_log() or "is written by a later start of this run" in t.rank_log()

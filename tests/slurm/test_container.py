@@ -1,4 +1,4 @@
-"""A job with ELMO_CONTAINER: a program that takes apptainer's place runs the command and notes what it was asked."""
+"""A job with ELMO_CONTAINER, where a stand-in for apptainer runs the command and records its arguments."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Folders, arguments and records with unusual names and contents, as the scripts of slurm/ meet them. No cluster."""
+"""Folders, arguments and records with unusual names and contents, without a cluster."""
 
 import importlib.util
 import json
@@ -24,7 +24,7 @@ def requeue(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def pin(folder: Path, *arguments: str) -> tuple[Path, list[str]]:
-    """The folder of pinned code, and the arguments as slurm/pretrain.sbatch reads them back."""
+    """Pin the code; return its folder, and the arguments as slurm/pretrain.sbatch reads them back."""
     code = folder / HOSTILE / "code"
     subprocess.run(["bash", ROOT / "slurm" / "pin.sh", ROOT, code, *arguments], cwd=folder, check=True)
     script = (ROOT / "slurm" / "pretrain.sbatch").read_text()
@@ -33,14 +33,14 @@ def pin(folder: Path, *arguments: str) -> tuple[Path, list[str]]:
     return code, subprocess.run(shown, check=True, capture_output=True, text=True).stdout.split("\0")[:-1]
 
 
-def test_arguments_come_back_as_they_were_given_whatever_they_hold(tmp_path: Path) -> None:
+def test_arguments_with_any_content_are_read_back_unchanged(tmp_path: Path) -> None:
     given = [f"run.name={HOSTILE}", "run.dir=two\nlines", "", "data.path=-rf"]
     _, read = pin(tmp_path, *given)
     assert read == given
     assert not list(tmp_path.rglob("victim"))
 
 
-def test_config_files_of_one_name_are_pinned_apart(tmp_path: Path) -> None:
+def test_config_files_with_the_same_name_are_both_pinned(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.yaml").write_text(name)
@@ -64,7 +64,7 @@ def test_folders_with_unusual_names_reach_no_shell(script: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("line", ["[" * 9999, "{}", '{"job": [], "restart": 1, "step": 3}', '{"job": "7"}', "\udcff{}"])
-def test_a_damaged_line_of_restarts_is_passed_over(line: str, requeue: ModuleType, tmp_path: Path) -> None:
+def test_a_damaged_line_of_restarts_is_ignored(line: str, requeue: ModuleType, tmp_path: Path) -> None:
     good = {"job": "7", "restart": 1, "reason": "crash", "step": 0, "crash": "training"}
     text = f"{json.dumps(good)}\n{line}\n"
     (tmp_path / "restarts.jsonl").write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -78,12 +78,12 @@ def test_a_damaged_node_check_counts_as_none(text: str, requeue: ModuleType, tmp
 
 
 @pytest.mark.parametrize("text", ['{"slurm": 3}', '{"slurm": {"restart_count": "x"}}', '{"how": [], "why": {}}', "[]"])
-def test_a_damaged_end_is_that_of_no_start(text: str, requeue: ModuleType, tmp_path: Path) -> None:
+def test_a_damaged_end_record_counts_as_none(text: str, requeue: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "end.json").write_text(text)
     assert requeue.end_of_this_start(tmp_path) == {}
 
 
-def test_a_file_that_is_no_record_is_no_step(requeue: ModuleType, tmp_path: Path) -> None:
+def test_a_file_that_is_no_record_does_not_count_as_a_step(requeue: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     for name in ("step-00000007.json", "step-x.json", "step-.json", "step-²²²²²²²²².json"):
         (tmp_path / "checkpoints" / name).touch()

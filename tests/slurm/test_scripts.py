@@ -1,4 +1,4 @@
-"""The scripts of slurm/ as people call them: what they say before submitting, what the jobs leave behind."""
+"""The scripts of slurm/ as users call them: what they print before they submit, and what the jobs leave behind."""
 
 import os
 import re
@@ -19,19 +19,19 @@ SCRIPTS = sorted((ROOT / "slurm").glob("*.s*"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_scripts_are_bash_and_short(script: Path) -> None:
+def test_scripts_are_valid_bash_and_short(script: Path) -> None:
     subprocess.run(["bash", "-n", str(script)], check=True)
     assert len(script.read_text().splitlines()) <= 80
 
 
-def test_the_training_script_asks_slurm_for_what_survival_needs() -> None:
+def test_the_training_script_has_the_options_that_restarts_need() -> None:
     text = (ROOT / "slurm" / "pretrain.sbatch").read_text()
     for option in ("--signal=B:USR1@", "--requeue", "--open-mode=append", "--gpus-per-node=", "--time="):
         assert f"\n#SBATCH {option}" in text
     assert "--kill-on-bad-exit=1" in text and "SRUN_CPUS_PER_TASK" in text
 
 
-def test_the_script_of_a_study_gives_each_job_of_an_array_its_part(tmp_path: Path) -> None:
+def test_the_script_of_a_study_gives_each_job_of_an_array_its_part_of_the_runs(tmp_path: Path) -> None:
     (tmp_path / "elmo").write_text('#!/bin/sh\necho "$@"\n')
     script = ROOT / "slurm" / "study.sbatch"
     (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "   Command={script} a.yaml"\n')
@@ -40,29 +40,29 @@ def test_the_script_of_a_study_gives_each_job_of_an_array_its_part(tmp_path: Pat
     environment = {**os.environ, "ELMO": str(tmp_path / "elmo"), "SLURM_JOB_ID": "1"}
     environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
     array = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "4"}
-    for added, said in (({}, "study a.yaml dir=d"), (array, "study a.yaml dir=d part=2 parts=4")):
+    for added, printed in (({}, "study a.yaml dir=d"), (array, "study a.yaml dir=d part=2 parts=4")):
         command = ["bash", str(script), "a.yaml", "dir=d"]
         done = subprocess.run(command, env=environment | added, capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == said
+        assert done.stdout.strip() == printed
     text = script.read_text()
     for option in ("--signal=B:USR1@", "--requeue", "--open-mode=append", "--gpus-per-node=", "--time="):
         assert f"\n#SBATCH {option}" in text
 
 
 @pytest.mark.slow
-def test_a_dry_run_shows_what_would_be_submitted_and_makes_nothing(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_dry_run_prints_what_would_be_submitted_and_submits_nothing(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    said = call(cluster, tmp_path, "submit.sh", "--dry-run", "--nodes=2", "--gpus-per-node=1", "--cpus-per-gpu=1",
+    printed = call(cluster, tmp_path, "submit.sh", "--dry-run", "--nodes=2", "--gpus-per-node=1", "--cpus-per-gpu=1",
                 "configs/original.yaml", "data.path=d", "run.dir=r")  # fmt: skip
-    assert "run      elmo pretrain configs/original.yaml data.path=d run.dir=r" in said
-    assert re.search(r"submit   sbatch --nodes=2 .* r/code/\S+/slurm/pretrain.sbatch configs/original.yaml", said)
-    assert "to start at" in said  # sbatch --test-only found the options good
-    said = call(cluster, tmp_path, "submit.sh", "--dry-run", "--gpus-per-node=1", "--cpus-per-gpu=1",
+    assert "run      elmo pretrain configs/original.yaml data.path=d run.dir=r" in printed
+    assert re.search(r"submit   sbatch --nodes=2 .* r/code/\S+/slurm/pretrain.sbatch configs/original.yaml", printed)
+    assert "to start at" in printed  # sbatch --test-only accepted the options
+    printed = call(cluster, tmp_path, "submit.sh", "--dry-run", "--gpus-per-node=1", "--cpus-per-gpu=1",
                 "configs/finetune.yaml", "from=f", "data=d", "run.dir=r")  # fmt: skip
-    assert "run      elmo finetune configs/finetune.yaml from=f data=d run.dir=r" in said
-    assert re.search(r"submit   sbatch .* r/code/\S+/slurm/finetune.sbatch configs/finetune.yaml", said)
-    said = call(cluster, tmp_path, "prep.sh", "--dry-run", "--tasks=3", "input=corpus/*.txt", "output=data/corpus")
-    assert said.count("sbatch --parsable") == 3 and "--array=0-2" in said
+    assert "run      elmo finetune configs/finetune.yaml from=f data=d run.dir=r" in printed
+    assert re.search(r"submit   sbatch .* r/code/\S+/slurm/finetune.sbatch configs/finetune.yaml", printed)
+    printed = call(cluster, tmp_path, "prep.sh", "--dry-run", "--tasks=3", "input=corpus/*.txt", "output=data/corpus")
+    assert printed.count("sbatch --parsable") == 3 and "--array=0-2" in printed
     wrong = call(cluster, tmp_path, "submit.sh", "configs/original.yaml", "data.lane=8", "run.dir=r", check=False)
     assert "there is no key data.lane; did you mean lanes?" in wrong and "Submitted" not in wrong
     wrong = call(cluster, tmp_path, "prep.sh", "output=data/corpus", check=False)
@@ -71,11 +71,11 @@ def test_a_dry_run_shows_what_would_be_submitted_and_makes_nothing(cluster: Clus
 
 
 @pytest.mark.slow
-def test_the_code_of_a_job_is_that_of_its_submission(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_job_runs_the_code_of_its_submission(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("data:\n  lanes: 8\n")
-    said = call(cluster, tmp_path, "submit.sh", "--hold", "mine.yaml", "data.path=d", "run.dir=r")
+    printed = call(cluster, tmp_path, "submit.sh", "--hold", "mine.yaml", "data.path=d", "run.dir=r")
     (tmp_path / "mine.yaml").unlink()
-    job = Job(cluster, int(said.split()[-1]))
+    job = Job(cluster, int(printed.split()[-1]))
     (code,) = (tmp_path / "r" / "code").iterdir()
     assert job.facts()["Command"] == str(code / "slurm" / "pretrain.sbatch")
     assert (code / "ARGUMENTS").read_text() == f"{code}/submitted/mine.yaml\0data.path=d\0run.dir=r\0"
@@ -84,13 +84,13 @@ def test_the_code_of_a_job_is_that_of_its_submission(cluster: Cluster, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_rank_that_is_killed_leaves_no_loader_process_on_its_node(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_killed_rank_leaves_no_loader_process_on_its_node(cluster: Cluster, tmp_path: Path) -> None:
     training = Training(cluster, runs.make_dataset(tmp_path / "text"), tmp_path)
     training.submit("--nodes=1", settings=("data.workers=2",))
     training.wait_for_step(5)
     node, rank = training.rank(0)
     before = set(training.processes(node))
-    assert len(before) == 3  # the rank and its loader processes
+    assert len(before) == 3  # the rank and its two loader processes
     cluster.run(node, "kill", "-KILL", str(rank))
     wait_until(lambda: not before & set(training.processes(node)), "all have ended", training.log)
     assert training.job is not None
@@ -98,7 +98,7 @@ def test_a_rank_that_is_killed_leaves_no_loader_process_on_its_node(cluster: Clu
 
 
 @pytest.mark.slow
-def test_a_fine_tuning_is_a_job_like_a_pretraining(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_fine_tuning_runs_as_a_job(cluster: Cluster, tmp_path: Path) -> None:
     dataset = runs.make_dataset(tmp_path / "text")
     runs.train_here(dataset, tmp_path / "source", "train.max_steps=2")
     shape = ["--nodes=1", "--gpus-per-node=0", "--mincpus=1", "--time=120"]
@@ -114,7 +114,7 @@ def test_a_fine_tuning_is_a_job_like_a_pretraining(cluster: Cluster, tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_task_whose_time_is_up_is_queued_again_and_resumed(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_task_at_its_time_limit_is_queued_again_and_resumed(cluster: Cluster, tmp_path: Path) -> None:
     shape = ["--nodes=1", "--gpus-per-node=0", "--ntasks-per-node=2", "--cpus-per-task=1", "--time=120"]
     folder = make_files(tmp_path)
     job = cluster.submit(
@@ -131,7 +131,7 @@ def test_a_task_whose_time_is_up_is_queued_again_and_resumed(cluster: Cluster, t
 
 
 @pytest.mark.slow
-def test_an_array_does_the_runs_of_a_study_and_a_job_whose_time_is_up_resumes(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_job_array_does_the_runs_of_a_study_and_resumes_after_a_time_limit(cluster: Cluster, tmp_path: Path) -> None:
     study = [*write_study(tmp_path, epochs=40)[:2], "processes=1"]
     shape = ["--array=1-2", "--gpus-per-node=0", "--cpus-per-task=1", "--time=120"]
     job = cluster.submit(
@@ -146,12 +146,12 @@ def test_an_array_does_the_runs_of_a_study_and_a_job_whose_time_is_up_resumes(cl
 
 
 @pytest.mark.slow
-def test_an_array_prepares_the_dataset_that_one_process_prepares(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_job_array_prepares_the_same_dataset_as_one_process(cluster: Cluster, tmp_path: Path) -> None:
     expected = runs.make_dataset(tmp_path / "alone")
     texts = tmp_path / "alone"
     pairs = [f"input={texts}/train.txt", f"heldout_input={texts}/heldout.txt", f"output={tmp_path}/dataset"]
-    said = call(cluster, tmp_path, "prep.sh", "--tasks=2", "--cpus-per-task=1", *pairs, "shard_tokens=2000")
-    last = Job(cluster, int(said.split()[-1]))
+    printed = call(cluster, tmp_path, "prep.sh", "--tasks=2", "--cpus-per-task=1", *pairs, "shard_tokens=2000")
+    last = Job(cluster, int(printed.split()[-1]))
     index = tmp_path / "dataset" / "index.json"
     wait_until(lambda: index.exists() or last.has_ended(), "the dataset is there", lambda: logs(tmp_path))
     assert index.exists(), logs(tmp_path)
@@ -160,7 +160,7 @@ def test_an_array_prepares_the_dataset_that_one_process_prepares(cluster: Cluste
 
 
 @pytest.mark.slow
-def test_an_array_and_one_more_job_write_the_vectors_of_a_text(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_job_array_and_a_last_job_write_the_vectors_of_a_text(cluster: Cluster, tmp_path: Path) -> None:
     dataset = runs.make_dataset(tmp_path / "text")
     runs.train_here(dataset, tmp_path / "run", "train.max_steps=1")
     pairs = [f"checkpoint={tmp_path}/run", f"input={tmp_path}/text/heldout.txt", f"output={tmp_path}/v.h5", "threads=1"]
@@ -176,7 +176,7 @@ def test_an_array_and_one_more_job_write_the_vectors_of_a_text(cluster: Cluster,
 
 
 def call(cluster: Cluster, folder: Path, script: str, *arguments: str, check: bool = True) -> str:
-    """A script of slurm/, called on the login node in `folder`."""
+    """Call a script of slurm/ on the login node in `folder`; return what it printed."""
     command = ["bash", str(ROOT / "slurm" / script), *arguments]
     return cluster.run("login", *command, cwd=folder, environment={"ELMO": str(ELMO)}, check=check)
 

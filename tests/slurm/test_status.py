@@ -1,4 +1,4 @@
-"""`elmo status` on a login node, beside a real queue."""
+"""`elmo status` on a login node with a real queue."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from tests import processes
 from tests.slurm.cluster import Cluster, wait_until
 
 
-def test_the_jobs_of_a_run_are_found_in_the_queue(cluster: Cluster, tmp_path: Path) -> None:
+def test_status_finds_the_jobs_of_a_run_in_the_queue(cluster: Cluster, tmp_path: Path) -> None:
     running = cluster.submit("--nodes=1", "--time=5", "--output=/dev/null", "--wrap=sleep 600")
     held = cluster.submit("--nodes=1", "--time=5", "--output=/dev/null", "--hold", "--wrap=true")
     try:
@@ -35,5 +35,5 @@ def test_the_jobs_of_a_run_are_found_in_the_queue(cluster: Cluster, tmp_path: Pa
 
 def status(cluster: Cluster, run_dir: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "pipeline.cli", "status", str(run_dir), "--json"]
-    said: dict[str, Any] = json.loads(cluster.run("login", *command, cwd=str(processes.ROOT)))
-    return said
+    shown: dict[str, Any] = json.loads(cluster.run("login", *command, cwd=str(processes.ROOT)))
+    return shown

@@ -1,7 +1,7 @@
-"""What happens to a job of two nodes in two weeks, in minutes; each run is bitwise the one that nothing happened to.
+"""Two weeks in the life of a job of two nodes, in minutes: each run equals an undisturbed one bitwise.
 
-The ordeals run side by side on nodes of their own, and end their runs when they are over. Then one run that nothing
-happens to goes as far as the longest of them, and keeps a checkpoint of every step.
+The ordeals run side by side on nodes of their own, and end their runs when they are over. Then an undisturbed run
+goes as far as the longest of them, with a checkpoint of every step.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,12 +16,12 @@ from tests.slurm.training import Training, node_list, report
 from tests.train import runs
 
 pytestmark = [pytest.mark.ordeal, pytest.mark.slow, pytest.mark.timeout(2400), pytest.mark.xdist_group("slurm")]
-AT_ONCE = 6  # they wait more than they compute
+AT_ONCE = 6  # trainings wait more than they compute
 Ordeal = Callable[[Training], None]
 
 
 class Ordeals:
-    """Trainings that go through something, side by side."""
+    """Trainings that each go through an ordeal, side by side."""
 
     def __init__(self, cluster: Cluster, dataset: Path, folder: Path, wanted: list[Ordeal]) -> None:
         self._pool = ThreadPoolExecutor(AT_ONCE)
@@ -33,7 +33,7 @@ class Ordeals:
         return self.trainings[ordeal]
 
     def wait_for_all(self) -> int:
-        """The furthest step that any of them reached that went on."""
+        """Wait for all trainings; return the furthest step of those that continued."""
         wait(self._futures.values())
         report(list(self.trainings.values()))
         return max(t.step for ordeal, t in self.trainings.items() if ordeal not in ordeals.HOPELESS)
@@ -55,7 +55,7 @@ def through(
 
 @pytest.fixture(scope="module")
 def undisturbed(through: Ordeals, cluster: Cluster, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the run that nothing happened to."""
+    """Train a run without any disturbance; return its folder."""
     steps = through.wait_for_all()
     training = Training(cluster, dataset, tmp_path_factory.mktemp("undisturbed"))
     every_step = ("checkpoint.every_steps=1", "checkpoint.keep_last=1000000", f"train.max_steps={steps}")
@@ -66,12 +66,12 @@ def undisturbed(through: Ordeals, cluster: Cluster, dataset: Path, tmp_path_fact
 
 
 @pytest.mark.parametrize("ordeal", ordeals.BITWISE, ids=lambda ordeal: ordeal.__name__)
-def test_a_run_is_bitwise_what_it_would_have_been(through: Ordeals, ordeal: Ordeal, undisturbed: Path) -> None:
+def test_a_disturbed_run_equals_an_undisturbed_one_bitwise(through: Ordeals, ordeal: Ordeal, undisturbed: Path) -> None:
     assert through.after(ordeal).differences(undisturbed) == []
 
 
 @pytest.mark.parametrize("ordeal", [ordeals.fewer_and_more_nodes], ids=lambda ordeal: ordeal.__name__)
-def test_a_run_resumes_with_the_same_losses(through: Ordeals, ordeal: Ordeal, undisturbed: Path) -> None:
+def test_a_run_resumes_on_other_nodes_with_the_same_losses(through: Ordeals, ordeal: Ordeal, undisturbed: Path) -> None:
     changed = runs.losses(through.after(ordeal).run_dir)
     expected = runs.losses(undisturbed)
     assert list(changed) == list(range(1, len(changed) + 1)) and len(changed) > 6

@@ -1,4 +1,4 @@
-"""A pretraining as a job of the throwaway cluster: submitted, watched, tormented, and held against another."""
+"""A pretraining as a job of the temporary cluster: submit it, watch it, disturb it, and compare it with another."""
 
 import json
 import os
@@ -22,7 +22,7 @@ SETTINGS = [
 
 @dataclass
 class Training:
-    """A run in `folder`/run by job after job; `took` says how long it was away after each event, in seconds."""
+    """A run in `folder`/run, continued by job after job. took: for each event, the seconds until the next step."""
 
     cluster: Cluster
     dataset: Path
@@ -35,7 +35,7 @@ class Training:
         return self.folder / "run"
 
     def submit(self, *options: str, settings: tuple[str, ...] = (), elmo: Path = ELMO) -> Job:
-        """Two nodes of one process each, unless `options` say otherwise."""
+        """Submit a job, by default of two nodes with one process each."""
         self.folder.mkdir(exist_ok=True)
         config = self.folder / "config.yaml"
         config.write_text("data:\n  lanes: 8\n")
@@ -48,18 +48,18 @@ class Training:
         return self.job
 
     def log(self) -> str:
-        """What the batch scripts and the ranks said, for the message of a test that fails."""
+        """Return what the batch scripts and the ranks printed, for the message of a failing test."""
         files = [*sorted(self.folder.glob("job-*.log")), *sorted(self.run_dir.glob("logs/*"))]
         facts = self.job.facts() if self.job else {}
-        told = {name: facts.get(name) for name in ("JobState", "Reason", "NodeList", "Restarts", "ExcNodeList")}
-        return f"{told}\n" + "\n".join(f"--- {f.name}\n" + f.read_text(errors="replace")[-6000:] for f in files)
+        facts_shown = {name: facts.get(name) for name in ("JobState", "Reason", "NodeList", "Restarts", "ExcNodeList")}
+        return f"{facts_shown}\n" + "\n".join(f"--- {f.name}\n" + f.read_text(errors="replace")[-6000:] for f in files)
 
     def rank_log(self) -> str:
-        """What rank 0 said in all starts."""
+        """Return what rank 0 printed in all starts."""
         return (self.run_dir / "logs" / "rank-000.log").read_text(errors="replace")
 
-    def said(self) -> str:
-        """By the batch script, in all starts of the last job."""
+    def batch_log(self) -> str:
+        """Return what the batch script printed in all starts of the last job."""
         assert self.job is not None
         path = self.folder / f"job-{self.job.id}.log"
         return path.read_text() if path.exists() else ""
@@ -73,11 +73,11 @@ class Training:
 
     def fail_if_over(self) -> None:
         assert self.job is not None and self.cluster.is_up
-        if int(time.monotonic() * 20) % 40 == 0:  # not at every look: scontrol costs
+        if int(time.monotonic() * 20) % 40 == 0:  # not every time, because scontrol is slow
             assert not self.job.has_ended(), f"the job is over\n{self.log()}"
 
     def survive(self, what: str, event: Callable[[], Any]) -> None:
-        """Trains a little, then the event, and then the next start of the job trains on."""
+        """Train a little, cause the event, and wait until the next start of the job trains."""
         self.wait_for_step(self.step + 3)
         assert self.job is not None
         starts, before = self.starts(), time.monotonic()
@@ -88,7 +88,7 @@ class Training:
         self.took[what] = round(time.monotonic() - before, 1)
 
     def starts(self) -> int:
-        """Of processes of rank 0 that have read a checkpoint."""
+        """Return how many processes of rank 0 have read a checkpoint."""
         path = self.run_dir / "logs" / "rank-000.log"
         return path.read_text(errors="replace").count("\nplan     ") if path.exists() else 0
 
@@ -99,7 +99,7 @@ class Training:
         return self.step > start["step"] and metrics.stat().st_mtime > start["unix_time"]
 
     def stop(self) -> None:
-        """Trains on for a little, then ends with a checkpoint because the file `stop` is there."""
+        """Train a little, then end with a checkpoint by creating the file `stop`."""
         self.wait_for_step(self.step + 3)
         (self.run_dir / "stop").touch()
         state = self.wait_for_end()
@@ -107,19 +107,22 @@ class Training:
         assert runs.saved_steps(self.run_dir)[-1] == self.step, self.log()
 
     def wait_for_end(self) -> str:
-        """The job's last state."""
+        """Wait for the end of the job; return its last state."""
         assert self.job is not None
         wait_until(self.job.has_ended, "the job ends", self.log)
         return self.job.state
 
     def rank(self, number: int) -> tuple[str, int]:
-        """(node, process id on that node) of a rank."""
+        """Return (node, process id on that node) of a rank."""
         assert self.job is not None
         nodes = self.cluster.run("login", "scontrol", "show", "hostnames", self.job.facts()["NodeList"]).split()
         return nodes[number], min(self.processes(nodes[number]))
 
     def processes(self, node: str) -> list[int]:
-        """Of this training on a node; not the batch script, nor srun, which has the same words in its command."""
+        """Return the processes of this training on a node.
+
+        The pattern does not match the batch script or srun, although their commands contain the same words.
+        """
         pattern = rf"^\S*python\S* \S*elmo pretrain .*run.dir={self.run_dir} "
         return [int(pid) for pid in self.cluster.run(node, "pgrep", "-f", pattern, check=False).split()]
 
@@ -128,16 +131,16 @@ class Training:
         self.cluster.run(node, "kill", f"-{name}", str(pid))
 
     def holder(self) -> dict[str, Any]:
-        """Who may write the run's folder."""
+        """Return who may write the run's folder."""
         return dict(json.loads((self.run_dir / "writer.json").read_text()))
 
     def reasons(self) -> list[str]:
-        """Why the job was started again, each time."""
+        """Return why the job was restarted, for each restart."""
         path = self.run_dir / "restarts.jsonl"
         return [json.loads(line)["reason"] for line in path.read_text().splitlines()] if path.exists() else []
 
     def differences(self, undisturbed: Path) -> list[str]:
-        """Where its last checkpoint differs in any bit from that of another run at the same step."""
+        """Return where the last checkpoint differs in any bit from that of another run at the same step."""
         mine = runs.newest(self.run_dir)
         name = f"step-{mine['global_step']:08d}.ckpt"
         return list(runs.differences(load_checkpoint(undisturbed / "checkpoints" / name), mine))
@@ -148,7 +151,7 @@ def node_list(*nodes: str) -> str:
 
 
 def report(trainings: list[Training]) -> None:
-    """Times for the table in docs/guide/slurm.md, where ELMO_SLURM_TIMES names a file."""
+    """Write the times for the table in docs/guide/slurm.md, if ELMO_SLURM_TIMES names a file."""
     path = os.environ.get("ELMO_SLURM_TIMES")
     if path:
         Path(path).write_text(json.dumps({k: v for t in trainings for k, v in t.took.items()}, indent=1))

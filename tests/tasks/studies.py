@@ -1,4 +1,4 @@
-"""A small study: named entities with a tiny biLM and without, two seeds."""
+"""A small study: named entities with and without a tiny biLM, two seeds."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""CoNLL columns: any column, every tag scheme, and what is no such file."""
+"""CoNLL columns: any column, every tag scheme, and files that are refused."""
 
 import random
 from functools import partial
@@ -21,7 +21,7 @@ CONLLU = (
     "# sent_id = 1\n# text = Vámonos al mar\n1-2\tVámonos\t_\t_\t_\t_\t_\t_\t_\t_\n"
     "1\tVamos\tir\tVERB\t_\t_\t0\troot\t_\t_\n2\tnos\tnosotros\tPRON\t_\t_\t1\tobj\t_\t_\n\n"
 )
-SAME = {  # one sentence with the entities X (2 words), X, Y in each scheme
+SAME = {  # one sentence with the entities X (2 words), X and Y in each scheme
     "IOB2": "O B-X I-X B-X O B-Y",
     "IOB1": "O I-X I-X B-X O I-Y",
     "BIOES": "O B-X E-X S-X O S-Y",
@@ -29,7 +29,7 @@ SAME = {  # one sentence with the entities X (2 words), X, Y in each scheme
 }
 
 
-def test_entities_of_a_real_excerpt_come_in_bioes(tmp_path: Path) -> None:
+def test_entities_of_a_real_excerpt_are_read_as_bioes(tmp_path: Path) -> None:
     found = read_columns(write(tmp_path / "a", WIKIGOLD), entities=True)
     assert found[0].words == ("010", "is", "Japanese", "Punk", "The", "Mad", "Capsule", ".")
     assert found[0].tags == ("S-MISC", "O", "S-MISC", "O", "B-ORG", "I-ORG", "E-ORG", "O")
@@ -57,7 +57,7 @@ def test_conllu_is_read_without_comments_and_multiword_tokens(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("scheme", SAME)
-def test_each_scheme_is_recognised_and_turned_into_bioes_and_back(scheme: Scheme) -> None:
+def test_each_scheme_is_recognised_and_converted_to_bioes_and_back(scheme: Scheme) -> None:
     tags = SAME[scheme].split()
     assert find_scheme([tags]) == scheme
     assert to_bioes(tags, scheme) == tuple(SAME["BIOES"].split())
@@ -65,7 +65,7 @@ def test_each_scheme_is_recognised_and_turned_into_bioes_and_back(scheme: Scheme
 
 
 @pytest.mark.parametrize("scheme", SAME)
-def test_random_entities_survive_the_way_there_and_back(scheme: Scheme) -> None:
+def test_random_entities_are_unchanged_after_conversion_and_back(scheme: Scheme) -> None:
     draw = random.Random(0)
     for _ in range(300):
         tags: list[str] = []
@@ -78,12 +78,12 @@ def test_random_entities_survive_the_way_there_and_back(scheme: Scheme) -> None:
 
 
 @pytest.mark.parametrize("tags", ["O I-X", "B-X I-Y"])
-def test_a_sequence_outside_its_scheme_is_refused(tags: str) -> None:
+def test_tags_that_do_not_fit_their_scheme_are_refused(tags: str) -> None:
     with pytest.raises(TagFault):
         to_bioes(tags.split(), "IOB2")
 
 
-def test_predictions_become_one_more_column(tmp_path: Path) -> None:
+def test_predictions_are_written_as_one_more_column(tmp_path: Path) -> None:
     source = write(tmp_path / "a", CONLL2003)
     sentences = read_columns(source, entities=True)
     write_columns(source, tmp_path / "b", [sentence.tags for sentence in sentences], "IOB1")
@@ -113,7 +113,7 @@ def test_broken_columns_are_refused_with_file_and_line(tmp_path: Path, kind: str
     refused(partial(read_columns, entities=True), tmp_path / "a.conll", text, *parts)
 
 
-def test_a_column_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_column_is_refused(tmp_path: Path) -> None:
     refused(partial(read_columns, tag_column=5), tmp_path / "a", PARTS_OF_SPEECH, "3 columns, but column 5")
 
 
@@ -122,13 +122,13 @@ def test_a_column_that_is_not_there_is_refused(tmp_path: Path) -> None:
     ("name", "sentences", "tokens", "entities"),
     [("wnut17.train", 3394, 62_730, 1975), ("wnut17.dev", 1009, 15_733, 836), ("wikigold", 1696, 39_007, 3558)],
 )
-def test_real_entities_are_counted_right(name: str, sentences: int, tokens: int, entities: int) -> None:
+def test_the_counts_of_real_entities_are_right(name: str, sentences: int, tokens: int, entities: int) -> None:
     found = read_columns(DATA / "ner" / f"{name}.conll.xz", entities=True)
     begun = sum(tag[0] in "BS" for sentence in found for tag in sentence.tags)
     assert (len(found), sum(len(s.words) for s in found), begun) == (sentences, tokens, entities)
 
 
 @needs_shared
-def test_real_parts_of_speech_are_counted_right() -> None:
+def test_the_counts_of_real_parts_of_speech_are_right() -> None:
     found = read_columns(DATA / "pos" / "ewt.dev.tsv.xz", tag_column=2)
     assert (len(found), sum(len(sentence.words) for sentence in found)) == (2001, 25_147)

@@ -1,4 +1,4 @@
-"""What any file may suffer, for each reader of examples; and word vectors."""
+"""Faults that a file of any format may have, for each reader of examples; and word vectors."""
 
 import gzip
 import lzma
@@ -38,7 +38,7 @@ each_reader = pytest.mark.parametrize("name", READERS)
 
 
 @each_reader
-def test_compressed_and_windows_files_are_read_as_plain_ones(tmp_path: Path, name: str) -> None:
+def test_compressed_and_windows_files_are_read_like_plain_ones(tmp_path: Path, name: str) -> None:
     read, text = READERS[name]
     plain = read(write(tmp_path / "a", text))
     assert read(write(tmp_path / "a.gz", gzip.compress(text.encode()))) == plain
@@ -62,7 +62,7 @@ def test_faults_of_any_file_are_refused_in_one_sentence(tmp_path: Path, name: st
             read(missing)
 
 
-def test_vectors_of_the_words_asked_for(tmp_path: Path) -> None:
+def test_the_vectors_of_the_given_words_are_read(tmp_path: Path) -> None:
     path = write(tmp_path / "a", GLOVE)
     words, vectors = read_word_vectors(path, ["The", ". . .", "absent"])
     assert words == ["the", ". . ."] and vectors.dtype == np.float32

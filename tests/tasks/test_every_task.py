@@ -1,4 +1,4 @@
-"""Every task by the real commands: trained on an excerpt, opened again, and used to label the same file."""
+"""Every task with the real commands: trained on an excerpt, loaded again, and used to label the same file."""
 
 from pathlib import Path
 
@@ -23,13 +23,13 @@ MACHINE = ["training.max_epochs=2", "training.accelerator=cpu", "training.thread
 GLOVE = "the 0.5 -1 0.25\noil 1 0.5 0.125\nis 0.25 0.25 1\nwants 1 0 1\ntwo -1 0 1\ngood 0 1 0\n"
 
 
-def test_each_task_is_tried() -> None:
+def test_each_task_is_tested() -> None:
     assert SMALL.keys() == TASKS.keys()
 
 
 @pytest.mark.parametrize("elmo", [True, False], ids=["elmo", "baseline"])
 @pytest.mark.parametrize("name", SMALL)
-def test_a_task_is_trained_opened_again_and_labels_its_file(name: str, elmo: bool, tmp_path: Path) -> None:
+def test_a_task_is_trained_and_loaded_again_and_labels_its_file(name: str, elmo: bool, tmp_path: Path) -> None:
     text, sizes = SMALL[name]
     data, vectors, output = tmp_path / "data", tmp_path / "glove.txt", tmp_path / "labelled"
     data.write_text(text)
@@ -47,7 +47,7 @@ def test_a_task_is_trained_opened_again_and_labels_its_file(name: str, elmo: boo
 
 
 @pytest.mark.parametrize("name", ["coref", "squad", "sst5"])
-def test_word_vectors_that_stay_must_be_given(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fixed_word_vectors_must_be_given(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = tmp_path / "data"
     data.write_text(SMALL[name][0])
     assert cli.main(["task", name, f"train={data}", f"dev={data}", f"run.dir={tmp_path / 'run'}", *MACHINE]) == 2

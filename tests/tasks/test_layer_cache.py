@@ -1,4 +1,4 @@
-"""The cache gives the biLM's own vectors, notices another model or text, and survives kills and company."""
+"""The cache holds the biLM's own vectors, detects another model or text, and works with kills and other processes."""
 
 import json
 import multiprocessing
@@ -49,7 +49,7 @@ def files(tmp_path: Path, suffix: str) -> list[Path]:
     return sorted(path for path in (tmp_path / "cache").iterdir() if path.name.endswith(suffix))
 
 
-def test_the_layers_are_those_of_elmo_to_the_bit(tmp_path: Path, model: Path) -> None:
+def test_the_layers_equal_those_of_elmo_bitwise(tmp_path: Path, model: Path) -> None:
     cache = open_here(tmp_path, model)
     expected = Elmo.from_pretrained(model).embed(TEXTS)
     for text, layers in zip(TEXTS, expected, strict=True):
@@ -65,7 +65,7 @@ def test_float16_holds_the_rounded_layers_in_half_the_bytes(tmp_path: Path, mode
     assert 2 * half.path.stat().st_size == whole.path.stat().st_size > 0
 
 
-def test_layers_are_read_only_views_of_one_file_that_holds_each_text_once(tmp_path: Path, model: Path) -> None:
+def test_layers_are_read_only_views_of_a_file_that_holds_each_text_once(tmp_path: Path, model: Path) -> None:
     cache = open_here(tmp_path, model)
     first, again = cache.layers(TEXTS[0]), cache.layers(TEXTS[4])
     assert np.shares_memory(first, again) and not first.flags.owndata and not first.flags.writeable
@@ -75,7 +75,7 @@ def test_layers_are_read_only_views_of_one_file_that_holds_each_text_once(tmp_pa
         cache.layers(("never", "seen"))
 
 
-def test_a_second_opening_computes_nothing_whatever_the_order_of_texts(tmp_path: Path, model: Path) -> None:
+def test_a_second_opening_computes_nothing_for_any_order_of_texts(tmp_path: Path, model: Path) -> None:
     before = open_here(tmp_path, model)
     written = [(path.name, path.stat().st_ino, path.stat().st_mtime_ns) for path in files(tmp_path, "")]
     again = open_here(tmp_path, model, [*reversed(TEXTS), TEXTS[1]])
@@ -101,7 +101,7 @@ def test_a_pickled_cache_maps_the_file_again(tmp_path: Path, model: Path) -> Non
     assert np.array_equal(back.layers(TEXTS[3]), cache.layers(TEXTS[3]))
 
 
-def test_no_text_and_only_empty_texts_make_an_empty_cache(tmp_path: Path, model: Path) -> None:
+def test_no_texts_and_only_empty_texts_give_an_empty_cache(tmp_path: Path, model: Path) -> None:
     open_here(tmp_path, model, []).verify()
     assert open_here(tmp_path, model, [()]).layers(()).shape[1] == 0
 
@@ -129,7 +129,7 @@ DAMAGE: dict[str, Callable[[Path, Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_cache_is_refused_with_the_remedy_which_works(tmp_path: Path, model: Path, kind: str) -> None:
+def test_a_damaged_cache_is_refused_with_a_remedy_that_works(tmp_path: Path, model: Path, kind: str) -> None:
     cache = open_here(tmp_path, model)
     expected = [cache.layers(text).copy() for text in TEXTS]
     (record,) = files(tmp_path, ".json")
@@ -144,7 +144,7 @@ def test_a_damaged_cache_is_refused_with_the_remedy_which_works(tmp_path: Path, 
     assert all(np.array_equal(again.layers(text), layers) for text, layers in zip(TEXTS, expected, strict=True))
 
 
-def test_damage_in_the_middle_is_found_on_demand(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_finds_damage_in_the_middle(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layer_cache, "_BLOCK_WORDS", 4)
     cache = open_here(tmp_path, model)
     assert len(cache.record.checksums) == 4
@@ -173,7 +173,7 @@ def test_layers_that_do_not_fit_the_disk_are_refused_before_the_work(
 
 
 def _build_until(folder: Path, model: Path, block: int) -> None:
-    """Compute in blocks of 4 words, and die after a block is written, before it is recorded."""
+    """Compute in blocks of 4 words, and kill the process after it has written a block but not recorded it."""
     torch.set_num_threads(1)
     write, written = layer_cache._write_block, 0
 
@@ -198,7 +198,7 @@ def kill_in(tmp_path: Path, model: Path, block: int) -> None:
 
 
 @pytest.mark.parametrize("block", [1, 3])
-def test_a_killed_computation_is_continued_and_gives_the_same_file(
+def test_a_killed_computation_resumes_and_gives_the_same_file(
     tmp_path: Path, model: Path, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kill_in(tmp_path, model, block)
@@ -211,7 +211,7 @@ def test_a_killed_computation_is_continued_and_gives_the_same_file(
     assert not files(tmp_path, ".part") and not files(tmp_path, ".part.json")
 
 
-def test_what_a_killed_computation_left_damaged_is_computed_again(
+def test_damaged_blocks_of_a_killed_computation_are_computed_again(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kill_in(tmp_path, model, 3)
@@ -238,7 +238,7 @@ def _open_in_child(folder: Path, model: Path, log: Path) -> None:
     write = layer_cache._write_block
 
     def slow(*args: object) -> str:
-        time.sleep(0.3)  # so that the others come while this one computes
+        time.sleep(0.3)  # so that the others start while this process computes
         with log.open("a") as file:
             file.write(f"{os.getpid()}\n")
         return write(*args)  # type: ignore[arg-type]
@@ -247,7 +247,7 @@ def _open_in_child(folder: Path, model: Path, log: Path) -> None:
     LayerCache.open_or_build(folder, model, TEXTS, "float32").verify()
 
 
-def test_of_processes_that_come_at_the_same_time_one_computes(tmp_path: Path, model: Path) -> None:
+def test_only_one_of_several_processes_computes_the_layers(tmp_path: Path, model: Path) -> None:
     log = tmp_path / "log"
     children = [FORK.Process(target=_open_in_child, args=(tmp_path / "cache", model, log)) for _ in range(3)]
     for child in children:

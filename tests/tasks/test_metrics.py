@@ -1,4 +1,4 @@
-"""The metrics against cases of the official scorers and against slow implementations of another kind."""
+"""The metrics against cases of the official scorers and against slow implementations that work differently."""
 
 import itertools
 import random
@@ -22,14 +22,14 @@ def scores(metric: EntityF1 | RoleF1, *pairs: tuple[str, str]) -> tuple[float, f
     return result["precision"], result["recall"], result["f1"]
 
 
-# What conlleval.pl prints for these columns: 5 phrases, found 5, correct 2.
+# conlleval.pl prints for these columns: 5 phrases, found 5, correct 2.
 CONLLEVAL = [
     ("B-PER I-PER O B-LOC B-LOC O", "B-PER I-PER I-LOC I-LOC B-LOC O"),
     ("I-ORG I-ORG I-PER O", "B-ORG I-ORG I-ORG B-MISC"),
 ]
 
 
-def test_entities_are_counted_as_by_conlleval() -> None:
+def test_entities_are_counted_as_in_conlleval() -> None:
     metric = EntityF1()
     assert scores(metric, *CONLLEVAL) == pytest.approx((40, 40, 40))
     of_types = {name: value for name, value in metric.result().items() if "/" in name}
@@ -37,7 +37,7 @@ def test_entities_are_counted_as_by_conlleval() -> None:
 
 
 def conlleval_counts(gold: Sequence[str], predicted: Sequence[str]) -> tuple[int, int, int]:
-    """Right, gold and predicted chunks by conlleval's own rules, a word at a time (conlleval.pl, B, I and O only)."""
+    """Count right, gold and predicted chunks by conlleval's own rules (conlleval.pl, B, I and O only), word by word."""
     sides = [[[*tag.split("-"), ""] for tag in [*tags, "O"]] for tags in (gold, predicted)]
     starts: list[list[bool]] = []
     ends: list[list[bool]] = []
@@ -78,21 +78,21 @@ def test_entities_equal_a_port_of_conlleval_on_random_tags() -> None:
     ("tags", "same"),
     [
         ("B-X E-X S-X S-Y O B-Y I-Y E-Y", "B-X I-X B-X B-Y O B-Y I-Y I-Y"),
-        ("S-X I-X E-X I-X", "B-X B-X I-X B-X"),  # what follows an end begins another entity
+        ("S-X I-X E-X I-X", "B-X B-X I-X B-X"),  # a tag after an end starts another entity
     ],
 )
-def test_entities_in_bioes_count_as_in_iob2(tags: str, same: str) -> None:
+def test_entities_in_bioes_equal_those_in_iob2(tags: str, same: str) -> None:
     assert spans_of(tags.split()) == spans_of(same.split())
 
 
-# What srl-eval.pl prints for these propositions: corr. 3, excess 2, missed 2.
+# srl-eval.pl prints for these propositions: corr. 3, excess 2, missed 2.
 SRL_EVAL = [
     ("B-A0 B-V B-A1 I-A1 O B-C-A1 B-AM-TMP", "B-A0 B-V B-A1 I-A1 B-AM-TMP B-C-A1 O"),
     ("B-V B-C-V B-A1 B-R-A1", "B-V O B-C-A1 B-A1"),
 ]
 
 
-def test_roles_are_counted_as_by_srl_eval() -> None:
+def test_roles_are_counted_as_in_srl_eval() -> None:
     metric = RoleF1()
     assert scores(metric, *SRL_EVAL) == pytest.approx((60, 60, 60))
     found = metric.result()
@@ -100,7 +100,7 @@ def test_roles_are_counted_as_by_srl_eval() -> None:
     assert not any(name.endswith("/V") for name in found)
 
 
-def test_pieces_of_an_argument_are_right_only_together() -> None:
+def test_an_argument_of_several_pieces_is_right_only_as_a_whole() -> None:
     tags = "B-A1 O B-C-A1 I-C-A1 O B-C-A1 B-V"
     assert roles_of(tags.split()) == [("A1", ((0, 0), (2, 3), (5, 5)))]
     assert scores(RoleF1(), (tags, "B-A1 O B-C-A1 I-C-A1 O O B-V")) == (0, 0, 0)
@@ -146,8 +146,8 @@ def _random_roles(draw: random.Random) -> list[str]:
 
 
 # Cases of the CoNLL-2012 scorer (test/CorefMetricTestConfig.pm and TestCases.README of
-# conll/reference-coreference-scorers): a letter is a mention, clusters stand apart. (muc, b_cubed, ceaf_e) recall and
-# precision; None where the file gives no figure.
+# conll/reference-coreference-scorers). A letter is a mention, a space separates clusters. (muc, b_cubed, ceaf_e) are
+# recall and precision; None where the file gives no figure.
 SCORER_CASES = {
     "A1": ("a bc def", "a bc def", (1, 1), (1, 1), (1, 1)),
     "A2": ("a bc def", "a de", (1 / 3, 1), (7 / 18, 1), (0.6, 0.9)),
@@ -167,7 +167,7 @@ SCORER_CASES = {
 
 
 @pytest.mark.parametrize("case", SCORER_CASES)
-def test_coreference_has_the_figures_of_the_scorers_own_cases(case: str) -> None:
+def test_coreference_scores_equal_those_of_the_cases_of_the_official_scorer(case: str) -> None:
     key, response, *expected = SCORER_CASES[case]
     metric = CorefScores()
     metric.update([*map(list, key.split())], [*map(list, response.split())])
@@ -178,8 +178,8 @@ def test_coreference_has_the_figures_of_the_scorers_own_cases(case: str) -> None
             assert (found[f"{name}/recall"], found[f"{name}/precision"]) == pytest.approx(wanted, abs=1e-3)
 
 
-def test_coreference_counts_a_gold_mention_in_two_clusters_as_the_scorer_does() -> None:
-    """The figures are what scorer.pl v8.01 prints for these files."""
+def test_a_gold_mention_in_two_clusters_is_counted_as_in_the_official_scorer() -> None:
+    """scorer.pl v8.01 prints these figures for these clusters."""
     metric = CorefScores()
     metric.update([list("abc"), list("cde")], [list("abc"), list("de")])
     found = metric.result()
@@ -188,7 +188,7 @@ def test_coreference_counts_a_gold_mention_in_two_clusters_as_the_scorer_does() 
 
 
 def slow_counts(gold: Clusters, predicted: Clusters) -> dict[str, tuple[Fraction, Fraction, Fraction]]:
-    """Numerators of recall and precision by other ways: link graphs, all pairs of mentions, all alignments."""
+    """Compute the numerators of recall and precision differently: by link graphs, all pairs and all alignments."""
     sides: list[list[set[Hashable]]] = [[set(cluster) for cluster in side] for side in (gold, predicted)]
 
     def pieces(cluster: set[Hashable], others: list[set[Hashable]]) -> int:
@@ -220,7 +220,7 @@ def slow_counts(gold: Clusters, predicted: Clusters) -> dict[str, tuple[Fraction
     }  # type: ignore[return-value]
 
 
-def test_coreference_equals_a_slow_implementation_and_sums_over_documents() -> None:
+def test_coreference_scores_equal_those_of_a_slow_implementation_over_documents() -> None:
     draw = random.Random(3)
     metric = CorefScores()
     sums = {name: [Fraction(0)] * 4 for name in ("muc", "b_cubed", "ceaf_e")}
@@ -251,7 +251,7 @@ def _random_clusters(draw: random.Random) -> list[list[int]]:
     return [cluster for cluster in clusters if cluster]
 
 
-def test_nothing_at_all_scores_zero_and_does_not_fail() -> None:
+def test_metrics_without_any_example_are_zero() -> None:
     metrics = [CorefScores(), EntityF1(), RoleF1(), AnswerScores(), Accuracy()]
     assert not any(value for metric in metrics for value in metric.result().values())
     coref = CorefScores()
@@ -268,18 +268,18 @@ def test_nothing_at_all_scores_zero_and_does_not_fail() -> None:
         (["a a b"], "a b b", 0, 200 / 3),  # a is an article
         (["c c d"], "c d d", 0, 200 / 3),
         (["OPEC"], "", 0, 0),
-        (["The"], "an", 100, 0),  # version 1.1: no common word is F1 0, even where both are empty
+        (["The"], "an", 100, 0),  # as in version 1.1: without a common word F1 is 0, even if both are empty
         (["U.S."], "us", 100, 100),
         (["a-b"], "ab", 100, 100),
     ],
 )
-def test_answers_score_as_by_the_script_of_squad(gold: list[str], predicted: str, exact: float, f1: float) -> None:
+def test_answers_are_scored_as_in_the_script_of_squad(gold: list[str], predicted: str, exact: float, f1: float) -> None:
     metric = AnswerScores()
     metric.update(gold, predicted)
     assert metric.result() == pytest.approx({"exact_match": exact, "f1": f1})
 
 
-def test_answers_equal_torchmetrics_on_random_text() -> None:
+def test_answer_scores_equal_those_of_torchmetrics_on_random_text() -> None:
     from torchmetrics.text import SQuAD
 
     draw = random.Random(4)

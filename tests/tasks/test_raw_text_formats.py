@@ -1,4 +1,4 @@
-"""SQuAD, SNLI and sentiment trees: what is read, what is written back, and what is refused."""
+"""SQuAD, SNLI and sentiment trees: what is read, what is written, and what is refused."""
 
 import json
 from functools import partial
@@ -36,7 +36,7 @@ def test_an_answer_inside_a_token_gets_the_whole_token(tmp_path: Path, answer: s
     assert found.text_of(found.spans[0]) == tokens and found.answers == (answer,)
 
 
-def test_predicted_answers_are_written_as_squad_and_for_the_official_script(tmp_path: Path) -> None:
+def test_predicted_answers_are_written_in_both_formats_of_squad(tmp_path: Path) -> None:
     source = write(tmp_path / "a", squad(CRISIS))
     answers = {CRISIS["id"]: ("OPEC", CONTEXT.index("OPEC"))}
     write_questions(source, tmp_path / "b", answers)
@@ -53,7 +53,7 @@ def test_questions_without_answers_can_be_read_for_prediction(tmp_path: Path) ->
     assert (found.answers, found.spans) == ((), ())
 
 
-def test_words_stand_where_their_offsets_say() -> None:
+def test_offsets_give_the_places_of_words_in_the_text() -> None:
     text = " “Mr. Smith’s\u00a0dog”,\n\tshe didn't  say — 3/4 of (U.S.) 's, naïve😀 people…"
     words, offsets = OffsetTokenizer().words_and_offsets(text)
     assert [text[a:b] for a, b in offsets] == list(words)
@@ -61,7 +61,7 @@ def test_words_stand_where_their_offsets_say() -> None:
 
 
 @pytest.mark.parametrize("text", [TSV, JSON_PAIRS], ids=["tsv", "json"])
-def test_pairs_are_tokenised_and_those_without_a_label_left_out(
+def test_pairs_are_tokenised_and_pairs_without_a_label_are_left_out(
     tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -82,7 +82,7 @@ def test_predicted_labels_are_written_in_the_format_of_the_source(tmp_path: Path
     assert ("pairID" in text) == ("pairID" in (tmp_path / "b").read_text())
 
 
-def test_trees_give_sentences_or_every_phrase(tmp_path: Path) -> None:
+def test_trees_are_read_as_sentences_or_as_all_phrases(tmp_path: Path) -> None:
     path = write(tmp_path / "a", TREES)
     assert read_sentiment_trees(path) == [
         LabelledSentence(("It", "'s", "good", "("), "3"), LabelledSentence(("No", "one"), "1")
@@ -94,7 +94,7 @@ def test_trees_give_sentences_or_every_phrase(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_predicted_classes_stand_at_the_root(tmp_path: Path) -> None:
+def test_predicted_classes_are_written_at_the_root(tmp_path: Path) -> None:
     source = write(tmp_path / "a", TREES)
     write_sentiment_trees(source, tmp_path / "b", ["0", "4"])
     assert [sentence.label for sentence in read_sentiment_trees(tmp_path / "b")] == ["0", "4"]
@@ -183,7 +183,7 @@ def test_real_questions_are_aligned() -> None:
 
 
 @needs_shared
-def test_real_pairs_and_trees_are_counted_right() -> None:
+def test_the_counts_of_real_pairs_and_trees_are_right() -> None:
     pairs = read_sentence_pairs(DATA / "snli" / "dev.tsv.xz")
     assert len(pairs) == 9842 and isinstance(pairs[0], SentencePair)
     path = DATA / "sst5" / "trees-dev.txt.xz"

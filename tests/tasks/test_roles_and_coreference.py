@@ -17,13 +17,13 @@ def frame(**changes: Any) -> str:
     return json_line(STORY, frames=[STORY["frames"][0] | changes])  # type: ignore[index]
 
 
-def test_frames_of_json_lines(tmp_path: Path) -> None:
+def test_frames_are_read_from_json_lines(tmp_path: Path) -> None:
     (found,) = read_predicate_frames(write(tmp_path / "a", json_line(STORY) + "\n"))
     assert (found.predicate, found.words, found.tags) == (3, tuple(STORY["tokens"]), tuple(STORY["frames"][0]["tags"]))  # type: ignore[index]
     assert found.texts() == (found.words,)
 
 
-def test_frames_of_conll2012(tmp_path: Path) -> None:
+def test_frames_are_read_from_conll2012(tmp_path: Path) -> None:
     wants, wash = read_predicate_frames(write(tmp_path / "a", CONLL2012))
     assert wants.words == wash.words == ("John", "wants", "to", "wash", "his", "car", ".")
     assert (wants.predicate, wash.predicate) == (1, 3)
@@ -54,7 +54,7 @@ def test_written_frames_are_read_back(tmp_path: Path, text: str) -> None:
     assert [frame.tags for frame in read_predicate_frames(tmp_path / "c")] == other
 
 
-def test_documents_of_json_lines(tmp_path: Path) -> None:
+def test_documents_are_read_from_json_lines(tmp_path: Path) -> None:
     (found,) = read_coreference(write(tmp_path / "a", json_line(DRACULA)))
     assert found == CorefDocument(
         "345_dracula",
@@ -66,7 +66,7 @@ def test_documents_of_json_lines(tmp_path: Path) -> None:
     assert found.texts() == found.sentences
 
 
-def test_documents_of_conll2012(tmp_path: Path) -> None:
+def test_documents_are_read_from_conll2012(tmp_path: Path) -> None:
     (found,) = read_coreference(write(tmp_path / "a", CONLL2012))
     assert (found.name, found.genre) == ("bc/tale/00/tale_0001_0", "bc")
     assert found.clusters == (((0, 0), (4, 4)), ((4, 5), (7, 7)))
@@ -133,14 +133,14 @@ def test_broken_documents_are_refused_with_file_and_line(tmp_path: Path, kind: s
     refused(read_coreference, tmp_path / "a", text, *parts)
 
 
-def test_labels_are_not_read_where_none_are_needed(tmp_path: Path) -> None:
+def test_labels_are_not_read_for_prediction(tmp_path: Path) -> None:
     path = write(tmp_path / "a", json_line(DRACULA, clusters=[[[3, 99]]]))
     assert read_coreference(path, labelled=False)[0].clusters == ()
     refused(partial(read_predicate_frames, labelled=False), tmp_path / "b", frame(pred=-1), "predicate -1")
 
 
 @needs_shared
-def test_real_roles_are_counted_right() -> None:
+def test_the_counts_of_real_roles_are_right() -> None:
     frames = read_predicate_frames(DATA / "srl" / "dev.jsonl.xz")
     arguments = sum(tag.startswith("B-") and tag != "B-V" for frame in frames for tag in frame.tags)
     assert (len(frames), arguments) == (4963, 9583)
@@ -149,7 +149,7 @@ def test_real_roles_are_counted_right() -> None:
 
 @needs_shared
 @pytest.mark.parametrize(("name", "size"), [("ontogum", (29, 1534, 817, 3698)), ("litbank", (10, 776, 796, 2987))])
-def test_real_documents_are_counted_right(name: str, size: tuple[int, ...]) -> None:
+def test_the_counts_of_real_documents_are_right(name: str, size: tuple[int, ...]) -> None:
     documents = read_coreference(DATA / "coref" / f"{name}.dev.jsonl.xz")
     clusters = [cluster for document in documents for cluster in document.clusters]
     sentences = sum(len(document.sentences) for document in documents)

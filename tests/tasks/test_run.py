@@ -1,4 +1,4 @@
-"""`elmo task` and `elmo predict`: the whole way from files to labels, resumed, with ELMo and without."""
+"""`elmo task` and `elmo predict`: from files to labels, resumed, with ELMo and without."""
 
 import json
 import signal
@@ -23,7 +23,7 @@ from tests.tasks.training import arguments, last_state, make_files, task, weight
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files, and two trained runs: elmo (3 epochs) and baseline (2 epochs)."""
+    """Write the files, and train two runs: elmo (3 epochs) and baseline (2 epochs)."""
     folder = make_files(tmp_path_factory.mktemp("tasks"))
     assert task(folder, "elmo", *with_elmo(folder), "training.max_epochs=3") == 0
     assert task(folder, "baseline", "training.max_epochs=2") == 0
@@ -39,7 +39,7 @@ def test_a_task_is_learned_and_its_scores_and_mix_are_shown(folder: Path, capsys
     assert f"elmo predict model={folder / 'learned' / 'model'}" in printed
 
 
-def test_predict_writes_the_columns_of_the_task_s_own_predictions(
+def test_predict_writes_the_predictions_that_the_training_scored(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = folder / "labelled.conll"
@@ -55,7 +55,7 @@ def test_predict_writes_the_columns_of_the_task_s_own_predictions(
     assert f"f1 {saved:.2f} by the labels of the input" in capsys.readouterr().out
 
 
-def test_text_without_labels_is_labelled(folder: Path) -> None:
+def test_predict_labels_text_without_labels(folder: Path) -> None:
     text, output = folder / "text.conll", folder / "text.labelled"
     text.write_text("New\nLima\n\nZoë\nsees\n")
     assert cli.main(["predict", f"model={folder / 'baseline' / 'model'}", f"input={text}", f"output={output}"]) == 0
@@ -64,7 +64,7 @@ def test_text_without_labels_is_labelled(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("elmo", [True, False])
-def test_a_training_that_goes_on_equals_an_uninterrupted_one(folder: Path, elmo: bool) -> None:
+def test_a_resumed_training_equals_an_uninterrupted_one(folder: Path, elmo: bool) -> None:
     options = with_elmo(folder) if elmo else []
     run, epochs = ("elmo", 3) if elmo else ("baseline", 2)
     assert task(folder, f"begun-{elmo}", *options, "training.max_epochs=1") == 0
@@ -77,8 +77,8 @@ def test_a_training_that_goes_on_equals_an_uninterrupted_one(folder: Path, elmo:
 
 
 @pytest.mark.slow
-def test_a_training_that_is_stopped_within_an_epoch_is_resumed_exactly(folder: Path) -> None:
-    """The average of the weights is part of what is resumed."""
+def test_a_training_stopped_within_an_epoch_resumes_exactly(folder: Path) -> None:
+    """The average of the weights is resumed too."""
     options = ["training.ema=0.9", "training.optimizer=adadelta", "training.max_epochs=6"]
     assert task(folder, "whole", *options) == 0
     command = [sys.executable, "-m", "pipeline.cli", "task", "ner", *arguments(folder, "stopped"), *options]
@@ -87,14 +87,14 @@ def test_a_training_that_is_stopped_within_an_epoch_is_resumed_exactly(folder: P
         assert "step 5 of 30" in process.stderr.readline()  # the end of the first epoch
         process.send_signal(signal.SIGTERM)
         process.stderr.read()
-    assert process.returncode in (75, 0)  # 0: the signal came after the last step
+    assert process.returncode in (75, 0)  # 0 if the signal came after the last step
     assert task(folder, "stopped", *options) == 0
     assert_equal(last_state(folder, "stopped"), last_state(folder, "whole"))
     assert weights(folder, "stopped") == weights(folder, "whole")
 
 
 def assert_equal(one: Any, other: Any) -> None:
-    """Check that nested dicts and lists hold the same tensors, to the bit, and the same values."""
+    """Check that nested dicts and lists hold bitwise the same tensors, and the same values."""
     torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
@@ -103,7 +103,7 @@ def test_without_a_place_for_elmo_the_run_is_the_baseline(folder: Path) -> None:
     assert weights(folder, "none") == weights(folder, "baseline")
 
 
-def test_layers_that_are_kept_are_those_that_the_bilm_computes_in_each_batch(folder: Path) -> None:
+def test_training_on_cached_layers_equals_training_on_layers_of_the_bilm(folder: Path) -> None:
     assert task(folder, "computed", *with_elmo(folder, keep="no"), "training.max_epochs=3") == 0
     kept, computed = (load_file(folder / run / "model" / "model.safetensors") for run in ("elmo", "computed"))
     assert kept.keys() == computed.keys()
@@ -130,7 +130,7 @@ def test_two_processes_train_as_one(folder: Path) -> None:
         torch.testing.assert_close(value, two[name], rtol=1e-3, atol=1e-4)
 
 
-def test_the_folder_of_a_task_opens_in_python(folder: Path) -> None:
+def test_the_folder_of_a_task_can_be_loaded_in_python(folder: Path) -> None:
     task_ = Task.from_pretrained(folder / "elmo" / "model")
     examples = read_columns(folder / "dev.conll", entities=True)
     assert task_.predict(examples, batch_size=1) == task_.predict(examples, batch_size=5)
@@ -138,7 +138,7 @@ def test_the_folder_of_a_task_opens_in_python(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["training.learning_rate=0.5"], "holds a training with other settings"),
         (["elmo.layers=7", "run.dir=other"], "elmo.layers='7' must be mix, top, or the number of a layer from 0 to 2"),
@@ -148,18 +148,18 @@ def test_the_folder_of_a_task_opens_in_python(folder: Path) -> None:
         (["elmo.checkpoint=nothing", "run.dir=other"], "nothing"),
     ],
 )
-def test_a_mistake_is_one_sentence(
+def test_a_mistake_is_reported_in_one_sentence(
     options: list[str],
-    said: str,
+    message: str,
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # some of these runs get as far as their folder
+    monkeypatch.chdir(tmp_path)  # some of these runs make their folder
     assert task(folder, "elmo", *with_elmo(folder), *options) == 2
     error = capsys.readouterr().err
-    assert said in error and len(error.strip().splitlines()) == 1 and "Traceback" not in error
+    assert message in error and len(error.strip().splitlines()) == 1 and "Traceback" not in error
 
 
 def test_a_damaged_model_folder_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,7 +176,7 @@ def test_a_damaged_model_folder_is_refused(folder: Path, tmp_path: Path, capsys:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_damaged_checkpoint_is_refused_and_stays(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_checkpoint_is_refused_and_kept(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert task(folder, "torn", "training.max_epochs=1") == 0
     path = folder / "torn" / "last.ckpt"
     path.write_bytes(damaged := path.read_bytes()[:-100])
@@ -184,7 +184,7 @@ def test_a_damaged_checkpoint_is_refused_and_stays(folder: Path, capsys: pytest.
     assert "last.ckpt is damaged" in capsys.readouterr().err and path.read_bytes() == damaged
 
 
-def test_every_example_is_trained_on_once_an_epoch_among_others_of_its_length() -> None:
+def test_each_epoch_has_every_example_once_in_batches_of_similar_length() -> None:
     lengths = np.random.default_rng(3).integers(1, 60, 1000).tolist()
     order = TrainingOrder(lengths, 16, seed=5)
     for epoch in (0, 7):
@@ -195,7 +195,7 @@ def test_every_example_is_trained_on_once_an_epoch_among_others_of_its_length() 
     assert TrainingOrder(lengths, 16, seed=5).batch(70).tolist() == order.batch(70).tolist()
 
 
-def test_ranks_share_each_step_out() -> None:
+def test_each_step_is_divided_over_the_ranks() -> None:
     order = TrainingOrder([3] * 41, 8, seed=1)
     for step in range(order.steps_an_epoch):
         shares = [order.of_rank(step, rank, 3).tolist() for rank in range(3)]

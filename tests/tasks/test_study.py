@@ -1,4 +1,4 @@
-"""`elmo study`: what is missing of a grid is done, whatever happened before, and one table shows it."""
+"""`elmo study` does the missing runs of a grid after any interruption, and shows them in one table."""
 
 import csv
 import json
@@ -43,7 +43,7 @@ def test_a_grid_is_run_once_and_shown_in_a_table(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.slow
-def test_a_study_that_is_stopped_resumes_its_runs(tmp_path: Path) -> None:
+def test_a_stopped_study_resumes_its_runs(tmp_path: Path) -> None:
     arguments = write_study(tmp_path, epochs=400)
     with subprocess.Popen([sys.executable, "-m", "pipeline.cli", "study", *arguments], text=True) as study:
         while not list(tmp_path.glob("study/ner/*/last.ckpt")) and study.poll() is None:
@@ -55,7 +55,7 @@ def test_a_study_that_is_stopped_resumes_its_runs(tmp_path: Path) -> None:
     assert log.startswith("stopped by SIGTERM at step ") and log.endswith("run the same command again to resume")
 
 
-def test_tasks_are_named_with_commas_too() -> None:
+def test_tasks_can_be_given_with_commas() -> None:
     assert load(StudyConfig, ["tasks=ner,pos"]).tasks == ["ner", "pos"]
 
 
@@ -68,7 +68,7 @@ def test_tasks_are_named_with_commas_too() -> None:
         ("sample_efficiency", 2 * 5 * 2 * 3, "srl/share=0.01,placement=default,seed=1"),
     ],
 )
-def test_a_shipped_study_enumerates_its_runs_and_every_option_is_one_of_its_task(
+def test_a_shipped_study_has_the_right_runs_with_valid_options(
     name: str, runs: int, some: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
@@ -83,17 +83,17 @@ def test_a_shipped_study_enumerates_its_runs_and_every_option_is_one_of_its_task
         values = {"elmo.layers": found.elmo.layers, "elmo.l2": found.elmo.l2, "training.share": found.training.share}
         assert all(value == values[name] for name, value in run.changes if name in values)
     shares = [plan_study(load(StudyConfig, [f"configs/studies/{name}.yaml", f"part={n}", "parts=5"])) for n in range(5)]
-    assert all(len(of) == runs for of in shares)  # parts divide what is run, not what the table shows
+    assert all(len(of) == runs for of in shares)  # parts divide the runs to do, not the table
 
 
-def test_a_section_of_a_grid_sets_its_options_only(tmp_path: Path) -> None:
+def test_a_section_in_a_grid_sets_only_its_own_options(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("tasks: [ner]\ngrid: {elmo: [{placement: none}, {layers: top, l2: 1}]}\n")
     one, two = plan_study(load(StudyConfig, [str(tmp_path / "a.yaml")]))
     assert one.changes == (("elmo.placement", "none"),) and two.folder.name == "layers=top,l2=1"
     assert two.changes == (("elmo.layers", "top"), ("elmo.l2", 1))
 
 
-def test_parts_of_an_array_share_the_runs_out(tmp_path: Path) -> None:
+def test_a_study_plans_one_run_for_each_point_of_the_grid(tmp_path: Path) -> None:
     runs = plan_study(load(StudyConfig, write_study(tmp_path)))
     assert [run.folder.name for run in runs] == [
         "placement=none,seed=1", "placement=none,seed=2", "placement=default,seed=1", "placement=default,seed=2",
@@ -102,7 +102,7 @@ def test_parts_of_an_array_share_the_runs_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("tasks: []", "tasks= is missing"),
         ("tasks: [nerd]", "there is no task 'nerd'"),
@@ -113,13 +113,13 @@ def test_parts_of_an_array_share_the_runs_out(tmp_path: Path) -> None:
         ("part: 2\nparts: 2", "part=2 must be below parts=2"),
     ],
 )
-def test_a_mistake_is_one_sentence_before_anything_is_run(
-    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_mistake_is_reported_in_one_sentence_before_anything_is_run(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "study.yaml").write_text(text)
     assert cli.main(["study", str(tmp_path / "study.yaml"), f"dir={tmp_path / 'study'}"]) == 2
     error = capsys.readouterr().err
-    assert said in error and len(error.strip().splitlines()) == 1
+    assert message in error and len(error.strip().splitlines()) == 1
     assert not list(tmp_path.glob("study/*/*"))
 
 

@@ -54,7 +54,7 @@ def weights(folder: Path, run: str) -> bytes:
 
 
 def last_state(folder: Path, run: str) -> dict[str, Any]:
-    """Return what the run's checkpoint holds, without the time that it took and what the run was called with."""
+    """Return the content of the run's checkpoint, except its times and the settings that the run was started with."""
     content: dict[str, Any] = torch.load(folder / run / "last.ckpt", weights_only=True)
     content["state"].pop("seconds")
     content.pop("identity")

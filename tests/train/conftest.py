@@ -1,4 +1,4 @@
-"""A tiny dataset, and one uninterrupted run that others are held against."""
+"""A tiny dataset, and one uninterrupted run that other runs are compared with."""
 
 from pathlib import Path
 
@@ -19,13 +19,13 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def long_run() -> list[str]:
-    """Settings of a run over more than two epochs, with validation and checkpoints every few steps."""
+    """Return the settings of a run over more than two epochs, with validation and checkpoints every few steps."""
     return LONG_RUN
 
 
 @pytest.fixture(scope="session")
 def uninterrupted(dataset: Path, long_run: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the long run, trained by the command in one go."""
+    """Train the long run by the command, without an interruption; return its folder."""
     run_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
     runs.run(dataset, run_dir, *long_run)
     return run_dir

@@ -1,4 +1,6 @@
-"""`elmo`, but from some step on rank 1 draws other candidates than rank 0: as on a processor with other last bits.
+"""`elmo`, except that rank 1 draws other candidates than rank 0 from some step on.
+
+This happens when two processors round differently in the last bits.
 
 python -m tests.train.odd_rank COMMAND [key=value ...]
 """

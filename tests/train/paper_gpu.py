@@ -1,9 +1,9 @@
-"""A GPU on paper: its tensors say that they are on one while the CPU computes, and what a GPU would see is noted.
+"""A fake GPU: its tensors claim to be on a GPU while the CPU computes, and what would happen on a GPU is recorded.
 
-Run as a program, it trains a biLM for some steps through the module's own hooks, kernels interpreted, beside plain
-torch on the CPU, once for each list of settings; prints as a line of JSON each where the CPU would have waited for the
-GPU, and how many launches a step had. An operation that mixes devices is an error. It needs a process of its own, as
-torch registers such a device once and for all.
+Run as a program, it trains a biLM for a few steps through the module's own hooks, with interpreted kernels, and the
+same steps in plain torch on the CPU, once for each list of settings. For each list it prints a line of JSON: where the
+CPU would have waited for the GPU, and how many launches a step had. An operation that mixes devices is an error. The
+program needs a process of its own, because torch registers such a device for the whole process.
 
 python -m tests.train.paper_gpu DATASET '["key=value", ...]' ...
 """
@@ -36,14 +36,14 @@ from pipeline.train.step.state import TrainingState
 from tests.dispatch import TorchDispatchMode, no_dispatch, tree_leaves, tree_map
 from tests.train.reference_steps import STEPS, batches
 
-ASKS = ("_local_scalar_dense", "nonzero", "_unique2", "unique_consecutive", "masked_select", "equal", "tolist")
+WAITING = ("_local_scalar_dense", "nonzero", "_unique2", "unique_consecutive", "masked_select", "equal", "tolist")
 KERNELS = ("cell_forward", "cell_backward", "clip_backward", "add_exponentials", "to_probabilities_", "dropout",
            "adagrad_", "adam_")  # fmt: skip
 IN_PLACE_VIEWS = ("squeeze_", "unsqueeze_", "t_", "transpose_")
-RECORDED = ("_forward_steps", "_backward_steps")  # as CUDA graphs, on a real GPU
+RECORDED = ("_forward_steps", "_backward_steps")  # recorded as CUDA graphs on a real GPU
 
 
-# torch registers a device that is written in Python by these private names alone.
+# torch has only these private names to register a device that is written in Python.
 class _Backend(backend_registration._DummyBackendModule):
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16]
@@ -61,16 +61,16 @@ def _linear_in_bf16(*tensors: Tensor) -> Tensor:
 
 _AUTOCAST = torch.library.Library("_", "IMPL", "AutocastPrivateUse1")
 _AUTOCAST.fallback(torch.library.fallthrough_kernel)
-_OPERATIONS = torch.library.Library("aten", "IMPL")  # of all that autocast is for, what the model leaves to it
+_OPERATIONS = torch.library.Library("aten", "IMPL")  # the only operation of autocast that the model leaves to it
 _OPERATIONS.impl("linear", _linear_in_bf16, "AutocastPrivateUse1")
 
 
 class Log:
-    """What happened: waits, by place; launches of one step, and those of them that a graph replays."""
+    """What happened: waits, by place; launches of one step; and launches that a graph would replay."""
 
     def __init__(self) -> None:
         self.waits: Counter[str] = Counter()
-        self.results: list[tuple[int, int]] = []  # the step of each, and the step in which the CPU read it
+        self.results: list[tuple[int, int]] = []  # the step of each result, and the step in which the CPU read it
         self.launches = self.recorded = 0
 
     def launch(self) -> None:
@@ -85,7 +85,7 @@ class Log:
 
 
 def _callers() -> Iterator[CodeType]:
-    """From the innermost out; traceback would read their sources each time."""
+    """Yield the code of all callers, the innermost first. The traceback module would read source files each time."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         yield frame.f_code
@@ -96,14 +96,14 @@ LOG = Log()
 
 
 class OnPaper(torch.Tensor):
-    """value: what it holds, on the CPU."""
+    """value: the CPU tensor that holds the values."""
 
     value: Tensor
 
     @staticmethod
     def __new__(cls, value: Tensor) -> "OnPaper":
         layout = {} if value.is_sparse else {"strides": value.stride(), "storage_offset": value.storage_offset()}
-        # The one way to a tensor with another tensor inside, as torch's own subclasses take it.
+        # The only way to make a tensor that holds another tensor; torch's own subclasses use it too.
         made = torch.Tensor._make_wrapper_subclass(cls, value.shape, dtype=value.dtype, device=DEVICE, **layout)
         made.value = value
         return made
@@ -121,7 +121,7 @@ class OnPaper(torch.Tensor):
 
 
 class PaperGPU(TorchDispatchMode):
-    """Inside, device="paper" is a place to make tensors at, and to send them to."""
+    """While this mode is active, tensors can be made on and copied to device="paper"."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(func, args, kwargs or {})
@@ -135,7 +135,7 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     is_copy = name in ("copy_", "_to_copy")
     mixed = any(here) and not all(h or x.dim() == 0 for h, x in zip(here, tensors, strict=True))
     assert is_copy or not mixed, f"{func} mixes devices"
-    _note(func, name, tensors, here, device, is_copy and bool(kwargs.get("non_blocking")))
+    _record(func, name, tensors, here, device, is_copy and bool(kwargs.get("non_blocking")))
     values = tree_map(lambda x: x.value if isinstance(x, OnPaper) else x, (args, kwargs))
     if device is not None:
         values[1]["device"] = torch.device("cpu")
@@ -155,21 +155,21 @@ def _wrapped(made: Any) -> Any:
     return OnPaper(made) if type(made) is Tensor else made
 
 
-def _note(func: Any, name: str, tensors: list[Tensor], here: list[bool], device: str | None, in_turn: bool) -> None:
+def _record(func: Any, name: str, tensors: list[Tensor], here: list[bool], device: str | None, in_turn: bool) -> None:
     comes_back = any(here) and (device == "cpu" or (name == "copy_" and not here[0]))
     is_sent = (
         not all(here) and (device == "paper" or (name == "copy_" and here[0] and tensors[1].dim() > 0)) and tensors
     )
     by_mask = name.startswith("index") and any(x.dtype is torch.bool for x in tensors[1:])
-    if (any(here) and (name in ASKS or comes_back or by_mask)) or (is_sent and not in_turn):
+    if (any(here) and (name in WAITING or comes_back or by_mask)) or (is_sent and not in_turn):
         LOG.wait(name)
     makes_view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
     if (any(here) or device == "paper") and not makes_view and "empty" not in name and "sparse" not in name:
         LOG.launch()
 
 
-def _check_that_waits_are_noted() -> None:
-    """Inside a PaperGPU: what would wait is noted, what would not is not, and devices that are mixed are an error."""
+def _check_that_waits_are_recorded() -> None:
+    """Check, inside a PaperGPU, which operations are recorded as waits, and that mixing devices is an error."""
     there = torch.ones(3, device=DEVICE)
     waiting: dict[str, Callable[[], Any]] = {
         "_local_scalar_dense": lambda: float(there.sum()), "index": lambda: there[there > 0], "tolist": there.tolist,
@@ -187,17 +187,17 @@ def _check_that_waits_are_noted() -> None:
         there + torch.ones(3)
     except AssertionError:
         return
-    raise AssertionError("devices were mixed and nobody saw it")
+    raise AssertionError("devices were mixed and no error was raised")
 
 
 @contextmanager
 def on_paper() -> Iterator[None]:
-    """Inside, device="paper" is a place for tensors, and the interpreted kernels take tensors that are there."""
+    """Let tensors live on device="paper", and let the interpreted kernels take such tensors."""
     modules = (triton_kernels, triton_optimizers, triton_softmax)
     real = [(module, name, getattr(module, name)) for module in modules for name in KERNELS if hasattr(module, name)]
     for module, name, kernel in real:
         setattr(module, name, partial(_launched, kernel))
-    # Without it, torch.tensor(..., device=) would not be dispatched: there is no public switch.
+    # Without this switch torch.tensor(..., device=) would not be dispatched; torch has no public one.
     torch._C._set_only_lift_cpu_tensors(True)
     try:
         with PaperGPU(), gpu.using("kernels"):
@@ -215,8 +215,8 @@ def _launched(kernel: Callable[..., Any], *args: Any) -> Any:
 
 
 @contextmanager
-def noted_results(module: BiLMModule) -> Iterator[None]:
-    """Inside, each result that the CPU reads is noted with its step and the step in which it is read."""
+def recorded_results(module: BiLMModule) -> Iterator[None]:
+    """Record, for each result that the CPU reads, its step and the step in which it is read."""
     read = _Pending.read
 
     def noted(pending: _Pending) -> StepResult:
@@ -231,7 +231,7 @@ def noted_results(module: BiLMModule) -> Iterator[None]:
 
 
 def module_of(config: PretrainConfig, bilm: LanguageModel) -> BiLMModule:
-    """A module that needs no Trainer: with one process, Lightning's part of a step is the call of backward."""
+    """Return a module that needs no Trainer: with one process, Lightning would only call backward."""
     module = BiLMModule(config, bilm, TrainingState(STEPS, None, [None]))
     optimizer = module.configure_optimizers()
     module.optimizers = lambda use_pl_optimizer: optimizer  # type: ignore[method-assign, assignment]
@@ -240,7 +240,7 @@ def module_of(config: PretrainConfig, bilm: LanguageModel) -> BiLMModule:
 
 
 def train(module: BiLMModule, windows: list[StepInputs], device: torch.device) -> list[float]:
-    """Losses of the steps."""
+    """Train one step a window; return the losses."""
     module.on_fit_start()
     losses = []
     for number, window in enumerate(windows):
@@ -264,7 +264,7 @@ def report(dataset: Path, settings: list[str]) -> dict[str, Any]:
         expected = train(on_cpu, inputs, torch.device("cpu"))
     with on_paper():
         module = module_of(config, bilm.to(DEVICE))
-        with noted_results(module):
+        with recorded_results(module):
             LOG.waits.clear()
             LOG.results.clear()
             losses = train(module, inputs, DEVICE)
@@ -280,6 +280,6 @@ def report(dataset: Path, settings: list[str]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     with on_paper():
-        _check_that_waits_are_noted()
+        _check_that_waits_are_recorded()
     for settings in sys.argv[2:]:
         print(json.dumps(report(Path(sys.argv[1]), json.loads(settings))))

@@ -1,4 +1,4 @@
-"""The first steps of a training run by plain autograd: dense sampled softmax, torch's clip, a written-out Adagrad."""
+"""The first steps of a training run by plain autograd: dense sampled softmax, torch's clipping, and Adagrad in full."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def batches(dataset: Path, config: PretrainConfig) -> tuple[int, list[Batch]]:
 
 
 def candidates_of(config: PretrainConfig, vocab_size: int, step: int) -> Candidates:
-    """As the module draws them: from (seed, site 1, step, set)."""
+    """Draw the candidates of a step as the module does, from (seed, site 1, step, set)."""
     sampler = LogUniformSampler(vocab_size, config.softmax.num_samples)
     sets = 1 if config.softmax.candidates == "shared" else 2
     draws = [sampler.draw(config.run.seed, 1, step, number) for number in range(sets)]
@@ -54,7 +54,7 @@ def loss_of(model: LanguageModel, config: PretrainConfig, batch: Batch, states: 
 
 
 def reference(dataset: Path, config: PretrainConfig) -> tuple[LanguageModel, list[float], list[float]]:
-    """The model after three steps of the recipe as the paper's code has it, its losses and gradient norms."""
+    """Train three steps of the recipe as in the paper's code; return the model, the losses and the gradient norms."""
     vocab_size, windows = batches(dataset, config)
     torch.manual_seed(config.run.seed)
     model = LanguageModel(config.model, vocab_size)

@@ -1,4 +1,4 @@
-"""Runs of the real command on a tiny dataset: started, watched, and what they leave behind."""
+"""Runs of the real command on a tiny dataset: start them, watch them, and read what they wrote."""
 
 import json
 import socket
@@ -31,7 +31,10 @@ TINY = [
 
 
 def make_dataset(folder: Path) -> Path:
-    """About 4,400 training tokens (55 steps an epoch of the tiny run) in many chunks, and 1,200 held-out ones."""
+    """Prepare about 4,400 training tokens in many chunks, and 1,200 held-out tokens.
+
+    An epoch of the tiny run has 55 steps.
+    """
     folder.mkdir(exist_ok=True)
     train = write_text(folder / "train.txt", zipf_sentences(365, seed=1))
     heldout = write_text(folder / "heldout.txt", zipf_sentences(100, seed=2))
@@ -52,12 +55,12 @@ def config_of(dataset: Path, run_dir: Path, *pairs: str) -> PretrainConfig:
 
 
 def train_here(dataset: Path, run_dir: Path, *pairs: str) -> Outcome:
-    """A run in this process."""
+    """Train a run in this process."""
     return pretrain(config_of(dataset, run_dir, *pairs))
 
 
 def start(dataset: Path, run_dir: Path, *pairs: str, forked: bool = True, **options: Any) -> Process:
-    """`elmo pretrain`, running: forked where it is one process, unless that is said not to do."""
+    """Start `elmo pretrain`; in a fork if it is a single process and `forked` is true."""
     log = run_dir.parent / f"{run_dir.name}.{time.monotonic_ns()}.log"
     forked = forked and not any(pair.startswith("train.devices=") for pair in pairs)
     forked = forked and not options.keys() & {"preexec", "module"}
@@ -65,14 +68,14 @@ def start(dataset: Path, run_dir: Path, *pairs: str, forked: bool = True, **opti
 
 
 def run(dataset: Path, run_dir: Path, *pairs: str, code: int = 0, **options: Any) -> str:
-    """`elmo pretrain` to its end; what it said."""
+    """Run `elmo pretrain` to its end; return what it printed."""
     process = start(dataset, run_dir, *pairs, **options)
     assert process.wait() == code, process.output()
     return process.output()
 
 
 def run_ranks(dataset: Path, run_dir: Path, ranks: int, *pairs: str) -> str:
-    """`elmo pretrain` in several forks, started as torchrun starts them, to the end; what the first one printed."""
+    """Run `elmo pretrain` to its end in several forks, started as by torchrun; return what rank 0 printed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -95,14 +98,14 @@ def run_ranks(dataset: Path, run_dir: Path, ranks: int, *pairs: str) -> str:
 
 
 def last_step(run_dir: Path) -> int:
-    """The newest step with training metrics; cheap enough to be asked a thousand times a second."""
+    """Return the newest step with training metrics, fast enough to be called a thousand times a second."""
     path = run_dir / "metrics.jsonl"
     if not path.exists():
         return 0
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 4000))
         lines = [line for line in file.read().splitlines() if b"train/loss" in line and line.endswith(b"}")]
-        lines = [line for line in lines if line.startswith(b"{")]  # the first may be a part of one
+        lines = [line for line in lines if line.startswith(b"{")]  # the first line may be incomplete
     return int(json.loads(lines[-1])["trainer/global_step"]) if lines else 0
 
 
@@ -111,16 +114,16 @@ def losses(run_dir: Path) -> dict[int, float]:
 
 
 def curve(run_dir: Path) -> dict[int, dict[str, float]]:
-    """All metrics that do not tell the time or the place."""
-    told = ("speed/", "memory/")
+    """Return all metrics that do not depend on time or place."""
+    machine_dependent = ("speed/", "memory/")
     return {
-        step: {name: value for name, value in values.items() if not name.startswith(told)}
+        step: {name: value for name, value in values.items() if not name.startswith(machine_dependent)}
         for step, values in read_metrics(run_dir).items()
     }
 
 
 def newest(run_dir: Path) -> dict[str, Any]:
-    """The content of the newest checkpoint."""
+    """Return the content of the newest checkpoint."""
     folder = CheckpointFolder(run_dir / "checkpoints")
     record = folder.newest_good()
     assert record is not None
@@ -132,7 +135,7 @@ def saved_steps(run_dir: Path) -> list[int]:
 
 
 def differences(a: Any, b: Any, where: str = "") -> Iterator[str]:
-    """Every place where two checkpoints differ in a bit, the config's paths apart."""
+    """Yield every place where two checkpoints differ in a bit, except for the config, which holds paths."""
     if isinstance(a, torch.Tensor):
         if a.dtype != b.dtype or a.shape != b.shape or a.numpy().tobytes() != b.numpy().tobytes():
             yield where

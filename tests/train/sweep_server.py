@@ -12,7 +12,7 @@ SWEEP = "sweep001"
 
 
 class SweepServer(WandbServer):
-    """Hands out `trials`, each the values of its parameters, one after the other."""
+    """A server that gives out `trials` in order; a trial is the values of its parameters."""
 
     def __init__(self, trials: list[dict[str, Any]]) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class SweepServer(WandbServer):
         return super().answer(query, variables)
 
     def _commands(self, variables: dict[str, Any]) -> list[dict[str, Any]]:
-        """A trial for an agent without a running one; the last is followed by the order to end."""
+        """Return a trial for an agent that runs none; after the last trial, return the command to exit."""
         if json.loads(variables["runState"]):
             return []
         if self.given == len(self.trials):

@@ -1,4 +1,4 @@
-"""Where a dataset behind a URL is kept: the option, then the environment, then the default, for every command."""
+"""The folder that caches a remote dataset: the option, then the environment, then the default, for every command."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from pipeline.train.pretrain import open_training_data
         (["data.cache_dir=null"], "", ".cache/elmo-pipeline"),
     ],
 )
-def test_the_cache_is_the_option_s_then_the_environment_s(
+def test_the_cache_folder_is_taken_from_the_option_then_the_environment(
     given: list[str], environment: str, expected: str, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))

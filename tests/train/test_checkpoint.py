@@ -1,4 +1,4 @@
-"""What can befall a folder of checkpoints, and which of them a run or a reader then takes."""
+"""Damage to a folder of checkpoints, and which checkpoint a run or a reader then uses."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ def content(step: int) -> dict[str, Any]:
 
 
 def folder_of(path: Path, perplexities: list[float | None], keep_last: int = 2) -> CheckpointFolder:
-    """Checkpoints of steps 10, 20, ... with these held-out perplexities."""
+    """Save checkpoints of steps 10, 20, ... with these held-out perplexities."""
     folder = CheckpointFolder(path, keep_last)
     for number, perplexity in enumerate(perplexities):
         folder.save(content(10 * (number + 1)), perplexity, unix_time=0.0)
@@ -47,7 +47,7 @@ def flip_a_bit(path: Path) -> None:
 
 
 def tear(path: Path) -> None:
-    """As long as it was, but its end was never written."""
+    """Replace the second half by zeros, as if it had never been written."""
     size = path.stat().st_size
     os.truncate(path, size // 2)
     os.truncate(path, size)
@@ -97,13 +97,15 @@ def test_a_damaged_newest_checkpoint_is_logged_and_the_one_before_is_used(
 
 
 @pytest.mark.parametrize(("ending", "harm"), [case[1:] for case in DAMAGE], ids=[case[0] for case in DAMAGE])
-def test_the_next_save_sets_the_damaged_one_aside(tmp_path: Path, ending: str, harm: Callable[[Path], None]) -> None:
+def test_the_next_save_sets_the_damaged_checkpoint_aside(
+    tmp_path: Path, ending: str, harm: Callable[[Path], None]
+) -> None:
     folder = folder_of(tmp_path, [None, None])
     harm(tmp_path / f"step-00000020{ending}")
     was = {path.suffix: path.read_bytes() for path in tmp_path.glob("step-00000020.*")}
-    folder.save(content(15), None, unix_time=0.0)  # the run went on from step 10
+    folder.save(content(15), None, unix_time=0.0)  # the run resumed at step 10
     assert steps(folder) == [10, 15]
-    prefix = "" if ".json" not in was else "damaged-"  # without a record it may have been left by a kill
+    prefix = "" if ".json" not in was else "damaged-"  # a file without a record may be left over from a kill
     assert {path.suffix: path.read_bytes() for path in tmp_path.glob(f"{prefix}step-00000020.*")} == was
     assert len(list(tmp_path.iterdir())) == 4 + len(was)
     folder.save(content(20), None, unix_time=0.0)
@@ -112,22 +114,22 @@ def test_the_next_save_sets_the_damaged_one_aside(tmp_path: Path, ending: str, h
     assert len(list(tmp_path.iterdir())) == 4 + (len(was) if prefix else 0)
 
 
-def test_one_generation_of_checkpoints_set_aside_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_only_the_newest_checkpoints_set_aside_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = folder_of(tmp_path, [None, None])
-    for step in (15, 12, 11):  # each time the run resumes from step 10
+    for step in (15, 12, 11):  # each time the run resumes at step 10
         newest = folder.records()[-1]
         flip_a_bit(folder.path(newest))
         assert folder.newest_good() == folder.records()[0]
         folder.save(content(step), None, unix_time=0.0)
         assert [path.name for path in sorted(tmp_path.glob("damaged-*.ckpt"))] == [f"damaged-{newest.file}"]
     assert steps(folder) == [10, 11] and "set aside as damaged" in caplog.text
-    (tmp_path / "damaged-step-00000012.ckpt").rename(tmp_path / "step-00000012.ckpt")  # put back by hand, whole again
+    (tmp_path / "damaged-step-00000012.ckpt").rename(tmp_path / "step-00000012.ckpt")  # put back by hand
     (tmp_path / "damaged-step-00000012.json").rename(tmp_path / "step-00000012.json")
     flip_a_bit(tmp_path / "step-00000012.ckpt")
     assert folder.newest_good() == folder.records()[-1] and folder.records()[-1].step == 12
 
 
-def test_a_truncated_checkpoint_is_not_counted_among_those_kept(tmp_path: Path) -> None:
+def test_a_truncated_checkpoint_does_not_count_as_one_to_keep(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, [None, None])
     os.truncate(tmp_path / "step-00000020.ckpt", 100)
     folder.save(content(30), None, unix_time=0.0)
@@ -162,9 +164,11 @@ def test_when_all_records_are_lost_the_run_refuses_to_start_over(tmp_path: Path)
         folder.to_resume_from()
 
 
-def test_a_run_killed_in_its_first_checkpoint_starts_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_killed_while_writing_its_first_checkpoint_starts_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = folder_of(tmp_path, [None])
-    (tmp_path / "step-00000010.json").unlink()  # killed between the checkpoint and its record
+    (tmp_path / "step-00000010.json").unlink()  # killed between writing the checkpoint and its record
     (tmp_path / ".step-00000010.ckpt.abc.tmp").write_bytes(b"half")
     assert folder.to_resume_from() is None
     assert "step-00000010.ckpt has no record" in caplog.text
@@ -174,11 +178,11 @@ def test_a_run_killed_in_its_first_checkpoint_starts_anew(tmp_path: Path, caplog
     assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["step-00000004.ckpt", "step-00000012.ckpt"]
 
 
-def test_a_folder_that_is_not_there_is_a_new_run(tmp_path: Path) -> None:
+def test_without_a_folder_the_run_is_new(tmp_path: Path) -> None:
     assert CheckpointFolder(tmp_path / "none").to_resume_from() is None
 
 
-def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
+def test_the_last_checkpoints_and_the_best_are_kept(tmp_path: Path) -> None:
     perplexities = [90.0, 50.0, 70.0, None, 60.0, float("nan")]
     assert steps(folder_of(tmp_path / "two", perplexities)) == [20, 50, 60]
     assert steps(folder_of(tmp_path / "three", perplexities, keep_last=3)) == [20, 40, 50, 60]
@@ -187,7 +191,7 @@ def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
     assert steps(folder_of(tmp_path / "tie", [3.0, 9.0, 3.0, 9.0, 9.0])) == [30, 40, 50]
 
 
-def test_a_folder_stands_for_its_best_whole_checkpoint(tmp_path: Path) -> None:
+def test_a_run_folder_means_its_best_complete_checkpoint(tmp_path: Path) -> None:
     folder_of(tmp_path / "checkpoints", [90.0, 50.0, 70.0, 60.0])
     assert resolve_checkpoint(str(tmp_path)).name == "step-00000020.ckpt"
     flip_a_bit(tmp_path / "checkpoints" / "step-00000020.ckpt")
@@ -200,7 +204,7 @@ def test_a_folder_stands_for_its_best_whole_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 100, 3000])
-def test_a_cut_file_given_by_name_is_an_error_for_the_user(tmp_path: Path, size: int) -> None:
+def test_a_truncated_file_given_by_name_is_a_config_error(tmp_path: Path, size: int) -> None:
     folder_of(tmp_path, [None])
     os.truncate(tmp_path / "step-00000010.ckpt", size)
     with pytest.raises(ConfigError, match="is no checkpoint, or it is cut short"):

@@ -1,4 +1,4 @@
-"""What a run's folder says of the run, damaged or of another run: resumed rightly, or refused in one sentence."""
+"""Damaged records of a run, or records of another run: the run resumes correctly, or is refused in one sentence."""
 
 import importlib.util
 import json
@@ -29,9 +29,9 @@ NEWEST = "step-00000004"
 
 
 @pytest.fixture(scope="module")
-def begun(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of four steps, with checkpoints of two and four."""
-    run_dir = tmp_path_factory.mktemp("begun") / "run"
+def four_steps(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train four steps, with checkpoints at steps two and four."""
+    run_dir = tmp_path_factory.mktemp("four_steps") / "run"
     runs.train_here(dataset, run_dir, *STEPS, "train.max_steps=4")
     return run_dir
 
@@ -44,19 +44,19 @@ def by_adam(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run_dir(begun: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
-    shutil.copytree(begun, tmp_path / "run")
+def run_dir(four_steps: Path, tmp_path: Path) -> Path:
+    """Return a copy of the run of four steps."""
+    shutil.copytree(four_steps, tmp_path / "run")
     return tmp_path / "run"
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """What a refused start must not change."""
+    """Return the files that a refused start must not change."""
     kept = (*folder.glob("*.json"), *folder.glob("*.yaml"), *folder.glob("checkpoints/*"))
     return {path.name: path.read_bytes() for path in kept if path.name != "writer.json"}
 
 
-def refuses_to_resume(dataset: Path, run_dir: Path, match: str, *pairs: str) -> None:
+def check_that_resuming_is_refused(dataset: Path, run_dir: Path, match: str, *pairs: str) -> None:
     before = files(run_dir)
     with pytest.raises(ConfigError, match=match) as error:
         runs.train_here(dataset, run_dir, *STEPS, "train.max_steps=6", *pairs)
@@ -65,7 +65,7 @@ def refuses_to_resume(dataset: Path, run_dir: Path, match: str, *pairs: str) -> 
 
 
 def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Save a changed checkpoint in place of the one at `path`, recorded as a sound one."""
+    """Replace the checkpoint at `path` by a changed one with a correct record."""
     content = torch.load(path, weights_only=True)
     change(content)
     for old in path.parent.iterdir():
@@ -82,17 +82,17 @@ BROKEN_RUN = {
 
 @pytest.mark.parametrize("data", BROKEN_RUN.values(), ids=BROKEN_RUN)
 def test_a_damaged_run_file_is_written_again_from_the_newest_checkpoint(
-    dataset: Path, begun: Path, run_dir: Path, data: bytes, caplog: pytest.LogCaptureFixture
+    dataset: Path, four_steps: Path, run_dir: Path, data: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     (run_dir / "run.json").write_bytes(data)
-    refuses_to_resume(dataset, run_dir, "run.seed: 1 there, 2 now", "run.seed=2")
+    check_that_resuming_is_refused(dataset, run_dir, "run.seed: 1 there, 2 now", "run.seed=2")
     with caplog.at_level(logging.WARNING):
         runs.train_here(dataset, run_dir, *STEPS, "train.max_steps=4")
     assert f"the run's identity is read from {NEWEST}.ckpt instead" in caplog.text
-    assert (run_dir / "run.json").read_bytes() == (begun / "run.json").read_bytes()
+    assert (run_dir / "run.json").read_bytes() == (four_steps / "run.json").read_bytes()
 
 
-def test_a_run_whose_file_was_damaged_resumes_bitwise(
+def test_a_run_with_a_missing_run_file_resumes_bitwise(
     dataset: Path, run_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     runs.train_here(dataset, tmp_path / "whole", *STEPS, "train.max_steps=6")
@@ -102,24 +102,24 @@ def test_a_run_whose_file_was_damaged_resumes_bitwise(
     assert list(runs.differences(runs.newest(tmp_path / "whole"), runs.newest(run_dir))) == []
 
 
-def test_a_damaged_run_file_without_a_checkpoint_is_refused_and_never_a_new_run(dataset: Path, run_dir: Path) -> None:
+def test_a_damaged_run_file_without_a_checkpoint_is_refused(dataset: Path, run_dir: Path) -> None:
     (run_dir / "run.json").write_bytes(b"")
     for path in (run_dir / "checkpoints").iterdir():
         os.truncate(path, 10)
-    refuses_to_resume(dataset, run_dir, "no whole checkpoint, only damaged ones")
+    check_that_resuming_is_refused(dataset, run_dir, "no whole checkpoint, only damaged ones")
     shutil.rmtree(run_dir / "checkpoints")
-    refuses_to_resume(
+    check_that_resuming_is_refused(
         dataset, run_dir, "run.json is damaged .* put back a copy of it, or remove it to start the run again"
     )
 
 
-def test_a_run_file_mutated_anywhere_never_ends_in_a_traceback(dataset: Path, begun: Path, tmp_path: Path) -> None:
-    """It is the run's, it differs, or it is damaged and a checkpoint tells."""
+def test_a_run_file_mutated_anywhere_never_ends_in_a_traceback(dataset: Path, four_steps: Path, tmp_path: Path) -> None:
+    """The identity is equal, differs, or is damaged; then it is read from a checkpoint."""
     from pipeline.train.run_dir.lock import check_identity
 
-    shutil.copytree(begun, tmp_path / "run")
-    identity = json.loads((begun / "run.json").read_text())["identity"]
-    for data in mutations((begun / "run.json").read_bytes(), seed=0, every=2):
+    shutil.copytree(four_steps, tmp_path / "run")
+    identity = json.loads((four_steps / "run.json").read_text())["identity"]
+    for data in mutations((four_steps / "run.json").read_bytes(), seed=0, every=2):
         (tmp_path / "run" / "run.json").write_bytes(data)
         try:
             check_identity(tmp_path / "run", identity)
@@ -127,13 +127,11 @@ def test_a_run_file_mutated_anywhere_never_ends_in_a_traceback(dataset: Path, be
             assert re.search("cannot be resumed with these settings|holds a run of version", str(error))
 
 
-def test_a_checkpoint_of_another_run_is_refused_by_name_and_nothing_is_changed(
-    dataset: Path, run_dir: Path, tmp_path: Path
-) -> None:
+def test_a_checkpoint_of_another_run_is_refused_by_name(dataset: Path, run_dir: Path, tmp_path: Path) -> None:
     runs.train_here(dataset, tmp_path / "other", *STEPS, "train.max_steps=6", "run.seed=2")
     for suffix in (".ckpt", ".json"):
         shutil.copy(tmp_path / "other" / "checkpoints" / f"step-00000006{suffix}", run_dir / "checkpoints")
-    refuses_to_resume(
+    check_that_resuming_is_refused(
         dataset, run_dir, r"step-00000006\.ckpt is a checkpoint of another run \(run.seed: 2 there, 1 now\)"
     )
     for suffix in (".ckpt", ".json"):
@@ -141,7 +139,7 @@ def test_a_checkpoint_of_another_run_is_refused_by_name_and_nothing_is_changed(
     runs.train_here(dataset, run_dir, *STEPS, "train.max_steps=6")
 
 
-def test_a_checkpoint_whose_adam_counted_in_another_type_is_refused_in_one_sentence(
+def test_a_checkpoint_with_another_type_of_adams_step_count_is_refused(
     dataset: Path, by_adam: Path, tmp_path: Path
 ) -> None:
     def count_plainly(content: dict[str, Any]) -> None:
@@ -151,8 +149,8 @@ def test_a_checkpoint_whose_adam_counted_in_another_type_is_refused_in_one_sente
 
     shutil.copytree(by_adam, tmp_path / "run")
     rewrite(tmp_path / "run" / "checkpoints" / f"{NEWEST}.ckpt", count_plainly)
-    told = r"written by an earlier elmo-pipeline, whose training state does not fit this .* keeps \{'steps': 'int'"
-    refuses_to_resume(dataset, tmp_path / "run", told, "optimizer.name=adam")
+    message = r"written by an earlier elmo-pipeline, whose training state does not fit this .* keeps \{'steps': 'int'"
+    check_that_resuming_is_refused(dataset, tmp_path / "run", message, "optimizer.name=adam")
 
 
 def of_format_9(content: dict[str, Any]) -> None:
@@ -177,7 +175,7 @@ def with_other_groups(content: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (of_format_9, r"has checkpoint format 9, written by elmo-pipeline 7.0, and this .* reads format 1"),
         (without_weights, "Missing key.*softmax.weight"),
@@ -187,10 +185,10 @@ def with_other_groups(content: dict[str, Any]) -> None:
     ],
 )  # fmt: skip
 def test_a_checkpoint_that_this_version_cannot_resume_from_is_refused_in_one_sentence(
-    dataset: Path, run_dir: Path, change: Callable[[dict[str, Any]], None], told: str
+    dataset: Path, run_dir: Path, change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
     rewrite(run_dir / "checkpoints" / f"{NEWEST}.ckpt", change)
-    refuses_to_resume(dataset, run_dir, told)
+    check_that_resuming_is_refused(dataset, run_dir, message)
 
 
 def test_a_checkpoint_file_is_checked_against_its_record(run_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -233,22 +231,23 @@ def test_no_command_uses_a_damaged_checkpoint_file(
     assert f"{NEWEST}.ckpt is damaged (its sha256" in capsys.readouterr().err
 
 
-def test_no_byte_of_a_record_changes_unseen(begun: Path, tmp_path: Path) -> None:
-    """Not even a digit of a perplexity, by which the best is chosen."""
-    shutil.copytree(begun / "checkpoints", tmp_path, dirs_exist_ok=True)
-    path, whole = tmp_path / f"{NEWEST}.json", (begun / "checkpoints" / f"{NEWEST}.json").read_bytes()
+def test_a_change_in_any_byte_of_a_record_is_found(four_steps: Path, tmp_path: Path) -> None:
+    """A changed digit of a perplexity is found too, because the best checkpoint is chosen by it."""
+    shutil.copytree(four_steps / "checkpoints", tmp_path, dirs_exist_ok=True)
+    path, whole = tmp_path / f"{NEWEST}.json", (four_steps / "checkpoints" / f"{NEWEST}.json").read_bytes()
     record, name = CheckpointFolder(tmp_path).records()[-1], whole.index(b"record_sha256")
     for place in range(len(whole)):
         flipped = bytearray(whole)
         flipped[place] ^= 1 << (place % 8)
         path.write_bytes(flipped)
         found = CheckpointFolder(tmp_path).records()
-        in_name = name <= place < name + len("record_sha256")  # as in a record from before there was one
+        # The record then looks like an older one, without this hash.
+        in_name = name <= place < name + len("record_sha256")
         assert len(found) == 1 or found[-1] == record or in_name, flipped
 
 
 @pytest.mark.parametrize("file", ["/dev/zero", "/dev/null", "/proc/self/mem", "."])
-def test_what_is_no_checkpoint_file_is_refused_at_once(file: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_checkpoint_is_refused(file: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"is not a readable checkpoint|is no checkpoint, or it is cut short"):
         load_checkpoint(Path(file))
     (tmp_path / "notes.ckpt").write_text("not a checkpoint")
@@ -263,9 +262,9 @@ FOREIGN: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-def test_content_of_other_types_is_refused_in_one_sentence(begun: Path) -> None:
-    """What is not read by any command may be anything that JSON can hold."""
-    path = begun / "checkpoints" / f"{NEWEST}.ckpt"
+def test_content_of_other_types_is_refused_in_one_sentence(four_steps: Path) -> None:
+    """Values that no command reads may be anything that JSON can hold."""
+    path = four_steps / "checkpoints" / f"{NEWEST}.ckpt"
     content, refused = torch.load(path, weights_only=True), 0
     free = {"state_dict", "param_groups", "state", "dataset", "config", "states", "h", "validations", "version",
             "bad_steps", "tokens"}  # fmt: skip
@@ -303,7 +302,7 @@ def changed(value: Any, place: tuple[Any, ...], new: Any) -> Any:
     return copied
 
 
-def test_a_damaged_name_of_the_wandb_run_is_that_of_wandbs_own_folder(
+def test_a_damaged_wandb_run_id_is_read_from_wandbs_own_folder(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = family(tmp_path, "run")
@@ -314,7 +313,7 @@ def test_a_damaged_name_of_the_wandb_run_is_that_of_wandbs_own_folder(
     assert len(caplog.records) == 6
 
 
-def test_a_damaged_writer_file_ends_no_training_and_gives_nobody_the_folder(
+def test_a_damaged_writer_file_neither_stops_the_training_nor_lets_another_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
@@ -337,7 +336,7 @@ def test_a_damaged_writer_file_ends_no_training_and_gives_nobody_the_folder(
                 claim(tmp_path)
 
 
-def test_an_older_run_file_is_kept_as_it_was(dataset: Path, run_dir: Path) -> None:
+def test_an_older_run_file_is_kept_unchanged(dataset: Path, run_dir: Path) -> None:
     run = json.loads((run_dir / "run.json").read_text()) | {"version": "0.0.1"}
     (run_dir / "run.json").write_text(json.dumps(run))
     record_run(run_dir, run["identity"], runs.config_of(dataset, run_dir))
@@ -349,10 +348,10 @@ END = '{"unix_time": 1.5, "how": "diverged", "why": "", "text": "", "slurm": {"j
 NODE_CHECK = '{"faults": ["its clock is 200 s behind"], "signal": null}'
 
 
-def test_a_job_decides_with_damaged_files_as_if_they_were_not_there(
-    begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_job_ignores_damaged_files(
+    four_steps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """scontrol as a script that prints what Slurm's would of a job that was cancelled."""
+    """Use a script as scontrol that prints what Slurm's would for a job that was cancelled."""
     (tmp_path / "scontrol").write_text(
         "#!/bin/sh\n[ $2 = hostnames ] && echo n1 || echo JobState=CANCELLED Restarts=2\n"
     )

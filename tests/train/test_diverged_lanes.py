@@ -12,7 +12,7 @@ from pipeline.train.validate import Perplexity, held_out_perplexity
 from tests.data.corpora import MAX_CHARACTERS, Corpus
 
 VOCABULARY, LANES = 12, 4
-A_LANE = [12] * 10  # words of its sentences
+A_LANE = [12] * 10  # words of each of its sentences
 
 
 def bilm(loud_from: int, loud_to: int) -> LanguageModel:
@@ -29,14 +29,14 @@ def bilm(loud_from: int, loud_to: int) -> LanguageModel:
 
 
 def perplexity(model: LanguageModel, corpus: Corpus) -> Perplexity:
-    config = EvaluateConfig(lanes=LANES, lanes_at_once=3)  # the lanes are not all computed together
+    config = EvaluateConfig(lanes=LANES, lanes_at_once=3)  # so that the lanes are not all computed together
     windows = evaluation_windows(corpus, corpus.maker(VOCABULARY), config)  # type: ignore[arg-type]
     return held_out_perplexity(model, windows, config, torch.device("cpu"))
 
 
 @pytest.fixture
 def corpus() -> Corpus:
-    """Lane 2 is of words 10 and 11, the others are of words 3 to 9."""
+    """Return a corpus whose lane 2 has the words 10 and 11, and whose other lanes have the words 3 to 9."""
     made = Corpus([[A_LANE] * LANES], types=7)
     made.chunks[2][made.chunks[2] >= 3] = 10 + made.chunks[2][made.chunks[2] >= 3] % 2
     return made
@@ -48,13 +48,13 @@ def test_a_lane_that_diverges_is_counted_in_both_directions(corpus):
     assert found.warning.startswith("2 of 8 evaluation lanes did worse")
 
 
-def test_no_lane_diverges_where_all_do_equally_well(corpus):
+def test_no_lane_counts_as_diverged_if_all_do_equally_well(corpus):
     found = perplexity(bilm(0, VOCABULARY), corpus)
     assert found.both == pytest.approx(VOCABULARY)
     assert (found.diverged_lanes, found.warning) == (0, "")
 
 
-def test_a_model_that_is_bad_everywhere_has_not_diverged(corpus):
+def test_no_lane_counts_as_diverged_if_the_model_is_bad_everywhere(corpus):
     found = perplexity(bilm(10, 12), corpus)
     assert found.both > VOCABULARY
     assert found.diverged_lanes == 0

@@ -19,7 +19,7 @@ from tests.train.wandb_files import exit_codes
 
 
 class Poison(Callback):
-    """Makes one weight infinite for one step, and looks at what the step leaves."""
+    """Make one weight infinite or NaN in some steps, and check that these steps change nothing."""
 
     def __init__(self, steps: set[int], weight: str, value: float) -> None:
         self.steps, self.weight, self.value = steps, weight, value
@@ -79,14 +79,14 @@ LATE = [(True, *BAD[2]), (True, *BAD[3]), (True, *BAD[6])]
 
 
 def read_results_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU: the device tells the optimizer whether a step is good, and the CPU reads the result later."""
+    """Let the optimizer skip bad steps by itself and the CPU read the results later, as on a GPU."""
     for module in (module_module, optimizer_module):
         monkeypatch.setattr(module, "uses_kernels", lambda values: True)
 
 
 @pytest.mark.parametrize(("is_late", "weight", "value"), [(False, *bad) for bad in BAD] + LATE)
 @pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
-def test_a_step_that_is_not_finite_leaves_weights_and_optimizer_as_they_were(
+def test_a_step_that_is_not_finite_changes_neither_weights_nor_optimizer(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str, is_late: bool, weight: str,
     value: float,
 ) -> None:  # fmt: skip
@@ -105,7 +105,7 @@ def test_a_step_that_is_not_finite_leaves_weights_and_optimizer_as_they_were(
 
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
-def test_bad_steps_read_late_count_and_change_as_those_read_at_once(
+def test_bad_steps_whose_results_are_read_late_have_the_same_effect(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
     settings = [f"optimizer.name={optimizer}", "optimizer.lr=0.01", "softmax.num_samples=500", "train.max_steps=9"]
@@ -123,7 +123,7 @@ def test_bad_steps_read_late_count_and_change_as_those_read_at_once(
     assert curves[1][9]["train/loss"] == pytest.approx(sum(losses) / 6) and curves[1][9]["train/bad_steps"] == 3
 
 
-def test_too_many_bad_steps_in_a_row_that_are_read_late_end_the_run_too(
+def test_too_many_bad_steps_in_a_row_end_the_run_even_if_read_late(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read_results_late(monkeypatch)
@@ -132,7 +132,9 @@ def test_too_many_bad_steps_in_a_row_that_are_read_late_end_the_run_too(
         runs.train_here(dataset, tmp_path / "run", *settings)
 
 
-def test_too_many_in_a_row_end_the_run_and_name_the_last_good_checkpoint(dataset: Path, tmp_path: Path) -> None:
+def test_too_many_bad_steps_in_a_row_end_the_run_and_name_the_last_good_checkpoint(
+    dataset: Path, tmp_path: Path
+) -> None:
     run_dir = tmp_path / "run"
     settings = ["train.max_bad_steps=3", "checkpoint.every_steps=100"]
     runs.train_here(dataset, run_dir, *settings, "train.max_steps=4")
@@ -141,7 +143,8 @@ def test_too_many_in_a_row_end_the_run_and_name_the_last_good_checkpoint(dataset
     assert "3 steps in a row were not finite" in str(error.value)
     assert str(error.value).endswith(f"the last good checkpoint is {run_dir / 'checkpoints' / 'step-00000004.ckpt'}")
     assert runs.saved_steps(run_dir) == [4]
-    outcome = runs.train_here(dataset, run_dir, *settings, "train.max_steps=8")  # at the old rate the run resumes
+    # At the old learning rate the run resumes.
+    outcome = runs.train_here(dataset, run_dir, *settings, "train.max_steps=8")
     assert outcome.step == 8 and runs.newest(run_dir)["elmo"]["bad_steps"] == 0
 
 
@@ -155,8 +158,8 @@ def test_a_run_that_diverges_before_its_first_checkpoint_reports_that_there_is_n
 @pytest.mark.slow
 def test_two_ranks_that_diverge_end_with_exit_code_1_and_one_sentence(dataset: Path, tmp_path: Path) -> None:
     settings = ["train.max_bad_steps=3", "optimizer.lr=1e30", "train.devices=2", "wandb.mode=offline"]
-    said = runs.run(dataset, tmp_path / "run", *settings, code=1)
-    lines = [line for line in said.splitlines() if line.startswith("elmo pretrain:")]
+    printed = runs.run(dataset, tmp_path / "run", *settings, code=1)
+    lines = [line for line in printed.splitlines() if line.startswith("elmo pretrain:")]
     assert len(lines) == 1 and "3 steps in a row were not finite" in lines[0]
-    assert "Traceback" not in said
+    assert "Traceback" not in printed
     assert exit_codes(tmp_path / "run") == [1]

@@ -1,4 +1,4 @@
-"""What a run notes of itself: the revision of this project's clone, of no other repository."""
+"""The revision that a run records is that of this project's clone, never of another repository."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def revision_in(folder: Path) -> str:
-    """Return what git_revision says where the package lies in `folder`."""
+    """Return what git_revision returns when the package is in `folder`."""
     code = "from pipeline.train.run_dir.records import git_revision; print(git_revision())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder)
     return done.stdout.strip()
@@ -32,20 +32,20 @@ def test_a_clone_has_its_revision() -> None:
         assert git_revision() is not None
 
 
-def test_another_repository_around_the_package_is_none_of_its_code(tmp_path: Path) -> None:
-    """As where the package is installed in a virtual environment that lies in a clone of something else."""
+def test_a_repository_around_the_package_is_not_recorded(tmp_path: Path) -> None:
+    """Install the package in a virtual environment inside a clone of something else."""
     git("init", folder=tmp_path)
     git("commit", "--allow-empty", "-m", "other", folder=tmp_path)
     installed = tmp_path / ".venv" / "site-packages"
     copy_package(installed)
     assert revision_in(installed) == "None"
-    copy_package(tmp_path)  # at the top of somebody's repository
+    copy_package(tmp_path)  # at the top of another repository
     assert revision_in(tmp_path) == "None"
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     assert len(revision_in(tmp_path)) >= 40
 
 
-def test_pinned_code_has_the_revision_it_was_submitted_with(tmp_path: Path) -> None:
+def test_pinned_code_has_the_revision_of_its_submission(tmp_path: Path) -> None:
     copy_package(tmp_path)
     (tmp_path / "REVISION").write_text("abc\n")
     assert revision_in(tmp_path) == "abc"

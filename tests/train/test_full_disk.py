@@ -1,4 +1,4 @@
-"""No room at checkpoint time: an error is logged, the run continues, the last good checkpoint stays."""
+"""A full disk at a checkpoint: an error is logged, the run continues, and the last good checkpoint stays."""
 
 import os
 import resource
@@ -15,7 +15,7 @@ SETTINGS = ["train.validate_every_steps=100", "checkpoint.every_steps=5", "train
 
 
 def no_large_files() -> None:
-    """In the child: no file may grow past 300 kB (metrics fit, a checkpoint does not)."""
+    """Limit the files of the child to 300 kB, which is enough for metrics but not for a checkpoint."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 
 
@@ -24,10 +24,10 @@ def test_a_failed_save_is_logged_and_the_last_good_checkpoint_stays(dataset: Pat
     run_dir = tmp_path / "run"
     runs.train_here(dataset, tmp_path / "whole", *SETTINGS, "train.max_steps=20")
     runs.train_here(dataset, run_dir, *SETTINGS, "train.max_steps=4")
-    said = runs.run(dataset, run_dir, *SETTINGS, "train.max_steps=12", code=1, preexec=no_large_files)
-    assert [step for step in (5, 10, 12) if f"NO CHECKPOINT at step {step}" in said] == [5, 10, 12]
-    assert "the end could not be saved: the last checkpoint is of step 4 of 12" in said
-    assert "Traceback" not in said
+    printed = runs.run(dataset, run_dir, *SETTINGS, "train.max_steps=12", code=1, preexec=no_large_files)
+    assert [step for step in (5, 10, 12) if f"NO CHECKPOINT at step {step}" in printed] == [5, 10, 12]
+    assert "the end could not be saved: the last checkpoint is of step 4 of 12" in printed
+    assert "Traceback" not in printed
     assert runs.saved_steps(run_dir) == [4]
     assert not list((run_dir / "checkpoints").glob(".*.tmp"))
     assert runs.last_step(run_dir) == 12
@@ -47,7 +47,7 @@ def test_a_signal_at_a_step_that_could_not_be_saved_stops_all_ranks(dataset: Pat
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
-def test_a_run_on_a_disk_that_is_full_to_the_last_byte_continues(dataset: Path, tmp_path: Path) -> None:
+def test_a_run_continues_on_a_completely_full_disk(dataset: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]).returncode:
@@ -69,7 +69,7 @@ def test_a_run_on_a_disk_that_is_full_to_the_last_byte_continues(dataset: Path, 
         assert runs.saved_steps(run_dir)[-1] == runs.last_step(run_dir)
         lines = (run_dir / "metrics.jsonl").read_text().splitlines()
         whole = [line for line in lines if line.startswith("{") and line.endswith("}")]
-        assert len(lines) - len(whole) <= 1  # one line was cut short, and swallowed no other
+        assert len(lines) - len(whole) <= 1  # one line was cut short, and no other is lost
     finally:
         subprocess.run(["umount", "-l", str(disk)])
         shutil.rmtree(disk, ignore_errors=True)

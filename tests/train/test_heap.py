@@ -20,14 +20,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 
 
 def faults(way: str) -> int:
-    """Page faults of a process that asks for two large blocks twenty times."""
-    environment = os.environ | {"THP_MEM_ALLOC_ENABLE": "0", "PYTHONPATH": os.getcwd()}  # pages of one size
+    """Run a process that allocates two large blocks twenty times; return its page faults."""
+    environment = os.environ | {"THP_MEM_ALLOC_ENABLE": "0", "PYTHONPATH": os.getcwd()}  # pages of one size only
     command = [sys.executable, "-c", _SCRIPT, way]
     return int(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's malloc")
-def test_blocks_that_are_asked_for_again_are_not_mapped_anew() -> None:
+def test_freed_blocks_are_reused_without_new_page_faults() -> None:
     twenty_times = 20 * 2 * 9 * 1024
     usual, kept = faults("usual"), faults("kept")
     assert usual > twenty_times > 3 * (usual - twenty_times), "the rest is loading torch"

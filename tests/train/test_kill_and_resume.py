@@ -1,4 +1,4 @@
-"""kill -9 at any moment, run again, and in the end nothing tells the run from one that was never killed."""
+"""A run killed with kill -9 at any moment and started again equals a run that was never killed."""
 
 import os
 import random
@@ -11,7 +11,7 @@ import pytest
 from tests import processes
 from tests.train import runs
 
-KILLS_PER_RUN = int(os.environ.get("ELMO_TEST_KILLS", "21")) // 3  # raise it for a longer trial
+KILLS_PER_RUN = int(os.environ.get("ELMO_TEST_KILLS", "21")) // 3  # set it higher for a longer trial
 STEPS = 120
 
 
@@ -20,9 +20,9 @@ def checkpoint_being_written(run_dir: Path) -> bool:
 
 
 def kill_once(process: processes.Process, run_dir: Path, kind: str, step: int, chance: random.Random) -> bool:
-    """Kill the process and all it started; whether it came before the end and left a half-written checkpoint."""
+    """Kill the process group at a chosen point; return whether that left a half-written checkpoint."""
     if kind == "validation":
-        step = -(-step // 10) * 10  # metrics of a step are written, then it is validated
+        step = -(-step // 10) * 10  # validation follows the metrics of these steps
     if not process.wait_until(lambda: runs.last_step(run_dir) >= step):
         return False
     if kind == "checkpoint":
@@ -33,8 +33,8 @@ def kill_once(process: processes.Process, run_dir: Path, kind: str, step: int, c
     return checkpoint_being_written(run_dir)
 
 
-def kill_again_and_again(dataset: Path, run_dir: Path, settings: list[str], seed: int) -> tuple[int, int]:
-    """(kills, half-written checkpoints that kills left) of a run that in the end is finished."""
+def kill_repeatedly(dataset: Path, run_dir: Path, settings: list[str], seed: int) -> tuple[int, int]:
+    """Run and kill repeatedly, then to the end; return (kills, half-written checkpoints left by kills)."""
     chance = random.Random(seed)
     kinds = ["checkpoint", "validation", "anywhere"]
     kills = torn = 0
@@ -58,7 +58,7 @@ def killed(dataset: Path, long_run: list[str], tmp_path_factory: pytest.TempPath
     def one(seed: int) -> tuple[Path, int, int]:
         run_dir = folder / f"run-{seed}"
         settings = long_run if seed == 0 else [*long_run, "wandb.mode=disabled"]  # wandb takes seconds to start
-        return run_dir, *kill_again_and_again(dataset, run_dir, settings, seed)
+        return run_dir, *kill_repeatedly(dataset, run_dir, settings, seed)
 
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(one, range(3)))
@@ -66,7 +66,7 @@ def killed(dataset: Path, long_run: list[str], tmp_path_factory: pytest.TempPath
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_run_killed_again_and_again_ends_bitwise_like_the_uninterrupted_one(
+def test_a_run_killed_repeatedly_ends_bitwise_like_the_uninterrupted_one(
     killed: list[tuple[Path, int, int]], uninterrupted: Path
 ) -> None:
     expected = runs.newest(uninterrupted)
@@ -89,16 +89,14 @@ def test_leftovers_of_killed_writes_are_removed(killed: list[tuple[Path, int, in
 
 
 @pytest.mark.slow
-def test_a_run_can_be_started_again_at_once_when_only_its_main_process_was_killed(
-    dataset: Path, tmp_path: Path
-) -> None:
+def test_a_run_can_be_restarted_at_once_when_only_its_main_process_was_killed(dataset: Path, tmp_path: Path) -> None:
     settings = ["data.workers=2", "train.max_steps=100000", "train.epochs=100000", "checkpoint.every_steps=5"]
     process = runs.start(dataset, tmp_path / "run", *settings)
     try:
         assert process.wait_until(lambda: runs.last_step(tmp_path / "run") >= 6)
         process.popen.kill()
         process.popen.wait()
-        said = runs.run(dataset, tmp_path / "run", *settings[:1], "train.max_steps=8")
-        assert "resumed at step" in said or "nothing to do" in said
+        printed = runs.run(dataset, tmp_path / "run", *settings[:1], "train.max_steps=8")
+        assert "resumed at step" in printed or "nothing to do" in printed
     finally:
         process.signal_group(9) if process.popen.poll() is None else None

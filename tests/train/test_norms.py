@@ -1,4 +1,4 @@
-"""Norms by parameter group: of the gradients, weights and updates that a step really had; looking changes nothing."""
+"""Norms of the gradients, weights and updates of a step, by parameter group; logging them changes nothing."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def test_norms_are_logged_at_their_interval_for_every_group(watched: Path) -> No
 
 
 @pytest.mark.parametrize("step", [3, 6])
-def test_the_norms_of_all_groups_make_up_the_norm_that_is_clipped(watched: Path, step: int) -> None:
+def test_the_norms_of_all_groups_add_up_to_the_clipped_norm(watched: Path, step: int) -> None:
     values = read_metrics(watched)[step]
     before = sum(norm**2 for norm in of(values, "norm_pre_clip").values()) ** 0.5
     after = sum(norm**2 for norm in of(values, "norm_post_clip").values()) ** 0.5
@@ -44,7 +44,7 @@ def test_the_norms_of_all_groups_make_up_the_norm_that_is_clipped(watched: Path,
     assert after == pytest.approx(min(3.0, before), rel=1e-4) and before > 3
 
 
-def test_updates_are_what_lies_between_two_checkpoints(watched: Path) -> None:
+def test_updates_are_the_differences_between_two_checkpoints(watched: Path) -> None:
     values = read_metrics(watched)[3]
     old, new = (
         load_checkpoint(watched / "checkpoints" / f"step-{step:08d}.ckpt")["state_dict"] for step in (2, 3)
@@ -75,7 +75,7 @@ def test_histograms_of_layers_are_in_wandbs_file(watched: Path) -> None:
     assert sum(found["layer_norm/2.forward.values"]) == lanes * steps
 
 
-def test_of_a_step_that_is_dropped_no_norms_are_logged(dataset: Path, tmp_path: Path) -> None:
+def test_no_norms_are_logged_for_a_dropped_step(dataset: Path, tmp_path: Path) -> None:
     settings = ["train.max_steps=6", "optimizer.lr=1e30", "train.norms_every_steps=1", "wandb.mode=offline"]
     runs.train_here(dataset, tmp_path / "run", *settings)
     curve = read_metrics(tmp_path / "run")
@@ -84,6 +84,6 @@ def test_of_a_step_that_is_dropped_no_norms_are_logged(dataset: Path, tmp_path: 
     assert of(curve[1], "norm_pre_clip").keys() == GROUPS
 
 
-def test_looking_changes_nothing(watched: Path, dataset: Path, tmp_path: Path) -> None:
+def test_logging_norms_changes_nothing(watched: Path, dataset: Path, tmp_path: Path) -> None:
     runs.train_here(dataset, tmp_path / "run", *SETTINGS, "train.lanes_at_once=4")
     assert not list(runs.differences(runs.newest(watched), runs.newest(tmp_path / "run")))

@@ -1,4 +1,4 @@
-"""Adagrad, Adam and Muon against references, sparse rows against dense ones, one norm, the schedules."""
+"""Adagrad, Adam and Muon against references, sparse rows against dense ones, global clipping, the schedules."""
 
 import itertools
 import math
@@ -27,7 +27,7 @@ ROWS, WIDTH, STEPS = 12, 5, 20
 
 
 def gradient(step: int, rows: Tensor | None = None) -> Tensor:
-    """A dense gradient; with `rows`, zero elsewhere."""
+    """Return a dense gradient; with `rows`, it is zero in all other rows."""
     dense = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(100 + step))
     if rows is None:
         return dense
@@ -35,7 +35,7 @@ def gradient(step: int, rows: Tensor | None = None) -> Tensor:
 
 
 def touched(step: int) -> Tensor:
-    """Other rows at each step; rows 10 and 11 never."""
+    """Return rows that differ from step to step; never rows 10 and 11."""
     return torch.randperm(10, generator=torch.Generator().manual_seed(step))[:4].sort().values
 
 
@@ -66,14 +66,14 @@ def stepped(parameter: nn.Parameter, optimizer: torch.optim.Optimizer, gradients
     return parameter.detach()
 
 
-def test_dense_adagrad_is_torchs_with_an_accumulator_from_one() -> None:
+def test_dense_adagrad_equals_torchs_with_an_initial_accumulator_of_one() -> None:
     ours, theirs = table(), table()
     gradients = [gradient(step) for step in range(STEPS)]
     expected = stepped(theirs, torch.optim.Adagrad([theirs], 0.2, initial_accumulator_value=1.0), gradients)
     torch.testing.assert_close(stepped(ours, by_adagrad(ours), gradients), expected, rtol=0, atol=1e-6)
 
 
-def test_adagrad_is_tensorflows_without_an_epsilon() -> None:
+def test_adagrad_equals_tensorflows_without_an_epsilon() -> None:
     parameter = table()
     weights, accumulator = parameter.detach().double().numpy().copy(), np.ones((ROWS, WIDTH))
     for step in range(STEPS):
@@ -86,7 +86,7 @@ def test_adagrad_is_tensorflows_without_an_epsilon() -> None:
     np.testing.assert_allclose(optimizer.state[parameter]["accumulator"].numpy(), accumulator, rtol=1e-6)
 
 
-def test_sparse_adagrad_is_dense_adagrad_on_rows_and_leaves_the_others_alone() -> None:
+def test_sparse_adagrad_equals_dense_adagrad_and_changes_no_other_rows() -> None:
     ours, theirs = table(), table()
     one, other = by_adagrad(ours), by_adagrad(theirs)
     for step in range(STEPS):
@@ -101,14 +101,14 @@ def test_sparse_adagrad_is_dense_adagrad_on_rows_and_leaves_the_others_alone() -
     assert torch.equal(ours[10:], table()[10:])
 
 
-def test_dense_adam_is_torchs() -> None:
+def test_dense_adam_equals_torchs() -> None:
     ours, theirs = table(), table()
     gradients = [gradient(step) for step in range(STEPS)]
     expected = stepped(theirs, torch.optim.Adam([theirs], 0.01), gradients)
     torch.testing.assert_close(stepped(ours, by_adam(ours), gradients), expected, rtol=0, atol=1e-6)
 
 
-def test_sparse_adam_is_torchs_and_the_moments_of_absent_rows_rest() -> None:
+def test_sparse_adam_equals_torchs_and_changes_no_other_rows() -> None:
     ours, theirs = table(), table()
     one, other = by_adam(ours), torch.optim.SparseAdam([theirs], 0.01)
     for step in range(STEPS):
@@ -121,7 +121,7 @@ def test_sparse_adam_is_torchs_and_the_moments_of_absent_rows_rest() -> None:
     torch.testing.assert_close(ours.detach(), theirs.detach(), rtol=0, atol=1e-6)
 
 
-def test_a_gradient_that_was_dropped_changes_nothing_not_even_adams_count() -> None:
+def test_a_dropped_gradient_changes_nothing_including_adams_step_count() -> None:
     for make in (by_adagrad, by_adam, by_muon):
         parameter = table()
         optimizer = make(parameter)
@@ -192,7 +192,7 @@ def test_muon_trains_the_matrices_adam_the_rest_of_the_network_and_adagrad_the_s
 
 
 @pytest.mark.parametrize("bound", [0.5, 10.0, 1e6, None])
-def test_one_global_norm_scales_dense_and_sparse_gradients_alike(bound: float | None) -> None:
+def test_dense_and_sparse_gradients_are_clipped_by_one_global_norm(bound: float | None) -> None:
     dense, rows_of = table(), table()
     rows = touched(3)
     dense.grad, rows_of.grad = gradient(1) * 4, sparse(gradient(2, rows) * 4, rows)
@@ -201,7 +201,7 @@ def test_one_global_norm_scales_dense_and_sparse_gradients_alike(bound: float | 
     expected = torch.nn.utils.clip_grad_norm_(references, math.inf if bound is None else bound)
     norm = clip_global_norm_([dense, rows_of, table()], bound)
     torch.testing.assert_close(norm, expected)
-    # torch adds 1e-6 to the norm that it divides by, TF does not.
+    # torch adds 1e-6 to the norm before it divides, TF does not.
     torch.testing.assert_close(dense.grad, references[0].grad, rtol=1e-6, atol=0)
     torch.testing.assert_close(rows_of.grad.to_dense(), references[1].grad, rtol=1e-6, atol=0)
 
@@ -211,7 +211,7 @@ def schedule(**changes: Any) -> list[float]:
     return [config.lr * lr_factor(config, step, 100) for step in range(101)]
 
 
-def test_schedules_start_and_end_where_they_say() -> None:
+def test_schedules_start_and_end_at_the_right_rates() -> None:
     assert set(schedule()) == {0.4}
     linear, cosine = schedule(schedule="linear"), schedule(schedule="cosine")
     assert linear[0] == cosine[0] == 0.4
@@ -222,7 +222,7 @@ def test_schedules_start_and_end_where_they_say() -> None:
 
 
 @pytest.mark.parametrize("kind", ["constant", "linear", "cosine"])
-def test_warm_up_rises_in_equal_parts_to_the_rate_and_never_trains_at_zero(kind: str) -> None:
+def test_warm_up_rises_in_equal_steps_and_never_has_rate_zero(kind: str) -> None:
     rates = schedule(schedule=kind, warmup_steps=10)
     assert rates[:10] == pytest.approx([0.04 * (step + 1) for step in range(10)])
     assert rates[9] == rates[10] == 0.4
@@ -238,7 +238,7 @@ def test_the_config_chooses_the_optimizer() -> None:
     assert [group["params"] for group in optimizer.param_groups] == [[network], [softmax]]
 
 
-def test_each_group_goes_by_its_own_rule_and_rate_under_one_schedule() -> None:
+def test_each_group_has_its_own_rule_and_rate_under_one_schedule() -> None:
     both, apart = [table(), table()], [table(), table()]
     together = build_optimizer(OptimizerConfig(name="adam-adagrad", lr=0.01), ParameterKinds(both, [both[1]]))
     alone = [by_adam(apart[0]), by_adagrad(apart[1])]
@@ -251,7 +251,7 @@ def test_each_group_goes_by_its_own_rule_and_rate_under_one_schedule() -> None:
     assert torch.equal(both[0], apart[0]) and torch.equal(both[1], apart[1])
 
 
-def test_a_resumed_optimizer_has_the_saved_sums_and_the_rates_of_now() -> None:
+def test_a_resumed_optimizer_has_the_saved_accumulators_and_the_new_rate() -> None:
     saved, parameter = by_adagrad(table()), table()
     stepped(saved.param_groups[0]["params"][0], saved, [gradient(0)])
     resumed = RowOptimizer([adagrad([parameter], 0.05, 1.0)])

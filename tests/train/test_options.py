@@ -1,4 +1,4 @@
-"""Each kind of training learns: precision, optimizer, candidates, softmax, schedules."""
+"""Each kind of training learns: precision, optimizer, candidates, softmax, order."""
 
 import math
 from pathlib import Path
@@ -27,7 +27,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("changes", OPTIONS.values(), ids=OPTIONS.keys())
-def test_it_learns_the_text(dataset: Path, tmp_path: Path, changes: list[str]) -> None:
+def test_a_run_learns_the_text(dataset: Path, tmp_path: Path, changes: list[str]) -> None:
     settings = [f"train.max_steps={STEPS}", "train.epochs=9", "train.validate_every_steps=55"]
     runs.train_here(dataset, tmp_path / "run", *settings, *changes)
     curve = runs.curve(tmp_path / "run")
@@ -49,14 +49,14 @@ def test_weights_and_states_stay_in_float32_under_bfloat16(dataset: Path, tmp_pa
     assert {value.dtype for value in values} == {torch.float32}
 
 
-def test_the_rate_logged_is_the_schedules(dataset: Path, tmp_path: Path) -> None:
+def test_the_logged_learning_rate_follows_the_schedule(dataset: Path, tmp_path: Path) -> None:
     settings = ["train.max_steps=10", "optimizer.schedule=linear", "optimizer.warmup_steps=2", "optimizer.lr=0.1"]
     runs.train_here(dataset, tmp_path / "run", *settings)
     rates = [values["train/learning_rate"] for values in runs.curve(tmp_path / "run").values()]
     assert rates == pytest.approx([0.05, 0.1, *(0.1 * (1 - k / 8) for k in range(8))])
 
 
-def test_a_run_that_starts_as_unigrams_starts_at_their_perplexity_and_learns(dataset: Path, tmp_path: Path) -> None:
+def test_a_run_that_starts_from_unigrams_starts_at_their_perplexity_and_learns(dataset: Path, tmp_path: Path) -> None:
     settings = ["softmax.init=unigram", "train.max_steps=110", "train.epochs=2", "train.validate_every_steps=110"]
     runs.train_here(dataset, tmp_path / "start", *settings, "optimizer.lr=1e-9", "train.max_steps=1")
     counts = runs.newest(tmp_path / "start")["elmo"]["vocabulary"]["counts"].double()
@@ -73,7 +73,7 @@ def test_a_run_that_starts_as_unigrams_starts_at_their_perplexity_and_learns(dat
     assert runs.curve(tmp_path / "run")[110]["val/perplexity"] < 0.97 * expected
 
 
-def test_a_dataset_without_held_out_text_is_trained_on_without_validation(tmp_path: Path) -> None:
+def test_a_dataset_without_held_out_text_is_trained_without_validation(tmp_path: Path) -> None:
     text = corpora.write_text(tmp_path / "text.txt", corpora.zipf_sentences(100, seed=5))
     runs.prepare([str(text)], str(tmp_path / "data"), workers=1, show_progress=False)
     outcome = runs.train_here(tmp_path / "data", tmp_path / "run", "train.max_steps=4")
@@ -82,7 +82,7 @@ def test_a_dataset_without_held_out_text_is_trained_on_without_validation(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("pair", "said"),
+    ("pair", "message"),
     [
         ("train.devices=3", "use 1 or 2 or 4 or 8 ranks, or use a multiple of 3 lanes"),
         ("train.lanes_at_once=3", "train.lanes_at_once=3 does not divide the 8 lanes of a rank"),
@@ -92,8 +92,10 @@ def test_a_dataset_without_held_out_text_is_trained_on_without_validation(tmp_pa
         ("checkpoint.keep_last=1", "checkpoint.keep_last=1 must be at least 2"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_in_a_sentence(dataset: Path, tmp_path: Path, pair: str, said: str) -> None:
-    """And takes no folder: the same run.dir can be used with better settings."""
-    with pytest.raises(ValueError, match=said):
+def test_settings_that_cannot_be_trained_are_refused_in_one_sentence(
+    dataset: Path, tmp_path: Path, pair: str, message: str
+) -> None:
+    """No run folder is made, so that the same run.dir can be used with other settings."""
+    with pytest.raises(ValueError, match=message):
         runs.train_here(dataset, tmp_path / "run", pair)
     assert not (tmp_path / "run").exists()

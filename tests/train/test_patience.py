@@ -1,4 +1,4 @@
-"""A run that does not get better ends early, keeps its best, and stays ended until it is given more patience."""
+"""A run that stops improving ends early, keeps its best checkpoint, and resumes only with more patience."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ from pipeline.train.run_dir.checkpoint import CheckpointFolder
 from pipeline.train.run_dir.records import read_facts
 from tests.train import runs
 
-# At this rate it learns at first, and then jumps about.
+# At this rate the loss first falls and then jumps.
 HASTY = ["optimizer.lr=1.5", "train.epochs=100", "train.validate_every_steps=5", "checkpoint.every_steps=1000",
          "train.log_every_steps=5", "data.vocab_size=300", "model.dropout=0"]  # fmt: skip
 PATIENT = [*HASTY, "train.patience=2"]
@@ -30,7 +30,7 @@ def ended(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
-def test_it_ends_after_so_many_validations_without_a_better_one(ended: Path) -> None:
+def test_a_run_ends_after_the_given_number_of_validations_without_improvement(ended: Path) -> None:
     curve = held_out(ended)
     best = min(curve, key=lambda step: curve[step])
     assert max(curve) == best + 2 * 5
@@ -38,14 +38,14 @@ def test_it_ends_after_so_many_validations_without_a_better_one(ended: Path) -> 
     assert read_status(ended).state == "finished"
 
 
-def test_its_best_checkpoint_is_kept_though_none_was_due(ended: Path) -> None:
+def test_the_best_checkpoint_is_kept_even_if_no_checkpoint_was_due(ended: Path) -> None:
     curve, folder = held_out(ended), CheckpointFolder(ended / "checkpoints")
     best = folder.best()
     assert best is not None and best.val_perplexity == min(curve.values()) == curve[best.step]
     assert runs.saved_steps(ended)[-1] == max(curve)
 
 
-def test_started_again_it_does_not_train_on_unless_given_more_patience(
+def test_a_restarted_run_trains_on_only_with_more_patience(
     dataset: Path, ended: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     last, ended = max(held_out(ended)), shutil.copytree(ended, tmp_path / "run")
@@ -57,7 +57,7 @@ def test_started_again_it_does_not_train_on_unless_given_more_patience(
     assert outcome.step >= last + 5
 
 
-def test_patience_is_counted_over_restarts(dataset: Path, tmp_path: Path, ended: Path) -> None:
+def test_patience_counts_validations_across_restarts(dataset: Path, tmp_path: Path, ended: Path) -> None:
     best = max(held_out(ended)) - 10
     for steps in (best + 7, 100_000):
         runs.train_here(dataset, tmp_path / "run", *PATIENT, f"train.max_steps={steps}")

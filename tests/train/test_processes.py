@@ -1,4 +1,4 @@
-"""The processes of a training: none is left behind by a kill, and each one's end or error is told in a sentence."""
+"""The processes of a training: a kill leaves none behind, and each error is reported in one sentence."""
 
 import signal
 import tarfile
@@ -25,7 +25,7 @@ def all_started_by(process: processes.Process) -> list[psutil.Process]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("is_saving", [False, True])
-def test_all_processes_of_a_training_end_when_only_its_main_one_is_killed(
+def test_all_processes_of_a_training_end_when_only_the_main_one_is_killed(
     dataset: Path, tmp_path: Path, is_saving: bool
 ) -> None:
     run_dir = tmp_path / "run"
@@ -38,14 +38,12 @@ def test_all_processes_of_a_training_end_when_only_its_main_one_is_killed(
         assert process.wait_until(lambda: any((run_dir / "checkpoints").glob(".*.tmp")))
     process.popen.kill()
     process.popen.wait()
-    assert len(started) >= 2 + 1 + 2 + 1  # loader processes of two ranks, rank 1, wandb
+    assert len(started) >= 2 + 1 + 2 + 1  # two loader processes for each of two ranks, rank 1, wandb
     assert psutil.wait_procs(started, timeout=30)[1] == []
 
 
 @pytest.mark.slow
-def test_a_killed_loader_process_is_reported_in_a_sentence_and_not_as_a_full_disk(
-    dataset: Path, tmp_path: Path
-) -> None:
+def test_a_killed_loader_process_is_not_reported_as_a_full_disk(dataset: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     process = runs.start(dataset, run_dir, *ENDLESS, "data.workers=2", "checkpoint.every_steps=1")
     assert process.wait_until(lambda: runs.last_step(run_dir) >= 5), process.output()
@@ -53,16 +51,16 @@ def test_a_killed_loader_process_is_reported_in_a_sentence_and_not_as_a_full_dis
     process.wait_until(lambda: any((run_dir / "checkpoints").glob(".*.tmp")))
     loader_process.kill()
     assert process.wait() == 1
-    said = process.output()
-    assert "elmo pretrain: a loader process of rank 0 was killed after step" in said
-    assert "the last good checkpoint is" in said
-    assert "NO CHECKPOINT" not in said and "Traceback" not in said
+    printed = process.output()
+    assert "elmo pretrain: a loader process of rank 0 was killed after step" in printed
+    assert "the last good checkpoint is" in printed
+    assert "NO CHECKPOINT" not in printed and "Traceback" not in printed
     assert runs.saved_steps(run_dir)[-1] in (runs.last_step(run_dir) - 1, runs.last_step(run_dir))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
-def test_damaged_data_ends_a_training_in_a_sentence_and_the_last_checkpoint_stays(tmp_path: Path, workers: int) -> None:
+def test_damaged_data_ends_a_training_with_one_sentence_and_its_last_checkpoint(tmp_path: Path, workers: int) -> None:
     dataset, run_dir = runs.make_dataset(tmp_path / "text"), tmp_path / "run"
     settings = [
         f"data.workers={workers}",
@@ -76,43 +74,43 @@ def test_damaged_data_ends_a_training_in_a_sentence_and_the_last_checkpoint_stay
         with tarfile.open(shard) as members:
             for member in members:
                 start, end = member.offset_data + NPY_HEADER_BYTES, member.offset_data + member.size
-                content[start:end] = np.full((end - start) // 4, 3, np.int32).tobytes()  # no sentence has an end now
+                content[start:end] = np.full((end - start) // 4, 3, np.int32).tobytes()  # now no sentence has an end
         shard.write_bytes(content)
-    said = runs.run(dataset, run_dir, *settings, "train.max_steps=80", code=2)
-    assert "Traceback" not in said
-    assert said.strip().splitlines()[-1].startswith("elmo pretrain: ")
-    assert "the last good checkpoint is" in said.strip().splitlines()[-1]
+    printed = runs.run(dataset, run_dir, *settings, "train.max_steps=80", code=2)
+    assert "Traceback" not in printed
+    assert printed.strip().splitlines()[-1].startswith("elmo pretrain: ")
+    assert "the last good checkpoint is" in printed.strip().splitlines()[-1]
     assert runs.saved_steps(run_dir)[-1] == 8
 
 
 @pytest.mark.slow
-def test_ranks_with_other_candidates_end_in_a_sentence_that_names_them(dataset: Path, tmp_path: Path) -> None:
+def test_ranks_with_different_candidates_are_named_in_one_sentence(dataset: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     process = runs.start(
         dataset, run_dir, *ENDLESS, "train.devices=2", "checkpoint.every_steps=4", module="tests.train.odd_rank"
     )
     assert process.wait() == 1, process.output()
-    said = process.output()
-    assert "elmo pretrain: of 2 ranks, these have other candidates than the rest: 1; " in said
-    assert "the last good checkpoint is" in said and "step-00000004.ckpt" in said
-    assert "Traceback" not in said
+    printed = process.output()
+    assert "elmo pretrain: of 2 ranks, these have other candidates than the rest: 1; " in printed
+    assert "the last good checkpoint is" in printed and "step-00000004.ckpt" in printed
+    assert "Traceback" not in printed
     assert runs.last_step(run_dir) == 5
 
 
 class Failing:
-    """Fails at the second call."""
+    """Raise an error from the third call on."""
 
     def __init__(self, error: BaseException) -> None:
         self.error, self.calls = error, 0
 
     def __call__(self, writer: Writer) -> None:
         self.calls += 1
-        if self.calls > 2:  # twice a save
+        if self.calls > 2:  # two calls a save
             raise self.error
 
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA error: an illegal memory access"), SystemExit(7)])
-def test_a_save_that_fails_but_not_because_of_the_disk_ends_the_run(
+def test_a_save_that_fails_for_another_reason_than_the_disk_ends_the_run(
     dataset: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -130,15 +128,15 @@ def test_a_save_that_fails_but_not_because_of_the_disk_ends_the_run(
 
 
 @pytest.fixture
-def looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_a_pause_between_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stop_requests, "_SECONDS_BETWEEN_READS", 0.0)
 
 
-def test_a_folder_that_does_not_answer_makes_no_request_and_is_looked_at_again(
-    tmp_path: Path, looks_at_once: None, caplog: pytest.LogCaptureFixture
+def test_a_folder_that_cannot_be_read_makes_no_request_and_is_read_again(
+    tmp_path: Path, without_a_pause_between_reads: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_dir = tmp_path / "run"
-    run_dir.write_text("not a folder")  # an OSError, as ESTALE and EIO are
+    run_dir.write_text("not a folder")  # an OSError, like ESTALE and EIO
     found = StopRequests(run_dir)
     assert not any(found.poll() for _ in range(3))
     assert caplog.text.count("run.dir does not answer") == 1
@@ -148,9 +146,11 @@ def test_a_folder_that_does_not_answer_makes_no_request_and_is_looked_at_again(
     assert found.poll() is Request.STOP
 
 
-def test_a_file_that_cannot_be_removed_is_handled_once_and_removed_later(tmp_path: Path, looks_at_once: None) -> None:
+def test_a_file_that_cannot_be_removed_is_handled_once_and_removed_later(
+    tmp_path: Path, without_a_pause_between_reads: None
+) -> None:
     found = StopRequests(tmp_path)
-    (tmp_path / "save").mkdir()  # which no unlink removes
+    (tmp_path / "save").mkdir()  # unlink cannot remove a folder
     assert found.poll() is Request.SAVE
     found.handled(Request.SAVE)
     assert found.poll() is Request.NONE
@@ -160,9 +160,7 @@ def test_a_file_that_cannot_be_removed_is_handled_once_and_removed_later(tmp_pat
     assert found.poll() is Request.SAVE
 
 
-def test_a_signal_that_stopped_a_training_does_not_stop_the_next_one_of_the_process(
-    dataset: Path, tmp_path: Path
-) -> None:
+def test_a_signal_that_stopped_a_training_does_not_stop_the_next_training(dataset: Path, tmp_path: Path) -> None:
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     signals.install()
     try:

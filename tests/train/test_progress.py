@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: one bar in a terminal, a few lines in a job's log."""
+"""The progress of a run: one bar in a terminal, a few lines in a job's log."""
 
 import fcntl
 import os
@@ -18,17 +18,17 @@ from tests.train import runs
 pytestmark = [pytest.mark.slow]
 
 
-def test_a_log_gets_a_line_now_and_then_and_no_bar(dataset: Path, tmp_path: Path) -> None:
-    said = runs.run(dataset, tmp_path / "run", "train.max_steps=25", "train.validate_every_steps=15")
-    assert "\r" not in said and "|" not in said
-    lines = [line for line in said.splitlines() if re.match(r"step \d+ of 25 ", line)]
+def test_a_log_gets_a_few_lines_and_no_bar(dataset: Path, tmp_path: Path) -> None:
+    printed = runs.run(dataset, tmp_path / "run", "train.max_steps=25", "train.validate_every_steps=15")
+    assert "\r" not in printed and "|" not in printed
+    lines = [line for line in printed.splitlines() if re.match(r"step \d+ of 25 ", line)]
     assert [line.split()[1] for line in lines] == ["10", "20", "25"]
     assert re.fullmatch(
         r"step 20 of 25 \(80%\): sampled perplexity [\d.]+, held out [\d.]+, [\d,]+ tokens/s, \d+:\d\d:\d\d left",
         lines[1],
     )
     assert "held out" not in lines[0] and lines[2].endswith("0:00:00 left")
-    assert said.count("held-out perplexity") == 2
+    assert printed.count("held-out perplexity") == 2
 
 
 def test_a_terminal_gets_one_bar(dataset: Path, tmp_path: Path) -> None:

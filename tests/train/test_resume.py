@@ -1,4 +1,4 @@
-"""`elmo pretrain` on a folder that holds a run: resumes and prints from where, or refuses and names the reason."""
+"""`elmo pretrain` on a folder that holds a run: it resumes and prints the step, or refuses and names the reason."""
 
 import json
 import shutil
@@ -20,13 +20,13 @@ def stopped_at_six(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return run_dir
 
 
-def test_it_resumes_and_prints_from_which_step_or_that_the_run_is_finished(
+def test_a_run_resumes_and_prints_the_step_or_that_it_is_finished(
     dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = tmp_path / "run"
-    for steps, said in ((6, "(new)"), (10, "resumed at step 6"), (10, "nothing to do")):
+    for steps, printed in ((6, "(new)"), (10, "resumed at step 6"), (10, "nothing to do")):
         outcome = runs.train_here(dataset, run_dir, f"train.max_steps={steps}", *SHORT)
-        assert said in capfd.readouterr().err
+        assert printed in capfd.readouterr().err
         assert (outcome.step, outcome.total_steps, outcome.stopped) == (steps, steps, False)
     assert list(runs.losses(run_dir)) == list(range(1, 11))
 
@@ -41,7 +41,7 @@ def test_it_resumes_and_prints_from_which_step_or_that_the_run_is_finished(
         ("sampled", "muon", None),
     ],
 )
-def test_a_run_in_pieces_is_bitwise_the_run_in_one(
+def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(
     dataset: Path, tmp_path: Path, kind: str, optimizer: str, lanes_at_once: int | None
 ) -> None:
     settings = [*SHORT, f"optimizer.name={optimizer}", f"softmax.kind={kind}", "optimizer.lr=0.01", "train.epochs=9"]
@@ -62,7 +62,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("key", REFUSED)
-def test_a_change_that_makes_it_another_run_is_refused_by_name(dataset: Path, stopped_at_six: Path, key: str) -> None:
+def test_a_change_that_makes_it_another_run_is_refused_with_its_key(
+    dataset: Path, stopped_at_six: Path, key: str
+) -> None:
     with pytest.raises(ConfigError) as error:
         runs.train_here(dataset, stopped_at_six, *SHORT, f"{key}={REFUSED[key]}")
     assert f"{key}: " in str(error.value) and "there" in str(error.value) and "now" in str(error.value)
@@ -77,7 +79,7 @@ def test_another_dataset_is_refused(dataset: Path, stopped_at_six: Path, tmp_pat
         runs.train_here(tmp_path / "other", stopped_at_six, *SHORT)
 
 
-def test_what_may_change_may_change(dataset: Path, stopped_at_six: Path) -> None:
+def test_settings_that_may_change_can_be_changed(dataset: Path, stopped_at_six: Path) -> None:
     changes = ["optimizer.lr=0.1", "optimizer.schedule=linear", "train.precision=bf16-mixed", "data.workers=1",
                "checkpoint.keep_last=3", "train.log_every_steps=2", "evaluate.lanes=3"]  # fmt: skip
     outcome = runs.train_here(dataset, stopped_at_six, *SHORT, *changes, "train.max_steps=8")
@@ -88,9 +90,9 @@ def test_what_may_change_may_change(dataset: Path, stopped_at_six: Path) -> None
 def test_the_command_refuses_with_exit_code_2_and_one_sentence(
     dataset: Path, stopped_at_six: Path, tmp_path: Path
 ) -> None:
-    said = runs.run(dataset, stopped_at_six, *SHORT, "run.seed=7", code=2)
-    assert said.startswith("elmo pretrain: run.dir=") and "run.seed: 1 there, 7 now" in said
-    assert len(said.splitlines()) == 1
+    printed = runs.run(dataset, stopped_at_six, *SHORT, "run.seed=7", code=2)
+    assert printed.startswith("elmo pretrain: run.dir=") and "run.seed: 1 there, 7 now" in printed
+    assert len(printed.splitlines()) == 1
 
 
 @pytest.mark.slow
@@ -99,8 +101,8 @@ def test_a_second_process_on_a_run_is_refused_and_the_first_continues(dataset: P
     first = runs.start(dataset, tmp_path / "run", *settings)
     try:
         assert first.wait_until(lambda: runs.last_step(tmp_path / "run") >= 2)
-        said = runs.run(dataset, tmp_path / "run", *settings, code=2)
-        assert said.startswith("elmo pretrain:") and "being trained by another process" in said
+        printed = runs.run(dataset, tmp_path / "run", *settings, code=2)
+        assert printed.startswith("elmo pretrain:") and "being trained by another process" in printed
         seen = runs.last_step(tmp_path / "run")
         assert first.wait_until(lambda: runs.last_step(tmp_path / "run") > seen) and first.popen.poll() is None
     finally:
@@ -108,7 +110,7 @@ def test_a_second_process_on_a_run_is_refused_and_the_first_continues(dataset: P
     assert json.loads((tmp_path / "run" / "run.json").read_text())["identity"]["data.lanes"] == 8
 
 
-def test_a_run_that_drew_other_candidates_is_refused_in_one_sentence(
+def test_a_run_of_a_version_with_other_candidates_is_refused_in_one_sentence(
     dataset: Path, stopped_at_six: Path, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"

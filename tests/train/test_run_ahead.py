@@ -1,4 +1,4 @@
-"""In training the CPU runs ahead of a GPU: no step waits for it, and launches are few enough to keep ahead."""
+"""In training the CPU runs ahead of a GPU: no step waits for its own result, and a step has few launches."""
 
 import json
 import os
@@ -15,7 +15,8 @@ SMALL = [
     "model.filters=[[1,4],[2,4],[3,8],[4,8],[5,16],[6,16],[7,16]]", "model.lstm_dim=16", "model.projection_dim=8",
     "data.lanes=4", "data.window=3", "softmax.num_samples=16",
 ]  # fmt: skip
-ALL_FILTERS = "model.filters=[[1,32],[2,32],[3,64],[4,128],[5,256],[6,512],[7,1024]]"  # of few, bf16 turns signs
+# With fewer filters, bf16 changes signs.
+ALL_FILTERS = "model.filters=[[1,32],[2,32],[3,64],[4,128],[5,256],[6,512],[7,1024]]"
 WAYS = {
     "faithful": ["configs/original.yaml"],
     "fast": ["configs/fast.yaml", "data.cold_start_share=0.3"],
@@ -25,12 +26,12 @@ WAYS = {
     "bf16": ["configs/original.yaml", "train.precision=bf16-mixed", ALL_FILTERS],
     "norms": ["configs/original.yaml", "train.norms_every_steps=2"],
 }
-pytestmark = pytest.mark.xdist_group("paper GPU")  # the fixture below is made once
+pytestmark = pytest.mark.xdist_group("paper GPU")  # so that the fixture below is made only once
 
 
 @pytest.fixture(scope="module")
 def found(dataset: Path) -> dict[str, dict[str, Any]]:
-    """What three steps on a GPU on paper did, each way: one process of tests/train/paper_gpu.py."""
+    """Train three steps on a fake GPU with each list of settings, in one process of tests/train/paper_gpu.py."""
     settings = [json.dumps([*way[:1], *SMALL, *way[1:]]) for way in WAYS.values()]
     command = [sys.executable, "-m", "tests.train.paper_gpu", str(dataset), *settings]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
@@ -40,7 +41,7 @@ def found(dataset: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "norms"])
-def test_a_step_learns_as_on_a_cpu_and_waits_only_for_the_result_of_the_one_before(
+def test_a_step_learns_as_on_a_cpu_and_waits_only_for_the_previous_result(
     found: dict[str, dict[str, Any]], way: str
 ) -> None:
     steps, rounding = found[way], 5e-3 if way == "bf16" else 1e-5
@@ -51,5 +52,5 @@ def test_a_step_learns_as_on_a_cpu_and_waits_only_for_the_result_of_the_one_befo
     assert 100 < steps["launches"] < (1000 if way == "muon" else 400) and steps["recorded"] == 2 * 2 * 3 * 4
 
 
-def test_a_step_whose_norms_are_looked_at_waits_for_its_own_result(found: dict[str, dict[str, Any]]) -> None:
+def test_a_step_whose_norms_are_logged_waits_for_its_own_result(found: dict[str, dict[str, Any]]) -> None:
     assert found["norms"]["results"] == [[0, 1], [1, 1], [2, 3]]

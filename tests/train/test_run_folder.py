@@ -1,4 +1,4 @@
-"""One writer: who has a run's folder, who may take it, and what a process does that lost it."""
+"""A run's folder has one writer: who holds it, who may take it, and what a process does that has lost it."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
     assert not is_claimed(tmp_path)
 
 
-def test_a_later_start_of_the_same_job_takes_the_folder_and_the_earlier_one_writes_no_more(
+def test_a_later_start_of_the_same_job_takes_the_folder_from_the_earlier_one(
     tmp_path: Path, slurm: pytest.MonkeyPatch
 ) -> None:
     folder = CheckpointFolder(tmp_path / "checkpoints")
@@ -54,7 +54,7 @@ def test_another_job_or_the_same_start_is_refused(
             claim(tmp_path)
 
 
-def test_a_folder_that_cannot_be_read_for_a_moment_is_not_lost(tmp_path: Path) -> None:
+def test_a_missing_writer_file_does_not_take_the_folder_from_its_writer(tmp_path: Path) -> None:
     with claim(tmp_path) as writer:
         (tmp_path / "writer.json").unlink()
         assert writer.is_current()
@@ -68,15 +68,15 @@ def run_watchdog(arguments: str, body: str) -> "subprocess.CompletedProcess[str]
     return subprocess.run([sys.executable, "-c", code], cwd=processes.ROOT, capture_output=True, text=True, timeout=120)
 
 
-def test_the_watchdog_shows_where_a_process_hangs_and_ends_it() -> None:
+def test_the_watchdog_prints_where_a_process_hangs_and_ends_it() -> None:
     done = run_watchdog("None, 1.0", "dog.beat(); time.sleep(100)")
     assert done.returncode == EXIT_HUNG
     assert "HUNG: no step ended for" in done.stderr and 'File "<string>", line 4 in <module>' in done.stderr
 
 
-def test_the_watchdog_tells_of_a_hang_but_does_not_wait_for_an_answer() -> None:
-    done = run_watchdog("None, 0.5, on_hang=lambda: print('told', flush=True)", "dog.beat(); time.sleep(100)")
-    assert done.returncode == EXIT_HUNG and done.stdout == "told\n"
+def test_the_watchdog_calls_on_hang_but_does_not_wait_for_it() -> None:
+    done = run_watchdog("None, 0.5, on_hang=lambda: print('hung', flush=True)", "dog.beat(); time.sleep(100)")
+    assert done.returncode == EXIT_HUNG and done.stdout == "hung\n"
     done = run_watchdog("None, 0.5, on_hang=lambda: time.sleep(100)", "dog.beat(); time.sleep(100)")
     assert done.returncode == EXIT_HUNG
 

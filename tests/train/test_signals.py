@@ -1,4 +1,4 @@
-"""A signal to any process of a run: all ranks stop at the end of the same step, saved, and the run resumes later."""
+"""A signal to any process of a run: all ranks stop after the same step with a checkpoint, and the run can resume."""
 
 import signal
 import subprocess
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def assert_stopped_well(process: processes.Process, run_dir: Path) -> int:
-    """Exit code 75, a checkpoint of the very step that was the last; returns that step."""
+    """Check for exit code 75 and a checkpoint of the last step; return that step."""
     assert process.wait() == 75, process.output()
     step = runs.last_step(run_dir)
     assert f"stopped at step {step} of " in process.output()
@@ -26,18 +26,18 @@ def assert_stopped_well(process: processes.Process, run_dir: Path) -> int:
     return step
 
 
-def test_a_process_stopped_by_every_signal_in_turn_ends_bitwise_like_the_uninterrupted_one(
+def test_a_run_stopped_by_every_signal_ends_bitwise_like_the_uninterrupted_one(
     dataset: Path, long_run: list[str], uninterrupted: Path, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
     process = runs.start(dataset, run_dir, *long_run)
-    assert process.wait_until((run_dir / "run.json").exists)  # before training
+    assert process.wait_until((run_dir / "run.json").exists)  # before training starts
     process.popen.send_signal(signal.SIGTERM)
     assert assert_stopped_well(process, run_dir) >= 1
     for after, signum, group in ((30, signal.SIGUSR1, False), (60, signal.SIGINT, True), (90, signal.SIGTERM, True)):
         process = runs.start(dataset, run_dir, *long_run)
         assert process.wait_until(lambda after=after: runs.last_step(run_dir) >= after)
-        if group:  # as a terminal's Ctrl-C and Slurm do: loader processes and wandb's get it too
+        if group:  # Ctrl-C in a terminal and Slurm signal all processes, also those of the loader and of wandb
             process.signal_group(signum)
         else:
             process.popen.send_signal(signum)
@@ -48,10 +48,8 @@ def test_a_process_stopped_by_every_signal_in_turn_ends_bitwise_like_the_uninter
     assert runs.curve(run_dir) == runs.curve(uninterrupted)
 
 
-def test_threads_that_torch_gives_a_loader_process_leave_the_signal_to_the_parent_too(
-    dataset: Path, tmp_path: Path
-) -> None:
-    """They are there before the process can say anything; with one thread, as in other tests, there are none."""
+def test_threads_of_torch_in_a_loader_process_do_not_end_it_on_a_signal(dataset: Path, tmp_path: Path) -> None:
+    """The threads exist before the process runs any of our code. With one thread, as in other tests, there are none."""
     settings = ["data.workers=1", "train.threads=2", "train.epochs=1000"]
     process = runs.start(dataset, tmp_path / "run", *settings, environment={"OMP_NUM_THREADS": "2"}, forked=False)
     assert process.wait_until(lambda: runs.last_step(tmp_path / "run") >= 5)
@@ -90,13 +88,13 @@ def test_a_signal_to_one_of_two_ranks_stops_both_and_they_resume_bitwise(dataset
     assert runs.curve(run_dir) == runs.curve(tmp_path / "whole")
 
 
-def test_a_second_ctrl_c_ends_at_once_and_the_last_checkpoint_stays(dataset: Path, tmp_path: Path) -> None:
+def test_a_second_ctrl_c_ends_the_run_at_once_and_the_last_checkpoint_stays(dataset: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    settings = ["checkpoint.every_steps=2", "evaluate.lanes=1", "evaluate.window=1"]  # validation takes long
+    settings = ["checkpoint.every_steps=2", "evaluate.lanes=1", "evaluate.window=1"]  # so that validation takes long
     process = runs.start(dataset, run_dir, *settings, "train.validate_every_steps=3", "train.epochs=100")
     assert process.wait_until(lambda: runs.last_step(run_dir) >= 3)
     process.signal_group(signal.SIGINT)
-    time.sleep(0.2)  # or the two become one
+    time.sleep(0.2)  # otherwise the two signals become one
     process.signal_group(signal.SIGINT)
     assert process.wait() == 130
     assert "interrupted; run the same command again to resume" in process.output()

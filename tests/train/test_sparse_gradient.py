@@ -1,4 +1,4 @@
-"""The table's gradient is never dense: what a step makes, touches and sends does not grow with the vocabulary."""
+"""The table's gradient is never dense: what a step allocates, reads and sends does not grow with the vocabulary."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def test_a_steps_work_does_not_grow_with_the_vocabulary(dataset: Path, tmp_path:
     assert large.on_table <= ROW_OPERATIONS, f"work on the whole table: {large.on_table - ROW_OPERATIONS}"
 
 
-def test_the_measure_sees_a_dense_gradient(dataset: Path, tmp_path: Path) -> None:
+def test_the_measurement_detects_a_dense_gradient(dataset: Path, tmp_path: Path) -> None:
     config = runs.config_of(dataset, tmp_path, "softmax.kind=full", "train.max_steps=4")
     small, large = measure_step(config, SMALL), measure_step(config, 4 * SMALL)
     assert large.made > 2 * small.made and not large.on_table <= ROW_OPERATIONS
@@ -46,11 +46,11 @@ def test_the_bytes_sent_between_ranks_do_not_grow_with_the_vocabulary(dataset: P
         for rank in range(2)
     ]  # fmt: skip
     try:
-        said = [rank.communicate(timeout=processes.WAIT_SECONDS)[0] for rank in ranks]
+        printed = [rank.communicate(timeout=processes.WAIT_SECONDS)[0] for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
-    for output in said:
+    for output in printed:
         small, large = json.loads(output.splitlines()[-1])
         table_bytes = SMALL * 16 * 4
         assert small["rows"] > 1000 and small["dense"] > 1000

@@ -1,4 +1,4 @@
-"""Whole training steps against plain autograd: dense sampled softmax, torch's clip, a written-out Adagrad."""
+"""Whole training steps against plain autograd: dense sampled softmax, torch's clipping, and Adagrad in full."""
 
 from pathlib import Path
 
@@ -33,6 +33,6 @@ def test_three_steps_give_the_weights_of_plain_autograd(dataset: Path, tmp_path:
     assert [curve[step + 1]["train/gradient_norm"] for step in range(STEPS)] == pytest.approx(norms, rel=1e-5)
 
 
-def test_the_comparison_clips_every_gradient(dataset: Path, tmp_path: Path) -> None:
+def test_every_gradient_of_the_comparison_is_clipped(dataset: Path, tmp_path: Path) -> None:
     config = runs.config_of(dataset, tmp_path, "optimizer.clip_norm=0.5", "model.dropout=0.3")
     assert min(reference(dataset, config)[2]) > 1.0

@@ -19,7 +19,7 @@ EXAMPLE = ROOT / "docs" / "examples" / "sweep.yaml"
 TRIALS = [{"optimizer.lr": 0.001, "model.dropout": 0.1}, {"optimizer.lr": 0.004, "model.dropout": 0.0}]
 
 
-def test_a_sweep_varies_what_elmo_pretrain_has() -> None:
+def test_a_sweep_varies_only_options_of_elmo_pretrain() -> None:
     sweep = yaml.safe_load(EXAMPLE.read_text())
     assert set(sweep["parameters"]) <= {key.name for key in keys(PretrainConfig)}
     assert sweep["metric"]["name"] == "val/perplexity"

@@ -26,7 +26,7 @@ def free_port() -> int:
 
 
 def torchrun(folder: Path, processes: tuple[int, int], *command: str, restarts: int = 0) -> list[Process]:
-    """`torchrun -m pipeline.cli pretrain`, running on both machines, with a number of processes on each."""
+    """Start `torchrun -m pipeline.cli pretrain` on both machines, with a number of processes on each."""
     port = free_port()
     return [
         Process(
@@ -41,7 +41,7 @@ def torchrun(folder: Path, processes: tuple[int, int], *command: str, restarts: 
 
 
 def end(agents: list[Process]) -> str:
-    """Wait for the end of all, and return what they printed."""
+    """Wait for the end of all processes; return what they printed."""
     try:
         codes = [agent.wait() for agent in agents]
     finally:
@@ -58,7 +58,7 @@ def workers(agent: Process) -> list[psutil.Process]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_killed_worker_is_started_again_and_the_bits_are_those_of_one_machine(dataset: Path, tmp_path: Path) -> None:
+def test_a_run_with_a_killed_worker_equals_the_run_of_one_machine_bitwise(dataset: Path, tmp_path: Path) -> None:
     settings = [*EVERY, "train.max_steps=400"]
     agents = torchrun(tmp_path, (1, 1), *runs.arguments(dataset, tmp_path / "two", *settings), restarts=3)
     assert agents[1].wait_until(lambda: runs.last_step(tmp_path / "two") >= 50), agents[0].output()
@@ -86,7 +86,7 @@ def test_a_requested_stop_ends_all_machines_and_the_same_command_resumes(dataset
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_workers_of_a_machine_end_with_its_torchrun(dataset: Path, tmp_path: Path) -> None:
+def test_the_workers_of_a_machine_end_when_its_torchrun_ends(dataset: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     agents = torchrun(tmp_path, (1, 1), *runs.arguments(dataset, run_dir, *EVERY))
     assert agents[0].wait_until(lambda: runs.last_step(run_dir) >= 3), agents[0].output()
@@ -114,7 +114,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, nodes: int, here: int, total: i
         monkeypatch.setenv(name, str(value))
 
 
-def test_the_shape_of_a_run_is_that_of_torchrun_inside_a_slurm_job_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchrun_decides_the_shape_of_a_run_inside_a_slurm_job_too(monkeypatch: pytest.MonkeyPatch) -> None:
     environment(monkeypatch, 2, 4, 8)
     assert job_shape() == ["train.nodes=2", "train.devices=4"]
     monkeypatch.setenv("SLURM_JOB_ID", "7")
@@ -132,7 +132,7 @@ def test_restarts_need_a_store_for_each_start(monkeypatch: pytest.MonkeyPatch) -
         job_shape()
 
 
-def test_another_number_of_processes_than_torchrun_started_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_number_of_processes_that_differs_from_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     require_torchrun_shape(1, 3)
     environment(monkeypatch, 2, 4, 8)
     require_torchrun_shape(2, 4)

@@ -1,4 +1,4 @@
-"""What a run leaves in wandb's files and in metrics.jsonl, read back."""
+"""What a run writes into wandb's files and into metrics.jsonl, read back."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def test_wandbs_file_holds_the_metrics_against_the_global_step(uninterrupted: Pa
     assert {"name": "train/tokens", "step_metric": "trainer/global_step"}.items() <= metrics[-2].items()
 
 
-def test_wandbs_file_says_what_was_run_and_how_it_ended(uninterrupted: Path) -> None:
+def test_wandbs_file_holds_the_config_and_how_the_run_ended(uninterrupted: Path) -> None:
     (piece,) = wandb_files.pieces(uninterrupted)
     (run,) = of_type(piece, "run")
     config = run["config"]["update"]
@@ -51,7 +51,7 @@ def test_wandbs_file_says_what_was_run_and_how_it_ended(uninterrupted: Path) -> 
     assert wandb_files.exit_codes(uninterrupted) == [0]
 
 
-def test_the_numbers_of_a_run_make_sense(uninterrupted: Path) -> None:
+def test_the_metrics_of_a_run_are_plausible(uninterrupted: Path) -> None:
     curve = read_metrics(uninterrupted)
     assert curve[60]["train/tokens"] == 60 * 80 and curve[55]["train/epoch"] == pytest.approx(1)
     assert curve[120]["speed/eta_hours"] == 0 < curve[60]["speed/eta_hours"]
@@ -87,10 +87,10 @@ Tracker(Path(sys.argv[1]), given or "", config, {}).finish()
     ("given", "environment", "expected"),
     [("option", "variable", "option"), ("option", "", "option"), (None, "variable", "variable"), (None, "", None)],
 )
-def test_an_option_beats_the_environment_which_beats_the_default(
+def test_an_option_overrides_the_environment_which_overrides_the_default(
     given: str | None, environment: str, expected: str | None, tmp_path: Path
 ) -> None:
-    """In a process of its own, as wandb reads the environment once."""
+    """Run it in a process of its own, because wandb reads the environment once."""
     run_dir = tmp_path / "folder"
     run_dir.mkdir()
     names = ("PROJECT", "ENTITY", "RUN_GROUP", "NOTES", "NAME") + ("TAGS",) * bool(environment)
@@ -119,11 +119,13 @@ def test_a_variable_that_wandb_refuses_is_reported_in_one_sentence(
         "pretrain", *settings, log=tmp_path / "log", environment={f"WANDB_{name}": value}, forked=True
     )
     assert process.wait() == 2
-    (said,) = [line for line in process.output().splitlines() if line.startswith("elmo pretrain: ")]
-    assert "wandb refuses a setting" in said and "Traceback" not in process.output()
+    (message,) = [line for line in process.output().splitlines() if line.startswith("elmo pretrain: ")]
+    assert "wandb refuses a setting" in message and "Traceback" not in process.output()
 
 
-def test_wandb_s_mode_is_the_option_s_then_the_environment_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wandb_mode_is_taken_from_the_option_then_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     for number, mode in enumerate(("auto", "offline")):
         (tmp_path / mode).mkdir()
@@ -132,7 +134,7 @@ def test_wandb_s_mode_is_the_option_s_then_the_environment_s(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40])
-def test_a_line_cut_short_by_a_kill_swallows_no_other(tmp_path: Path, cut: int) -> None:
+def test_a_line_cut_short_by_a_kill_does_not_damage_the_next(tmp_path: Path, cut: int) -> None:
     Tracker(tmp_path, "run", WandbConfig(mode="disabled"), {}).log({"train/loss": 2.0, "train/gradient_norm": 1.0}, 1)
     path = tmp_path / "metrics.jsonl"
     os.truncate(path, path.stat().st_size - cut)
@@ -140,10 +142,10 @@ def test_a_line_cut_short_by_a_kill_swallows_no_other(tmp_path: Path, cut: int) 
     again.log({"train/loss": 3.0, "train/gradient_norm": None}, 2)
     again.log({"train/loss": 4.0}, 3)
     assert {step: values["train/loss"] for step, values in read_metrics(tmp_path).items() if step > 1} == {2: 3, 3: 4}
-    assert (1 in read_metrics(tmp_path)) == (cut == 1)  # only the line's end was lost
+    assert (1 in read_metrics(tmp_path)) == (cut == 1)  # only the end of the line was lost
 
 
-def test_a_step_done_again_after_a_kill_counts_once(tmp_path: Path) -> None:
+def test_a_step_repeated_after_a_kill_counts_once(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, "run", WandbConfig(mode="disabled"), {})
     for step, loss in ((1, 5.0), (2, 4.0), (3, 3.5), (2, 4.0), (3, 3.25)):
         tracker.log({"train/loss": loss}, step)
@@ -157,20 +159,20 @@ NOWHERE = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_INIT_TIMEOUT": "5"}
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("mode", "environment", "said"),
+    ("mode", "environment", "message"),
     [
-        ("auto", {}, None),  # no key: offline as a matter of course
+        ("auto", {}, None),  # no key: offline without a message
         ("online", {}, "tracked offline"),
         ("online", {"WANDB_API_KEY": "0" * 40}, "tracked offline"),
     ],
     ids=["auto without a key", "online without a key", "online without a network"],
 )
 def test_without_key_or_network_a_run_is_tracked_offline(
-    dataset: Path, tmp_path: Path, mode: str, environment: dict[str, str], said: str | None
+    dataset: Path, tmp_path: Path, mode: str, environment: dict[str, str], message: str | None
 ) -> None:
     home = {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
     settings = ["train.max_steps=2", f"wandb.mode={mode}"]
     output = runs.run(dataset, tmp_path / "run", *settings, environment=NOWHERE | environment | home)
-    assert ("tracked offline" in output) == (said is not None)
+    assert ("tracked offline" in output) == (message is not None)
     assert list(history(wandb_files.pieces(tmp_path / "run")[-1])) == [1, 2]
     assert f"`elmo sync {tmp_path / 'run'}`" in output

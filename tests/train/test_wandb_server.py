@@ -22,7 +22,7 @@ def only_run(server: WandbServer) -> Run:
 
 
 def check_history(run: Run, run_dir: Path, steps: list[int]) -> None:
-    """One run whose own count continues without a gap, and whose metrics are those of metrics.jsonl."""
+    """Check that the run's own step counts without a gap, and that its metrics equal those of metrics.jsonl."""
     assert [line["_step"] for line in run.history] == list(range(len(run.history)))
     assert sorted({line["trainer/global_step"] for line in run.history}) == steps
     seen: dict[int, dict[str, float]] = {}
@@ -56,9 +56,9 @@ def test_a_run_that_is_resumed_online_is_one_run(dataset: Path, tmp_path: Path) 
 
 @pytest.fixture(scope="module")
 def in_pieces(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run in three offline pieces: to its end, cut short as by kill -9 with steps 5 to 7, resumed after step 4.
+    """Train a run in three offline pieces: to its end; cut short in steps 5 to 7 as by kill -9; resumed after step 4.
 
-    A real kill -9 would cut where wandb last wrote, every 15 s or so; the file is truncated to make it sure.
+    A real kill -9 would cut the file where wandb last wrote, about every 15 s. Here the file is truncated instead.
     """
     run_dir = tmp_path_factory.mktemp("in_pieces") / "run"
     offline = [*SETTINGS, "wandb.mode=offline", "wandb.log_artifacts=true", "checkpoint.every_steps=2"]
@@ -75,27 +75,27 @@ def in_pieces(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
-def test_offline_pieces_of_a_run_go_up_as_one_run_once(
+def test_offline_pieces_of_a_run_are_uploaded_once_as_one_run(
     in_pieces: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")  # of the trainings; it does not hold for the upload
-    monkeypatch.setenv("WANDB_PROJECT", "elsewhere")  # nor does this: the runs have their project from an option
+    monkeypatch.setenv("WANDB_MODE", "offline")  # for the trainings; it has no effect on the upload
+    monkeypatch.setenv("WANDB_PROJECT", "elsewhere")  # no effect either: the project of the runs comes from an option
     assert main(["sync", str(in_pieces), "dry_run=true"]) == 0
     assert "3 would be uploaded" in capfd.readouterr().out
     with WandbServer() as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         assert main(["sync", str(in_pieces)]) == 0
-        said = capfd.readouterr()
-        assert f"3 uploaded: {server.url}" in said.out and said.err.count("cut short by a kill") == 1
+        printed = capfd.readouterr()
+        assert f"3 uploaded: {server.url}" in printed.out and printed.err.count("cut short by a kill") == 1
         run = only_run(server)
         assert run.project == "elmo-test"
         check_history(run, in_pieces, list(range(1, 9)))
         steps = [line["trainer/global_step"] for line in run.history]
         assert steps[-1] == 8 and steps.count(5) > 1, "steps 5 to 7 were done twice"
         assert run.exit_codes[-1] == 0
-        told = [(alert["title"], alert["text"]) for alert in server.alerts]
-        assert ("training restarted", "restart 1: a stall") in told
+        alerts = [(alert["title"], alert["text"]) for alert in server.alerts]
+        assert ("training restarted", "restart 1: a stall") in alerts
         kinds = [artifact["input"]["artifactTypeName"] for artifact in server.artifacts]
         assert kinds.count("dataset") == 3 and kinds.count("model") >= 4
         assert main(["sync", str(in_pieces)]) == 0
@@ -103,13 +103,13 @@ def test_offline_pieces_of_a_run_go_up_as_one_run_once(
         assert len(run.history) == len(steps)
 
 
-def test_a_piece_that_is_being_written_waits(in_pieces: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_piece_that_is_being_written_is_not_uploaded(in_pieces: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with claim(in_pieces):
         assert main(["sync", str(in_pieces), "dry_run=true"]) == 0
     assert "is being written: sync again when the run has stopped" in capsys.readouterr().out
 
 
-def test_without_a_server_the_pieces_wait(
+def test_without_a_server_the_pieces_remain_to_be_uploaded(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs.run(dataset, tmp_path / "run", *SETTINGS, "train.max_steps=1", "wandb.mode=offline")

@@ -1,4 +1,4 @@
-"""Two and four gloo processes, or lanes a few at a time: the same training; and a run may move between them."""
+"""Two and four gloo processes, or lanes a few at a time, train the same; a run may change between them."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def test_other_world_sizes_train_with_the_same_losses(
     if changes:
         runs.run_ranks(dataset, tmp_path / "other", ranks, *ONCE, *changes)
     else:
-        runs.run(dataset, tmp_path / "other", *ONCE, f"train.devices={ranks}")  # Lightning starts the ranks
+        runs.run(dataset, tmp_path / "other", *ONCE, f"train.devices={ranks}")  # here Lightning starts the ranks
     one, other = (read_metrics(tmp_path / name) for name in ("one", "other"))
     assert list(other) == list(range(1, STEPS + 1))
     for step in one:
@@ -76,14 +76,15 @@ def test_lanes_a_few_at_a_time_train_with_the_same_losses_by_muon(dataset: Path,
 
 
 @pytest.mark.slow
-def test_a_run_that_moves_to_other_world_sizes_resumes_with_the_same_losses(dataset: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_under_other_world_sizes_with_the_same_losses(dataset: Path, tmp_path: Path) -> None:
     every = ["train.validate_every_steps=20", "train.epochs=100"]
     runs.train_here(dataset, tmp_path / "one", "train.max_steps=76", *every)
     moves = [(1, []), (2, []), (4, ["train.lanes_at_once=1"]), (1, ["train.lanes_at_once=2"])]
-    for number, (ranks, changes) in enumerate(moves):  # the first and third are in the middle of an epoch of 55 steps
+    # The first and the third move are in the middle of an epoch, which has 55 steps.
+    for number, (ranks, changes) in enumerate(moves):
         settings = [f"train.max_steps={19 * (number + 1)}", *every, *changes]
-        said = runs.run_ranks(dataset, tmp_path / "moved", ranks, *settings)
-        assert f"resumed at step {19 * number}" in said or number == 0
+        printed = runs.run_ranks(dataset, tmp_path / "moved", ranks, *settings)
+        assert f"resumed at step {19 * number}" in printed or number == 0
     one, moved = runs.curve(tmp_path / "one"), runs.curve(tmp_path / "moved")
     assert list(moved) == list(one) == list(range(1, 77))
     assert [moved[s]["train/loss"] for s in one] == pytest.approx([one[s]["train/loss"] for s in one], abs=1e-4)

@@ -1,6 +1,6 @@
-"""What a real training step makes, what it touches of the softmax's table, and what it sends to other ranks.
+"""What a real training step allocates, what it reads of the softmax table, and what it sends to other ranks.
 
-python -m tests.train.traffic DATASET V1 V2 ...: as one of two ranks, prints what a step sends at each vocabulary size.
+python -m tests.train.traffic DATASET V1 V2 ...: as one of two ranks, print what a step sends at each vocabulary size.
 """
 
 import json
@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
-from torch.distributed import all_reduce  # before it is made to count
+from torch.distributed import all_reduce  # imported before it is replaced by a function that counts
 
 from data_prep.dataset.open import open_dataset
 from pipeline.config.schema import PretrainConfig
@@ -29,7 +29,7 @@ from pipeline.train.trainer import build_trainer
 from tests.dispatch import TorchDispatchMode, tree_leaves
 from tests.train import runs
 
-# They read or write the rows that an index names, or nothing at all.
+# These operations touch only the rows that an index names, or no values at all.
 ROW_OPERATIONS = {
     "aten.index.Tensor", "aten.index_select.default", "aten.embedding.default", "aten.index_put_.default",
     "aten.index_add_.default", "aten.index_copy_.default", "aten.detach.default", "aten.alias.default",
@@ -42,7 +42,7 @@ ROW_OPERATIONS = {
 
 @dataclass
 class Work(TorchDispatchMode):
-    """made: elements of new tensors. on_table: operations that were given a tensor as long as the vocabulary."""
+    """made: elements of new tensors. on_table: operations with an input as long as the vocabulary."""
 
     vocab_size: int
     made: int = 0
@@ -64,7 +64,7 @@ class Work(TorchDispatchMode):
 
 
 class OneStep(Callback):
-    """Measures the last step, optimizer included; the first ones make the optimizer's state."""
+    """Measure the last step with the optimizer's part; the steps before it create the optimizer's state."""
 
     def __init__(self, work: Work, last: int) -> None:
         self.work, self.last = work, last
@@ -79,7 +79,7 @@ class OneStep(Callback):
 
 
 def fit(config: PretrainConfig, vocab_size: int, callback: Callback) -> None:
-    """max_steps steps at any vocabulary size: the dataset's words are the first ones of it."""
+    """Train max_steps steps with any vocabulary size; the dataset's words are its first ones."""
     data = open_dataset(config.data.path)
     assert len(data.lexicon) < vocab_size
     steps = config.train.max_steps or 1
@@ -102,7 +102,7 @@ def measure_step(config: PretrainConfig, vocab_size: int) -> Work:
 
 
 class Sent(Callback):
-    """Bytes that this rank gives to collectives: rows, by the project's own calls, and dense gradients, by DDP."""
+    """Bytes that this rank passes to collectives: rows, in the project's own calls, and dense gradients, in DDP."""
 
     def __init__(self) -> None:
         self.rows = self.dense = 0
@@ -119,7 +119,7 @@ class Sent(Callback):
         return total.then(lambda done: done.value()[0])
 
     def count(self, name: str) -> None:
-        """The named function of torch.distributed counts the bytes that it is given."""
+        """Make the named function of torch.distributed count the bytes that it is given."""
         real = getattr(dist, name)
 
         def counted(*tensors: Any, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""wandb's own files of a run, read back with wandb's own tool."""
+"""wandb's own files of a run, read with wandb's own tool."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ from tests import processes
 
 
 def pieces(run_dir: Path) -> list[Path]:
-    """A folder for each time that the run was started, oldest first."""
+    """Return a folder for each start of the run, the oldest first."""
     return sorted((run_dir / "wandb").glob("offline-run-*"), key=lambda path: path.stat().st_ctime_ns)
 
 
@@ -21,6 +21,6 @@ def records(piece: Path) -> list[dict[str, Any]]:
 
 
 def exit_codes(run_dir: Path) -> list[int]:
-    """Of each piece that was closed properly."""
+    """Return the exit code of each piece that was closed properly."""
     found = [record["exit"] for piece in pieces(run_dir) for record in records(piece) if record["type"] == "exit"]
     return [values.get("exit_code", 0) for values in found]

@@ -1,6 +1,6 @@
-"""A stand-in for wandb's server on localhost: enough of it for logging, resuming, alerts and `wandb sync`.
+"""A stand-in for wandb's server on localhost, with what logging, resuming, alerts and `wandb sync` need.
 
-It keeps what clients send, as the real one would show it: a run's history is the lines of its file stream, in order.
+It keeps what clients send as the real server would show it: a run's history is the lines of its file stream, in order.
 """
 
 import json
@@ -13,7 +13,7 @@ KEY = "0" * 40
 
 
 class Run:
-    """One run as the server knows it."""
+    """One run on the server."""
 
     def __init__(self, entity: str, project: str, name: str) -> None:
         self.entity, self.project, self.name = entity, project, name
@@ -44,11 +44,11 @@ class _Quiet(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that ends without a word is none of the test's business."""
+        """Ignore clients that close the connection without an answer."""
 
 
 class WandbServer:
-    """Serves on a free port of localhost from `with` to its end."""
+    """A server on a free port of localhost, which runs inside `with`."""
 
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
@@ -72,7 +72,7 @@ class WandbServer:
         return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY, "WANDB_INIT_TIMEOUT": "120"}
 
     def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
-        """What the GraphQL endpoint says to an operation; an empty object to those that nobody needs an answer to."""
+        """Return the GraphQL endpoint's answer to an operation, or an empty object if no client needs an answer."""
         found = re.search(r"(?:query|mutation)\s+(\w+)", query)
         operation = found[1] if found else ""
         if operation == "Viewer":
@@ -114,7 +114,9 @@ class WandbServer:
             if file == "wandb-summary.json":
                 run.summary = json.loads(chunk["content"][-1])
             elif file in run.lines:
-                assert chunk["offset"] == run.lines[file], f"{file} goes on at {chunk['offset']}, not {run.lines[file]}"
+                assert chunk["offset"] == run.lines[file], (
+                    f"{file} continues at {chunk['offset']}, not {run.lines[file]}"
+                )
                 run.lines[file] += len(chunk["content"])
                 if file == "wandb-history.jsonl":
                     run.history += [json.loads(line) for line in chunk["content"]]

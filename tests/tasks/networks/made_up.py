@@ -1,4 +1,4 @@
-"""Small made-up tasks, one for each network, that need what the network is for."""
+"""Small made-up tasks, one for each network, that the network can learn only with its special parts."""
 
 import dataclasses
 from collections.abc import Callable
@@ -43,7 +43,7 @@ CHARACTERS = CharacterCnnConfig(8, [[2, 8], [3, 8]])
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """make: (number of examples, generator) -> examples. answer: an example's own prediction."""
+    """make: (number of examples, generator) -> examples. answer: the right prediction for an example."""
 
     kind: type[TaskNetwork[Any, Any, Any]]
     config: Any
@@ -72,7 +72,7 @@ def random_vectors(texts: list[tuple[str, ...]]) -> tuple[dict[str, int], np.nda
 
 
 def layers_of(texts: tuple[tuple[str, ...], ...]) -> torch.Tensor:
-    """(L + 1, B, T, D): a made-up biLM whose layers depend on the word and its place."""
+    """Return (L + 1, B, T, D): layers of a made-up biLM that depend on the word and its place."""
     layers = torch.zeros(LAYERS, len(texts), max(map(len, texts)), DIM)
     for row, text in enumerate(texts):
         for place, word in enumerate(text):
@@ -86,13 +86,13 @@ def pick(generator: np.random.Generator, choices: str, number: int) -> list[str]
 
 
 def next_word_tags(number: int, generator: np.random.Generator) -> list[TaggedSentence]:
-    """The tag of a word is the next word: it needs context."""
+    """Make sentences in which the tag of a word is the next word: this needs context."""
     sentences = [pick(generator, "a b c", int(n)) for n in generator.integers(1, 8, number)]
     return [TaggedSentence(tuple(s), tuple(f"before-{w}" for w in [*s[1:], "nothing"])) for s in sentences]
 
 
 def names(number: int, generator: np.random.Generator) -> list[TaggedSentence]:
-    """A name has one to three words that end in -ov, never the same twice: it needs characters, and whole entities."""
+    """Make names of one to three words that end in -ov, never the same: this needs characters and whole entities."""
     examples = []
     for _ in range(number):
         words, tags = [], []
@@ -105,7 +105,7 @@ def names(number: int, generator: np.random.Generator) -> list[TaggedSentence]:
 
 
 def frames(number: int, generator: np.random.Generator) -> list[PredicateFrame]:
-    """A1 is the two words after the predicate, A0 the word before it: it needs to know which word the predicate is."""
+    """Make frames with A0 before the predicate and A1 the two words after it: this needs the predicate's place."""
     examples = []
     for length in generator.integers(4, 9, number):
         predicate = int(generator.integers(1, length - 2))
@@ -115,7 +115,7 @@ def frames(number: int, generator: np.random.Generator) -> list[PredicateFrame]:
 
 
 def documents(number: int, generator: np.random.Generator) -> list[CorefDocument]:
-    """Names that occur again are the same person, also across sentences; other words mean nothing."""
+    """Make documents in which a repeated name is the same person, also across sentences; other words mean nothing."""
     examples = []
     for k in range(number):
         sentences = [tuple(pick(generator, "Ann Bob Cy Dee the a saw of ran with", 6)) for _ in range(3)]
@@ -128,7 +128,7 @@ def documents(number: int, generator: np.random.Generator) -> list[CorefDocument
 
 
 def questions(number: int, generator: np.random.Generator) -> list[Question]:
-    """The answer is the two words after the one word of the context that the question names."""
+    """Make questions that name a word of the context; the answer is the two words after that word."""
     examples = []
     for k in range(number):
         context = pick(generator, "a b c d", int(generator.integers(5, 12)))
@@ -146,7 +146,7 @@ def questions(number: int, generator: np.random.Generator) -> list[Question]:
 
 
 def pairs(number: int, generator: np.random.Generator) -> list[SentencePair]:
-    """Entailment: each word of the hypothesis stands in the premise; neutral: one does not."""
+    """Make pairs: entailment if each word of the hypothesis is in the premise, neutral if one is not."""
     examples = []
     for k in range(number):
         vocabulary = generator.permutation([f"w{i}" for i in range(12)])
@@ -159,12 +159,12 @@ def pairs(number: int, generator: np.random.Generator) -> list[SentencePair]:
 
 
 def opinions(number: int, generator: np.random.Generator) -> list[LabelledSentence]:
-    """The last of the words good, bad, so-so decides: it needs order."""
+    """Make sentences whose class is the last of the words good, bad and soso: this needs the order."""
     examples = []
     for length in generator.integers(2, 9, number):
         words = pick(generator, "good bad soso film a", length)
-        said = [word for word in words if word in ("good", "bad", "soso")] or ["soso"]
-        examples.append(LabelledSentence(tuple(words), said[-1]))
+        decisive = [word for word in words if word in ("good", "bad", "soso")] or ["soso"]
+        examples.append(LabelledSentence(tuple(words), decisive[-1]))
     return examples
 
 

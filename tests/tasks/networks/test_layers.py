@@ -1,4 +1,4 @@
-"""The shared layers against slow, plain forms of themselves."""
+"""The shared layers against slow, plain versions of themselves."""
 
 import itertools
 
@@ -43,7 +43,7 @@ def seed() -> None:
 
 
 def follows_bioes(tags: tuple[str, ...]) -> bool:
-    """Read the tags as entities: each that begins must end with the same type before anything else comes."""
+    """Return whether each entity that starts also ends with the same type before anything else comes."""
     open_type = None
     for tag in tags:
         prefix, _, kind = tag.partition("-")
@@ -68,7 +68,7 @@ def path_score(emissions: Tensor, transitions: Tensor, path: tuple[int, ...]) ->
 
 
 @pytest.mark.parametrize(("labels", "scheme"), [(BIOES, "bioes"), (BIO, "bio"), (BIO, "none")])
-def test_viterbi_finds_the_best_path_that_the_rules_allow(labels: tuple[str, ...], scheme: Scheme) -> None:
+def test_viterbi_finds_the_best_allowed_path(labels: tuple[str, ...], scheme: Scheme) -> None:
     allowed = {"bioes": follows_bioes, "bio": follows_bio, "none": lambda tags: True}[scheme]
     transitions = torch.randn(len(labels), len(labels))
     for _ in range(10):
@@ -97,7 +97,7 @@ def test_the_partition_function_sums_over_all_paths() -> None:
 
 
 def numpy_highway(layer: HighwayLstmLayer, x: np.ndarray) -> np.ndarray:
-    """One sentence (T, D), one step and one gate at a time."""
+    """Compute one sentence (T, D), one step and one gate at a time."""
     weight, bias = (p.detach().double().numpy() for p in layer.input_projection.parameters())
     state_weight = layer.state_projection.weight.detach().double().numpy()
     w, b, u = np.split(weight, 6), np.split(bias, 6), np.split(state_weight, 5)
@@ -138,11 +138,11 @@ def test_the_highway_lstm_starts_with_orthogonal_blocks_and_an_open_forget_gate(
     assert layer.input_projection.bias.tolist() == [0] * 4 + [1] * 4 + [0] * 16
 
 
-def test_recurrent_dropout_keeps_one_mask_for_all_steps_and_leaves_the_output_alone() -> None:
+def test_recurrent_dropout_has_one_mask_for_all_steps_and_does_not_drop_the_output() -> None:
     layer = HighwayLstmLayer(2, 500, dropout=0.4, backward=False)
     x = torch.randn(1, 1, 2)
     assert torch.equal(layer(x, torch.tensor([1])), layer.eval()(x, torch.tensor([1])))  # the first step has no state
-    with torch.no_grad():  # h2 shows in the gates of each step the same dropped values of h
+    with torch.no_grad():  # h2 makes the dropped values of h visible in the gates of each step
         layer.train().state_projection.weight.zero_()
         layer.state_projection.weight[4 * 500 :] = torch.eye(500)
         layer.input_projection.weight.zero_()
@@ -154,7 +154,7 @@ def test_recurrent_dropout_keeps_one_mask_for_all_steps_and_leaves_the_output_al
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
-def test_bidirectional_layers_read_each_sequence_as_if_alone(kind: str) -> None:
+def test_bidirectional_layers_give_each_sequence_the_same_result_alone(kind: str) -> None:
     layer = Bidirectional(kind, 3, 4, block_orthogonal_ if kind == "lstm" else truncated_normal_)  # type: ignore[arg-type]
     x = torch.randn(3, 4, 3)
     h = layer(x, LENGTHS)
@@ -183,7 +183,7 @@ def test_trilinear_similarity_is_the_sum_over_all_pairs() -> None:
     torch.testing.assert_close(similarity(x, y).detach(), torch.tensor(expected))
 
 
-def test_bi_attention_agrees_with_its_definition_on_one_text_without_padding() -> None:
+def test_bi_attention_equals_its_definition_on_one_text_without_padding() -> None:
     layer, x, q = BiAttention(5), torch.randn(1, 3, 5), torch.randn(1, 2, 5)
     everything = layer(x, torch.ones(1, 3, dtype=torch.bool), q, torch.ones(1, 2, dtype=torch.bool))[0]
     scores = layer.similarity(x, q)[0]
@@ -192,7 +192,7 @@ def test_bi_attention_agrees_with_its_definition_on_one_text_without_padding() -
     torch.testing.assert_close(everything, torch.cat([x[0], attended, x[0] * attended, x[0] * context], 1))
 
 
-def test_self_attention_leaves_out_its_own_word_and_may_attend_to_nothing() -> None:
+def test_self_attention_ignores_its_own_word_and_can_attend_to_nothing() -> None:
     layer, x = SelfAttention(5), torch.randn(1, 4, 5)
     mask = torch.tensor([[True, True, True, False]])
     found = layer(x, mask)[0]
@@ -206,7 +206,7 @@ def test_self_attention_leaves_out_its_own_word_and_may_attend_to_nothing() -> N
     assert not layer(x, alone)[0, 0].any()
 
 
-def test_softmax_and_pooling_see_words_only() -> None:
+def test_softmax_and_pooling_ignore_padding() -> None:
     x = torch.randn(3, 4, 2)
     changed = torch.where(MASK[..., None], x, torch.full_like(x, 1e6))
     for pool in (masked_mean, masked_max, masked_min):
@@ -217,7 +217,7 @@ def test_softmax_and_pooling_see_words_only() -> None:
     assert not masked_softmax(x[..., 0], torch.zeros_like(MASK)).any()
 
 
-def test_maxout_takes_the_greatest_of_each_outputs_pieces() -> None:
+def test_maxout_takes_the_maximum_of_the_pieces_of_each_output() -> None:
     layer, x = Maxout(5, (3, 2), (0.0, 0.0), pool=4), torch.randn(6, 5)
     found = layer(x)
     for linear, outputs in zip(layer.layers, (3, 2), strict=True):
@@ -226,7 +226,7 @@ def test_maxout_takes_the_greatest_of_each_outputs_pieces() -> None:
     torch.testing.assert_close(found, x)
 
 
-def test_variational_dropout_has_one_mask_a_sequence() -> None:
+def test_variational_dropout_has_one_mask_for_each_sequence() -> None:
     dropout, x = VariationalDropout(0.5), torch.ones(3, 7, 100)
     dropped = dropout(x)
     assert torch.equal(dropped, dropped[:, :1].expand_as(x))
@@ -244,7 +244,7 @@ def test_the_loss_of_tags_is_the_mean_of_sentence_means() -> None:
 # Spans
 
 
-def test_candidate_spans_are_all_short_ones_inside_sentences() -> None:
+def test_candidate_spans_are_all_short_spans_inside_sentences() -> None:
     sentence_of = [0, 0, 0, 1, 2, 2]
     expected = [
         (first, last)
@@ -255,7 +255,7 @@ def test_candidate_spans_are_all_short_ones_inside_sentences() -> None:
     assert [tuple(span) for span in candidate_spans([3, 1, 2], 2).tolist()] == expected
 
 
-def test_a_spans_vector_is_the_weighted_sum_of_its_own_words() -> None:
+def test_the_vector_of_a_span_is_the_weighted_sum_of_its_words() -> None:
     spans, scores, x = candidate_spans([3, 4], 3), torch.randn(7), torch.randn(7, 5)
     sums = weighted_words(x, *span_attention(scores, spans, 3))
     for (first, last), found in zip(spans.tolist(), sums, strict=True):

@@ -1,4 +1,4 @@
-"""Each network learns a made-up task that needs it, in seconds, and answers right on new examples."""
+"""Each network learns, in seconds, a made-up task that needs its special parts, and is right on new examples."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What holds of every task network: sizes, padding, gradients, and the baseline inside the ELMo model."""
+"""Properties of every task network: sizes, padding, gradients, and the baseline inside the ELMo model."""
 
 import dataclasses
 from typing import Any
@@ -23,7 +23,7 @@ from pipeline.tasks.networks.tagger import Tagger
 from tests.tasks.networks.made_up import TASKS, Task, layers_of
 
 BOTH = ElmoConfig("both", dropout=0.1)
-# A softmax ignores what is added to all of its scores.
+# A softmax is not changed by a value that is added to all of its scores.
 WITHOUT_EFFECT = {"bi_attention.similarity.bias", "head.bias", "self_attention.bias", "start.bias", "end.bias"}
 
 
@@ -33,7 +33,7 @@ def task(request: pytest.FixtureRequest) -> Task:
 
 
 def paper_sized(task: str, kind: type[TaskNetwork[Any, Any, Any]], place: str) -> Any:
-    """A network of the default sizes; labels and words are few, because no layer but the last depends on them."""
+    """Return a network of the default sizes with few labels and words, on which only the last layer depends."""
     config: Any = task_schema(task)()
     vectors = np.zeros((3, config.words.dim), np.float32)
     placement = ElmoPlacement(dataclasses.replace(config.elmo, placement=place))
@@ -43,7 +43,7 @@ def paper_sized(task: str, kind: type[TaskNetwork[Any, Any, Any]], place: str) -
 # Sizes
 
 
-def test_the_tagger_has_the_papers_sizes() -> None:
+def test_the_tagger_has_the_sizes_of_the_paper() -> None:
     for place, width in (("none", 178), ("input", 1202)):
         tagger = paper_sized("ner", Tagger, place)
         assert [layer.rnn.input_size for layer in tagger.encoder.layers] == [width, 400]
@@ -52,7 +52,7 @@ def test_the_tagger_has_the_papers_sizes() -> None:
     assert paper_sized("pos", Tagger, "none").crf is None
 
 
-def test_srl_has_the_papers_sizes() -> None:
+def test_srl_has_the_sizes_of_the_paper() -> None:
     for place, width in (("none", 200), ("input", 1224)):
         layers = paper_sized("srl", Srl, place).encoder.layers
         assert [layer.input_projection.in_features for layer in layers] == [width, *[300] * 7]
@@ -60,7 +60,7 @@ def test_srl_has_the_papers_sizes() -> None:
         assert all(isinstance(layer, HighwayLstmLayer) and layer.hidden == 300 for layer in layers)
 
 
-def test_coreference_has_the_papers_sizes() -> None:
+def test_coreference_has_the_sizes_of_the_paper() -> None:
     network = paper_sized("coref", Coreference, "none")
     assert (network.embedder.output_dim, network.encoder.output_dim) == (500, 400)
     assert network.mention[0].in_features == network.span_dim == 1320
@@ -70,7 +70,7 @@ def test_coreference_has_the_papers_sizes() -> None:
     assert network.span_dim == 1320
 
 
-def test_question_answering_has_the_papers_sizes() -> None:
+def test_question_answering_has_the_sizes_of_the_paper() -> None:
     for place, width, attended in (("none", 400, 720), ("input", 1424, 720), ("both", 1424, 4816)):
         network = paper_sized("squad", QuestionAnswering, place)
         assert (network.encoder.rnn.input_size, network.encoder.rnn.hidden_size) == (width, 90)
@@ -78,7 +78,7 @@ def test_question_answering_has_the_papers_sizes() -> None:
         assert (network.start_encoder.rnn.input_size, network.end_encoder.rnn.input_size) == (180, 360)
 
 
-def test_entailment_has_the_papers_sizes() -> None:
+def test_entailment_has_the_sizes_of_the_paper() -> None:
     for place, width, enhanced in (("none", 300, 2400), ("both", 1324, 6496)):
         network = paper_sized("snli", Entailment, place)
         assert network.encoder.rnn.input_size == width
@@ -86,7 +86,7 @@ def test_entailment_has_the_papers_sizes() -> None:
         assert network.classifier[1].in_features == 2400
 
 
-def test_sentiment_has_the_papers_sizes() -> None:
+def test_sentiment_has_the_sizes_of_the_paper() -> None:
     for place, width, pooled in (("none", 300, 2400), ("input", 1324, 2400), ("both", 1324, 6496)):
         network = paper_sized("sst5", Sentiment, place)
         assert network.pre_encoder[0].in_features == width
@@ -150,11 +150,11 @@ def test_gradients_reach_a_bilm_that_is_trained_with_the_task(task: Task) -> Non
 # The baseline
 
 
-def test_the_elmo_model_with_gamma_0_is_the_baseline(task: Task) -> None:
-    """Loss, predictions and gradients are equal once the weights that both have are equal.
+def test_the_elmo_model_with_gamma_0_equals_the_baseline(task: Task) -> None:
+    """Loss, predictions and gradients are equal once the shared weights are equal.
 
-    The extra columns of a wider weight are those without gradient at gamma = 0, since what enters there is 0. Dropout
-    is off, because masks of other widths take other random numbers.
+    The extra columns of a wider weight are those without a gradient at gamma = 0, because their input is 0. Dropout is
+    off, because masks of other widths use other random numbers.
     """
     examples = task.examples(16, seed=4)
     baseline, tables = task.network(examples, ElmoConfig("none"))
@@ -164,7 +164,8 @@ def test_the_elmo_model_with_gamma_0_is_the_baseline(task: Task) -> None:
     no_dropout(baseline), no_dropout(network)
     with torch.no_grad():
         for filters in network.embedder.cnn.convolutions if network.embedder.cnn else ():
-            filters.bias.fill_(3.0)  # no filter is below 0 for all words, which would leave its column without gradient
+            # So that no filter is below 0 for all words, which would leave its column without a gradient.
+            filters.bias.fill_(3.0)
         for mix in network.placement.mixes.values():
             mix.gamma.zero_()
     network.loss(with_elmo).backward()
@@ -198,7 +199,7 @@ def no_dropout(network: nn.Module) -> None:
 
 
 def narrow_columns(wide: Tensor, narrow: Tensor) -> Tensor | None:
-    """The columns of a wider weight that the baseline has too, None where both have one shape."""
+    """Return the columns of a wider weight that the baseline has too, None if both have the same shape."""
     if wide.shape == narrow.shape:
         return None
     assert wide.grad is not None
@@ -207,7 +208,7 @@ def narrow_columns(wide: Tensor, narrow: Tensor) -> Tensor | None:
     return columns
 
 
-def test_the_baseline_drops_the_same_values_whatever_a_batch_holds_of_elmo(task: Task) -> None:
+def test_dropout_in_the_baseline_does_not_depend_on_layers_of_elmo_in_the_batch(task: Task) -> None:
     examples = task.examples(8, seed=4)
     network, tables = task.network(examples, ElmoConfig("none"))
     batch = task.kind.make_batch(examples, tables)
@@ -220,8 +221,8 @@ def test_the_baseline_drops_the_same_values_whatever_a_batch_holds_of_elmo(task:
     assert not list(network.placement.parameters())
 
 
-def test_the_loss_in_bfloat16_is_near_that_in_float32(task: Task) -> None:
-    """Mixed precision meets tensors of both types in one operation wherever a network joins parts."""
+def test_the_loss_in_bfloat16_is_close_to_the_loss_in_float32(task: Task) -> None:
+    """Mixed precision brings tensors of both types into one operation wherever a network joins parts."""
     examples = task.examples(8, seed=4)
     network, tables = task.network(examples, BOTH)
     network.eval()

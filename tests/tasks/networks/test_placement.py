@@ -1,4 +1,4 @@
-"""Where ELMo enters: its own mix at each place, one layer alone, the penalty, dropout, and refused settings."""
+"""The places of ELMo: a mix for each place, one layer alone, the penalty, dropout, and refused settings."""
 
 import dataclasses
 
@@ -39,7 +39,7 @@ def test_each_place_has_its_own_mix() -> None:
 
 
 @pytest.mark.parametrize(("place", "dims"), [("none", (0, 0)), ("input", (DIM, 0)), ("output", (0, DIM))])
-def test_a_place_without_elmo_returns_its_input_itself(place: str, dims: tuple[int, int]) -> None:
+def test_a_place_without_elmo_returns_its_input_unchanged(place: str, dims: tuple[int, int]) -> None:
     x, given = torch.randn(2, 3, 4), sequences()
     one = placement(placement=place)
     assert (one.input_dim, one.output_dim) == dims
@@ -66,7 +66,7 @@ def test_the_penalty_is_lambda_times_the_squared_raw_weights_of_all_places() -> 
     assert both.learned()["input"] == (pytest.approx([1 / 3] * 3), 100.0)
 
 
-def test_layer_norm_is_over_all_words_of_the_batch_and_no_padding() -> None:
+def test_layer_norm_is_over_all_words_of_the_batch_without_padding() -> None:
     normed, given = placement(layers="1", layer_norm=True), sequences()
     found = normed.at_input(torch.zeros(2, 3, 0), given).detach()[given.mask]
     assert float(found.mean()) == pytest.approx(0, abs=1e-5)

@@ -1,4 +1,4 @@
-"""Words and characters as numbers: look-up by case, vectors of a table, spellings, batches."""
+"""Words and characters as numbers: lookup by case, vectors of a table, spellings, batches."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_fixed_vectors_are_found_by_case_and_zero_for_unknown_words(case: str, f
     assert values[table.ids(TEXTS[0])].tolist() == expected
 
 
-def test_trained_vectors_hold_all_words_and_start_alike() -> None:
+def test_trained_vectors_hold_all_words_and_start_with_the_same_distribution() -> None:
     rows = {f"w{k}": k for k in range(500)}
     array = np.random.default_rng(1).normal(0.5, 2.0, (500, 8))
     texts = [tuple(rows), tuple(f"new{k}" for k in range(500))]
@@ -47,7 +47,7 @@ def test_trained_vectors_hold_all_words_and_start_alike() -> None:
     assert np.array_equal(values, again)
 
 
-def test_without_a_file_trained_vectors_start_small_at_random() -> None:
+def test_without_a_file_trained_vectors_start_small_and_random() -> None:
     table, values = choose_words(TEXTS, "lower", trained=True, dim=300)
     assert table.words == ("the", "nasa", "xyz", "go")
     assert values[2:].std() == pytest.approx(0.1, abs=0.01)
@@ -69,7 +69,7 @@ def test_frequent_characters_have_rows_and_long_words_are_cut() -> None:
     assert sequences.lengths.tolist() == [2, 1]
 
 
-def test_the_character_cnn_spells_a_word_as_it_would_alone() -> None:
+def test_the_character_cnn_gives_a_word_the_same_vector_alone() -> None:
     torch.manual_seed(1)
     cnn = CharacterCnn(CharacterCnnConfig(4, [[2, 3], [3, 5]]), 6)
     table = CharacterTable(tuple("abcdef"), 10, 3)
@@ -99,7 +99,7 @@ def test_the_embedder_joins_vectors_and_spellings_and_leaves_padding_zero() -> N
     }  # fmt: skip
 
 
-def test_a_model_may_have_no_vectors_of_its_own() -> None:
+def test_a_model_may_have_no_word_vectors() -> None:
     config = EmbedderConfig("none")
     tables, vectors = make_tables(config, TEXTS, ())
     assert vectors is None
@@ -108,7 +108,7 @@ def test_a_model_may_have_no_vectors_of_its_own() -> None:
         Embedder(config, np.zeros((2, 3)))
 
 
-def test_a_batch_moves_as_a_whole_and_keeps_its_lengths_on_the_cpu() -> None:
+def test_a_batch_moves_to_a_device_except_for_its_lengths() -> None:
     tables = Tables(WordTable(("go",)), CharacterTable(("g",)), ("O",))
     batch = Tagger.make_batch([TaggedSentence(("go", "on"), ("O", "O"))], tables)
     moved = batch.with_elmo(lambda texts: torch.zeros(3, 1, 2, 4)).to("meta")

@@ -1,4 +1,4 @@
-"""Coreference and question answering: scores by parts against the whole, pruning, decoding, gold answers."""
+"""Coreference and question answering: scores in parts against the whole, pruning, decoding, gold answers."""
 
 import dataclasses
 import itertools
@@ -28,7 +28,7 @@ def coreference(**changes: object) -> tuple[Any, Any, list[CorefDocument]]:
 # Coreference
 
 
-def test_mention_scores_by_parts_are_those_of_whole_span_vectors() -> None:
+def test_mention_scores_in_parts_equal_those_of_whole_span_vectors() -> None:
     network, _, _ = coreference()
     network.eval()
     x, y = torch.randn(9, network.span_parts[3]), torch.randn(9, network.span_parts[0])
@@ -43,7 +43,7 @@ def test_mention_scores_by_parts_are_those_of_whole_span_vectors() -> None:
 
 
 @pytest.mark.parametrize("pairs_at_once", [1, 4, 1000])
-def test_antecedent_scores_by_parts_are_those_of_whole_pair_vectors(pairs_at_once: int) -> None:
+def test_antecedent_scores_in_parts_equal_those_of_whole_pair_vectors(pairs_at_once: int) -> None:
     network, _, _ = coreference(pairs_at_once=pairs_at_once, max_antecedents=3)
     network.eval()
     spans = torch.tensor([[0, 0], [2, 3], [4, 4], [5, 6], [7, 7]])
@@ -63,7 +63,7 @@ def test_antecedent_scores_by_parts_are_those_of_whole_pair_vectors(pairs_at_onc
         torch.testing.assert_close(table[i, back], expected)
 
 
-def test_parts_of_pairs_change_neither_loss_nor_gradients() -> None:
+def test_scoring_pairs_in_parts_changes_neither_loss_nor_gradients() -> None:
     found = []
     for pairs_at_once in (3, 1 << 14):
         network, tables, documents = coreference(pairs_at_once=pairs_at_once, dropout=0.0)
@@ -97,8 +97,8 @@ def test_kept_spans_are_few_in_order_and_do_not_cross() -> None:
         assert not any(a[0] < b[0] <= a[1] < b[1] for a, b in itertools.combinations(spans, 2))
 
 
-def test_a_document_of_one_word_trains_every_parameter_or_none() -> None:
-    """DDP needs a gradient for each parameter in every step, also where no pair is left."""
+def test_a_document_of_one_word_gives_every_parameter_a_gradient() -> None:
+    """DDP needs a gradient for each parameter in every step, even if there is no pair."""
     network, tables, _ = coreference()
     document = CorefDocument("one", "news", (("Ann",),), (("x",),), ())
     network.loss(Coreference.make_batch([document], tables).with_elmo(layers_of)).backward()
@@ -106,7 +106,7 @@ def test_a_document_of_one_word_trains_every_parameter_or_none() -> None:
     assert network.predict(Coreference.make_batch([document], tables).with_elmo(layers_of)) == [()]
 
 
-def test_speakers_and_genres_are_left_out_where_the_data_has_none() -> None:
+def test_speakers_and_genres_are_left_out_if_the_data_has_none() -> None:
     network, _, _ = coreference(speakers=False)
     assert network.phi_dim == 16
     documents = [dataclasses.replace(document, genre="") for document in COREF.examples(4, seed=5)]
@@ -116,7 +116,7 @@ def test_speakers_and_genres_are_left_out_where_the_data_has_none() -> None:
     network.loss(Coreference.make_batch(documents, tables)).backward()
 
 
-def test_clusters_are_closed_and_single_spans_dropped() -> None:
+def test_links_are_joined_to_clusters_and_single_spans_are_dropped() -> None:
     spans = [(0, 0), (1, 2), (3, 3), (4, 4), (5, 5), (6, 6)]
     assert joined(spans, [0, 0, 0, 3, 1, 4]) == (((0, 0), (4, 4), (5, 5)), ((1, 2), (6, 6)))
 
@@ -135,7 +135,7 @@ def test_a_cut_document_keeps_the_mentions_inside_it() -> None:
 # Question answering
 
 
-def test_the_best_span_is_that_of_brute_force() -> None:
+def test_the_best_span_equals_that_of_brute_force() -> None:
     generator = torch.Generator().manual_seed(1)
     for length in (1, 2, 9):
         start, end = torch.randn(2, length, generator=generator)
@@ -152,12 +152,12 @@ def test_one_gold_span_is_drawn_at_random_in_training() -> None:
     each = [-float(start[first] + end[last]) for first, last in example.spans]
     assert float(network.loss(batch).detach()) == pytest.approx(each[0], rel=1e-5)
     for module in network.modules():
-        module.training = module is network  # the choice as in training, no dropout
+        module.training = module is network  # choose as in training, but without dropout
     drawn = {round(float(network.loss(batch).detach()), 4) for _ in range(30)}
     assert drawn == {round(loss, 4) for loss in each}
 
 
-def test_all_gold_spans_count_where_asked_and_questions_without_one_do_not() -> None:
+def test_with_loss_all_every_gold_span_counts_and_questions_without_one_do_not() -> None:
     task = dataclasses.replace(QUESTIONS, config=dataclasses.replace(QUESTIONS.config, loss="all"))
     first, second = task.examples(2, seed=1)
     first, second = dataclasses.replace(first, spans=((1, 2), (1, 3), (3, 3))), dataclasses.replace(second, spans=())
