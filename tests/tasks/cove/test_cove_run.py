@@ -62,7 +62,7 @@ def test_the_rate_is_halved_when_perplexity_rises_until_it_is_too_low(folder: Pa
     assert rate < 10 and len(metrics) < 50
 
 
-def test_a_training_that_goes_on_equals_an_uninterrupted_one(folder: Path) -> None:
+def test_a_resumed_training_equals_an_uninterrupted_one(folder: Path) -> None:
     assert train(folder, "pieces", "training.max_epochs=1") == 0
     assert train(folder, "pieces", "training.max_epochs=3") == 0
     assert_same(training.last_state(folder, "pieces"), training.last_state(folder, "whole"))

@@ -130,7 +130,7 @@ def test_layers_of_another_program_give_the_same_result(model: Path, tmp_path: P
 
 
 def test_any_encoder_can_be_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the translation encoder will be: a function from texts to arrays."""
+    """Stand in for an encoder: a function from texts to arrays."""
 
     def open_layers(config: WsdProbeConfig, texts: list[tuple[str, ...]]) -> EncodedLayers:
         def encode(block: list[tuple[str, ...]]) -> list[np.ndarray]:
