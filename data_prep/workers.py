@@ -27,8 +27,11 @@ def num_workers(workers: int) -> int:
     """Return `workers`, or the number of cores that this process may use if workers is 0."""
     if workers < 0:
         raise DataError(f"workers={workers} is no number of processes; use 0 (one a core) or more")
-    if workers:
-        return workers
+    return workers or usable_cores()
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

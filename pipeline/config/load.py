@@ -9,7 +9,7 @@ import math
 import os
 import re
 import textwrap
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from types import NoneType
@@ -49,6 +49,15 @@ def to_yaml(config: Any) -> str:
 
     values = config if isinstance(config, dict) else to_dict(config)
     return OmegaConf.to_yaml(OmegaConf.create(_escaped(values)), resolve=True)
+
+
+def flat(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested sections by their full names, as train.lanes."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        found |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return found
 
 
 def is_config(argument: str) -> bool:

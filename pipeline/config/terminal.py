@@ -3,6 +3,7 @@
 import logging
 import re
 import sys
+from collections.abc import Sequence
 from typing import TextIO
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -17,6 +18,13 @@ def printable(text: str) -> str:
 def print_text(text: object, file: TextIO | None = None) -> None:
     """Print str(text), made `printable`. file: [default: standard output]."""
     print(printable(str(text)), file=sys.stdout if file is None else file, flush=True)
+
+
+def align(rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
+    """Return rows of cells as lines: the first columns, which hold text, to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    places = [f"{'<' if number < text_columns else '>'}{width}" for number, width in enumerate(widths)]
+    return "\n".join("  ".join(map(format, row, places)).rstrip() for row in rows)
 
 
 class _PrintableFormatter(logging.Formatter):

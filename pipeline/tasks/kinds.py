@@ -25,8 +25,7 @@ from pipeline.tasks.networks.question_answering import QuestionAnswering
 from pipeline.tasks.networks.sentiment import Sentiment
 from pipeline.tasks.networks.srl import Srl
 from pipeline.tasks.networks.tagger import Tagger
-
-Scores = dict[str, float]
+from pipeline.tasks.training.result import Scores
 
 
 @dataclass(frozen=True)

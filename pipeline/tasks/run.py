@@ -1,6 +1,5 @@
 """`elmo task`: train a task with or without a biLM, and keep the network that scores best on dev."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,23 +15,20 @@ from pipeline.config.schema import require
 from pipeline.config.tasks import TaskConfig
 from pipeline.model.backend.device import choose_device
 from pipeline.tasks.examples.word_vectors import read_word_vectors
-from pipeline.tasks.kinds import Kind, Scores, kind_of
+from pipeline.tasks.kinds import Kind, kind_of
 from pipeline.tasks.layer_cache import LayerCache
 from pipeline.tasks.layer_encoder import open_encoder
 from pipeline.tasks.networks.network import make_tables
 from pipeline.tasks.networks.sequences import Batch, WordVectors
-from pipeline.tasks.result import TaskResult
 from pipeline.tasks.task import Task, build_network
 from pipeline.tasks.training.callbacks import BEST
 from pipeline.tasks.training.loader import KeptLayers
 from pipeline.tasks.training.module import TaskModule
-from pipeline.tasks.training.resumable import ResumableTraining
+from pipeline.tasks.training.result import Scores, TaskResult
+from pipeline.tasks.training.resumable import ResumableTraining, StopRequested
 from pipeline.tasks.training.settings import settings_of_scores
 from pipeline.tasks.training.state import TaskState
 from pipeline.train.cluster import signals
-from pipeline.train.trainer import end_with_launcher
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,7 @@ def subset(examples: list[Any], share: float, seed: int) -> tuple[list[Any], lis
     return [examples[number] for number in chosen], [examples[number] for number in others]
 
 
-class TaskRun(ResumableTraining[TaskResult]):
+class TaskRun(ResumableTraining):
     """One training of a task, from its files to its model folder."""
 
     def __init__(self, task: str, config: TaskConfig) -> None:
@@ -119,20 +115,8 @@ class TaskRun(ResumableTraining[TaskResult]):
         reader = self.elmo if self.kept is None else None
         return TaskModule(network, self.config.training, state, self.config.run.seed, reader)
 
-    def train(self) -> TaskResult:
-        """Train until early stopping, the last epoch or a signal; a resumed training goes on where it stopped."""
-        end_with_launcher()
-        try:
-            self.kept  # noqa: B018  # computed before anything else, since it may take long
-        except StopRequested as stop:
-            return self.unfinished(TaskState(), str(stop))
-        return super().train()
-
-    def unfinished(self, state: TaskState, stopped_by: str | None) -> TaskResult:
-        return TaskResult(self.run_dir, self.task, self.kind.main, state, {}, {}, stopped_by)
-
-    def summary(self, result: TaskResult) -> Scores:
-        return {f"{name}/{metric}": value for name, found in result.scores.items() for metric, value in found.items()}
+    def prepare(self) -> None:
+        self.kept  # noqa: B018
 
     def score_dev(self, module: TaskModule) -> Scores:
         return self.kind.score(self.data.dev, self.predictions(module, self.data.dev))
@@ -152,10 +136,6 @@ class TaskRun(ResumableTraining[TaskResult]):
         result = TaskResult(self.run_dir, self.task, self.kind.main, module.state, scores, learned)
         result.save(settings_of_scores(self.config))
         return result
-
-
-class StopRequested(Exception):
-    """A signal came while the biLM's layers were computed; the message is its name."""
 
 
 def _check_for_stop() -> None:

@@ -21,16 +21,19 @@ from data_prep.dataset.locations import local_path
 from data_prep.dataset.typed_json import load_json
 from data_prep.orphans import end_with_parent
 from data_prep.progress import Progress
+from data_prep.workers import usable_cores
 from pipeline.config.load import load, to_yaml
 from pipeline.config.schema import ConfigError, require
 from pipeline.config.tasks import TASKS, StudyConfig, TaskConfig, task_schema
-from pipeline.tasks.result import RESULT, SavedResult
+from pipeline.config.terminal import align
+from pipeline.tasks.training.result import RESULT, SavedResult
 from pipeline.tasks.training.settings import describe_changes, settings_of_scores
 from pipeline.train.cluster import signals
 
 DEFAULT = "default"  # value of a grid: leave the option as the task has it
 _SEED = "run.seed"
 _SETTINGS = "settings.yaml"
+RESULTS = "results.json"
 
 
 @dataclass(frozen=True)
@@ -116,8 +119,7 @@ def _do(run: StudyRun, config: StudyConfig, settings: Path) -> int:
     if signals.received() is not None:
         return signals.EXIT_PREEMPTED
     run.folder.mkdir(parents=True, exist_ok=True)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = max(1, cores // config.processes)
+    threads = max(1, usable_cores() // config.processes)
     arguments = [*run.arguments(config, settings), f"training.threads={threads}"]
     command = [sys.executable, "-m", "pipeline.cli", "task", *arguments]
     with (run.folder / "log.txt").open("ab") as log:
@@ -155,8 +157,7 @@ class StudyTable:
             shown = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in changes)
             steps = statistics.mean(result["best_step"] for result in results)
             rows.append((task, shown, str(len(results)), *_dev_and_test(results), f"{steps:,.0f}"))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines = [align(rows, text_columns=2)]
         missing = sum(run.result is None for run in self._runs)
         lines += [f"{missing} of {len(self._runs)} runs are missing"] if missing else []
         return "\n".join([*lines, *(f"failed: {run.folder}; its log.txt says why" for run in self.failed)])
@@ -170,7 +171,7 @@ class StudyTable:
         writer.writeheader()
         writer.writerows(records)
         write_bytes(folder / "results.csv", text.getvalue().encode())
-        write_json(folder / "results.json", records)
+        write_json(folder / RESULTS, records)
 
     def _points(self) -> dict[tuple[str, tuple[tuple[str, Any], ...]], list[SavedResult]]:
         """Return the results of each task and point of the grid, those of all its seeds together."""

@@ -19,6 +19,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
 from data_prep.orphans import end_with_parent
+from data_prep.workers import usable_cores
 from pipeline.config.schema import Precision, PretrainConfig, TrainConfig
 from pipeline.model.backend.device import choose_device
 from pipeline.train.cluster.torchrun_env import is_torchrun
@@ -118,8 +119,7 @@ def end_with_launcher() -> None:
 
 def set_threads(config: Machine) -> None:
     """Give each process of a node its share of the cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(config.threads or max(1, cores // config.devices))
+    torch.set_num_threads(config.threads or max(1, usable_cores() // config.devices))
 
 
 def keep_freed_memory() -> None:

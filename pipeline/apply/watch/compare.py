@@ -4,12 +4,15 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from pipeline.apply.watch.curves import training_hours
 from pipeline.apply.watch.plot import names
 from pipeline.apply.watch.status import duration
+from pipeline.config.load import flat
 from pipeline.config.schema import ConfigError
+from pipeline.config.terminal import align
 from pipeline.config.watch import CompareConfig
 from pipeline.train.run_dir.checkpoint import CheckpointFolder
 from pipeline.train.run_dir.records import read_end, read_start
@@ -48,7 +51,7 @@ def read_settings(run_dir: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{run_dir} is not the folder of a run: it holds no config.yaml; give a run.dir=")
     facts = {name: value for name, value in read_start(run_dir).items() if name in _FACTS}
-    return dict(_flat(_read_yaml(path), "")) | facts
+    return flat(_read_yaml(path)) | facts
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -99,23 +102,13 @@ def final_figures(run_dir: Path) -> dict[str, float | int | str]:
     return figures | ({"last checkpoint": records[-1].step} if records else {})
 
 
-def _flat(value: Any, prefix: str) -> list[tuple[str, Any]]:
-    if not isinstance(value, dict):
-        return [(prefix, value)]
-    return [pair for key, inner in value.items() for pair in _flat(inner, f"{prefix}.{key}" if prefix else str(key))]
-
-
 def _row_names(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for values in figures.values() for name in values))
 
 
 def _table(columns: list[str], rows: Mapping[str, Mapping[str, Any]]) -> str:
     cells = [["", *columns], *([name, *(_cell(row[column]) for column in columns)] for name, row in rows.items())]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns) + 1)]
-    return "\n".join(
-        "  " + "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
-        for line in cells
-    )
+    return indent(align(cells), "  ")
 
 
 def _cell(value: Any) -> str:

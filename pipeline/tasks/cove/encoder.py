@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from pipeline.tasks.networks.layers.recurrent import run_rnn
 
 State = tuple[Tensor, Tensor]  # h and c, (B, 2 hidden)
 
@@ -25,11 +26,8 @@ class TranslationEncoder(nn.Module):
         """
         outputs, states = [], []
         for layer in self.layers:
-            packed = pack_padded_sequence(
-                self.dropout(x_btd), lengths.clamp(min=1), batch_first=True, enforce_sorted=False
-            )
-            packed, last = layer(packed)
-            x_btd, _ = pad_packed_sequence(packed, batch_first=True, total_length=x_btd.shape[1])
+            assert isinstance(layer, nn.LSTM)
+            x_btd, last = run_rnn(layer, self.dropout(x_btd), lengths)
             outputs.append(x_btd)
             h, c = (torch.cat([state[0], state[1]], -1) for state in last)
             states.append((h, c))

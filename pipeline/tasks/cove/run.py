@@ -17,19 +17,18 @@ from pipeline.tasks.cove.translator import LogProbability, TranslationBatch, Tra
 from pipeline.tasks.examples.word_vectors import read_first_vectors
 from pipeline.tasks.networks.embedder import Embedder
 from pipeline.tasks.networks.sequences import Tables, choose_words
-from pipeline.tasks.result import TaskResult
 from pipeline.tasks.training.callbacks import BEST, EvaluateAndSave, ShowProgress
 from pipeline.tasks.training.module import TaskModule
-from pipeline.tasks.training.resumable import ResumableTraining, Scores
+from pipeline.tasks.training.result import Scores, TaskResult
+from pipeline.tasks.training.resumable import ResumableTraining
 from pipeline.tasks.training.settings import settings_of_scores
 from pipeline.tasks.training.state import TaskState
-from pipeline.train.trainer import end_with_launcher
 
 MAIN, PERPLEXITY = "log_probability", "perplexity"
 _MAX_LOG = 30.0  # perplexities above e to this are shown as this: the model has diverged
 
 
-class CoveRun(ResumableTraining[TaskResult]):
+class CoveRun(ResumableTraining):
     """One training of the translation model, from its files to its model folder."""
 
     def __init__(self, config: CoveConfig) -> None:
@@ -67,10 +66,6 @@ class CoveRun(ResumableTraining[TaskResult]):
         network = Translator(self.config.network, embedder, self.tables.labels)
         return TaskModule(network, self.config.training, state, self.config.run.seed)
 
-    def train(self) -> TaskResult:
-        end_with_launcher()
-        return super().train()
-
     def progress(self, total: int, evaluations: EvaluateAndSave) -> ShowProgress:
         return _ShowPerplexity(self.name, total, self.main, evaluations)
 
@@ -97,12 +92,6 @@ class CoveRun(ResumableTraining[TaskResult]):
         result = TaskResult(self.run_dir, self.name, MAIN, module.state, {"dev": scores}, {})
         result.save(settings_of_scores(self.config))
         return result
-
-    def unfinished(self, state: TaskState, stopped_by: str | None) -> TaskResult:
-        return TaskResult(self.run_dir, self.name, MAIN, state, {}, {}, stopped_by)
-
-    def summary(self, result: TaskResult) -> Scores:
-        return {f"dev/{name}": value for found in result.scores.values() for name, value in found.items()}
 
 
 class _ShowPerplexity(ShowProgress):

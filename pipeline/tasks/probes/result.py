@@ -7,6 +7,7 @@ from typing import Any
 from data_prep.dataset.files import write_json
 from data_prep.dataset.locations import local_path
 from pipeline.config.probes import ProbeConfig
+from pipeline.config.terminal import align
 
 
 @dataclass(frozen=True)
@@ -18,21 +19,12 @@ class ProbeResult:
     record: dict[str, Any]
 
     def __str__(self) -> str:
-        return "\n".join([table(self.rows), *self.notes])
+        return "\n".join([align(self.rows), *self.notes])
 
     def write(self, config: ProbeConfig) -> None:
         """Write the JSON file that the config asks for, if any; it appears once it is whole."""
         if config.output:
             write_json(local_path(config.output, "output"), self.record)
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as lines: the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join([f"{row[0]:{widths[0]}}", *(f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
-        for row in rows
-    )
 
 
 def describe_speed(count: int, per_second: float) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.config.schema import ConfigError
+from pipeline.tasks.probes.word_senses import FIRST_SENSE
 from pipeline.tasks.report.probe_tables import Scores
 from pipeline.tasks.report.tables import PLACES, Efficiency, Table
 
@@ -17,7 +18,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 _MARKERS, _DASHES = "osD^vPX", ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 _WIDTH_INCHES, _POINTS, _DPI = 4.5, 10.5, 200
 LOW, HIGH = 1 / 3, 2 / 3  # the paper's Figure 2 hatches weights below and dots weights above
-FIRST_SENSE = "first sense"  # a row of `elmo probe wsd` that is no layer
 _CHANCE = 50.0  # percent of minimal pairs that guessing gets right
 _MOST_LETTERS = 26
 

@@ -19,8 +19,8 @@ from data_prep.dataset.typed_json import Count, load_json
 from pipeline.config.schema import ConfigError
 from pipeline.finetune.report import RECORD as FINETUNING
 from pipeline.finetune.report import Figures
+from pipeline.tasks.study import RESULTS
 
-STUDY = "results.json"
 _MOST_BYTES = 1 << 26  # of a file that is looked into; results have a few MB at most
 Percent = Annotated[float, Ge(0), Le(100)]
 Number = Annotated[float, Predicate(math.isfinite)]
@@ -149,7 +149,7 @@ def _json_files(folder: Path) -> Iterator[Path]:
 
 def _take(findings: Findings, path: Path, name: str) -> None:
     remedy = "delete it, or make it again"
-    if path.name == STUDY:
+    if path.name == RESULTS:
         runs: list[dict[str, Any]] = load_json(path, list[Run], remedy)
         if runs:
             findings.studies[_folder(name)] = runs

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-DEFAULT = "default"
+from pipeline.tasks.study import DEFAULT
+
 _KNOWN = {
     "elmo.placement": "placement",
     "elmo.layers": "layers",
@@ -39,9 +40,9 @@ class Point:
     varied: Varied
     runs: list[dict[str, Any]] = field(default_factory=list)
 
-    def scores(self, part: str = "dev") -> list[float]:
-        """Return the task's main score of each seed."""
-        return [float(run[key]) for run in self.runs if (key := f"{part}/{run['main']}") in run]
+    def scores(self) -> list[float]:
+        """Return the task's main score on dev of each seed."""
+        return [float(run[f"dev/{run['main']}"]) for run in self.runs]
 
     @property
     def mean(self) -> float:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.tasks.probes.word_senses import ALL, WITHOUT_DEV
 from pipeline.tasks.report.findings import Findings
 from pipeline.tasks.report.tables import Cell, Table
 
@@ -35,7 +36,7 @@ def wsd_scores(findings: Findings) -> Scores:
     found: Scores = {}
     for name, probe in zip(_names(findings.wsd), findings.wsd.values(), strict=True):
         chosen = {
-            layer: next((key for key in ("without semeval2007", "all", *sets) if key in sets), "")
+            layer: next((key for key in (WITHOUT_DEV, ALL, *sets) if key in sets), "")
             for layer, sets in probe["scores"].items()
         }
         found[name] = {_layer(layer): probe["scores"][layer][key]["f1"] for layer, key in chosen.items() if key}

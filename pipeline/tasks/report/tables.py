@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.tasks.report.points import DEFAULT, Point, Varied
+from pipeline.tasks.report.points import Point, Varied
+from pipeline.tasks.study import DEFAULT
 
 PLACES = ("input", "output")
 Cell = str | float

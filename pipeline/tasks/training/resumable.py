@@ -7,7 +7,7 @@ the rest. So a resumed training equals an uninterrupted one.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from data_prep.dataset.files import sha256_of
 from data_prep.dataset.locations import local_path
@@ -18,17 +18,19 @@ from pipeline.tasks.training.callbacks import LAST, EvaluateAndSave, ShowProgres
 from pipeline.tasks.training.loader import Steps, by_length, gather, training_loader
 from pipeline.tasks.training.module import TaskModule
 from pipeline.tasks.training.order import TrainingOrder
+from pipeline.tasks.training.result import Scores, TaskResult
 from pipeline.tasks.training.settings import settings_of_steps
 from pipeline.tasks.training.state import TaskState, load_state
 from pipeline.train.run_dir.lock import claim
 from pipeline.train.run_dir.tracking import Tracker
-from pipeline.train.trainer import build_task_trainer, global_rank, launching_ranks, set_threads
-
-Scores = dict[str, float]
-Result = TypeVar("Result")
+from pipeline.train.trainer import build_task_trainer, end_with_launcher, global_rank, launching_ranks, set_threads
 
 
-class ResumableTraining(ABC, Generic[Result]):
+class StopRequested(Exception):
+    """A signal came before the first step; the message is its name."""
+
+
+class ResumableTraining(ABC):
     """Train until early stopping, the last epoch or a signal, and keep the network that scores best on dev.
 
     name: shown, and part of the run's identity. main: the score that early stopping watches; higher is better.
@@ -70,16 +72,11 @@ class ResumableTraining(ABC, Generic[Result]):
         """Return the scores on dev, `main` among them, the same on every rank."""
 
     @abstractmethod
-    def finish(self, module: TaskModule) -> Result:
+    def finish(self, module: TaskModule) -> TaskResult:
         """Write what is left of the training, and return its result. Rank 0 only."""
 
-    @abstractmethod
-    def unfinished(self, state: TaskState, stopped_by: str | None) -> Result:
-        """Return the result of a training that a signal stopped, and that of other ranks than 0."""
-
-    @abstractmethod
-    def summary(self, result: Result) -> Scores:
-        """Return what wandb shows of a result."""
+    def prepare(self) -> None:  # noqa: B027  # not every training has something to prepare
+        """Do what takes long before the first step. Raises StopRequested."""
 
     def progress(self, total: int, evaluations: EvaluateAndSave) -> ShowProgress:
         return ShowProgress(self.name, total, self.main, evaluations)
@@ -99,26 +96,36 @@ class ResumableTraining(ABC, Generic[Result]):
         files = [sha256_of(local_path(file)) for file in self._files if file]
         return {"task": self.name, **settings_of_steps(self.settings), "files": files}
 
-    def train(self) -> Result:
+    def train(self) -> TaskResult:
         """Train; a training that was stopped or killed is resumed where its checkpoint is."""
+        end_with_launcher()
+        try:
+            self.prepare()
+        except StopRequested as stop:
+            return self._unfinished(TaskState(), str(stop))
         if self.rank != 0:
             return self._train(None)
         with claim(self.run_dir):
             facts = {"task": self.name, **to_dict(self.settings)}
             return self._train(Tracker(self.run_dir, self._run.name, self._wandb, facts))
 
-    def _train(self, tracker: Tracker | None) -> Result:
+    def _train(self, tracker: Tracker | None) -> TaskResult:
         saved = load_state(self.run_dir / LAST, self.identity)
         module = self.module(TaskState() if saved is None else saved[0])
         if saved is not None:
             module.restore(saved[1])
         stopped_by = None if module.is_over(self.total_steps) else self._fit(module, tracker)
         is_finished = stopped_by is None and self.rank == 0
-        result = self.finish(module) if is_finished else self.unfinished(module.state, stopped_by)
+        result = self.finish(module) if is_finished else self._unfinished(module.state, stopped_by)
         if tracker is not None:
-            tracker.summary(self.summary(result))
+            parts = result.scores.items()
+            tracker.summary({f"{part}/{name}": value for part, found in parts for name, value in found.items()})
             tracker.finish()
         return result
+
+    def _unfinished(self, state: TaskState, stopped_by: str | None) -> TaskResult:
+        """Return the result of a training that a signal stopped, and that of other ranks than 0."""
+        return TaskResult(self.run_dir, self.name, self.main, state, {}, {}, stopped_by)
 
     def _fit(self, module: TaskModule, tracker: Tracker | None) -> str | None:
         """Return the signal that stopped the training, None at its end."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pipeline.config.load import flat
 from pipeline.config.schema import to_dict
 
 _WITHOUT_EFFECT_ON_SCORES = (
@@ -20,8 +21,8 @@ _END_OF_TRAINING = ("training.max_epochs", "training.patience", "training.min_le
 
 def settings_of_scores(config: Any) -> dict[str, Any]:
     """Return all settings that scores depend on, by their full names."""
-    flat = _flat(to_dict(config))
-    return {name: value for name, value in flat.items() if not name.startswith(_WITHOUT_EFFECT_ON_SCORES)}
+    every = flat(to_dict(config))
+    return {name: value for name, value in every.items() if not name.startswith(_WITHOUT_EFFECT_ON_SCORES)}
 
 
 def settings_of_steps(config: Any) -> dict[str, Any]:
@@ -33,10 +34,3 @@ def describe_changes(before: dict[str, Any], now: dict[str, Any]) -> str:
     """Return what differs, as text; empty where nothing does."""
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     return "; ".join(f"{name}: {before.get(name)} there, {now.get(name)} now" for name in names)[:300]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat

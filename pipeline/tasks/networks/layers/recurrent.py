@@ -1,13 +1,23 @@
 """Bidirectional LSTM and GRU layers over padded batches, by torch.nn (cuDNN on a GPU)."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 Initialiser = Callable[[nn.RNNBase], None]
+
+
+def run_rnn(rnn: nn.RNNBase, x_btd: Tensor, lengths: Tensor) -> tuple[Tensor, Any]:
+    """Return outputs (B, T, 2 hidden), zeros at padding, and what the RNN returns as its last state.
+
+    lengths (B,) on the CPU.
+    """
+    packed = pack_padded_sequence(x_btd, lengths.clamp(min=1), batch_first=True, enforce_sorted=False)
+    outputs, last = rnn(packed)
+    return pad_packed_sequence(outputs, batch_first=True, total_length=x_btd.shape[1])[0], last
 
 
 class Bidirectional(nn.Module):
@@ -25,9 +35,7 @@ class Bidirectional(nn.Module):
 
     def forward(self, x_btd: Tensor, lengths: Tensor) -> Tensor:
         """lengths (B,) on the CPU."""
-        packed = pack_padded_sequence(x_btd, lengths.clamp(min=1), batch_first=True, enforce_sorted=False)
-        h_bth, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x_btd.shape[1])
-        return h_bth
+        return run_rnn(self.rnn, x_btd, lengths)[0]
 
 
 class BidirectionalStack(nn.Module):
