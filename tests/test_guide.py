@@ -7,6 +7,7 @@ tests/train/test_torchrun.py are those of install.md, containers.md and torchrun
 
 import gzip
 import json
+import shutil
 from importlib import import_module
 from pathlib import Path
 
@@ -49,7 +50,7 @@ MADE = {
     "cove": {"runs/cove/model/config.json", "runs/ner-cove/result.json"},
     "probes": {"sentences.txt", "vectors.h5"},
     "pipelines": {"models/spacy-elmo/elmo/model/config.json"},
-    "moving": {"models/theirs/config.json", "models/mine/vocabulary.txt"},
+    "moving": {"models/theirs/config.json", "models/mine/vocabulary.txt", "models/zht/words.txt", "zht.h5"},
 }  # fmt: skip
 WORDS = ["<S>", "</S>", "<UNK>", "The", "bank", "."]
 
@@ -101,6 +102,7 @@ def make_what_earlier_pages_make(page: str) -> None:
         assert cli.main(["export", "checkpoint=models/source", "output=theirs", "format=allennlp"]) == 0
         for name in ("options.json", "weights.hdf5", "vocab.txt"):
             (Path("theirs") / name).rename(name)
+        shutil.copytree(pages.ROOT / "tests/model/many_langs/words", "zht.model")
 
 
 @pytest.mark.parametrize("page", [pytest.param(p, marks=pytest.mark.slow) if p == "pretrain" else p for p in MADE])

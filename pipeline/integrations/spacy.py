@@ -1,6 +1,6 @@
 """The spaCy component `elmo`: `nlp.add_pipe("elmo", config={"model": "models/first"})` fills `doc.tensor`.
 
-spaCy imports this file for each pipeline that it makes (entry point `spacy_factories`), so the model is imported on use.
+spaCy imports this file for each pipeline that it makes (entry point `spacy_factories`), so the model comes later.
 """
 
 from collections.abc import Iterable, Iterator
