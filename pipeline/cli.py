@@ -227,7 +227,7 @@ COMMANDS = {
         "write a trained model as a folder to share, or in AllenNLP's format",
         "elmo export checkpoint=runs/first output=models/first"),
     "import": printing(ImportConfig, "pipeline.apply.export:import_weights",
-        "read weights of bilm-tf or AllenNLP (HDF5) into a model folder",
+        "read a model of bilm-tf, AllenNLP or ELMoForManyLangs into a model folder",
         "elmo import options=options.json weights=weights.hdf5 output=models/original"),
     "embed": Command(embed, EmbedConfig, "write the layers of each word of a text as HDF5, npz, safetensors or Parquet",
         "elmo embed checkpoint=runs/first input=corpus.txt output=corpus.h5"),

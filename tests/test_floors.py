@@ -35,6 +35,7 @@ FLOORS = (
     ("pipeline.apply.load",),
     ("pipeline.apply.embed", "pipeline.apply.watch"),
     ("pipeline.apply",),
+    ("pipeline.integrations",),
     ("pipeline.finetune",),
     ("pipeline.tasks.examples.types",),
     ("pipeline.tasks.examples", "pipeline.tasks.metrics"),

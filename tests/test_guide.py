@@ -7,6 +7,8 @@ tests/train/test_torchrun.py are those of install.md, containers.md and torchrun
 
 import gzip
 import json
+import shutil
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +49,8 @@ MADE = {
     "tasks": {"runs/ner-elmo/result.json", "runs/small/model/config.json", "labelled.conll"},
     "cove": {"runs/cove/model/config.json", "runs/ner-cove/result.json"},
     "probes": {"sentences.txt", "vectors.h5"},
-    "moving": {"models/theirs/config.json", "models/mine/vocabulary.txt"},
+    "pipelines": {"models/spacy-elmo/elmo/model/config.json"},
+    "moving": {"models/theirs/config.json", "models/mine/vocabulary.txt", "models/zht/words.txt", "zht.h5"},
 }  # fmt: skip
 WORDS = ["<S>", "</S>", "<UNK>", "The", "bank", "."]
 
@@ -85,9 +88,11 @@ def make_what_earlier_pages_make(page: str) -> None:
             training.write_columns(Path(name), 12, len(name))
         probes.write_senses(Path())
         probes.write_pairs(Path("blimp.jsonl"))
-    if page in ("finetune", "pytorch", "embed", "tasks", "probes"):
+    if page in ("finetune", "pytorch", "embed", "tasks", "probes", "pipelines"):
         for folder in ("models/first", "runs/first"):
             save_pretrained(folder, tiny.bilm(tiny.config(), len(WORDS)), words=WORDS, counts=np.arange(6, 0, -1))
+    if page == "pipelines":
+        import_module("pipeline.integrations.spacy")  # spaCy itself imports it, by the entry point of an installation
     if page in ("finetune", "pretrain"):
         Path("text.txt").write_text("".join(f"The river number {n % 7} has {n % 5} banks .\n" for n in range(199)))
         for name in ("data/corpus", "data/domain"):
@@ -97,6 +102,7 @@ def make_what_earlier_pages_make(page: str) -> None:
         assert cli.main(["export", "checkpoint=models/source", "output=theirs", "format=allennlp"]) == 0
         for name in ("options.json", "weights.hdf5", "vocab.txt"):
             (Path("theirs") / name).rename(name)
+        shutil.copytree(pages.ROOT / "tests/model/many_langs/words", "zht.model")
 
 
 @pytest.mark.parametrize("page", [pytest.param(p, marks=pytest.mark.slow) if p == "pretrain" else p for p in MADE])
@@ -130,4 +136,6 @@ def run(words: list[str]) -> int:
 def test_every_page_of_the_guide_is_tested() -> None:
     elsewhere = {"watch", "slurm", "one-billion-words", "troubleshooting", "install", "containers", "torchrun"}
     assert {path.stem for path in pages.GUIDE} == MADE.keys() | elsewhere
-    assert all(pages.code(path, "console") for path in pages.GUIDE if path.stem in MADE.keys() - {"pytorch"})
+    assert all(
+        pages.code(path, "console") for path in pages.GUIDE if path.stem in MADE.keys() - {"pytorch", "pipelines"}
+    )

@@ -8,6 +8,7 @@ from pipeline.apply.load import Trained, load_trained
 from pipeline.config.commands import ExportConfig, ImportConfig
 from pipeline.config.schema import ConfigError, require
 from pipeline.model.bilm import BiLM, num_parameters
+from pipeline.model.dictionary import dictionary_of
 from pipeline.model.formats.bilm_tf_options import (
     read_options,
     read_vocabulary,
@@ -16,6 +17,7 @@ from pipeline.model.formats.bilm_tf_options import (
     write_vocabulary,
 )
 from pipeline.model.formats.bilm_tf_weights import load_bilm, save_weights
+from pipeline.model.formats.elmoformanylangs import load_many_langs
 from pipeline.model.formats.pretrained import claim_folder, push_to_hub, save_pretrained
 from pipeline.train.run_dir.records import git_revision
 from pipeline.version import __version__
@@ -52,20 +54,40 @@ def export(config: ExportConfig) -> str:
 
 
 def import_weights(config: ImportConfig) -> str:
-    """Write the biLM of bilm-tf's or AllenNLP's files to config.output in this project's format. Raises ConfigError."""
-    for name in ("options", "weights", "output"):
-        require(bool(getattr(config, name)), f"{name}= is missing: elmo import options=FILE weights=FILE output=DIR")
+    """Write a biLM of others to config.output in this project's format. Raises ConfigError."""
+    _check_keys(config)
     output = local_path(config.output, "output")
-    model = read_options(local_path(config.options, "options"))
-    words = read_vocabulary(local_path(config.vocabulary, "vocabulary")) if config.vocabulary else None
-    bilm = load_bilm(local_path(config.weights, "weights"), model)
-    facts = _with_version({"source": f"{Path(config.weights).name} (HDF5 of bilm-tf or AllenNLP)"})
+    words = None
+    if config.format == "elmoformanylangs":
+        bilm = load_many_langs(local_path(config.path, "path"))
+        source = f"{Path(config.path).resolve().name} (ELMoForManyLangs)"
+    else:
+        model = read_options(local_path(config.options, "options"))
+        words = read_vocabulary(local_path(config.vocabulary, "vocabulary")) if config.vocabulary else None
+        bilm = load_bilm(local_path(config.weights, "weights"), model)
+        source = f"{Path(config.weights).name} (HDF5 of bilm-tf or AllenNLP)"
+    facts = _with_version({"source": source})
     try:
         files = save_pretrained(output, bilm, words=words, facts=facts, overwrite=config.overwrite)
     except OSError as error:
         raise _cannot_write(output, error) from None
     note = "note     without a softmax, which those files leave out: it embeds, and cannot be evaluated"
     return "\n".join([_summary(output, bilm, len(words or []), files), *_others(output, files), note, _next_of(output)])
+
+
+def _check_keys(config: ImportConfig) -> None:
+    """Raise ConfigError unless the keys are those of the format."""
+    wanted: tuple[str, ...]
+    others: tuple[str, ...]
+    if config.format == "elmoformanylangs":
+        wanted, others = ("path",), ("options", "weights", "vocabulary")
+        how = "elmo import format=elmoformanylangs path=FOLDER output=DIR"
+    else:
+        wanted, others, how = ("options", "weights"), ("path",), "elmo import options=FILE weights=FILE output=DIR"
+    for name in (*wanted, "output"):
+        require(bool(getattr(config, name)), f"{name}= is missing: {how}")
+    for name in others:
+        require(not getattr(config, name), f"{name}= does not go with format={config.format}; leave it out")
 
 
 def _export_elmo(trained: Trained, output: Path, config: ExportConfig) -> list[Path]:
@@ -77,6 +99,10 @@ def _export_elmo(trained: Trained, output: Path, config: ExportConfig) -> list[P
 
 def _export_allennlp(trained: Trained, output: Path, overwrite: bool) -> str:
     """Write bilm-tf's files, options.json last: without it nobody reads the other files."""
+    require(
+        dictionary_of(trained.bilm.config) is None,
+        f"{trained.path} has a dictionary of characters, for which format=allennlp has no place; use format=elmo",
+    )
     claim_folder(output, (OPTIONS, WEIGHTS, VOCABULARY), marker=OPTIONS, overwrite=overwrite)
     files = [output / name for name in (WEIGHTS, VOCABULARY, OPTIONS) if trained.words or name != VOCABULARY]
     save_weights(output / WEIGHTS, trained.bilm)

@@ -50,6 +50,10 @@ class ImportConfig:
     vocabulary: str = option("", "its vocabulary, one word a line [default: none; embedding needs none]")
     output: str = option("", "folder to write")
     overwrite: bool = option(False, "replace a model in output=")
+    format: Literal["allennlp", "elmoformanylangs"] = option(
+        "allennlp", "allennlp: files of bilm-tf or AllenNLP; elmoformanylangs: a model's folder, with path="
+    )
+    path: str = option("", "the folder of a model of ELMoForManyLangs: config.json, char.dic, encoder.pkl, ...")
 
 
 @dataclass

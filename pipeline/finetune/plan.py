@@ -30,6 +30,7 @@ from pipeline.data.vocabulary import (
 )
 from pipeline.finetune.report import FinetuneReport
 from pipeline.finetune.softmax_transfer import estimate_rows, transfer_rows
+from pipeline.model.dictionary import dictionary_of
 from pipeline.model.language_model import LanguageModel
 from pipeline.train.outcome import Outcome
 from pipeline.train.plan import Corpus, Plan, checkpoints_of
@@ -54,6 +55,10 @@ def read_config(arguments: list[str]) -> tuple[FinetuneConfig, Trained, bool]:
     require(bool(given.data.path), "data= is missing: give the domain's dataset, made by `elmo prep`")
     own = _newest(given)
     trained = own or load_trained(given.finetune.source)
+    require(
+        dictionary_of(trained.bilm.config) is None,
+        f"from={given.finetune.source} has a dictionary of characters; only models over UTF-8 bytes can be trained",
+    )
     under: dict[str, Any] = {"model": to_dict(trained.bilm.config)}
     if trained.has_config:
         under["softmax"] = to_dict(trained.section("softmax", SoftmaxConfig))

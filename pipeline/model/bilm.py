@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.config.schema import ModelConfig
+from pipeline.model.dictionary_encoder import make_encoder
 from pipeline.model.dropout import lane_dropout, mix32
 from pipeline.model.lstmp import LSTMP, LSTMPState
-from pipeline.model.token_encoder import TokenEncoder
 
 States = list[LSTMPState]
 
@@ -43,13 +43,7 @@ class BiLM(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = TokenEncoder(
-            character_dim=config.character_dim,
-            filters=[(width, number) for width, number in config.filters],
-            activation=config.activation,
-            num_highway=config.num_highway,
-            proj_dim=config.projection_dim,
-        )
+        self.encoder = make_encoder(config)
         self.layers = nn.ModuleList(
             LSTMP(config.projection_dim, config.lstm_dim, config.projection_dim, config.cell_clip, config.proj_clip)
             for _ in range(config.num_layers)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.characters import NUM_CHARACTERS, PAD
+from pipeline.characters import NUM_CHARACTERS, PAD, UTF8, Alphabet
 from pipeline.model.backend.char_cnn import convolve_by_matmul, convolve_by_tables, widest
 from pipeline.model.backend.device import upload
 from pipeline.model.backend.matmul import compute_dtype, linear
@@ -20,7 +20,9 @@ _WORD_MULTIPLE, _LENGTH_MULTIPLE = 16, 4
 
 
 class TokenEncoder(nn.Module):
-    """Encode words (U, C) of character ids into vectors (U, P)."""
+    """Encode words (U, C) of character ids into vectors (U, P). alphabet: what spells the words."""
+
+    alphabet: Alphabet = UTF8
 
     def __init__(
         self,
@@ -30,12 +32,13 @@ class TokenEncoder(nn.Module):
         activation: Literal["relu", "tanh"],
         num_highway: int,
         proj_dim: int,
+        num_characters: int = NUM_CHARACTERS,
     ) -> None:
         """filters: (width in characters, number) of each convolution. Without a projection if it would be square."""
         super().__init__()
         num_filters = sum(number for _, number in filters)
         self.activation = activation
-        self.char_embed = nn.Parameter(torch.empty(NUM_CHARACTERS, character_dim))
+        self.char_embed = nn.Parameter(torch.empty(num_characters, character_dim))
         self.convolutions = nn.ModuleList(nn.Conv1d(character_dim, number, width) for width, number in filters)
         self.highways = nn.ModuleList(Highway(num_filters) for _ in range(num_highway))
         self.projection = nn.Linear(num_filters, proj_dim) if num_filters != proj_dim else None
@@ -55,12 +58,17 @@ class TokenEncoder(nn.Module):
 
         lengths_u: `word_lengths` on the CPU, if known there; then the CPU does not wait for a GPU to compute them.
         """
-        features = self._convolve(_fill(characters_uc), lengths_u)
-        for highway in self.highways:
-            features = highway(features)
+        features = self._features(fill(characters_uc), lengths_u)
         if self.projection is not None:
             features = linear(features, self.projection.weight, self.projection.bias)
         return features[: len(characters_uc)]
+
+    def _features(self, characters_uc: Tensor, lengths_u: Tensor | None) -> Tensor:
+        """Return (U, filters): what the projection reads."""
+        features = self._convolve(characters_uc, lengths_u)
+        for highway in self.highways:
+            features = highway(features)
+        return features
 
     def _convolve(self, characters_uc: Tensor, lengths_u: Tensor | None = None) -> Tensor:
         """Return (U, filters): the maximum of every filter over all windows of C characters, then the activation.
@@ -97,7 +105,7 @@ def word_lengths(characters_uc: Tensor) -> Tensor:
     return (characters_uc != PAD).sum(1)
 
 
-def _fill(characters_uc: Tensor) -> Tensor:
+def fill(characters_uc: Tensor) -> Tensor:
     """Append words of padding, on a CPU, up to a multiple of _WORD_MULTIPLE; the caller drops their vectors.
 
     oneDNN compiles a kernel for each new shape. Steps hold ever other numbers of words: without padding, compiling

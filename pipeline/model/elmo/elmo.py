@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pipeline.characters import UTF8
 from pipeline.config.schema import require
 from pipeline.model.bilm import BiLM
 from pipeline.model.elmo.scalar_mix import ScalarMix
@@ -92,6 +93,8 @@ class ElmoModule(nn.Module):
 
     def character_ids(self, sentences: Sequence[Sequence[str]]) -> Tensor:
         """Return (B, n, C) int64 as AllenNLP's `batch_to_ids` does: zeros after a sentence's end."""
+        is_utf8 = self.bilm.encoder.alphabet is UTF8
+        require(is_utf8, "this model has a dictionary of characters: give it words, not character ids")
         return torch.from_numpy(character_ids(sentences, self.bilm.config.max_characters))
 
     def regularization(self) -> Tensor:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from pipeline.characters import PAD, character_rows
+from pipeline.characters import PAD, UTF8, Alphabet, character_rows
 from pipeline.config.schema import ConfigError, require
 
 BOS, EOS = 0, 1  # places of <S> and </S> among the unique words
@@ -14,7 +14,7 @@ _MAX_PLACES = 1 << 14  # most steps x rows of a group, to bound its memory
 
 
 class Spelled(NamedTuple):
-    """characters (U, C) int16: spellings of unique words, <S> and </S> first. ids: each sentence as places among them.
+    """characters (U, C): rows of unique words, the bounds first. ids: each sentence as places among them.
 
     words (U): the text of the unique words, None if only character ids are known.
     """
@@ -28,23 +28,21 @@ class Spelled(NamedTuple):
         return np.array([len(ids) for ids in self.ids], np.int64)
 
 
-def spell_sentences(sentences: Sequence[Sequence[str]], max_characters: int) -> Spelled:
-    """Spell sentences given as lists of words.
+def spell_sentences(sentences: Sequence[Sequence[str]], max_characters: int, alphabet: Alphabet = UTF8) -> Spelled:
+    """Spell sentences given as lists of words. As in bilm-tf (data.py:104-181), the words <S> and </S> are the bounds.
 
-    As in bilm-tf (data.py:104-181), the words <S> and </S> are the sentence bounds, and characters that UTF-8 cannot
-    hold are left out.
+    alphabet: of the model; with another one than UTF-8 the bounds have other names.
     """
-    places = {"<S>": BOS, "</S>": EOS}
+    begin, end = alphabet.bounds
+    places = {begin: BOS, end: EOS}
     for number, sentence in enumerate(sentences):
         require(not isinstance(sentence, str), f"sentence {number} is one string, not a list of words; split it")
     try:
         ids = [np.array([places.setdefault(w, len(places)) for w in s], np.int64) for s in sentences]
-        utf8 = [b"", b"", *(word.encode("utf-8", "ignore")[:max_characters] for word in list(places)[2:])]
+        characters = alphabet.rows(list(places), max_characters)
     except (TypeError, AttributeError):
         raise ConfigError("sentences must be lists of words, each word a string") from None
-    offsets = np.concatenate([[0], np.cumsum([len(word) for word in utf8])])
-    flat = np.frombuffer(b"".join(utf8) or b"\0", np.uint8)
-    return Spelled(character_rows(flat, offsets, np.arange(len(utf8)), max_characters), ids, list(places))
+    return Spelled(characters, ids, list(places))
 
 
 def spelled_from_ids(character_ids: Tensor, max_characters: int) -> Spelled:

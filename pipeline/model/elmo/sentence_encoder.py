@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.characters import UTF8
+from pipeline.config.schema import require
 from pipeline.model.bilm import BiLM, States
 from pipeline.model.elmo.lstmp_inference import LSTMPInference
 from pipeline.model.elmo.sentence_batch import (
@@ -119,8 +121,11 @@ class SentenceEncoder(nn.Module):
         return Packed(parts[0] if len(parts) == 1 else torch.cat(parts, 1), first, lengths)
 
     def spell(self, sentences: Sentences) -> Spelled:
-        spell = spelled_from_ids if isinstance(sentences, Tensor) else spell_sentences
-        return spell(sentences, self.bilm.config.max_characters)  # type: ignore[arg-type]
+        alphabet, max_characters = self.bilm.encoder.alphabet, self.bilm.config.max_characters
+        if not isinstance(sentences, Tensor):
+            return spell_sentences(sentences, max_characters, alphabet)
+        require(alphabet is UTF8, "this model has a dictionary of characters: give it words, not character ids")
+        return spelled_from_ids(sentences, max_characters)
 
     def encode_groups(self, spelled: Spelled, whole: bool = False) -> Iterator[EncodedGroup]:
         """Yield the layers of sentences in groups of similar length. Empty sentences are left out.

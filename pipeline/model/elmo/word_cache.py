@@ -36,16 +36,17 @@ class WordCache(nn.Module):
         self.register_buffer("vectors", torch.empty(0), persistent=False)
         self._rows: dict[str, int] = {}
         self._encoder_version: list[tuple[object, ...]] = []
+        self._max_characters = 0
 
     def fill(self, encoder: TokenEncoder, words: Sequence[str], max_characters: int) -> None:
         """Compute and keep the vectors of `words`. Raises ConfigError if the encoder is trained."""
         _refuse_trained(encoder)
-        spelled = spell_sentences([list(words)], max_characters)
+        spelled = spell_sentences([list(words)], max_characters, encoder.alphabet)
         assert spelled.words is not None
         with torch.no_grad():
             self.vectors = encode_words(encoder, spelled.characters)
         self._rows = {word: row for row, word in enumerate(spelled.words)}
-        self._encoder_version = version_of(encoder)
+        self._encoder_version, self._max_characters = version_of(encoder), max_characters
 
     def vectors_of(self, encoder: TokenEncoder, spelled: Spelled) -> Tensor:
         """Return (U, P) vectors of the unique words. If the encoder's weights have changed, fill the cache again."""
@@ -53,7 +54,7 @@ class WordCache(nn.Module):
             return encode_words(encoder, spelled.characters)
         _refuse_trained(encoder)
         if version_of(encoder) != self._encoder_version:
-            self.fill(encoder, list(self._rows), spelled.characters.shape[1])
+            self.fill(encoder, list(self._rows), self._max_characters)
         rows = np.fromiter((self._rows.get(word, -1) for word in spelled.words), np.int64, len(spelled.words))
         missing = np.flatnonzero(rows < 0)
         vectors = self.vectors[torch.from_numpy(rows).to(self.vectors.device)]

@@ -22,6 +22,7 @@ FORMAT, FORMAT_VERSION = "elmo-pipeline/pretrained", 2
 READ_VERSIONS = (1, 2)  # 1 has no model_sha256
 CONFIG, CARD = "config.json", "README.md"
 MODEL, SOFTMAX, VOCABULARY, COUNTS = "model.safetensors", "softmax.safetensors", "vocabulary.txt", "counts.npy"
+CHARACTERS, WORDS = "characters.txt", "words.txt"  # of a model with a dictionary
 _REMEDY = "copy or export the model again"
 
 
@@ -39,7 +40,12 @@ class FolderConfig:
     vocabulary_size: Count | None
     facts: dict[str, Any]
     training: dict[str, Any] | None
-    files: dict[Literal["model.safetensors", "softmax.safetensors", "vocabulary.txt", "counts.npy"], FileRecord]
+    files: dict[
+        Literal[
+            "model.safetensors", "softmax.safetensors", "vocabulary.txt", "counts.npy", "characters.txt", "words.txt"
+        ],
+        FileRecord,
+    ]  # fmt: skip
     model_sha256: Sha256 | None = None
 
 

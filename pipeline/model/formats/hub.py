@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.config.schema import ConfigError, ModelConfig
+from pipeline.model.dictionary import dictionary_of
 from pipeline.version import __version__
 
 _INSTALL = "pip install 'elmo-pipeline[hub]'"
@@ -91,10 +92,11 @@ def model_card(
     ]  # fmt: skip
     table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows)
     address = _address()
+    spelling = _SPELLING if dictionary_of(model) is None else _DICTIONARY_SPELLING
     return _CARD.format(
         table=table, dim=2 * model.projection_dim, name=hub or "ORG/NAME", version=__version__,
         address=address or "URL", whence="" if address else " URL stands for where you have its repository from.",
-        cells=model.lstm_dim, max_characters=model.max_characters,
+        cells=model.lstm_dim, spelling=spelling.format(max_characters=model.max_characters),
     )  # fmt: skip
 
 
@@ -137,6 +139,10 @@ def _perplexity(value: dict[str, Any] | None) -> str | None:
     return ", ".join([*parts, "full softmax"])
 
 
+_SPELLING = """A word is {max_characters} character ids: 258, its UTF-8 bytes (0 to 255), 259, and 260 up to
+the end. The sentence bounds are 258, 256, 259 (`<S>`) and 258, 257, 259 (`</S>`)."""
+_DICTIONARY_SPELLING = """A word is {max_characters} character ids: 258, its characters
+(lines of `characters.txt`), 259, and 260 up to the end."""
 _CARD = """---
 library_name: elmo-pipeline
 pipeline_tag: feature-extraction
@@ -179,8 +185,7 @@ words of their own, and the case of letters is kept. `tokenize=true` splits raw 
 ## Weights
 `model.safetensors` in float32, direction 0 forward and 1 backward, x @ W. The gates of a cell stand in the order
 i, j, f, o (input, candidate, forget, output), {cells} values each. At run time 1.0 is added to the forget gate's bias,
-which is not in the file. A word is {max_characters} character ids: 258, its UTF-8 bytes (0 to 255), 259, and 260 up to
-the end. The sentence bounds are 258, 256, 259 (`<S>`) and 258, 257, 259 (`</S>`). All names: docs/reference/formats.md
+which is not in the file. {spelling} All names: docs/reference/formats.md
 of the program.
 
 ## Licence

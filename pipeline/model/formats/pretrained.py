@@ -25,10 +25,12 @@ from data_prep.dataset.files import (
 )
 from data_prep.dataset.lexicon import SPECIALS
 from data_prep.dataset.locations import local_path
-from pipeline.config.schema import ConfigError, ModelConfig, require, to_dict
+from pipeline.config.schema import ConfigError, ModelConfig, require
 from pipeline.model.bilm import BiLM, num_parameters
+from pipeline.model.formats.dictionary_files import DICTIONARY, file_contents, model_section, with_dictionary
 from pipeline.model.formats.folder_config import (
     CARD,
+    CHARACTERS,
     CONFIG,
     COUNTS,
     FORMAT,
@@ -36,6 +38,7 @@ from pipeline.model.formats.folder_config import (
     MODEL,
     SOFTMAX,
     VOCABULARY,
+    WORDS,
     FileRecord,
     FolderConfig,
     known_facts,
@@ -49,6 +52,7 @@ from pipeline.model.language_model import LanguageModel
 from pipeline.version import __version__
 
 _SOFTMAX_PREFIX = "softmax."
+_OPTIONAL = (VOCABULARY, COUNTS, CHARACTERS, WORDS)
 _FLOATS = ("F32", "F16", "BF16", "F64")  # as safetensors names them
 
 
@@ -85,7 +89,7 @@ def save_pretrained(
     _check_vocabulary(bilm, words, counts)
     state = {name: tensor.detach().float().cpu().contiguous() for name, tensor in bilm.state_dict().items()}
     check_finite(state, "this model")
-    claim_folder(folder, (CONFIG, MODEL, SOFTMAX, VOCABULARY, COUNTS, CARD), marker=CONFIG, overwrite=overwrite)
+    claim_folder(folder, (CONFIG, MODEL, SOFTMAX, *_OPTIONAL, CARD), marker=CONFIG, overwrite=overwrite)
     softmax = {name: tensor for name, tensor in state.items() if name.startswith(_SOFTMAX_PREFIX)}
     names = [MODEL]
     _write_tensors(folder / MODEL, {n: t for n, t in state.items() if n not in softmax})
@@ -98,9 +102,12 @@ def save_pretrained(
     if counts is not None:
         names.append(COUNTS)
         write_npy(folder / COUNTS, np.asarray(counts, np.int64))
+    for name, content in file_contents(bilm.config).items():
+        names.append(name)
+        write_bytes(folder / name, content)
     card = model_card(bilm.config, num_parameters(bilm), None if words is None else len(words), facts or {}, hub)
     write_bytes(folder / CARD, card.encode())
-    model = to_dict(bilm.config)
+    model = model_section(bilm.config)
     described = {
         "format": FORMAT, "format_version": FORMAT_VERSION, "version": __version__,
         "model": model, "model_sha256": model_sha256(model),
@@ -118,8 +125,8 @@ def load_pretrained(location: str | Path, *, softmax: bool = True, device: torch
     """
     folder = _locate(str(location), softmax)
     described = read_folder_config(folder)
-    config = model_config(folder, described.model)
-    for name in (SOFTMAX, VOCABULARY, COUNTS):
+    config = model_config(folder, {name: value for name, value in described.model.items() if name != DICTIONARY})
+    for name in (SOFTMAX, *_OPTIONAL):
         require(
             name in described.files or not (folder / name).exists(),
             f"{folder / CONFIG} does not name {name}, which lies beside it; copy the model again, or remove {name}",
@@ -128,6 +135,7 @@ def load_pretrained(location: str | Path, *, softmax: bool = True, device: torch
     for file, record in described.files.items():
         if file != SOFTMAX or softmax:
             _check_file(folder / file, record)
+    config = with_dictionary(folder, described, config)
     words = _read_words(folder, described) if VOCABULARY in described.files else None
     counts = _read_counts(folder, described) if COUNTS in described.files else None
     vocab_size = len(words or []) if softmax else 0
@@ -204,7 +212,7 @@ def _locate(location: str, softmax: bool) -> Path:
     hub_id = HubId.parse(location)
     if hub_id is None:
         raise ConfigError(f"{location}: no such folder; give one that `elmo export` wrote, or ORG/NAME on the hub")
-    return fetch(hub_id, [CONFIG, MODEL, VOCABULARY, COUNTS, *([SOFTMAX] if softmax else [])])
+    return fetch(hub_id, [CONFIG, MODEL, *_OPTIONAL, *([SOFTMAX] if softmax else [])])
 
 
 def _check_file(path: Path, record: FileRecord) -> None:

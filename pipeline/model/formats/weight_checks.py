@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pipeline.characters import NUM_CHARACTERS
 from pipeline.config.schema import ModelConfig, require
+from pipeline.model.dictionary import dictionary_of
 
 log = logging.getLogger(__name__)
 Shape = tuple[int, ...]
@@ -16,7 +17,7 @@ LARGEST_SIZE = 1 << 40  # of one dimension; larger numbers are damage, and too l
 
 def has_projection(config: ModelConfig) -> bool:
     """Return whether the token encoder ends in a projection (bilm-tf training.py:230)."""
-    return num_filters(config) != config.projection_dim
+    return num_filters(config) != config.projection_dim or dictionary_of(config) is not None
 
 
 def num_filters(config: ModelConfig) -> int:
@@ -29,7 +30,12 @@ def parameter_shapes(config: ModelConfig, vocab_size: int = 0) -> Iterator[tuple
     It is a generator, so a caller that stops at the first mismatch spends no time on a config of absurd sizes.
     """
     filters, cells, outputs = num_filters(config), config.lstm_dim, config.projection_dim
-    yield "encoder.char_embed", (NUM_CHARACTERS, config.character_dim)
+    dictionary = dictionary_of(config)
+    num_characters = dictionary.num_characters if dictionary else NUM_CHARACTERS
+    word_dim = dictionary.word_dim if dictionary else 0
+    yield "encoder.char_embed", (num_characters, config.character_dim)
+    if dictionary and word_dim:
+        yield "encoder.word_embed", (len(dictionary.words), word_dim)
     for k, (width, number) in enumerate(config.filters):
         yield f"encoder.convolutions.{k}.weight", (number, config.character_dim, width)
         yield f"encoder.convolutions.{k}.bias", (number,)
@@ -38,7 +44,7 @@ def parameter_shapes(config: ModelConfig, vocab_size: int = 0) -> Iterator[tuple
             yield f"encoder.highways.{k}.{part}.weight", (filters, filters)
             yield f"encoder.highways.{k}.{part}.bias", (filters,)
     if has_projection(config):
-        yield "encoder.projection.weight", (outputs, filters)
+        yield "encoder.projection.weight", (outputs, word_dim + filters)
         yield "encoder.projection.bias", (outputs,)
     for k in range(config.num_layers):
         yield f"layers.{k}.bias", (2, 4 * cells)
