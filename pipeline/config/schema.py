@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from data_prep.dataset.locations import local_path
+from data_prep.dataset.locations import local_path, store_url
 
 Accelerator: TypeAlias = Literal["auto", "cpu", "gpu"]
 ACCELERATOR = "a GPU is used by CUDA: MPS has no float64, which perplexity and statistics need"
@@ -211,10 +211,13 @@ class TrainConfig:
 @dataclass
 class CheckpointConfig:
     every_steps: int = option(1000, "steps between checkpoints; the last step of a run is always saved", 1)
+    mirror: str = option("", "URL (s3, gs) to which checkpoints are copied; an empty run.dir resumes from it")
     keep_last: int = option(2, "newest checkpoints to keep, besides the best by held-out perplexity; at least 2")
 
     def __post_init__(self) -> None:
         require_bounds(self, "checkpoint.")
+        if self.mirror:
+            store_url(self.mirror, "checkpoint.mirror")
         require(
             self.keep_last >= 2,
             f"checkpoint.keep_last={self.keep_last} must be at least 2, so that one is left if the newest is damaged",
