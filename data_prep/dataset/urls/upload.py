@@ -18,7 +18,12 @@ def upload(path: Path, url: str, num_bytes: int, sha256: str) -> None:
     def attempt() -> None:
         files = file_system(url)
         seconds = transfer.READ_SECONDS + num_bytes / _LEAST_BYTES_PER_SECOND
-        limited(seconds, lambda: files.put_file(str(path), url))
+        try:
+            limited(seconds, lambda: files.put_file(str(path), url))
+        except TransferError as error:
+            if is_missing_file(error.__cause__) and path.exists():  # Google's library names the object
+                raise TransferError("there is no such bucket", is_final=True) from error
+            raise
         if remote_digest(url) != (num_bytes, sha256):
             raise TransferError("what is stored there differs from what was sent", is_final=False)
 
