@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from data_prep.dataset.locations import local_path, store_url
+from data_prep.dataset.locations import local_path
 
 Accelerator: TypeAlias = Literal["auto", "cpu", "gpu"]
 ACCELERATOR = "a GPU is used by CUDA: MPS has no float64, which perplexity and statistics need"
@@ -216,8 +216,6 @@ class CheckpointConfig:
 
     def __post_init__(self) -> None:
         require_bounds(self, "checkpoint.")
-        if self.mirror:
-            store_url(self.mirror, "checkpoint.mirror")
         require(
             self.keep_last >= 2,
             f"checkpoint.keep_last={self.keep_last} must be at least 2, so that one is left if the newest is damaged",
@@ -233,9 +231,7 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         require_bounds(self, "evaluate.")
         tokens = self.lanes_at_once * self.window
-        fits = (
-            f"evaluate.lanes_at_once x evaluate.window is {tokens:,} and must be at most {1 << 24:,} to fit into memory"
-        )
+        fits = f"evaluate.lanes_at_once x evaluate.window is {tokens:,}; use at most {1 << 24:,}, which fit into memory"
         require(tokens <= 1 << 24, fits)
 
 
