@@ -25,7 +25,7 @@ from data_prep.dataset.index import (
     information_sha256,
     read_index,
 )
-from data_prep.dataset.locations import is_url, local_path, store_url
+from data_prep.dataset.locations import is_store_url, local_path, store_url
 from data_prep.dataset.summary import Summary
 from data_prep.dataset.typed_json import load_json
 from data_prep.options import STEPS, PrepConfig
@@ -65,7 +65,7 @@ def make_dataset(config: PrepConfig, show_progress: bool = True) -> Summary:
     Raises DataError for bad input, for options that differ from those of the work in the folder, and for a full disk.
     """
     try:
-        if is_url(config.output):
+        if is_store_url(config.output):
             return _make_in_store(config, show_progress)
         if config.local_dir is not None:
             raise DataError(f"local_dir={config.local_dir} is for output=URL; give the folder as output= instead")

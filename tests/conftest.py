@@ -56,3 +56,4 @@ def store(s3_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator["Store"]:
         monkeypatch.setattr(transfer, "_SECONDS_BEFORE_RETRY", 0.01)
         s3fs.S3FileSystem.clear_instance_cache()  # it would ask the store of an earlier test
         yield store
+        s3fs.S3FileSystem.clear_instance_cache()

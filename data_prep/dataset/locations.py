@@ -46,12 +46,18 @@ def local_path(location: str | Path, name: str = "") -> Path:
     return Path(os.path.expanduser(location))
 
 
+def is_store_url(location: str) -> bool:
+    """Return True for a URL of an object store, to which this project writes."""
+    return location.lower().startswith(tuple(f"{scheme}://" for scheme in _STORES))
+
+
 def store_url(location: str, name: str) -> str:
     """Return the URL of a folder in an object store, without a slash at its end. name: the option that holds it."""
-    if not is_url(location) or location.partition(":")[0].lower() not in _STORES:
+    if not is_store_url(location):
         raise _refusal(
             f"{name}={location} is no address in an object store; write s3://BUCKET/FOLDER or gs://BUCKET/FOLDER"
         )
+    is_url(location)  # raises for a URL that is not whole
     url = location.rstrip("/")
     if not urlsplit(url).path:
         raise _refusal(f"{name}={location} names a bucket alone; name a folder in it: {url}/FOLDER")

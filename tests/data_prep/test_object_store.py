@@ -144,7 +144,7 @@ def test_other_options_and_other_files_are_not_replaced(prepare, corpus, store):
         (URL, "403", r"cannot be uploaded \(PermissionError: Access Denied\)"),
         ("s3://nobucket/corpus", None, r"cannot be listed \(there is no such bucket\)"),
         ("s3://bucket", None, "names a bucket alone"),
-        ("http://host/x", None, "is no address in an object store"),
+        ("http://host/x", None, "looks like a URL and must be a local path"),
     ],
 )
 def test_what_cannot_be_written_is_known_before_the_work(url, fault, said, prepare, corpus, store, cache):
