@@ -23,7 +23,11 @@ def _option(default: Any, meaning: str, identifies: bool = False, at_least: int 
 @dataclass
 class PrepConfig:
     input: list[str] = _option([], "files, globs, folders: one tokenised sentence a line; - is standard input")
-    output: str = _option("", "folder of the dataset")
+    output: str = _option("", "folder of the dataset, or a URL of s3 or gs to which it is uploaded")
+    local_dir: str | None = _option(
+        None,
+        "with output=URL: folder where the dataset is written first, and stays [null: the cache, until it is uploaded]",
+    )
     heldout: int | float | None = _option(
         None,
         "held-out sentences: a share below 1, or a number [null: 0.01; with heldout_input: none]",

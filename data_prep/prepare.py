@@ -5,6 +5,7 @@ at any moment and run again, in one process or many, and always gives the same b
 """
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from typing import Any
 from data_prep.dataset.files import DataError, describe_os_error, write_json
 from data_prep.dataset.index import (
     FORMAT,
+    INDEX,
     SPLITS,
     VERSION,
     Index,
@@ -23,7 +25,7 @@ from data_prep.dataset.index import (
     information_sha256,
     read_index,
 )
-from data_prep.dataset.locations import local_path
+from data_prep.dataset.locations import is_store_url, local_path, store_url
 from data_prep.dataset.summary import Summary
 from data_prep.dataset.typed_json import load_json
 from data_prep.options import STEPS, PrepConfig
@@ -32,6 +34,7 @@ from data_prep.passes.encode import FaultWatch, encode_unit, read_record
 from data_prep.passes.merge import merge, read_merge_record
 from data_prep.plan import Identity, PrepPlan, differences, load_identity, make_plan
 from data_prep.progress import Progress
+from data_prep.publish import DatasetInStore
 from data_prep.text.corpus import find_sources
 from data_prep.workers import num_workers, run_tasks
 from data_prep.workspace import WORK_REMEDY, Workspace
@@ -61,24 +64,61 @@ def make_dataset(config: PrepConfig, show_progress: bool = True) -> Summary:
     With config.step, only one pass is done, or a task's share of one; the summary names what is pending.
     Raises DataError for bad input, for options that differ from those of the work in the folder, and for a full disk.
     """
-    begun = time.monotonic()
-    work = Workspace(local_path(config.output, "output"))
-    alone = config.step is None
     try:
-        with work.locked(shared=not alone):
-            plan = make_plan(find_sources(config.input, config.heldout_input, str(work.output)), config)
-            if _is_finished(work, plan):
-                return Summary.from_index(config.output, read_index(work.output), already_done=True)
-            _begin(work, plan)
-            try:
-                for step in STEPS if config.step is None else (config.step,):
-                    _PASSES[step](work, plan, show_progress)
-            finally:
-                if alone:
-                    work.clear_temporaries()
-            return _finish(work, plan, begun)
+        if is_store_url(config.output):
+            return _make_in_store(config, show_progress)
+        if config.local_dir is not None:
+            raise DataError(f"local_dir={config.local_dir} is for output=URL; give the folder as output= instead")
+        return _make(config, local_path(config.output, "output"), show_progress)
     except OSError as error:
         raise DataError(describe_os_error(error)) from error
+
+
+def _make_in_store(config: PrepConfig, show_progress: bool) -> Summary:
+    """Write a finished dataset into a folder of this machine, and upload it."""
+    begun, store = time.monotonic(), DatasetInStore(store_url(config.output, "output"))
+    if config.step is not None:
+        raise DataError(
+            f"step={config.step} writes into a folder that its tasks share, not to {store.url}; give output=FOLDER, "
+            f"then output={store.url} local_dir=FOLDER without step="
+        )
+    folder = local_path(config.local_dir, "local_dir") if config.local_dir else store.default_folder
+    plan = make_plan(find_sources(config.input, config.heldout_input, str(folder)), config)
+    names = store.names()
+    is_finished = INDEX in names and not config.overwrite
+    if is_finished:
+        _refuse_stdin(store.url, plan)
+        index = store.read_index()
+        skipped = Summary.from_index(store.url, index).skipped_lines
+        _refuse_other(store.url, store.read_identity(), plan, "a finished dataset", () if skipped else ("on_error",))
+    else:
+        if names and not config.overwrite:
+            _refuse_other(store.url, store.read_identity(), plan, "an unfinished upload", ("on_error",))
+        if INDEX not in names:
+            store.write_identity(plan.identity())
+        _make(config, folder, show_progress)
+        index = store.upload(folder, plan.identity(), show_progress)
+    if config.local_dir is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    return Summary.from_index(store.url, index, time.monotonic() - begun, already_done=is_finished)
+
+
+def _make(config: PrepConfig, folder: Path, show_progress: bool) -> Summary:
+    begun = time.monotonic()
+    work = Workspace(folder)
+    alone = config.step is None
+    with work.locked(shared=not alone):
+        plan = make_plan(find_sources(config.input, config.heldout_input, str(work.output)), config)
+        if _is_finished(work, plan):
+            return Summary.from_index(config.output, read_index(work.output), already_done=True)
+        _begin(work, plan)
+        try:
+            for step in STEPS if config.step is None else (config.step,):
+                _PASSES[step](work, plan, show_progress)
+        finally:
+            if alone:
+                work.clear_temporaries()
+        return _finish(work, plan, begun)
 
 
 def _is_finished(work: Workspace, plan: PrepPlan) -> bool:
@@ -86,26 +126,28 @@ def _is_finished(work: Workspace, plan: PrepPlan) -> bool:
     work.refuse_foreign_files()
     if plan.options.overwrite or not work.index.exists():
         return False
-    if plan.has_stdin:
-        raise DataError(
-            f"{work.output} holds a dataset, and whether standard input is what it was made of cannot be "
-            "known; use overwrite=true or another output folder"
-        )
+    _refuse_stdin(work.output, plan)
     before = load_identity(work.identity) if work.identity.exists() else None
     skipped = Summary.from_index(str(work.output), read_index(work.output)).skipped_lines
-    _refuse_other(work, before, plan, "a finished dataset", except_for=() if skipped else ("on_error",))
+    _refuse_other(work.output, before, plan, "a finished dataset", except_for=() if skipped else ("on_error",))
     work.clear_work()
     return True
 
 
-def _refuse_other(
-    work: Workspace, before: Identity | None, plan: PrepPlan, what: str, except_for: Sequence[str]
-) -> None:
+def _refuse_stdin(where: object, plan: PrepPlan) -> None:
+    if plan.has_stdin:
+        raise DataError(
+            f"{where} holds a dataset, and whether standard input is what it was made of cannot be known; use "
+            "overwrite=true or another output folder"
+        )
+
+
+def _refuse_other(where: object, before: Identity | None, plan: PrepPlan, what: str, except_for: Sequence[str]) -> None:
     if before is None:
-        raise DataError(f"{work.output} holds {what} of unknown options; use overwrite=true or another output folder")
+        raise DataError(f"{where} holds {what} of unknown options; use overwrite=true or another output folder")
     if found := differences(before, plan.identity(), except_for):
         raise DataError(
-            f"{work.output} holds {what} made otherwise ({'; '.join(found[:5])}); repeat those, or use "
+            f"{where} holds {what} made otherwise ({'; '.join(found[:5])}); repeat those, or use "
             "overwrite=true or another output folder"
         )
 
@@ -121,7 +163,8 @@ def _begin(work: Workspace, plan: PrepPlan) -> None:
     if alone:
         work.clear_temporaries()
     if work.plan.exists():  # on_error may differ: it does not change the encoded units
-        _refuse_other(work, PrepPlan.load(work.plan).identity(), plan, "an unfinished preparation", ("on_error",))
+        before = PrepPlan.load(work.plan).identity()
+        _refuse_other(work.output, before, plan, "an unfinished preparation", ("on_error",))
     plan.save(work.plan)  # with today's paths: the input may have moved
 
 

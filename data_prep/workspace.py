@@ -13,8 +13,8 @@ from data_prep.dataset.files import DataError, lock_file, temporary_of
 from data_prep.dataset.index import INDEX, SPLITS
 from data_prep.dataset.lexicon import FILES as LEXICON_FILES
 
-SKIPPED = "skipped.tsv"
-_SHARD = re.compile(rf"({'|'.join(SPLITS)})-\d{{6,}}\.tar")
+SKIPPED, IDENTITY = "skipped.tsv", ".prepared.json"
+SHARD = re.compile(rf"({'|'.join(SPLITS)})-\d{{6,}}\.tar")
 WORK_REMEDY = "start the preparation again (overwrite=true, or remove the folder)"
 
 
@@ -52,7 +52,7 @@ class Workspace:
     @property
     def identity(self) -> Path:
         """Options and inputs of the finished dataset, by which a rerun is recognised."""
-        return self.output / ".prepared.json"
+        return self.output / IDENTITY
 
     def unit_folder(self, number: int) -> Path:
         """Return the folder of a unit's spills."""
@@ -84,7 +84,7 @@ class Workspace:
         """Remove the temporaries in the output folder of shards and of files with these names."""
         for path in self.output.iterdir():
             name = temporary_of(path.name)
-            if name is not None and (name in names or _SHARD.fullmatch(name) is not None):
+            if name is not None and (name in names or SHARD.fullmatch(name) is not None):
                 path.unlink(missing_ok=True)
 
     def clear_work(self) -> None:

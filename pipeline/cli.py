@@ -40,7 +40,7 @@ def prep(arguments: list[str]) -> int:
         return _inspect(arguments)
     config = load(PrepConfig, arguments)
     require(bool(config.input), "input= is missing: give files, folders or globs, or - for standard input")
-    require(bool(config.output), "output= is missing: give the folder of the dataset")
+    require(bool(config.output), "output= is missing: give the folder of the dataset, or a URL of s3 or gs")
     from data_prep.prepare import make_dataset
 
     summary = make_dataset(config)

@@ -20,6 +20,7 @@ FLOORS = (
     ("data_prep.text",),
     ("data_prep.plan", "data_prep.workspace"),
     ("data_prep.passes",),
+    ("data_prep.publish",),
     ("data_prep.prepare",),
     ("pipeline.version",),
     ("pipeline.characters", "pipeline.config", "pipeline.process", "pipeline.train.cluster.signals"),

@@ -41,6 +41,7 @@ OVERRIDES = {
 NOT_IN_A_TEST = {"outside", "general", "..."}
 MADE = {
     "prepare": {"data/corpus/index.json", "data/articles/index.json"},
+    "object-stores": {"runs/far/metrics.jsonl"},
     "pretrain": {"runs/first/metrics.jsonl", "runs/first/perplexity.json", "models/first/config.json",
                  "models/first-allennlp/weights.hdf5"},
     "finetune": {"runs/domain/finetune.json", "runs/mixed/finetune.json", "runs/words/finetune.json"},
@@ -107,8 +108,10 @@ def make_what_earlier_pages_make(page: str) -> None:
 
 @pytest.mark.parametrize("page", [pytest.param(p, marks=pytest.mark.slow) if p == "pretrain" else p for p in MADE])
 def test_the_commands_of_a_page_run_in_order_and_print_what_it_shows(
-    page: str, desk: Path, capfd: pytest.CaptureFixture[str]
+    page: str, desk: Path, capfd: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
+    if page == "object-stores":
+        request.getfixturevalue("store").ask("PUT", "/my-bucket")
     make_what_earlier_pages_make(page)
     path = pages.ROOT / "docs" / "guide" / f"{page}.md"
     for block in pages.blocks(path):

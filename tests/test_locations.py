@@ -21,7 +21,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 TINY = ["data.lanes=2", "data.window=4", "data.workers=0", "wandb.mode=disabled", "train.accelerator=cpu"]
 LOCAL = [
     ["prep", "input=s3://bucket/text", "output=out"],
-    ["prep", "input=text.txt", "output=s3://bucket/data"],
+    ["prep", "input=text.txt", "output=hf://datasets/a/data"],
     ["prep", "input=text.txt", "heldout_input=http:/host/text", "output=out"],
     ["prep", "verify", "s3://bucket/data"],
     ["prep", "info", "s3://bucket/data"],

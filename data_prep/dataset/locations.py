@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 SCHEMES = ("file", "http", "https", "s3", "gs", "hf")
+_STORES = ("s3", "gs")  # to which this project writes
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _KNOWN_URL = re.compile(rf"({'|'.join(SCHEMES)})://", re.IGNORECASE)
 
@@ -45,6 +46,24 @@ def local_path(location: str | Path, name: str = "") -> Path:
     return Path(os.path.expanduser(location))
 
 
+def is_store_url(location: str) -> bool:
+    """Return True for a URL of an object store, to which this project writes."""
+    return location.lower().startswith(tuple(f"{scheme}://" for scheme in _STORES))
+
+
+def store_url(location: str, name: str) -> str:
+    """Return the URL of a folder in an object store, without a slash at its end. name: the option that holds it."""
+    if not is_store_url(location):
+        raise _refusal(
+            f"{name}={location} is no address in an object store; write s3://BUCKET/FOLDER or gs://BUCKET/FOLDER"
+        )
+    is_url(location)  # raises for a URL that is not whole
+    url = location.rstrip("/")
+    if not urlsplit(url).path:
+        raise _refusal(f"{name}={location} names a bucket alone; name a folder in it: {url}/FOLDER")
+    return url
+
+
 def file_of(url: str) -> Path | None:
     """Return the path that a file: URL names, None for any other URL."""
     return Path(unquote(urlsplit(url).path)) if urlsplit(url).scheme == "file" else None
@@ -55,6 +74,11 @@ def _check_url(url: str, scheme: str) -> None:
         raise _refusal(
             f"{url!r} holds white space, a control character, ? or #, but names of files are to be appended to it; "
             "use the plain address of the dataset's folder"
+        )
+    if scheme in _STORES and "@" in urlsplit(url).netloc:
+        raise _refusal(
+            f"a {scheme}:// URL must not hold credentials before @; give them to the library of {scheme} in its "
+            "environment variables or files"
         )
     if scheme == "file":
         if re.fullmatch(r"file:(//)?/[^/].*", url, re.IGNORECASE) is None:

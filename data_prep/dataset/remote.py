@@ -1,18 +1,26 @@
-"""A dataset behind a URL: fetch its files whole, once per node, check them, and read them as local files."""
+"""A dataset behind a URL: fetch its files whole, once per node, check them, and read them as local files.
+
+A rank reads few parts of an epoch at a time, so a node fetches only the shards that hold its lanes. If the disk is
+full, shards that were not used recently are removed.
+"""
 
 import io
 import os
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.dataset.download import download
-from data_prep.dataset.files import DataError, atomic_file, describe_os_error, lock_file, write_bytes
+from data_prep.dataset.files import DataError, atomic_file, describe_os_error, is_full_disk, lock_file, write_bytes
 from data_prep.dataset.index import INDEX, MAX_INDEX_BYTES, Index, check_index, files_in
 from data_prep.dataset.lexicon import COUNTS, OFFSETS, UTF8
 from data_prep.dataset.locations import file_of, local_path
 from data_prep.dataset.shards import Dataset
+from data_prep.dataset.urls.download import download
+
+_IN_USE_SECONDS = 600.0  # a shard used within this time is not removed: a process may be about to open it
 
 
 def default_cache_dir() -> Path:
@@ -59,10 +67,33 @@ class Fetched:
     hashes: dict[str, tuple[int, str]]
 
     def __call__(self, name: str) -> Path:
-        try:
-            return self.fetched(name)
-        except OSError as error:
-            raise DataError(describe_os_error(error)) from error
+        for attempt in range(2):
+            try:
+                path = self.fetched(name)
+                os.utime(path)
+                return path
+            except OSError as error:
+                if not is_full_disk(error):
+                    raise DataError(describe_os_error(error)) from error
+                if attempt == 1 or not self._make_room(self.hashes[name][0]):
+                    return self.without_room(name, error)
+        raise AssertionError
+
+    def without_room(self, name: str, error: OSError) -> Path:
+        """Return the path of a file for which the disk has no room."""
+        raise DataError(describe_os_error(error)) from error
+
+    def _make_room(self, num_bytes: int) -> bool:
+        """Remove shards that were not used recently until num_bytes are free; return whether they are."""
+        recently = time.time() - _IN_USE_SECONDS
+        for path in sorted(self.folder.glob("*.tar"), key=lambda path: path.stat().st_mtime):
+            if self._has_room(num_bytes) or path.stat().st_mtime > recently:
+                break
+            path.unlink(missing_ok=True)  # open maps stay valid, and keep the space until they are closed
+        return self._has_room(num_bytes)
+
+    def _has_room(self, num_bytes: int) -> bool:
+        return shutil.disk_usage(self.folder).free >= num_bytes
 
     def fetched(self, name: str) -> Path:
         """Return the local path. Raises OSError if it cannot be written."""

@@ -4,18 +4,13 @@ A rank reads few parts of an epoch at a time, so a node copies only the shards t
 shards that were not used recently are removed; if that is not enough, a shard is read from its own place.
 """
 
-import os
-import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.dataset.files import DataError, describe_os_error, is_full_disk, sha256_of
+from data_prep.dataset.files import sha256_of
 from data_prep.dataset.index import Index
 from data_prep.dataset.remote import Fetched, hashes_in
 from data_prep.dataset.shards import Dataset
-
-_IN_USE_SECONDS = 600.0  # a shard used within this time is not removed: a process may be about to open it
 
 
 def open_staged(folder: Path, index: Index, stage_dir: Path) -> Dataset:
@@ -48,27 +43,5 @@ class _Staged(Fetched):
 
     source: Path
 
-    def __call__(self, name: str) -> Path:
-        for attempt in range(2):
-            try:
-                path = self.fetched(name)
-                os.utime(path)
-                return path
-            except OSError as error:
-                if not is_full_disk(error):
-                    raise DataError(describe_os_error(error)) from error
-                if attempt == 0 and not self._make_room(self.hashes[name][0]):
-                    break
+    def without_room(self, name: str, error: OSError) -> Path:
         return self.source / name
-
-    def _make_room(self, num_bytes: int) -> bool:
-        """Remove shards that were not used recently until num_bytes are free; return whether they are."""
-        recently = time.time() - _IN_USE_SECONDS
-        for path in sorted(self.folder.glob("*.tar"), key=lambda path: path.stat().st_mtime):
-            if self._has_room(num_bytes) or path.stat().st_mtime > recently:
-                break
-            path.unlink(missing_ok=True)  # open maps stay valid, and keep the space until they are closed
-        return self._has_room(num_bytes)
-
-    def _has_room(self, num_bytes: int) -> bool:
-        return shutil.disk_usage(self.folder).free >= num_bytes

@@ -211,6 +211,7 @@ class TrainConfig:
 @dataclass
 class CheckpointConfig:
     every_steps: int = option(1000, "steps between checkpoints; the last step of a run is always saved", 1)
+    mirror: str = option("", "URL (s3, gs) to which checkpoints are copied; an empty run.dir resumes from it")
     keep_last: int = option(2, "newest checkpoints to keep, besides the best by held-out perplexity; at least 2")
 
     def __post_init__(self) -> None:
@@ -230,9 +231,7 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         require_bounds(self, "evaluate.")
         tokens = self.lanes_at_once * self.window
-        fits = (
-            f"evaluate.lanes_at_once x evaluate.window is {tokens:,} and must be at most {1 << 24:,} to fit into memory"
-        )
+        fits = f"evaluate.lanes_at_once x evaluate.window is {tokens:,}; use at most {1 << 24:,}, which fit into memory"
         require(tokens <= 1 << 24, fits)
 
 

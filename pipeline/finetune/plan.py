@@ -33,7 +33,7 @@ from pipeline.finetune.softmax_transfer import estimate_rows, transfer_rows
 from pipeline.model.dictionary import dictionary_of
 from pipeline.model.language_model import LanguageModel
 from pipeline.train.outcome import Outcome
-from pipeline.train.plan import Corpus, Plan, checkpoints_of
+from pipeline.train.plan import Corpus, Plan, checkpoints_of, mirror_of
 from pipeline.train.pretrain import open_training_data
 from pipeline.train.run import open_tracker, run
 from pipeline.train.step.freeze import Freeze
@@ -53,6 +53,9 @@ def read_config(arguments: list[str]) -> tuple[FinetuneConfig, Trained, bool]:
     given = load(FinetuneConfig, arguments)
     require(bool(given.finetune.source), "from= is missing: give a checkpoint, a run's folder or a model to start from")
     require(bool(given.data.path), "data= is missing: give the domain's dataset, made by `elmo prep`")
+    mirror = mirror_of(given)
+    if mirror is not None:  # `run` checks that it is this run's
+        mirror.fetch()
     own = _newest(given)
     trained = own or load_trained(given.finetune.source)
     require(

@@ -22,6 +22,7 @@ from pipeline.train.cluster import signals
 from pipeline.train.cluster.stop_requests import Request
 from pipeline.train.cluster.watchdog import Watchdog
 from pipeline.train.plan import Plan
+from pipeline.train.run_dir.copies import Copies
 from pipeline.train.run_dir.lock import Writer
 from pipeline.train.run_dir.snapshot import take_snapshot
 from pipeline.train.run_dir.tracking import Tracker
@@ -196,11 +197,12 @@ class Checkpointing(StepCallback):
     """
 
     def __init__(
-        self, plan: Plan, writer: Writer | None, tracker: Tracker | None, validation: Validation, metrics: Metrics
-    ) -> None:
-        """writer, tracker: None but on rank 0."""
+        self, plan: Plan, writer: Writer | None, tracker: Tracker | None, validation: Validation, metrics: Metrics,
+        copies: Copies | None,
+    ) -> None:  # fmt: skip
+        """writer, tracker, copies: None but on rank 0. copies: None too if checkpoints are not mirrored."""
         self._plan, self._writer, self._tracker, self._validation = plan, writer, tracker, validation
-        self._metrics, self._vocabulary = metrics, plan.vocabulary()
+        self._metrics, self._copies, self._vocabulary = metrics, copies, plan.vocabulary()
         self.saved_step = self._tried_step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -211,6 +213,8 @@ class Checkpointing(StepCallback):
             self.save(pl_module)
 
     def on_step_end(self, trainer: pl.Trainer, module: BiLMModule, end: StepEnd) -> None:
+        if self._copies is not None:
+            self._copies.start()
         due = end.step % module.config.checkpoint.every_steps == 0 or module.state.is_over
         if due or (module.config.train.patience is not None and self._is_best(module)):
             self.save(module)
@@ -243,6 +247,8 @@ class Checkpointing(StepCallback):
                 return
             path, aliases = str(folder.path(record)), ["latest", f"step-{step}"]
             self._tracker.reference("model", "checkpoint", path, asdict(record), aliases)
+            if self._copies is not None:
+                self._copies.saved()
         self.saved_step = step
         self._metrics.leave_out(time.perf_counter() - started)
 

@@ -25,7 +25,10 @@ class LoaderKilled(Failed):
 
 @dataclass
 class Outcome:
-    """The end of a run. saved_step: of its last checkpoint. stopped_by: the request that stopped it; "": it is over."""
+    """The end of a run. saved_step: of its last checkpoint. stopped_by: the request that stopped it; "": it is over.
+
+    uncopied: why the last checkpoint is not in checkpoint.mirror, "" if it is or need not be.
+    """
 
     run_dir: Path
     step: int
@@ -34,6 +37,7 @@ class Outcome:
     is_rank_zero: bool
     stopped_by: str = ""
     wandb_offline_dir: Path | None = None
+    uncopied: str = ""
 
     @property
     def stopped(self) -> bool:
@@ -47,7 +51,7 @@ class Outcome:
             return 0  # else Lightning would kill rank 0, perhaps before it is done
         if self.stopped:
             return 0 if is_batch_job() else signals.EXIT_PREEMPTED
-        return 0 if self.saved_step == self.step else 1
+        return 0 if self.saved_step == self.step and not self.uncopied else 1
 
     def print_next_steps(self, command: str, arguments: list[str], data: str) -> None:
         """Print what the user can do next. command: pretrain or finetune, typed with `arguments`. data: its dataset."""
@@ -61,5 +65,8 @@ class Outcome:
         elif self.saved_step != self.step:
             fault = f"the end could not be saved: the last checkpoint is of step {self.saved_step:,} of {self.step:,}"
             print_text(f"elmo {command}: {fault}; free some space and run again: {again}", sys.stderr)
+        elif self.uncopied:
+            fault = f"the last checkpoint is in {self.run_dir} but not in checkpoint.mirror ({self.uncopied})"
+            print_text(f"elmo {command}: {fault}; run again to upload it: {again}", sys.stderr)
         else:
             print_text(f"Next: elmo evaluate checkpoint={self.run_dir} data={data}")

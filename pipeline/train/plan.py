@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from data_prep.dataset.locations import local_path
+from data_prep.dataset.locations import local_path, store_url
 from data_prep.dataset.shards import Dataset
 from pipeline.config.schema import PretrainConfig
 from pipeline.data.combined_windows import BACKWARD_SEED, MixedWindows, PerDirectionWindows
@@ -19,6 +19,7 @@ from pipeline.model.language_model import LanguageModel
 from pipeline.train.cluster.torchrun_env import require_torchrun_shape
 from pipeline.train.run_dir.checkpoint import CheckpointFolder
 from pipeline.train.run_dir.lock import run_identity
+from pipeline.train.run_dir.mirror import Mirror
 from pipeline.train.step.freeze import Freeze
 from pipeline.train.step.inputs import Preparation
 from pipeline.train.trainer import global_rank
@@ -70,6 +71,7 @@ class Plan:
         config, corpus = self.config, self.corpus
         require_torchrun_shape(config.train.nodes, config.train.devices)
         self.run_dir, self.checkpoints = local_path(config.run.dir, "run.dir"), checkpoints_of(config)
+        self.mirror = mirror_of(config)
         self.rank, self.vocab_size = global_rank(config.train), corpus.vocabulary.size
         self.total_steps = corpus.lanes.steps(config.train.epochs, config.train.max_steps)
         self.identity = run_identity(config, corpus.dataset, self.vocab_size) | self.more_identity
@@ -93,3 +95,9 @@ class Plan:
 def checkpoints_of(config: PretrainConfig) -> CheckpointFolder:
     """Return the checkpoints of the run in run.dir."""
     return CheckpointFolder(local_path(config.run.dir, "run.dir") / "checkpoints", config.checkpoint.keep_last)
+
+
+def mirror_of(config: PretrainConfig) -> Mirror | None:
+    """Return the mirror of the run's checkpoints, None without checkpoint.mirror."""
+    url = config.checkpoint.mirror
+    return Mirror(store_url(url, "checkpoint.mirror"), checkpoints_of(config)) if url else None

@@ -24,7 +24,8 @@ from pipeline.train.cluster.watchdog import Watchdog
 from pipeline.train.outcome import Failed, LoaderKilled, Outcome
 from pipeline.train.plan import Plan
 from pipeline.train.progress import ProgressBar
-from pipeline.train.run_dir.lock import TakenOver, Writer, await_claim, check_identity, claim, record_run
+from pipeline.train.run_dir.copies import Copies
+from pipeline.train.run_dir.lock import TakenOver, Writer, await_claim, check_identity, claim, fetch_from, record_run
 from pipeline.train.run_dir.records import git_revision, read_restarts, slurm_facts, write_end, write_start
 from pipeline.train.run_dir.snapshot import restore_snapshot
 from pipeline.train.run_dir.tracking import Tracker
@@ -57,6 +58,8 @@ def run(plan: Plan) -> Outcome:
 
 def _run(plan: Plan) -> Outcome:
     try:
+        if plan.mirror is not None:
+            fetch_from(plan.mirror, plan.identity)
         check_identity(plan.run_dir, plan.identity)
     except ConfigError as error:
         if is_batch_job() and plan.rank == 0:
@@ -69,15 +72,25 @@ def _run(plan: Plan) -> Outcome:
         if plan.rank == 0:
             record_run(plan.run_dir, plan.identity, plan.config)
             _announce(plan, module, is_resumed)
+        copies = _start_copies(plan, writer)
         step = module.state.step
         if module.state.is_over:
             if plan.rank == 0:
                 write_end(plan.run_dir, "finished", _progress_text(module))  # a kill may have prevented it before
-            return Outcome(plan.run_dir, step, step, plan.total_steps, plan.rank == 0)
+            uncopied = copies.finish() if copies is not None else ""
+            return Outcome(plan.run_dir, step, step, plan.total_steps, plan.rank == 0, uncopied=uncopied)
         is_ours = writer.is_current if writer is not None else lambda: True
         limits = plan.config.train.start_seconds, plan.config.train.hang_seconds
         with Watchdog(*limits, is_ours, lambda: write_end(plan.run_dir, "hung", _progress_text(module))) as watchdog:
-            return _train(plan, module, is_resumed, writer, watchdog)
+            return _train(plan, module, is_resumed, writer, copies, watchdog)
+
+
+def _start_copies(plan: Plan, writer: Writer | None) -> Copies | None:
+    """Return what uploads checkpoints, None without checkpoint.mirror and on ranks other than 0."""
+    if plan.mirror is None or writer is None:
+        return None
+    plan.mirror.write_run()
+    return Copies(plan.mirror, writer.check)
 
 
 def _build_module(plan: Plan) -> tuple[BiLMModule, bool]:
@@ -107,16 +120,26 @@ def _build_module(plan: Plan) -> tuple[BiLMModule, bool]:
     return module, newest is not None
 
 
-def _train(plan: Plan, module: BiLMModule, is_resumed: bool, writer: Writer | None, watchdog: Watchdog) -> Outcome:
+def _train(
+    plan: Plan, module: BiLMModule, is_resumed: bool, writer: Writer | None, copies: Copies | None, watchdog: Watchdog
+) -> Outcome:
     tracker = _start_tracker(plan, module) if plan.rank == 0 else None
-    saved_step, stopped_by = _fit(plan, module, is_resumed, tracker, writer, watchdog)
+    saved_step, stopped_by = _fit(plan, module, is_resumed, tracker, writer, copies, watchdog)
+    uncopied = copies.finish(watchdog.beat) if copies is not None else ""
     offline_dir, step = tracker.offline_dir if tracker is not None else None, module.state.step
     _end(plan, tracker, 0, "stopped" if stopped_by else "finished", _progress_text(module), stopped_by)
-    return Outcome(plan.run_dir, step, saved_step, plan.total_steps, plan.rank == 0, stopped_by, offline_dir)
+    is_zero = plan.rank == 0
+    return Outcome(plan.run_dir, step, saved_step, plan.total_steps, is_zero, stopped_by, offline_dir, uncopied)
 
 
 def _fit(
-    plan: Plan, module: BiLMModule, is_resumed: bool, tracker: Tracker | None, writer: Writer | None, watchdog: Watchdog
+    plan: Plan,
+    module: BiLMModule,
+    is_resumed: bool,
+    tracker: Tracker | None,
+    writer: Writer | None,
+    copies: Copies | None,
+    watchdog: Watchdog,
 ) -> tuple[int, str]:
     """Return the step of the last checkpoint and the reason of a stop before the end, "" if there was none."""
     config, step = plan.config, module.state.step
@@ -124,7 +147,7 @@ def _fit(
     metrics = Metrics(tracker, plan.corpus.lanes)
     is_start = plan.start is not None and not is_resumed
     validation = Validation(plan, tracker, metrics, watchdog, is_start)
-    checkpointing = Checkpointing(plan, writer, tracker, validation, metrics)
+    checkpointing = Checkpointing(plan, writer, tracker, validation, metrics, copies)
     requests = HandleRequests(plan, checkpointing)
     progress = ProgressBar(step, plan.total_steps, metrics, validation, plan.command)
     callbacks: list[pl.Callback] = [Heartbeat(watchdog), metrics, validation, checkpointing, requests, progress]

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from data_prep.dataset import download as module
-from data_prep.dataset.download import download
 from data_prep.dataset.files import DataError
+from data_prep.dataset.urls import transfer as module
+from data_prep.dataset.urls.download import download
 
 CONTENT = b"0123456789" * 300_000
 
@@ -106,8 +106,8 @@ def test_a_permanent_error_is_not_tried_again(server: Server, status: int, messa
 def test_a_download_stops_when_the_server_sends_nothing(
     server: Server, sent: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_OPEN_SECONDS", 0.3)
-    monkeypatch.setattr(module, "_READ_SECONDS", 0.3)
+    monkeypatch.setattr(module, "OPEN_SECONDS", 0.3)
+    monkeypatch.setattr(module, "READ_SECONDS", 0.3)
 
     def answer(handler: Handler) -> None:
         if sent:

@@ -31,7 +31,7 @@ class CheckpointFolder:
     """The checkpoints of one run."""
 
     def __init__(self, folder: Path, keep_last: int = 2) -> None:
-        self.folder, self._keep_last = folder, keep_last
+        self.folder, self.keep_last = folder, keep_last
         self._logged: set[str] = set()
 
     def records(self) -> list[Record]:
@@ -89,7 +89,7 @@ class CheckpointFolder:
         rating = float(val_perplexity) if val_perplexity is not None and math.isfinite(val_perplexity) else None
         record = Record.sealed(step, target.name, size, sha256, rating, float(unix_time))
         check_right()  # writing may have taken long
-        write_json(self._record_path(record), asdict(record))
+        write_json(self.record_path(record), asdict(record))
         try:
             self._prune(step)
         except OSError as error:  # the checkpoint is written; the next save cleans up
@@ -140,11 +140,10 @@ class CheckpointFolder:
         """
         whole, faults = self._glance()
         past = [record for record in whole if record.step <= saved_step]
-        rated = [r for r in past if r.val_perplexity is not None]
-        keep = {r.file for r in past[-self._keep_last :]} | {r.file for r in sorted(rated, key=_rating)[:1]}
+        keep = {record.file for record in to_keep(past, self.keep_last)}
         for record in past:
             if record.file not in keep:
-                self._record_path(record).unlink(missing_ok=True)
+                self.record_path(record).unlink(missing_ok=True)
                 self.path(record).unlink(missing_ok=True)
         self._set_aside({Path(record.file).stem for record in whole if record.step > saved_step} | faults.keys())
         recorded = {path.stem for path in self.folder.glob("step-*.json")}
@@ -173,8 +172,16 @@ class CheckpointFolder:
             self._logged.add(text)
             log.warning("%s", text)
 
-    def _record_path(self, record: Record) -> Path:
+    def record_path(self, record: Record) -> Path:
+        """Return the path of the checkpoint's record."""
         return (self.folder / record.file).with_suffix(".json")
+
+
+def to_keep(records: list[Record], keep_last: int) -> list[Record]:
+    """Return the last and the best of the records, which are oldest first, in the same order."""
+    rated = [record for record in records if record.val_perplexity is not None]
+    kept = {r.file for r in records[-keep_last:]} | {r.file for r in sorted(rated, key=_rating)[:1]}
+    return [record for record in records if record.file in kept]
 
 
 def _rating(record: Record) -> tuple[float, int]:

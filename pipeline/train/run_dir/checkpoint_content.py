@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Len, Predicate
 from typing_extensions import NotRequired, TypedDict
 
-from data_prep.dataset.typed_json import Count, FileName, Sha256, check_value, load_json
+from data_prep.dataset.typed_json import Count, FileName, Sha256, check_value, load_json, parse_json
 from pipeline.config.schema import ConfigError
 from pipeline.train.run_dir.records import UnixTime
 from pipeline.version import __version__
@@ -55,6 +55,15 @@ def read_sealed(path: Path) -> Record:
     record: Record = load_json(path, Record, "remove it with its checkpoint, or put back a copy of both", ConfigError)
     if record.record_sha256 not in (None, record.seal()):
         raise ConfigError(f"{path} was changed since it was written; put back a copy of it and of its checkpoint")
+    return record
+
+
+def parse_record(data: bytes, name: str) -> Record:
+    """Return the record that `data`, read from the file `name`, holds. Raises ConfigError for one that is damaged."""
+    record: Record = parse_json(data, Record, name, "remove it with its checkpoint", ConfigError)
+    own, stem = f"step-{record.step:08d}", name.rpartition("/")[2].removesuffix(".json")
+    if record.record_sha256 != record.seal() or record.file != f"{own}.ckpt" or stem != own:
+        raise ConfigError(f"{name} was changed since it was written; remove it with its checkpoint")
     return record
 
 

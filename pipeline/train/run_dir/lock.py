@@ -19,6 +19,7 @@ from pipeline.config.schema import ConfigError, PretrainConfig, to_dict
 from pipeline.train.cluster.slurm_env import job_start
 from pipeline.train.cluster.torchrun_env import is_torchrun
 from pipeline.train.run_dir.checkpoint import CheckpointFolder, load_checkpoint
+from pipeline.train.run_dir.mirror import Mirror
 from pipeline.train.run_dir.records import UnixTime, read_facts
 from pipeline.version import __version__
 
@@ -85,6 +86,21 @@ def check_identity(run_dir: Path, identity: dict[str, Any]) -> None:
             f"run.dir={run_dir} holds a run that cannot be resumed with these settings ({changes}); "
             "give the old values, or another run.dir for another run"
         )
+
+
+def fetch_from(mirror: Mirror, identity: dict[str, Any]) -> None:
+    """Fetch the newest checkpoint into the run's folder, if the mirror has a newer one.
+
+    Raises ConfigError if the mirror holds another run, DataError if it cannot be read.
+    """
+    there = mirror.read_run(RunFile)
+    changes = "" if there is None else _changes(there["identity"], identity)
+    if changes:
+        raise ConfigError(
+            f"checkpoint.mirror={mirror.url} holds another run than these settings describe ({changes}); give the old "
+            "values, or another URL for another run"
+        )
+    mirror.fetch()
 
 
 def check_same_run(path: Path, content: dict[str, Any], identity: dict[str, Any]) -> None:
