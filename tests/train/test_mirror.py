@@ -95,11 +95,14 @@ def test_a_damaged_checkpoint_is_passed_over_and_replaced(mirrored, dataset, tmp
         runs.train_here(dataset, tmp_path / "other", *MIRRORED)
 
 
-def test_half_an_upload_is_no_checkpoint(mirrored, dataset, tmp_path):
-    mirrored.put(f"{FOLDER}/step-00000025.ckpt", b"half")
+def test_half_an_upload_is_no_checkpoint_and_does_not_stay(mirrored, dataset, tmp_path):
+    for step in (5, 25):
+        mirrored.put(f"{FOLDER}/step-{step:08d}.ckpt", b"half")
     assert mirrored.ask("DELETE", f"/{FOLDER}/step-00000020.json").status == 204
-    outcome = runs.train_here(dataset, tmp_path / "run", *MIRRORED)
-    assert outcome.exit_code == 0 and mirrored_steps(mirrored)[-1] == 20
+    outcome = runs.train_here(dataset, tmp_path / "run", *MIRRORED, "train.max_steps=30")
+    assert outcome.exit_code == 0 and mirrored_steps(mirrored)[-1] == 30
+    files = {name for name in mirrored.names(FOLDER) if name.startswith("step-")}
+    assert files == {f"step-{step:08d}.{end}" for step in mirrored_steps(mirrored) for end in ("ckpt", "json")}
 
 
 def test_the_mirror_of_another_run_is_refused_and_nothing_is_written(mirrored, dataset, tmp_path):

@@ -6,6 +6,7 @@ metrics.jsonl. A checkpoint is uploaded and read back before its record is, so t
 
 import io
 import logging
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -37,6 +38,7 @@ class Mirror:
     def __init__(self, url: str, folder: CheckpointFolder) -> None:
         self.url, self._folder, self._run_dir = url, folder, folder.folder.parent
         self._records: dict[int, Record] | None = None  # of the store, by step; None before they are read
+        self._incomplete: set[int] = set()  # steps of files that the store holds without a record
 
     def fetch(self) -> list[Path]:
         """Fetch the newest complete checkpoint, unless the run's folder holds one as new, and the best one.
@@ -124,12 +126,13 @@ class Mirror:
                 check_right()
                 if self._upload_checkpoint(record):
                     stored[record.step] = record
-        steps = {record.step for record in kept}
-        for step in [step for step in stored if step not in steps and step <= here[-1].step]:
+        unwanted = (set(stored) | self._incomplete) - {record.step for record in kept}
+        for step in sorted(step for step in unwanted if step <= here[-1].step):
             check_right()
             remove(f"{self.url}/step-{step:08d}.json")
             remove(f"{self.url}/step-{step:08d}.ckpt")
-            del stored[step]
+            stored.pop(step, None)
+            self._incomplete.discard(step)
 
     def _upload_checkpoint(self, record: Record) -> bool:
         """Return whether it is uploaded: the run may have removed it, and saved a newer one, which comes next."""
@@ -137,9 +140,11 @@ class Mirror:
             if (self._run_dir / name).exists():
                 self._upload(self._run_dir / name)
         path = self._folder.path(record)
+        self._incomplete.add(record.step)
         try:
             upload(path, f"{self.url}/{record.file}", record.bytes, record.sha256)
             self._upload(self._folder.record_path(record))
+            self._incomplete.discard(record.step)
         except (DataError, OSError):
             if path.exists():
                 raise
@@ -157,6 +162,8 @@ class Mirror:
     def _stored(self) -> dict[int, Record]:
         if self._records is None:
             self._records = {record.step: record for record in self._read_records()}
+            steps = {int(m[1]) for name in list_files(self.url) if (m := re.fullmatch(r"step-(\d{8,})\.ckpt", name))}
+            self._incomplete = steps - set(self._records)
         return self._records
 
     def _read_records(self) -> list[Record]:
