@@ -160,10 +160,6 @@ def _fit(
         if tracker is not None:
             tracker.finish(1)
         raise
-    except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns KeyboardInterrupt into SystemExit
-            raise KeyboardInterrupt from None
-        raise
     except Exception as error:
         _fail(plan, tracker, module.state.step, error)
     return checkpointing.saved_step, requests.stopped_by

@@ -101,10 +101,17 @@ def global_rank(config: Machine) -> int:
 
 @contextlib.contextmanager
 def launching_ranks() -> Iterator[None]:
-    """Let ranks that Lightning starts inside know the process to end with; without it they would wait for ever."""
+    """Let ranks that Lightning starts inside know the process to end with; without it they would wait for ever.
+
+    Raises KeyboardInterrupt for the SystemExit that Lightning makes of it.
+    """
     os.environ[_LAUNCHER] = str(os.getpid())
     try:
         yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
     finally:
         del os.environ[_LAUNCHER]
 

@@ -119,6 +119,29 @@ def test_the_bilm_learns_only_if_it_is_trained_with_the_task(folder: Path, train
     assert all(torch.equal(value, after[name]) for name, value in before.items()) is not trained
 
 
+def test_the_average_of_a_trained_bilm_is_saved_and_resumed(folder: Path) -> None:
+    options = [*with_elmo(folder, trained=True), "training.ema=0.5"]
+    assert task(folder, "average", *options, "training.max_epochs=1") == 0
+    content = last_state(folder, "average")
+    names = [name for name in content["weights"] if content["weights"][name].is_floating_point()]
+    now, saved = content["weights"], load_file(folder / "average" / "model" / "bilm" / "model.safetensors")
+    assert any(name.startswith("bilm.") for name in names) and len(content["average"]) > 20
+    assert not any(torch.equal(now[name], saved[name[10:]]) for name in names if name[10:] in saved)
+    assert task(folder, "average", *options, "training.max_epochs=2") == 0
+    assert task(folder, "average-whole", *options, "training.max_epochs=2") == 0
+    assert_equal(last_state(folder, "average"), last_state(folder, "average-whole"))
+
+
+def test_a_training_that_diverges_ends_and_keeps_what_was_saved(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["training.optimizer=sgd", "training.learning_rate=1e38", "training.clip_norm=null"]
+    assert task(folder, "diverges", *options) == 2
+    error = capsys.readouterr().err
+    assert "is no finite number at step" in error and "training.learning_rate=1e+38" in error
+    assert not (folder / "diverges" / "model").exists() and not (folder / "diverges" / "last.ckpt").exists()
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one(folder: Path) -> None:
     options = ["training.max_epochs=1", "network.dropout=0.0", "training.learning_rate=0.01"]

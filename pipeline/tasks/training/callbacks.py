@@ -1,5 +1,6 @@
 """What happens around the steps of a task's training: evaluation on dev, early stopping, saving, stop requests."""
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from safetensors.torch import save
 
 from data_prep.dataset.files import write_bytes
 from data_prep.progress import Progress
+from pipeline.config.schema import ConfigError
 from pipeline.tasks.training.module import TaskModule
 from pipeline.tasks.training.state import TaskState, save_state
 from pipeline.train.cluster import signals
@@ -53,7 +55,9 @@ class EvaluateAndSave(pl.Callback):
         module = task_module(pl_module)
         state = module.state
         self._losses.append(float(outputs["loss"]))
-        if state.step % self._every == 0 or state.step == self._total:
+        is_due = state.step % self._every == 0 or state.step == self._total
+        self._check_finite(trainer, module, is_due)
+        if is_due:
             self._evaluate(trainer, module)
             self._save(trainer, module)
         module.set_rate()
@@ -62,6 +66,16 @@ class EvaluateAndSave(pl.Callback):
             self.stopped_by = signal.name if signal is not None else "a signal to another process"
             self._save(trainer, module)
         trainer.should_stop = is_over or self.stopped_by is not None
+
+    def _check_finite(self, trainer: pl.Trainer, module: TaskModule, are_weights_checked: bool) -> None:
+        """Raise ConfigError on all ranks if the loss or a weight of one of them is no finite number."""
+        is_finite = math.isfinite(self._losses[-1]) and (not are_weights_checked or module.is_finite())
+        if trainer.strategy.reduce_boolean_decision(not is_finite, all=False):
+            raise ConfigError(
+                f"the loss or a weight is no finite number at step {module.state.step:,}, with "
+                f"training.learning_rate={module.training_config.learning_rate:g}: give a lower one, or "
+                f"training.clip_norm=1, and another run.dir; {self._run_dir} keeps what was saved before"
+            )
 
     def _evaluate(self, trainer: pl.Trainer, module: TaskModule) -> None:
         state, training = module.state, module.training_config

@@ -33,7 +33,7 @@ class TaskModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.network, self.bilm, self.training_config, self.state, self._seed = network, bilm, training, state, seed
-        self.average = MovingAverage(self.network, training.ema) if training.ema is not None else None
+        self.average = MovingAverage(self, training.ema) if training.ema is not None else None
         self._optimizer_state: dict[str, Any] | None = None
 
     def training_step(self, batch: tuple[Batch, float], number: int) -> Tensor:
@@ -90,6 +90,10 @@ class TaskModule(pl.LightningModule):
         lowest = self.training_config.min_learning_rate
         is_slow = lowest is not None and self.learning_rate < lowest
         return is_slow or self.state.is_over(total, self.training_config.patience)
+
+    def is_finite(self) -> bool:
+        """Return whether no trained weight is infinite or NaN."""
+        return all(bool(weight.isfinite().all()) for weight in self._trained())
 
     def set_rate(self) -> None:
         optimizer = self.optimizers(use_pl_optimizer=False)

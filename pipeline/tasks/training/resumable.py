@@ -144,7 +144,7 @@ class ResumableTraining(ABC):
         )
         trainer = build_task_trainer(training, training.precision, [evaluate, self.progress(total, evaluate)])
         with launching_ranks():
-            trainer.fit(module, train_dataloaders=training_loader(steps, training.workers))
+            trainer.fit(module.train(), train_dataloaders=training_loader(steps, training.workers))
         return evaluate.stopped_by
 
     def predictions(self, module: TaskModule, examples: Sequence[Any]) -> list[Any]:
