@@ -53,6 +53,7 @@ class ResumableTraining(ABC):
     ) -> None:
         self.name, self.main, self._sums_loss = name, main, sums_loss
         self.settings, self.training, self._run, self._wandb, self._files = config, training, run, wandb, files
+        require_torchrun_shape(training.nodes, training.devices, "training")
         self.run_dir = local_path(run.dir, "run.dir")
         set_threads(training)
         self.rank, self.ranks = global_rank(training), training.devices * training.nodes
