@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline import cli
 from pipeline.config.schema import ConfigError
 from pipeline.model.backend.device import choose_device
 from tests.pages import ROOT
 from tests.programs import program
+from tests.tasks.training import make_files
 
 DOCKERFILE = (ROOT / "containers" / "Dockerfile").read_text()
 APPTAINER = (ROOT / "containers" / "elmo.def").read_text()
@@ -81,6 +83,26 @@ def test_a_container_for_gpus_without_the_gpu_runtime_is_refused(monkeypatch: py
     assert choose_device("cpu") == "cpu"
     monkeypatch.setenv("ELMO_IMAGE", "cpu")
     assert choose_device("auto") == "cpu"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize(
+    "command",
+    ["evaluate checkpoint=bilm data=text.txt", "embed checkpoint=bilm input=text.txt output=out.h5",
+     "score checkpoint=bilm input=text.txt output=out.tsv", "task ner train=train.conll dev=dev.conll run.dir=out",
+     "probe pos train=train.conll dev=dev.conll checkpoint=bilm"],
+)  # fmt: skip
+def test_a_command_in_such_a_container_ends_in_one_sentence_and_writes_nothing(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ELMO_IMAGE", "cuda")
+    monkeypatch.chdir(make_files(tmp_path))
+    (tmp_path / "text.txt").write_text("a sentence .\n" * 9)
+    before = sorted(tmp_path.iterdir())
+    assert cli.main(command.split()) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and err.count("\n") == 1 and "start it with the GPU runtime (docker run --gpus all" in err
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def words_of_a_job(folder: Path, image: str) -> list[str]:

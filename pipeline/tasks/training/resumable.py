@@ -54,6 +54,7 @@ class ResumableTraining(ABC):
         self.name, self.main, self._sums_loss = name, main, sums_loss
         self.settings, self.training, self._run, self._wandb, self._files = config, training, run, wandb, files
         require_torchrun_shape(training.nodes, training.devices, "training")
+        self._device = choose_device(training.accelerator, training.devices)
         self.run_dir = local_path(run.dir, "run.dir")
         set_threads(training)
         self.rank, self.ranks = global_rank(training), training.devices * training.nodes
@@ -146,7 +147,7 @@ class ResumableTraining(ABC):
             total,
             tracker,
         )
-        path = FastPath(choose_device(training.accelerator), self.rank, training.devices)
+        path = FastPath(self._device, self.rank, training.devices)
         trainer = build_task_trainer(training, training.precision, [path, evaluate, self.progress(total, evaluate)])
         with path, launching_ranks():
             trainer.fit(module.train(), train_dataloaders=training_loader(steps, training.workers))
