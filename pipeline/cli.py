@@ -28,7 +28,7 @@ from pipeline.config.watch import CompareConfig, DashboardConfig, PlotConfig, Re
 from pipeline.process import set_defaults_of_libraries
 from pipeline.train.cluster import signals
 from pipeline.train.cluster.slurm_env import job_shape
-from pipeline.train.cluster.torchrun_env import is_torchrun
+from pipeline.train.cluster.torchrun_env import is_torchrun, torchrun_shape
 from pipeline.version import __version__
 
 if TYPE_CHECKING:
@@ -151,17 +151,16 @@ def embed(arguments: list[str]) -> int:
 def task(arguments: list[str]) -> int:
     signals.install()
     name, rest = _kind_and_rest("task", TASKS, arguments)
-    config = load(task_schema(name), rest, variant=name, variants=TASKS)
+    config = load(task_schema(name), [*torchrun_shape("training"), *rest], variant=name, variants=TASKS)
     from pipeline.tasks.run import train_task
     from pipeline.train.trainer import global_rank
 
-    result = train_task(name, config)
-    if global_rank(config.training) == 0:
+    result, rank = train_task(name, config), global_rank(config.training)
+    if rank == 0:
         print_text(result)
-        if result.stopped_by is not None:
-            return signals.EXIT_PREEMPTED
-        print_text(f"Next: elmo predict model={result.run_dir / 'model'} input=FILE output=FILE")
-    return 0
+        if result.stopped_by is None:
+            print_text(f"Next: elmo predict model={result.run_dir / 'model'} input=FILE output=FILE")
+    return result.exit_code(rank)
 
 
 def probe(arguments: list[str]) -> int:

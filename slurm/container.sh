@@ -12,7 +12,13 @@ if [ -n "${ELMO_CONTAINER:-}" ]; then
         mounts+=${mounts:+,}$folder:$folder
     done
     case $ELMO_CONTAINER in
-        *.sif) inside=(apptainer exec --nv --pwd "$PWD" --bind "$mounts" "$ELMO_CONTAINER") ;;
+        *.sif)
+            command -v apptainer >/dev/null || {
+                echo "ELMO_CONTAINER=$ELMO_CONTAINER needs the command apptainer, which is not on PATH: load its module"
+                exit 2
+            }
+            inside=(apptainer exec --nv --pwd "$PWD" --bind "$mounts" "$ELMO_CONTAINER")
+            ;;
         *) container=("--container-image=$ELMO_CONTAINER" "--container-mounts=$mounts" "--container-workdir=$PWD") ;;
     esac
 else

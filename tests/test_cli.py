@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.cli import COMMANDS, main
+from pipeline.config.packaged import config_names
 from pipeline.config.schema import PretrainConfig
 from pipeline.version import __version__
 
@@ -86,6 +87,12 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"elmo-pipeline {__version__}\n"
 
 
+def test_the_overview_lists_every_config_that_has_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-h"]) == 0
+    listed = capsys.readouterr().out.partition("Configs by name: ")[2]
+    assert listed.replace(",", " ").split() == config_names()
+
+
 @pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if is_dataclass(command.schema)])
 def test_help_lists_every_key_with_default_type_and_meaning(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "-h"]) == 0
@@ -112,7 +119,13 @@ def test_the_help_of_a_key_is_its_default_type_and_meaning(capsys: pytest.Captur
         (["pretrain", "data.lanes"], "neither a .yaml file nor key=value"),
         (["pretrain", "train.devices=3", "data.lanes=32"], "use a multiple of 3"),
         (["pretrain", "model.filters=[[60,2]]"], "model.filters"),
-        (["pretrain", "absent.yaml"], "no such config file"),
+        (["pretrain", "absent.yaml"], "no such config file; `elmo -h` lists the configs that have names"),
+        (["pretrain", "configs/smal.yaml"], "no such config file; did you mean the config small?"),
+        (["task", "ner", "tasks/nre.yml"], "no such config file; did you mean the config tasks/ner?"),
+        (
+            ["pretrain", "smal"],
+            "'smal' is neither a .yaml file nor key=value, as data.lanes=32; did you mean the config",
+        ),
         (["pretrain"], "data.path= is missing"),
         (["pretrain", "data.path=absent"], "absent"),
         (["finetune"], "from= is missing"),

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline import cli
 from pipeline.config.schema import ConfigError
 from pipeline.model.backend.device import choose_device
 from tests.pages import ROOT
 from tests.programs import program
+from tests.tasks.training import make_files
 
 DOCKERFILE = (ROOT / "containers" / "Dockerfile").read_text()
 APPTAINER = (ROOT / "containers" / "elmo.def").read_text()
@@ -83,11 +85,31 @@ def test_a_container_for_gpus_without_the_gpu_runtime_is_refused(monkeypatch: py
     assert choose_device("auto") == "cpu"
 
 
-def words_of_a_job(folder: Path, image: str) -> list[str]:
-    """Return the words that slurm/container.sh puts around a command."""
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize(
+    "command",
+    ["evaluate checkpoint=bilm data=text.txt", "embed checkpoint=bilm input=text.txt output=out.h5",
+     "score checkpoint=bilm input=text.txt output=out.tsv", "task ner train=train.conll dev=dev.conll run.dir=out",
+     "probe pos train=train.conll dev=dev.conll checkpoint=bilm"],
+)  # fmt: skip
+def test_a_command_in_such_a_container_ends_in_one_sentence_and_writes_nothing(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ELMO_IMAGE", "cuda")
+    monkeypatch.chdir(make_files(tmp_path))
+    (tmp_path / "text.txt").write_text("a sentence .\n" * 9)
+    before = sorted(tmp_path.iterdir())
+    assert cli.main(command.split()) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and err.count("\n") == 1 and "start it with the GPU runtime (docker run --gpus all" in err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def words_of_a_job(folder: Path, image: str, path: str = "/usr/bin:/bin") -> list[str]:
+    """Return the words that slurm/container.sh puts around a command. path: where it finds apptainer."""
     words = '"${container[@]}" -- "${inside[@]}" "$elmo"'
     script = f'visible=(/runs/a); . {ROOT}/slurm/container.sh; printf "%s\\n" {words}'
-    environment = {"PATH": "/usr/bin:/bin", "ELMO_CONTAINER": image, "ELMO_CONTAINER_MOUNTS": "/data,/more data"}
+    environment = {"PATH": path, "ELMO_CONTAINER": image, "ELMO_CONTAINER_MOUNTS": "/data,/more data"}
     command = ["bash", "-euc", script]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
@@ -100,9 +122,20 @@ def test_a_job_runs_in_pyxis_or_apptainer_and_sees_the_folders_it_needs(tmp_path
         "--container-image=registry#elmo:cuda", f"--container-mounts={mounts}", f"--container-workdir={tmp_path}",
         "--", "elmo",
     ]  # fmt: skip
-    assert words_of_a_job(tmp_path, "/images/elmo.sif") == [
+    apptainer = tmp_path / "bin" / "apptainer"
+    apptainer.parent.mkdir()
+    apptainer.touch(mode=0o755)
+    assert words_of_a_job(tmp_path, "/images/elmo.sif", f"{apptainer.parent}:/usr/bin:/bin") == [
         "--", "apptainer", "exec", "--nv", "--pwd", str(tmp_path), "--bind", mounts, "/images/elmo.sif", "elmo",
     ]  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("apptainer", path="/usr/bin:/bin") is not None, reason="apptainer is installed")
+def test_a_job_without_apptainer_ends_in_one_sentence_before_it_starts_anything(tmp_path: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        words_of_a_job(tmp_path, "/images/elmo.sif")
+    said = "ELMO_CONTAINER=/images/elmo.sif needs the command apptainer, which is not on PATH: load its module\n"
+    assert (error.value.returncode, error.value.stdout) == (2, said)
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "slurm").glob("*.sbatch")), ids=lambda path: path.name)

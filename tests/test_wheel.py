@@ -33,9 +33,10 @@ def test_a_name_is_the_file_of_that_config() -> None:
     assert load(StudyConfig, ["studies/tasks", "dir=runs/study"]).dir == "runs/study"
 
 
-@pytest.mark.parametrize("name", ["smal", "../small", "./small", "configs/small", ""])
-def test_an_unknown_config_name_is_refused_with_a_list_of_the_known_ones(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"neither a \.yaml file nor key=value.*\(.*demo, fast, .*small"):
+@pytest.mark.parametrize("name", ["smal", "../small", "./small", "configs/small", "", "nothing-like-it"])
+def test_an_unknown_config_name_is_refused_with_the_nearest_one_or_where_all_are_listed(name: str) -> None:
+    what = "did you mean the config small\\?" if "smal" in name else "`elmo -h` lists the configs"
+    with pytest.raises(ConfigError, match=rf"neither a \.yaml file nor key=value, as data.lanes=32; {what}"):
         load(PretrainConfig, [name])
 
 

@@ -19,6 +19,7 @@ from data_prep.dataset.lexicon import COUNTS, OFFSETS, UTF8
 from data_prep.dataset.locations import file_of, local_path
 from data_prep.dataset.shards import Dataset
 from data_prep.dataset.urls.download import download
+from data_prep.dataset.urls.transfer import is_missing_file
 
 _IN_USE_SECONDS = 600.0  # a shard used within this time is not removed: a process may be about to open it
 
@@ -36,7 +37,12 @@ def open_remote(url: str, cache_dir: str | Path | None = None) -> Dataset:
     """
     url = url.rstrip("/")
     origin, data = file_of(url) or url, io.BytesIO()
-    download(_in(origin, INDEX), data, MAX_INDEX_BYTES)
+    try:
+        download(_in(origin, INDEX), data, MAX_INDEX_BYTES)
+    except DataError as error:
+        if error.__cause__ is None or not is_missing_file(error.__cause__.__cause__):
+            raise
+        raise DataError(f"{error}; if its upload was cut short, run that `elmo prep` again to finish it") from error
     index = check_index(data.getvalue(), url)
     folder = local_path(cache_dir or default_cache_dir(), "data.cache_dir") / index["fingerprint"]
     fetch = Fetched(origin, folder, hashes_in(index))

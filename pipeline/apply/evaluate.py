@@ -26,6 +26,7 @@ from pipeline.data.datamodule import evaluation_windows, held_out_split
 from pipeline.data.vocabulary import Vocabulary, vocabulary_of
 from pipeline.data.windows import BatchMaker
 from pipeline.model.backend.device import choose_device
+from pipeline.train.fast_path.trust import fast_path
 from pipeline.train.trainer import end_with_launcher, launching_ranks, quieten_lightning
 from pipeline.train.validate import Perplexity, held_out_perplexity
 
@@ -95,7 +96,7 @@ def evaluate(config: EvaluateCommandConfig) -> Evaluation | None:
         vocabulary = vocabulary_of(trained.words, dataset.lexicon)
         maker = BatchMaker(dataset.lexicon, vocabulary, trained.bilm.config.max_characters)
         windows = evaluation_windows(split, maker, config.evaluate)
-        with fabric.autocast():
+        with fast_path(accelerator, fabric.global_rank, config.devices), fabric.autocast():
             perplexity = held_out_perplexity(
                 model, windows, config.evaluate, fabric.device, fabric.global_rank, fabric.world_size
             )

@@ -26,6 +26,7 @@ from pipeline.config.terminal import printable
 from pipeline.model.backend.device import choose_device
 from pipeline.model.elmo.sentence_encoder import EncodedGroup, SentenceEncoder
 from pipeline.model.language_model import LanguageModel
+from pipeline.train.fast_path.trust import fast_path
 
 _BLOCK_SENTENCES, _BLOCK_WORDS = 1024, 1 << 13  # scored together, to bound memory
 _UNKNOWN_MARK = "*"
@@ -142,7 +143,7 @@ def score(config: ScoreConfig) -> Scores:
     autocast = torch.autocast(device, torch.bfloat16) if config.precision == "bf16-mixed" else nullcontext()
     sentences = (s for s in read_sentences(sources, config.tokenize, config.language) if s.words)
     try:
-        with _output(config.output) as file, autocast:
+        with fast_path(device), _output(config.output) as file, autocast:
             for block in in_blocks(sentences, _BLOCK_SENTENCES, _BLOCK_WORDS):
                 for found in scorer.score(block):
                     totals.add(found)

@@ -5,12 +5,14 @@ import os
 import re
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from pipeline.config.load import require_text
+from pipeline.config.packaged import config_names
 from pipeline.config.terminal import print_text
 
 EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
@@ -67,7 +69,8 @@ def overview(commands: Mapping[str, Command]) -> str:
     usage = "elmo COMMAND [CONFIG.yaml ...] [key=value ...]      elmo COMMAND -h lists every key"
     lines = ["Pretrain, evaluate and use ELMo's bidirectional language model.", "", usage, ""]
     lines += [f"  {name:10}{command.meaning}" for name, command in commands.items()]
-    return "\n".join(lines)
+    configs = textwrap.wrap(f"Configs by name: {', '.join(config_names())}", 100, break_on_hyphens=False)
+    return "\n".join([*lines, "", *configs])
 
 
 def describe(name: str, command: Command) -> str:

@@ -99,10 +99,16 @@ def _split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
             pairs.append(argument)
         else:
             raise ConfigError(
-                f"{argument!r} is neither a .yaml file nor key=value; write for example data.lanes=32, or the name of "
-                f"a config of this package ({', '.join(config_names())})"
+                f"{argument!r} is neither a .yaml file nor key=value, as data.lanes=32; {_config_meant(argument)}"
             )
     return files, pairs
+
+
+def _config_meant(name: str) -> str:
+    """Return which config of this package a name that is none of them may mean, and where all are listed."""
+    stem = os.path.splitext(name)[0].removeprefix("configs/")
+    close = get_close_matches(stem, config_names(), n=1, cutoff=0.7)
+    return f"did you mean the config {close[0]}?" if close else "`elmo -h` lists the configs that have names"
 
 
 def _read_pairs(schema: type[Any], pairs: list[str]) -> list[dict[str, Any]]:
@@ -182,9 +188,7 @@ def _read_yaml(schema: type[Any], file: str, variant: str, variants: Collection[
     from omegaconf import OmegaConf
 
     if not os.path.isfile(file):
-        raise ConfigError(
-            f"{file}: no such config file; give a file, or one of this package by name: {', '.join(config_names())}"
-        )
+        raise ConfigError(f"{file}: no such config file; {_config_meant(file)}")
     try:
         values = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
         with open(file, "rb") as stream:

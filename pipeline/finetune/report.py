@@ -27,6 +27,7 @@ from pipeline.data.datamodule import evaluation_windows
 from pipeline.data.vocabulary import vocabulary_of
 from pipeline.data.windows import BatchMaker
 from pipeline.model.backend.device import choose_device
+from pipeline.train.fast_path.trust import fast_path
 from pipeline.train.run_dir.checkpoint import CheckpointFolder
 from pipeline.train.run_dir.records import read_facts
 from pipeline.train.run_dir.tracking import family, read_metrics
@@ -154,7 +155,7 @@ class FinetuneReport:
         before = None
         if source.softmax_words:
             source.bilm.to(self._device)
-            before = {name: self._score(source, text) for name, text in self._texts.items()}
+            before = self._scores(source)
             source.bilm.to("cpu")
         given, general = self._config.finetune.source, self._texts.get(GENERAL)
         self._write(
@@ -179,7 +180,7 @@ class FinetuneReport:
         if best is None:
             return {}
         trained = load_trained(str(self._checkpoints.path(best)), self._device)
-        figures = {name: self._score(trained, text) for name, text in self._texts.items()}
+        figures = self._scores(trained)
         self._write(
             words_after=len(trained.words),
             is_comparable=self._config.finetune.vocabulary in ("auto", "keep"),
@@ -191,8 +192,9 @@ class FinetuneReport:
     def __str__(self) -> str:
         return table(self._record) if "after" in self._record else "no checkpoint could be saved: no table"
 
-    def _score(self, trained: Trained, text: Dataset) -> Figures:
-        return score(trained, text, self._config.evaluate, self._device)
+    def _scores(self, trained: Trained) -> dict[str, Figures]:
+        with fast_path(self._device.type):
+            return {n: score(trained, text, self._config.evaluate, self._device) for n, text in self._texts.items()}
 
     def _write(self, **values: Any) -> None:
         self._record |= values

@@ -21,6 +21,7 @@ from pipeline.train.cluster import signals
 from pipeline.train.cluster.slurm_env import is_batch_job
 from pipeline.train.cluster.stop_requests import StopRequests
 from pipeline.train.cluster.watchdog import Watchdog
+from pipeline.train.fast_path.callback import FastPath
 from pipeline.train.outcome import Failed, LoaderKilled, Outcome
 from pipeline.train.plan import Plan
 from pipeline.train.progress import ProgressBar
@@ -150,11 +151,12 @@ def _fit(
     checkpointing = Checkpointing(plan, writer, tracker, validation, metrics, copies)
     requests = HandleRequests(plan, checkpointing)
     progress = ProgressBar(step, plan.total_steps, metrics, validation, plan.command)
-    callbacks: list[pl.Callback] = [Heartbeat(watchdog), metrics, validation, checkpointing, requests, progress]
+    path = FastPath(plan.device, plan.rank, config.train.devices)
+    callbacks: list[pl.Callback] = [path, Heartbeat(watchdog), metrics, validation, checkpointing, requests, progress]
     trainer = build_trainer(config, tracker and tracker.run, callbacks)
     signals.hold()  # until HandleRequests sees that all ranks are up
     try:
-        with launching_ranks():
+        with path, launching_ranks():
             trainer.fit(module, datamodule=data)
     except TakenOver:
         if tracker is not None:

@@ -99,6 +99,27 @@ def test_the_workers_of_a_machine_end_when_its_torchrun_ends(dataset: Path, tmp_
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+def test_sigterm_to_torchrun_ends_all_workers_with_a_checkpoint_that_can_be_resumed(
+    dataset: Path, tmp_path: Path
+) -> None:
+    run_dir, settings = tmp_path / "run", ["checkpoint.every_steps=100000", *EVERY[1:]]
+    agent = Process(
+        "--standalone", "--nproc-per-node=2", "--monitor-interval=0.1", "-m", "pipeline.cli", "pretrain",
+        *runs.arguments(dataset, run_dir, *settings), log=tmp_path / "log", module="torch.distributed.run",
+    )  # fmt: skip
+    assert agent.wait_until(lambda: runs.last_step(run_dir) >= 3), agent.output()
+    started = workers(agent)
+    agent.popen.send_signal(signal.SIGTERM)
+    assert agent.wait() == 1  # torchrun raises SignalException
+    assert psutil.wait_procs(started, timeout=60)[1] == [] and len(started) == 2
+    step = runs.newest(run_dir)["global_step"]
+    assert f"stopped at step {step:,} of " in agent.output() and "to resume: " in agent.output()
+    resumed = runs.run_ranks(dataset, run_dir, 2, *settings, f"train.max_steps={step + 2}")
+    assert f"resumed at step {step:,}" in resumed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_unequal_machines_are_refused_in_one_sentence(dataset: Path, tmp_path: Path) -> None:
     agents = torchrun(tmp_path, (1, 2), *runs.arguments(dataset, tmp_path / "run"))
     for agent, here in zip(agents, (1, 2), strict=True):

@@ -61,13 +61,13 @@ def embed(config: EmbedConfig) -> Embedded:
     require(output.parent.is_dir(), f"output={output}: there is no folder {output.parent}; make it first")
     if output.exists() and not folder.exists() and not config.overwrite:
         raise ConfigError(f"output={output} is there already; give another name, or overwrite=true")
+    machine = replace(machine_of(config), task=config.task, tasks=config.tasks)
     bilm = load_trained(config.checkpoint, softmax=False).bilm
     choice = LayerChoice(config.layers, bilm.config.num_layers + 1, tuple(config.weights), config.gamma)
     vectors = Vectors(choice, config.dtype, config.precision)
     try:
         text = Text(config.input, config.tokenize, config.language)
         parts = plan_parts(folder, text, vectors, bilm, output, config.overwrite)
-        machine = replace(machine_of(config), task=config.task, tasks=config.tasks)
         make_parts(parts, bilm, vectors, machine)
         return _finish(parts, output, choice, config)
     except OSError as error:

@@ -52,6 +52,13 @@ def using(mode: str) -> Iterator[None]:
         _mode = before
 
 
+def mode_of(device: torch.device) -> str:
+    """Return the mode, one of MODES, in which this process works on a device."""
+    if device.type != "cuda" and _mode != "kernels":
+        return "plain"
+    return (_mode or _from_environment()) if _has_triton() else "plain"
+
+
 def uses_kernels(values: Tensor) -> bool:
     """Return whether pointwise work on these values is done by triton_kernels.py; only if they are float32."""
     if values.dtype != torch.float32 or not (values.is_cuda or _mode == "kernels"):

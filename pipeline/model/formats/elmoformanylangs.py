@@ -6,7 +6,7 @@ model's folder: many_langs_settings.py.
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from pipeline.config.schema import ConfigError, require
 from pipeline.model.bilm import BiLM
 from pipeline.model.dictionary import DictionaryModelConfig
 from pipeline.model.formats.many_langs_settings import BOUNDS, REMEDY, read_settings
+from pipeline.model.formats.safe_pickle import load_tensors, reason_of
 from pipeline.model.formats.weight_checks import as_float32, check_finite, check_shapes, num_filters
 
 EMBEDDER, ENCODER = "token_embedder.pkl", "encoder.pkl"
@@ -126,10 +127,9 @@ def _read_tensors(path: Path, table: Callable[[], Iterator[Entry]]) -> dict[str,
     """Return our parameters in a state dict that has exactly the tensors of a table. Nothing in it is executed."""
     require(path.is_file(), f"{path}: no such file; {REMEDY}")
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_tensors(path)
     except Exception as error:  # torch raises what its unpickler raises
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{path} cannot be read as weights ({reason}); {REMEDY}") from None
+        raise ConfigError(f"{path} cannot be read as weights ({reason_of(error)}); {REMEDY}") from None
     is_state = isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())
     require(bool(content) and is_state, f"{path} holds no named tensors; {REMEDY}")
     found = {str(name)[:200]: tensor for name, tensor in content.items()}

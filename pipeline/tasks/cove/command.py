@@ -5,6 +5,7 @@ from pipeline.config.load import load
 from pipeline.config.schema import require
 from pipeline.config.terminal import print_text
 from pipeline.train.cluster import signals
+from pipeline.train.cluster.torchrun_env import torchrun_shape
 
 
 def main(arguments: list[str]) -> int:
@@ -17,15 +18,14 @@ def main(arguments: list[str]) -> int:
         print_text(import_cove(load(CoveImportConfig, rest)))
         return 0
     signals.install()
-    config = load(CoveConfig, rest)
+    config = load(CoveConfig, [*torchrun_shape("training"), *rest])
     from pipeline.tasks.cove.run import train_cove
     from pipeline.train.trainer import global_rank
 
-    result = train_cove(config)
-    if global_rank(config.training) != 0:
-        return 0
-    print_text(result)
-    if result.stopped_by is not None:
-        return signals.EXIT_PREEMPTED
-    print_text(f"Next: elmo task ner elmo.checkpoint={result.run_dir / 'model'} train=FILE dev=FILE run.dir=DIR")
-    return 0
+    result, rank = train_cove(config), global_rank(config.training)
+    if rank == 0:
+        print_text(result)
+        if result.stopped_by is None:
+            model = result.run_dir / "model"
+            print_text(f"Next: elmo task ner elmo.checkpoint={model} train=FILE dev=FILE run.dir=DIR")
+    return result.exit_code(rank)

@@ -6,14 +6,13 @@ have its attribute's name (rnn, rnn1) in front.
 
 import re
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from data_prep.dataset.locations import local_path
 from pipeline.config.cove import CoveImportConfig
 from pipeline.config.schema import ConfigError, require
+from pipeline.model.formats.safe_pickle import load_tensors, reason_of
 from pipeline.model.formats.weight_checks import as_float32, check_finite, check_shapes
 from pipeline.tasks.cove.encoder import TranslationEncoder, encoder_shapes
 from pipeline.tasks.cove.model import CONFIG, Cove, vectors_of
@@ -28,10 +27,9 @@ def read_published(path: str | Path) -> TranslationEncoder:
     name = local_path(path)
     require(name.is_file(), f"weights={path} is no file; {_WHAT}")
     try:
-        content: Any = torch.load(name, map_location="cpu", weights_only=True)
+        content = load_tensors(name)
     except Exception as error:  # torch raises what its unpickler raises
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{path} cannot be read as weights ({reason}); {_WHAT}") from None
+        raise ConfigError(f"{path} cannot be read as weights ({reason_of(error)}); {_WHAT}") from None
     is_state = isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())
     require(bool(content) and is_state, f"{path} holds no named tensors; {_WHAT}")
     found = as_float32({_renamed(str(key), path): value for key, value in content.items()}, str(path))

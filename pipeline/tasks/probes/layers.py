@@ -4,6 +4,7 @@ A probe reads layers through `LayerSource` only.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,12 +79,12 @@ class Hdf5Layers:
     The sentences of all files, one file after the other, must be those of the texts.
     """
 
-    def __init__(self, texts: Sequence[Text], paths: Sequence[str]) -> None:
-        """Raises DataError for files that hold other sentences, or something else."""
+    def __init__(self, texts: Sequence[Text], paths: Sequence[str], opened: ExitStack) -> None:
+        """opened: gets the files, and closes them. Raises DataError for other sentences, or no layers."""
         self._places: list[tuple[Any, str, str]] = []
         self._shape = (0, 0)
         for path in paths:
-            self._open(path, texts)
+            self._add(path, texts, opened)
         if len(self._places) != len(texts):
             held = f"{', '.join(paths)} hold {len(self._places):,} sentences"
             raise DataError(f"{held}, but there are {len(texts):,}; {_remedy()}")
@@ -101,10 +102,10 @@ class Hdf5Layers:
                 raise DataError(f"{path}: sentence {key} has a value that is not finite; write the file again")
             yield values[None] if values.ndim == 2 else values
 
-    def _open(self, path: str, texts: Sequence[Text]) -> None:
+    def _add(self, path: str, texts: Sequence[Text], opened: ExitStack) -> None:
         h5py = _h5py()
         try:
-            file = h5py.File(local_path(path, "layers"), "r")
+            file = opened.enter_context(h5py.File(local_path(path, "layers"), "r"))
         except OSError as error:
             raise DataError(f"{path} is not an HDF5 file that can be read ({_one_line(error)}); {_remedy()}") from None
         known, first = _sentences_of(path, file), len(self._places)
@@ -137,17 +138,23 @@ def layer_names(num_layers: int, token_layer: str = "") -> tuple[str, ...]:
     return tuple([f"{names[0]} ({token_layer})", *names[1:]] if token_layer else names)
 
 
-def open_layers(config: LayerProbeConfig, texts: Sequence[Text]) -> LayerSource:
-    """Return the layers that the config names, of these sentences. Layer 0 knows no context.
+@contextmanager
+def open_layers(config: LayerProbeConfig, texts: Sequence[Text]) -> Iterator[LayerSource]:
+    """Yield the layers that the config names, of these sentences; their files are open inside the block.
 
-    Raises ConfigError, DataError.
+    Layer 0 knows no context. Raises ConfigError, DataError.
     """
+    with ExitStack() as opened:
+        yield _layers(config, texts, opened)
+
+
+def _layers(config: LayerProbeConfig, texts: Sequence[Text], opened: ExitStack) -> LayerSource:
     require(
         bool(config.checkpoint) != bool(config.layers),
         "give either checkpoint=, a biLM, or layers=, HDF5 files of the layers of all sentences",
     )
     if config.layers:
-        return Hdf5Layers(texts, config.layers)
+        return Hdf5Layers(texts, config.layers, opened)
     device = choose_device(config.accelerator)
     if isinstance(config, PosProbeConfig):  # reads all layers in each epoch
         folder = Path(config.cache_dir) if config.cache_dir else default_cache_dir() / "layers"

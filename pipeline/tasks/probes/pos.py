@@ -101,9 +101,9 @@ def probe_pos(config: PosProbeConfig) -> ProbeResult | str:
     texts = [sentence.words for part in sentences.values() for sentence in part]
     if config.sentences:
         return write_sentences(config, texts)
-    source = open_layers(config, texts)
     tag_ids = {tag: n for n, tag in enumerate(sorted({tag for s in sentences["train"] for tag in s.tags}))}
-    scores = train_probes(config, source, _parts(sentences, tag_ids), len(tag_ids))
+    with open_layers(config, texts) as source:
+        scores = train_probes(config, source, _parts(sentences, tag_ids), len(tag_ids))
     result = _result(config, scores, len(tag_ids), {name: _count(part) for name, part in sentences.items()})
     result.write(config)
     return result

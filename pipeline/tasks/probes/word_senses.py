@@ -81,15 +81,14 @@ def probe_wsd(config: WsdProbeConfig) -> ProbeResult | str:
     texts = [sentence.words for sentence in sentences]
     if config.sentences:
         return write_sentences(config, texts)
-    source = open_layers(config, texts)
     instances = [
         Instance(_set_of(name, occurrence), len(semcor) + number, occurrence)
         for number, (name, sentence) in enumerate(tests)
         for occurrence in sentence.occurrences
     ]
     inventory = SenseInventory(semcor, {instance.occurrence.lemma for instance in instances})
-    senses = _sense_averages(source, semcor, inventory)
-    answers = _nearest(source, instances, senses, inventory)
+    with open_layers(config, texts) as source:
+        answers = _nearest(source, instances, _sense_averages(source, semcor, inventory), inventory)
     fallback = [first_senses.get(instance.occurrence.lemma) for instance in instances]
     given = {name: [a or f for a, f in zip(row, fallback, strict=True)] for name, row in answers.items()}
     result = _result(config, instances, given | {FIRST_SENSE: fallback}, inventory)

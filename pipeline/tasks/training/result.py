@@ -9,6 +9,8 @@ from typing_extensions import TypedDict
 from data_prep.dataset.files import write_json
 from data_prep.dataset.typed_json import Count
 from pipeline.tasks.training.state import TaskState
+from pipeline.train.cluster import signals
+from pipeline.train.cluster.torchrun_env import is_torchrun
 
 RESULT = "result.json"
 Scores = dict[str, float]
@@ -69,6 +71,13 @@ class TaskResult:
             shown = ", ".join(f"layer {number} {weight:.3f}" for number, weight in enumerate(weights))
             lines.append(f"ELMo at the {place}: {shown}; gamma {gamma:.3f}")
         return "\n".join(lines)
+
+    def exit_code(self, rank: int) -> int:
+        """Return the exit code of a rank: 75 after a stop, on all ranks of torchrun and else on rank 0 only.
+
+        torchrun starts all ranks again after one failed. Lightning would kill rank 0, perhaps before it is done.
+        """
+        return signals.EXIT_PREEMPTED if self.stopped_by is not None and (rank == 0 or is_torchrun()) else 0
 
     def save(self, settings: dict[str, Any]) -> None:
         """Write result.json, the sign that the training has ended."""

@@ -13,6 +13,7 @@ from data_prep.dataset.files import sha256_of
 from data_prep.dataset.locations import local_path
 from pipeline.config.schema import RunConfig, WandbConfig, to_dict
 from pipeline.config.task_networks import TaskTraining
+from pipeline.model.backend.device import choose_device
 from pipeline.tasks.networks.sequences import Batch
 from pipeline.tasks.training.callbacks import LAST, EvaluateAndSave, ShowProgress
 from pipeline.tasks.training.loader import Steps, by_length, gather, training_loader
@@ -21,6 +22,8 @@ from pipeline.tasks.training.order import TrainingOrder
 from pipeline.tasks.training.result import Scores, TaskResult
 from pipeline.tasks.training.settings import settings_of_steps
 from pipeline.tasks.training.state import TaskState, load_state
+from pipeline.train.cluster.torchrun_env import require_torchrun_shape
+from pipeline.train.fast_path.callback import FastPath
 from pipeline.train.run_dir.lock import claim
 from pipeline.train.run_dir.tracking import Tracker
 from pipeline.train.trainer import build_task_trainer, end_with_launcher, global_rank, launching_ranks, set_threads
@@ -50,6 +53,8 @@ class ResumableTraining(ABC):
     ) -> None:
         self.name, self.main, self._sums_loss = name, main, sums_loss
         self.settings, self.training, self._run, self._wandb, self._files = config, training, run, wandb, files
+        require_torchrun_shape(training.nodes, training.devices, "training")
+        self._device = choose_device(training.accelerator, training.devices)
         self.run_dir = local_path(run.dir, "run.dir")
         set_threads(training)
         self.rank, self.ranks = global_rank(training), training.devices * training.nodes
@@ -142,8 +147,9 @@ class ResumableTraining(ABC):
             total,
             tracker,
         )
-        trainer = build_task_trainer(training, training.precision, [evaluate, self.progress(total, evaluate)])
-        with launching_ranks():
+        path = FastPath(self._device, self.rank, training.devices)
+        trainer = build_task_trainer(training, training.precision, [path, evaluate, self.progress(total, evaluate)])
+        with path, launching_ranks():
             trainer.fit(module.train(), train_dataloaders=training_loader(steps, training.workers))
         return evaluate.stopped_by
 

@@ -11,6 +11,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from data_prep.dataset.files import atomic_file
 from pipeline.config.schema import ConfigError
+from pipeline.model.formats.safe_pickle import load_tensors, reason_of
 from pipeline.tasks.training.settings import describe_changes
 
 
@@ -79,11 +80,10 @@ def load_state(path: Path, identity: dict[str, Any]) -> tuple[TaskState, dict[st
     if not path.exists():
         return None
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content: dict[str, Any] = load_tensors(path)
         state, before = TaskState(**content["state"]), dict(content["identity"])
     except Exception as error:  # torch raises what its unpickler raises
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{path} is damaged ({reason}); delete it to train again from the start") from None
+        raise ConfigError(f"{path} is damaged ({reason_of(error)}); delete it to train again from the start") from None
     if changes := describe_changes(before, identity):
         raise ConfigError(
             f"{path.parent} holds a training with other settings ({changes}); give those, or another run.dir"

@@ -10,13 +10,17 @@ def is_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def torchrun_shape() -> list[str]:
-    """Return train.nodes= and train.devices= as torchrun started the processes.
+def torchrun_shape(section: str = "train") -> list[str]:
+    """Return train.nodes= and train.devices= as torchrun started the processes, nothing without torchrun.
+
+    section: of the two options.
 
     Raises ConfigError if the machines run different numbers of processes, as Lightning would wait for ranks that are
     not there, or if a restart would not work: torchrun keeps one store for all starts, in which a rank may read the
     address of a rank of the start before (https://github.com/pytorch/pytorch/issues/135712).
     """
+    if not is_torchrun():
+        return []
     nodes, here, total = (int(os.environ[name]) for name in ("GROUP_WORLD_SIZE", "LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     if nodes * here != total:
         raise ConfigError(
@@ -29,14 +33,14 @@ def torchrun_shape() -> list[str]:
             f"--max-restarts={restarts} of torchrun works only with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its "
             "environment; set it on every machine, or leave --max-restarts out"
         )
-    return [f"train.nodes={nodes}", f"train.devices={here}"]
+    return [f"{section}.nodes={nodes}", f"{section}.devices={here}"]
 
 
-def require_torchrun_shape(nodes: int, devices: int) -> None:
+def require_torchrun_shape(nodes: int, devices: int, section: str = "train") -> None:
     """Raise ConfigError if options name another number of processes than torchrun started."""
     total = int(os.environ["WORLD_SIZE"]) if is_torchrun() else nodes * devices
     if nodes * devices != total:
         raise ConfigError(
-            f"train.nodes={nodes} x train.devices={devices} is not the {total} processes that torchrun started; leave "
-            "both options out"
+            f"{section}.nodes={nodes} x {section}.devices={devices} is not the {total} processes that torchrun "
+            "started; leave both options out"
         )

@@ -19,6 +19,7 @@ from typing import Any
 from data_prep.dataset.files import HashingFile, atomic_file, sha256_of, write_json
 from data_prep.dataset.locations import local_path
 from pipeline.config.schema import ConfigError
+from pipeline.model.formats.safe_pickle import load_tensors, reason_of
 from pipeline.train.run_dir.checkpoint_content import Record as Record
 from pipeline.train.run_dir.checkpoint_content import check_content, read_record, read_sealed
 
@@ -205,8 +206,6 @@ def _write_hashed(content: dict[str, Any], target: Path) -> tuple[int, str]:
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Return the content of a checkpoint file, memory-mapped, tensors on the CPU. Raises ConfigError."""
-    import torch
-
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is no file")
@@ -216,14 +215,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
                 f"{path} is no checkpoint, or it is cut short; give RUN_DIR/checkpoints/step-NUMBER.ckpt, a run's "
                 "folder or an exported model"
             )
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content: dict[str, Any] = load_tensors(path, mmap=True)
     except ConfigError:
         raise
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such checkpoint; a run keeps its own in RUN_DIR/checkpoints") from None
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ... for damaged files
-        reason = str(error).split("\n")[0][:200]
-        raise ConfigError(f"{path} is not a readable checkpoint ({reason}); use another one of the run") from None
+        raise ConfigError(
+            f"{path} is not a readable checkpoint ({reason_of(error)}); use another one of the run"
+        ) from None
     check_content(path, content)
     return content
 

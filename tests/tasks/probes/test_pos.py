@@ -1,6 +1,7 @@
 """`elmo probe pos`: layers do not influence each other, stop by themselves, and count by the definition."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import h5py
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from data_prep.dataset.files import DataError
 from pipeline import cli
 from pipeline.config.probes import PosProbeConfig
-from pipeline.tasks.probes.layers import EncodedLayers
+from pipeline.tasks.probes.layers import EncodedLayers, Hdf5Layers, open_layers
 from pipeline.tasks.probes.pos import LinearProbe, Part, train_probes
 from tests.tasks.files import DATA, needs_shared
 from tests.tasks.probes import data
@@ -67,6 +69,22 @@ def test_layers_of_another_program_in_one_or_more_files_give_the_same_result(mod
         assert [f"layer {number}" for number in range(3)] == [layer.pop("layer") for layer in found]
         for ours, theirs in zip(found, expected, strict=True):
             assert ours == {name: value for name, value in theirs.items() if name != "layer"}
+
+
+def test_the_files_of_layers_are_closed_after_a_probe_and_after_an_error(model: Path, tmp_path: Path) -> None:
+    texts = [("a", "word"), ("another",)]
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(map(" ".join, texts)) + "\n")
+    config = PosProbeConfig(layers=[str(data.embed(model, text, tmp_path / "x.h5"))])
+    with open_layers(config, texts) as source:
+        assert isinstance(source, Hdf5Layers)
+        file = source._places[0][0]
+        assert file and len(list(source.read([0, 1]))) == 2
+    assert not file  # closed
+    opened = ExitStack()
+    with pytest.raises(DataError, match="hold 2 sentences, but there are 3"), opened:
+        Hdf5Layers([*texts, ("more",)], config.layers, opened)
+    h5py.File(config.layers[0], "r+").close()  # fails while the file is open for reading
 
 
 def made_up(layers: list[int], config: PosProbeConfig) -> list:

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -132,11 +134,12 @@ def test_layers_of_another_program_give_the_same_result(model: Path, tmp_path: P
 def test_any_encoder_can_be_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand in for an encoder: a function from texts to arrays."""
 
-    def open_layers(config: WsdProbeConfig, texts: list[tuple[str, ...]]) -> EncodedLayers:
+    @contextmanager
+    def open_layers(config: WsdProbeConfig, texts: list[tuple[str, ...]]) -> Iterator[EncodedLayers]:
         def encode(block: list[tuple[str, ...]]) -> list[np.ndarray]:
             return [np.array([[[len(word), 1.0] for word in text]]) for text in block]
 
-        return EncodedLayers(texts, encode, ("length",), 2)
+        yield EncodedLayers(texts, encode, ("length",), 2)
 
     monkeypatch.setattr(word_senses, "open_layers", open_layers)
     write_senses(tmp_path)
