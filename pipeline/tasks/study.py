@@ -90,7 +90,9 @@ def study(config: StudyConfig) -> "StudyTable":
     for run in runs:
         _check(run, config, settings)
     missing = [run for run in runs[config.part :: config.parts] if run.result is None]
-    progress, failed = Progress("study", len(missing), unit="run", describe=lambda *_: f"{len(failed)} failed"), []
+    failed: list[StudyRun] = []
+    table = StudyTable(runs, failed)
+    progress = Progress("study", len(missing), unit="run", describe=lambda *_: f"{len(failed)} failed")
     with ThreadPoolExecutor(config.processes) as pool:
         codes = pool.map(partial(_do, config=config, settings=settings), missing)
         for number, (code, run) in enumerate(zip(codes, missing, strict=True), 1):
@@ -98,9 +100,9 @@ def study(config: StudyConfig) -> "StudyTable":
                 continue
             if code != 0:
                 failed.append(run)
+            table.write(folder)  # so that `elmo report` shows what is done of a study that takes days
             progress.update(number, is_line_due=True)
     progress.close()
-    table = StudyTable(runs, failed)
     table.write(folder)
     return table
 

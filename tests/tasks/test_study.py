@@ -55,6 +55,17 @@ def test_a_stopped_study_resumes_its_runs(tmp_path: Path) -> None:
     assert log.startswith("stopped by SIGTERM at step ") and log.endswith("run the same command again to resume")
 
 
+@pytest.mark.slow
+def test_a_killed_study_leaves_the_results_of_the_runs_that_were_done(tmp_path: Path) -> None:
+    arguments = [*write_study(tmp_path, epochs=3), "processes=1"]
+    with subprocess.Popen([sys.executable, "-m", "pipeline.cli", "study", *arguments], text=True) as study:
+        while not list(tmp_path.glob("study/ner/*none,seed=2/*.ckpt")) and study.poll() is None:
+            pass
+        study.kill()
+    (record,) = json.loads((tmp_path / "study" / "results.json").read_text())
+    assert record["elmo.placement"] == "none" and record["run.seed"] == 1
+
+
 def test_tasks_can_be_given_with_commas() -> None:
     assert load(StudyConfig, ["tasks=ner,pos"]).tasks == ["ner", "pos"]
 

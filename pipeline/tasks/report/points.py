@@ -58,6 +58,12 @@ class Point:
     def best_step(self) -> float:
         return statistics.mean(run["best_step"] for run in self.runs)
 
+    @property
+    def metric(self) -> str:
+        """The name of the task's main score."""
+        main = str(self.runs[0]["main"])
+        return "F1" if main == "f1" else main.replace("_", " ")
+
     def mix(self, place: str) -> list[float]:
         """Return the mean weight of each layer at a place, [] where ELMo does not enter there."""
         weights: list[list[float]] = []

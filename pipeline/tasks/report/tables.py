@@ -40,8 +40,13 @@ def task_name(point: Point, studies: Sequence[str], *details: str) -> str:
     """Return the name of a point's task, with its study where there are several, what else was varied, and details."""
     found = [point.study] if len(set(studies)) > 1 else []
     found += [detail for detail in (point.varied.others, *details) if detail]
-    name = _NAMES.get(point.task, point.task)
+    name = named(point.task)
     return f"{name} ({', '.join(found)})" if found else name
+
+
+def named(task: str) -> str:
+    """Return a task's name as the paper writes it."""
+    return _NAMES.get(task, task)
 
 
 def shown(point: Point | None) -> str:
@@ -58,6 +63,15 @@ def _is(**wanted: Any) -> Callable[[Varied], bool]:
         return varied == replace(Varied(), others=varied.others, **{"encoder": varied.encoder, **wanted})
 
     return matches
+
+
+def without_repeats(points: Sequence[Point]) -> list[Point]:
+    """Leave out tasks of a study of sample efficiency that another study has too, at its own settings."""
+    shares: dict[tuple[str, str], set[float]] = {}
+    for point in points:
+        shares.setdefault((point.study, point.task), set()).add(point.varied.share)
+    whole = {p.task for p in points if len(shares[p.study, p.task]) == 1 and _is(encoder=p.varied.encoder)(p.varied)}
+    return [p for p in points if len(shares[p.study, p.task]) == 1 or p.task not in whole]
 
 
 BASELINE: Column = ("baseline", lambda varied: varied.placement == "none" and varied.share == 1)
@@ -110,13 +124,13 @@ def _compared(
     if not rows:
         return None
     studies, names = [last.study for last, _ in rows], [columns[n][0] for n in used]
-    header = ["dev score", *names, *(["gain", "of the error"] if is_gain_shown else [])]
+    header = ["score on dev", *names, *(["gain", "error reduction"] if is_gain_shown else [])]
     cells: list[list[str]] = []
     plain: list[list[Cell]] = [["task", *(f"{of}{end}" for of in names for end in ("", " deviation", " seeds"))]]
     for last, found in rows:
         chosen = [found[n] for n in used]
         title = task_name(last, studies, "" if is_gain_shown else last.varied.encoder)
-        cells.append([title, *map(shown, chosen), *(_gain(chosen) if is_gain_shown else [])])
+        cells.append([f"{title}, {last.metric}", *map(shown, chosen), *(_gain(chosen) if is_gain_shown else [])])
         plain.append([title, *(number for p in chosen for number in _numbers(p)[:3])])
     return Table(name, header, cells, plain)
 
@@ -141,6 +155,7 @@ class Efficiency:
     """How a task learns from shares of its training data. curves: points by rising share."""
 
     task: str
+    metric: str
     table: Table
     curves: dict[str, list[Point]]
 
@@ -158,7 +173,7 @@ def _efficiency_of(group: Sequence[Point], task: str, number: int) -> Efficiency
     curves: dict[str, list[Point]] = {}
     for point in sorted(group, key=lambda p: p.varied.share):
         curves.setdefault(_curve(point.varied), []).append(point)
-    header = ["training data", *(f"{name}{end}" for name in curves for end in ("", ": updates"))]
+    header = ["training data", *(title for name in curves for title in (name, "updates"))]
     ends = ("", " deviation", " seeds", " updates until the best")
     rows: list[list[str]] = []
     plain: list[list[Cell]] = [["share", *(f"{name}{end}" for name in curves for end in ends)]]
@@ -167,7 +182,8 @@ def _efficiency_of(group: Sequence[Point], task: str, number: int) -> Efficiency
         cells = [(shown(p), f"{p.best_step:,.0f}" if p else "–") for p in at]
         rows.append([f"{100 * share:g} %", *(cell for two in cells for cell in two)])
         plain.append([share, *(number for p in at for number in _numbers(p))])
-    return Efficiency(task, Table(f"sample-efficiency-{number}", header, rows, plain), curves)
+    table = Table(f"sample-efficiency-{number}", header, rows, plain)
+    return Efficiency(task, group[0].metric, table, curves)
 
 
 def _curve(varied: Varied) -> str:
@@ -178,16 +194,20 @@ def _curve(varied: Varied) -> str:
 
 
 def weights(points: Sequence[Point]) -> Table | None:
-    """Return the learned weight of each layer, by task and place, of mixes learned on the whole training data."""
-    chosen = [p for p in points if p.varied.layers in (DEFAULT, "mix") and p.varied.share == 1]
-    chosen = [p for p in chosen if any(len(p.mix(place)) > 1 for place in PLACES)]
+    """Return the learned weight of each layer, by task and place, of mixes learned on the whole training data.
+
+    Where runs have the task's own place and λ only those are shown, as in the paper.
+    """
+    learned = [p for p in points if p.varied.layers in (DEFAULT, "mix") and p.varied.share == 1]
+    learned = [p for p in learned if any(len(p.mix(place)) > 1 for place in PLACES)]
+    chosen = [p for p in learned if (p.varied.placement, p.varied.l2) == (DEFAULT, DEFAULT)] or learned
     if not chosen:
         return None
     layers = max(len(p.mix(place)) for p in chosen for place in PLACES)
     studies = [p.study for p in chosen]
-    header = ["", *(f"{place} {layer}" for place in PLACES for layer in range(layers))]
+    header = ["task", *(f"{place} {layer}" for place in PLACES for layer in range(layers))]
     rows: list[list[str]] = []
-    plain: list[list[Cell]] = [["task", *header[1:]]]
+    plain: list[list[Cell]] = [[*header]]
     for point in chosen:
         varied, mixes = point.varied, [point.mix(place) for place in PLACES]
         details = [f"λ = {varied.l2}" if varied.l2 != DEFAULT else "", varied.encoder]
