@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline import cli
 from pipeline.config.load import load
 from pipeline.config.tasks import TASKS, StudyConfig, task_schema
 from pipeline.tasks.study import StudyTable, plan_study
+from pipeline.tasks.training.settings import settings_of_scores
 from tests.pages import ROOT
 from tests.tasks.studies import write_study
 
@@ -64,6 +66,31 @@ def test_a_killed_study_leaves_the_results_of_the_runs_that_were_done(tmp_path: 
         study.kill()
     (record,) = json.loads((tmp_path / "study" / "results.json").read_text())
     assert record["elmo.placement"] == "none" and record["run.seed"] == 1
+
+
+def test_results_of_another_study_are_reused_where_the_settings_are_the_same(tmp_path: Path) -> None:
+    arguments = write_study(tmp_path)
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(
+        "grid: {elmo.placement: [input], run.seed: [1, 2]}"
+    )  # the place that the other study has by default
+    (tmp_path / "settings.yaml").write_text(
+        yaml.safe_dump(yaml.safe_load((tmp_path / "study.yaml").read_text())["settings"])
+    )
+    config = load(StudyConfig, arguments)
+    for number, run in enumerate(plan_study(config)):
+        options = run.arguments(config, tmp_path / "settings.yaml")[1:]
+        settings = settings_of_scores(load(task_schema("ner"), options, variant="ner", variants=TASKS))
+        record = {"task": "ner", "settings": settings, "main": "f1", "scores": {"dev": {"f1": 50.0 + number}},
+                  "learned": {}, "best_step": 3, "steps": 4, "seconds": 5.0}  # fmt: skip
+        run.folder.mkdir(parents=True)
+        (run.folder / "result.json").write_text(json.dumps(record))
+    again = [arguments[0], str(grid), f"dir={tmp_path / 'again'}", f"reuse={tmp_path / 'study'}"]
+    assert cli.main(["study", *again]) == 0
+    records = json.loads((tmp_path / "again" / "results.json").read_text())
+    assert [record["dev/f1"] for record in records] == [52.0, 53.0]  # the runs without ELMo have other settings
+    log = (tmp_path / "again" / "ner" / "placement=input,seed=1" / "log.txt").read_text()
+    assert str(tmp_path / "study" / "ner" / "placement=default,seed=1") in log
 
 
 def test_tasks_can_be_given_with_commas() -> None:
