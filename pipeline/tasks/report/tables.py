@@ -36,9 +36,9 @@ def _unlike_a_formula(cell: Cell) -> Cell:
     return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") and cell[1:] else cell
 
 
-def task_name(point: Point, studies: Sequence[str], *details: str) -> str:
-    """Return the name of a point's task, with its study where there are several, what else was varied, and details."""
-    found = [point.study] if len(set(studies)) > 1 else []
+def task_name(point: Point, beside: Sequence[Point], *details: str) -> str:
+    """Return the name of a point's task, with its study where several have it, what else was varied, and details."""
+    found = [point.study] if len({other.study for other in beside if other.task == point.task}) > 1 else []
     found += [detail for detail in (point.varied.others, *details) if detail]
     name = named(point.task)
     return f"{name} ({', '.join(found)})" if found else name
@@ -123,13 +123,13 @@ def _compared(
     used = [n for n in range(len(columns)) if any(found[n] for _, found in rows)]
     if not rows:
         return None
-    studies, names = [last.study for last, _ in rows], [columns[n][0] for n in used]
+    lasts, names = [last for last, _ in rows], [columns[n][0] for n in used]
     header = ["score on dev", *names, *(["gain", "error reduction"] if is_gain_shown else [])]
     cells: list[list[str]] = []
     plain: list[list[Cell]] = [["task", *(f"{of}{end}" for of in names for end in ("", " deviation", " seeds"))]]
     for last, found in rows:
         chosen = [found[n] for n in used]
-        title = task_name(last, studies, "" if is_gain_shown else last.varied.encoder)
+        title = task_name(last, lasts, "" if is_gain_shown else last.varied.encoder)
         cells.append([f"{title}, {last.metric}", *map(shown, chosen), *(_gain(chosen) if is_gain_shown else [])])
         plain.append([title, *(number for p in chosen for number in _numbers(p)[:3])])
     return Table(name, header, cells, plain)
@@ -165,8 +165,8 @@ def efficiency(points: Sequence[Point]) -> list[Efficiency]:
     on_defaults = [p for p in points if (p.varied.layers, p.varied.l2) == (DEFAULT, DEFAULT)]
     groups = _grouped(on_defaults, lambda varied: varied.others)
     chosen = [group for group in groups if len({p.varied.share for p in group}) > 1]
-    studies = [group[0].study for group in chosen]
-    return [_efficiency_of(group, task_name(group[0], studies), n) for n, group in enumerate(chosen, 1)]
+    firsts = [group[0] for group in chosen]
+    return [_efficiency_of(group, task_name(group[0], firsts), n) for n, group in enumerate(chosen, 1)]
 
 
 def _efficiency_of(group: Sequence[Point], task: str, number: int) -> Efficiency:
@@ -204,14 +204,13 @@ def weights(points: Sequence[Point]) -> Table | None:
     if not chosen:
         return None
     layers = max(len(p.mix(place)) for p in chosen for place in PLACES)
-    studies = [p.study for p in chosen]
     header = ["task", *(f"{place} {layer}" for place in PLACES for layer in range(layers))]
     rows: list[list[str]] = []
     plain: list[list[Cell]] = [[*header]]
     for point in chosen:
         varied, mixes = point.varied, [point.mix(place) for place in PLACES]
         details = [f"λ = {varied.l2}" if varied.l2 != DEFAULT else "", varied.encoder]
-        name = task_name(point, studies, *details, varied.placement if varied.placement != DEFAULT else "")
+        name = task_name(point, chosen, *details, varied.placement if varied.placement != DEFAULT else "")
         values = [value for mix in mixes for value in (*mix, *[None] * (layers - len(mix)))]
         rows.append([name, *("" if value is None else f"{value:.2f}" for value in values)])
         plain.append([name, *("" if value is None else value for value in values)])

@@ -130,6 +130,15 @@ def test_a_study_of_sample_efficiency_does_not_repeat_tasks_of_another_study(fol
     )
 
 
+def test_small_shares_with_more_epochs_are_points_of_the_same_curve() -> None:
+    shares = ({"training_share": 0.1, "training_max_epochs": 20, "training_patience": 5}, {"training_share": 1})
+    studies = [[results.run(task, 1, 80, **share) for share in shares] for task in ("snli", "srl")]
+    points = [point for n, runs in enumerate(studies) for point in points_of(f"study {n}", runs)]
+    found = tables.efficiency(points)
+    assert [one.task for one in found] == ["SNLI", "SRL"]
+    assert [[p.varied.share for p in one.curves["with ELMo"]] for one in found] == [[0.1, 1]] * 2
+
+
 def test_other_encoders_stand_beside_elmo() -> None:
     encoders = ("models/general", "runs/cove/model")
     runs = [results.run("snli", 1, 80, elmo_placement="none", elmo_checkpoint=encoders[0])]
