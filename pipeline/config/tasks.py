@@ -166,6 +166,7 @@ class StudyConfig:
     configs: list[str] = option([], "YAML files for every run, as configs/tasks/small.yaml")
     settings: dict[str, Any] = option({}, "in a YAML file: options for every run, and for each task under its name")
     dir: str = option("runs/study", "folder of the study; it holds a run folder for each point of the grid")
+    reuse: list[str] = option([], "folders of other studies: their results of runs of the same settings are copied")
     processes: int = option(1, "runs at the same time on this machine", 1)
     part: int = option(0, "number of this job of an array, from 0", 0)
     parts: int = option(1, "jobs of an array that share the runs out", 1)

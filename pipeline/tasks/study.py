@@ -47,18 +47,20 @@ class StudyRun:
     @property
     def result(self) -> SavedResult | None:
         """What the finished run has left, None before."""
-        try:
-            found: SavedResult = load_json(
-                self.folder / RESULT, SavedResult, "delete it, to make it again", ConfigError
-            )
-        except FileNotFoundError:
-            return None
-        return found
+        return _result_of(self.folder / RESULT)
 
     def arguments(self, config: StudyConfig, settings: Path) -> list[str]:
         """Return the arguments of `elmo task`."""
         pairs = [f"{name}={_written(value)}" for name, value in self.changes if value != DEFAULT]
         return [self.task, *config.configs, str(settings), *pairs, f"run.dir={self.folder}"]
+
+
+def _result_of(path: Path) -> SavedResult | None:
+    try:
+        found: SavedResult = load_json(path, SavedResult, "delete it, to make it again", ConfigError)
+    except FileNotFoundError:
+        return None
+    return found
 
 
 def plan_study(config: StudyConfig) -> list[StudyRun]:
@@ -88,9 +90,13 @@ def study(config: StudyConfig) -> "StudyTable":
     settings = folder / _SETTINGS
     write_bytes(settings, to_yaml(config.settings).encode())
     for run in runs:
-        _check(run, config, settings)
+        wanted = _check(run, config, settings)
+        if run.result is None:
+            _reuse(run, wanted, config.reuse)
     missing = [run for run in runs[config.part :: config.parts] if run.result is None]
-    progress, failed = Progress("study", len(missing), unit="run", describe=lambda *_: f"{len(failed)} failed"), []
+    failed: list[StudyRun] = []
+    table = StudyTable(runs, failed)
+    progress = Progress("study", len(missing), unit="run", describe=lambda *_: f"{len(failed)} failed")
     with ThreadPoolExecutor(config.processes) as pool:
         codes = pool.map(partial(_do, config=config, settings=settings), missing)
         for number, (code, run) in enumerate(zip(codes, missing, strict=True), 1):
@@ -98,20 +104,34 @@ def study(config: StudyConfig) -> "StudyTable":
                 continue
             if code != 0:
                 failed.append(run)
+            table.write(folder)  # so that `elmo report` shows what is done of a study that takes days
             progress.update(number, is_line_due=True)
     progress.close()
-    table = StudyTable(runs, failed)
     table.write(folder)
     return table
 
 
-def _check(run: StudyRun, config: StudyConfig, settings: Path) -> None:
-    """Raise ConfigError if the run's settings are wrong, or if it has a result of other ones."""
+def _reuse(run: StudyRun, wanted: dict[str, Any], studies: Sequence[str]) -> None:
+    """Copy the result of a finished run of another study that has the same settings, if there is one."""
+    for study in studies:
+        for path in sorted(local_path(study, "reuse").glob(f"{run.task}/*/{RESULT}")):
+            result = _result_of(path)
+            if result is not None and not describe_changes(result["settings"], wanted):
+                run.folder.mkdir(parents=True, exist_ok=True)
+                write_bytes(run.folder / "log.txt", f"the result is that of {path.parent}\n".encode())
+                return write_json(run.folder / RESULT, result)
+    return None
+
+
+def _check(run: StudyRun, config: StudyConfig, settings: Path) -> dict[str, Any]:
+    """Return the settings of the run; raise ConfigError if they are wrong, or if it has a result of other ones."""
     arguments = run.arguments(config, settings)[1:]
     checked: TaskConfig = load(task_schema(run.task), arguments, variant=run.task, variants=TASKS)
+    wanted = settings_of_scores(checked)
     if (result := run.result) is not None:
-        changes = describe_changes(result["settings"], settings_of_scores(checked))
+        changes = describe_changes(result["settings"], wanted)
         require(not changes, f"{run.folder} has results of other settings ({changes}); give those, or another dir=")
+    return wanted
 
 
 def _do(run: StudyRun, config: StudyConfig, settings: Path) -> int:

@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline import cli
 from pipeline.config.load import load
 from pipeline.config.tasks import TASKS, StudyConfig, task_schema
 from pipeline.tasks.study import StudyTable, plan_study
+from pipeline.tasks.training.settings import settings_of_scores
 from tests.pages import ROOT
 from tests.tasks.studies import write_study
 
@@ -55,6 +57,42 @@ def test_a_stopped_study_resumes_its_runs(tmp_path: Path) -> None:
     assert log.startswith("stopped by SIGTERM at step ") and log.endswith("run the same command again to resume")
 
 
+@pytest.mark.slow
+def test_a_killed_study_leaves_the_results_of_the_runs_that_were_done(tmp_path: Path) -> None:
+    arguments = [*write_study(tmp_path, epochs=3), "processes=1"]
+    with subprocess.Popen([sys.executable, "-m", "pipeline.cli", "study", *arguments], text=True) as study:
+        while not list(tmp_path.glob("study/ner/*none,seed=2/*.ckpt")) and study.poll() is None:
+            pass
+        study.kill()
+    (record,) = json.loads((tmp_path / "study" / "results.json").read_text())
+    assert record["elmo.placement"] == "none" and record["run.seed"] == 1
+
+
+def test_results_of_another_study_are_reused_where_the_settings_are_the_same(tmp_path: Path) -> None:
+    arguments = write_study(tmp_path)
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(
+        "grid: {elmo.placement: [input], run.seed: [1, 2]}"
+    )  # the place that the other study has by default
+    (tmp_path / "settings.yaml").write_text(
+        yaml.safe_dump(yaml.safe_load((tmp_path / "study.yaml").read_text())["settings"])
+    )
+    config = load(StudyConfig, arguments)
+    for number, run in enumerate(plan_study(config)):
+        options = run.arguments(config, tmp_path / "settings.yaml")[1:]
+        settings = settings_of_scores(load(task_schema("ner"), options, variant="ner", variants=TASKS))
+        record = {"task": "ner", "settings": settings, "main": "f1", "scores": {"dev": {"f1": 50.0 + number}},
+                  "learned": {}, "best_step": 3, "steps": 4, "seconds": 5.0}  # fmt: skip
+        run.folder.mkdir(parents=True)
+        (run.folder / "result.json").write_text(json.dumps(record))
+    again = [arguments[0], str(grid), f"dir={tmp_path / 'again'}", f"reuse={tmp_path / 'study'}"]
+    assert cli.main(["study", *again]) == 0
+    records = json.loads((tmp_path / "again" / "results.json").read_text())
+    assert [record["dev/f1"] for record in records] == [52.0, 53.0]  # the runs without ELMo have other settings
+    log = (tmp_path / "again" / "ner" / "placement=input,seed=1" / "log.txt").read_text()
+    assert str(tmp_path / "study" / "ner" / "placement=default,seed=1") in log
+
+
 def test_tasks_can_be_given_with_commas() -> None:
     assert load(StudyConfig, ["tasks=ner,pos"]).tasks == ["ner", "pos"]
 
@@ -65,7 +103,7 @@ def test_tasks_can_be_given_with_commas() -> None:
         ("tasks", 7 * 2 * 3, "ner/placement=none,seed=1"),
         ("layers", 3 * 4 * 3, "squad/layers=top,seed=2"),
         ("placement", 3 * 3 * 3, "snli/placement=both,seed=3"),
-        ("sample_efficiency", 2 * 5 * 2 * 3, "srl/share=0.01,placement=default,seed=1"),
+        ("sample_efficiency", 2 * 5 * 2 * 3, "srl/share=0.01,max_epochs=60,patience=20,placement=default,seed=1"),
     ],
 )
 def test_a_shipped_study_has_the_right_runs_with_valid_options(

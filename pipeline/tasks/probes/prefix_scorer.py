@@ -79,7 +79,8 @@ class PrefixScorer:
         found = np.zeros((2, len(lengths)))
         for start in range(0, len(lengths), _CHUNK_SENTENCES):
             rows = [order[start : start + _CHUNK_SENTENCES] for order in orders]
-            chunk = [(padded[d][rows[d]], lengths[rows[d]]) for d in (_FORWARD, _BACKWARD)]
+            longest = [int(lengths[row].max()) for row in rows]
+            chunk = [(padded[d][rows[d], : longest[d]], lengths[rows[d]]) for d in (_FORWARD, _BACKWARD)]
             for d, scores in enumerate(self._score_chunk(chunk, vectors, targets)):
                 found[d, rows[d]] = scores
             between_chunks(start + len(rows[0]))
@@ -93,20 +94,16 @@ class PrefixScorer:
     ) -> list[np.ndarray]:
         """Return the scores of the chunk's sentences of each direction, which are not the same sentences."""
         trees = [tree_of(*part, root) for part, root in zip(chunk, (BOS, EOS), strict=True)]
-        scores = [np.zeros(len(lengths)) for _, lengths in chunk]
+        tops: list[list[Tensor]] = [[], []]
         states = self._model.initial_states(1)
         for depth in range(max(len(levels) for levels, _ in trees)):
-            tops, states = self._read_level([levels[depth : depth + 1] for levels, _ in trees], vectors, states)
-            for d, (levels, nodes) in enumerate(trees):
-                sentences, lengths = chunk[d]
-                if depth < len(levels):
-                    inside = np.flatnonzero(lengths >= depth)
-                    ends = lengths[inside] == depth
-                    column = min(depth, sentences.shape[1] - 1)
-                    following = np.where(ends, BOS if d == _BACKWARD else EOS, sentences[inside, column])
-                    wanted = targets[torch.from_numpy(following).to(targets.device)]
-                    scores[d][inside] -= self._losses(tops[d], nodes[inside, depth], wanted)
-        return scores
+            top, states = self._read_level([levels[depth : depth + 1] for levels, _ in trees], vectors, states)
+            for d, (levels, _) in enumerate(trees):
+                tops[d] += [top[d][: len(level.words)] for level in levels[depth : depth + 1]]
+        return [
+            self._log_probabilities(tops[d], nodes, _following(*chunk[d], (EOS, BOS)[d]), chunk[d][1], targets)
+            for d, (_, nodes) in enumerate(trees)
+        ]
 
     def _read_level(self, levels: list[list[Level]], vectors: Tensor, states: States) -> tuple[list[Tensor], States]:
         """Return the top layer (n, P) at the nodes of each direction's level, and the states after them.
@@ -129,11 +126,29 @@ class PrefixScorer:
         )
         return [layers[-1][d, 0] for d in (_FORWARD, _BACKWARD)], after
 
-    def _losses(self, top: Tensor, nodes: np.ndarray, targets: Tensor) -> np.ndarray:
-        """Return -log p of each target after its node, where top (n, P) is at the nodes."""
-        softmax, places = self._model.softmax, torch.from_numpy(nodes).to(top.device)
-        normalisers = softmax.log_normalisers(top[: int(nodes.max()) + 1])
-        return (normalisers[places] - softmax.logits(top[places], targets)).double().cpu().numpy()
+    def _log_probabilities(
+        self, tops: list[Tensor], nodes: np.ndarray, following: np.ndarray, lengths: np.ndarray, targets: Tensor
+    ) -> np.ndarray:
+        """Return (S,): log p of each sentence. tops: for each level the top layer (n, P) at its nodes.
+
+        The softmax is normalised for all levels together, because a level may have few nodes.
+        """
+        softmax, top = self._model.softmax, torch.cat(tops)
+        before = np.cumsum([0, *map(len, tops[:-1])])
+        is_read = np.arange(nodes.shape[1]) <= lengths[:, None]
+        places = torch.from_numpy((nodes + before)[is_read]).to(top.device)
+        wanted = targets[torch.from_numpy(following[is_read]).to(targets.device)]
+        log_probabilities = np.zeros(nodes.shape)
+        found = softmax.logits(top[places], wanted) - softmax.log_normalisers(top)[places]
+        log_probabilities[is_read] = found.double().cpu().numpy()
+        return np.asarray(log_probabilities.sum(1))
+
+
+def _following(sentences: np.ndarray, lengths: np.ndarray, end: int) -> np.ndarray:
+    """Return (S, T + 1): the word after each beginning of sentences (S, T), `end` after the whole sentence."""
+    following = np.pad(sentences, ((0, 0), (0, 1)))
+    following[np.arange(len(lengths)), lengths] = end
+    return following
 
 
 def _of_parents(state: Tensor, parents: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def curves(found: Efficiency) -> Any:
         axes.fill_between(x, [min(s) for s in scores], [max(s) for s in scores], color=colour, alpha=0.2, linewidth=0)
         axes.plot(x, [p.mean for p in points], color=colour, marker=marker, linestyle=dash, label=_label(name))
     shares = sorted({100 * p.varied.share for points in found.curves.values() for p in points})
-    axes.set(xscale="log", xlabel="training data (%)", ylabel="score on dev", title=_label(found.task))
+    axes.set(xscale="log", xlabel="training data (%)", ylabel=f"{found.metric} on dev (%)", title=_label(found.task))
     axes.set_xticks(shares, [f"{share:g}" for share in shares])
     axes.set_xticks([], minor=True)
     axes.grid(alpha=0.3)
@@ -41,7 +41,7 @@ def curves(found: Efficiency) -> Any:
 
 
 def heat_map(table: Table) -> Any:
-    """The learned weights: a row a task, a column a layer; hatched below 1/3, dotted above 2/3."""
+    """The learned weights: a row a task, a column a layer; hatched below 1/3, dotted above 2/3, as in the paper."""
     rows = [[None if cell == "" else float(cell) for cell in row[1:]] for row in table.plain[1:]]
     layers = len(rows[0]) // len(PLACES)
     figure, axes = _new(1.2 + 0.38 * len(rows))
@@ -66,13 +66,12 @@ def _cell(axes: Any, x: float, y: int, value: float) -> None:
 
     colour = colormaps["Blues"](0.1 + 0.8 * value)
     dark = value > 0.55
-    hatch = "---" if value < LOW else "..." if value > HIGH else ""
-    edge = "white" if dark else "#555555"
-    style: dict[str, Any] = {"facecolor": colour, "edgecolor": edge, "hatch": hatch, "linewidth": 0}
-    axes.add_patch(Rectangle((x + 0.02, y + 0.04), 0.96, 0.92, **style))
-    box = {"facecolor": colour, "edgecolor": "none", "pad": 1.5}
+    hatch = "////" if value < LOW else "...." if value > HIGH else ""
     ink = "white" if dark else "black"
-    axes.text(x + 0.5, y + 0.5, f"{value:.2f}", ha="center", va="center", color=ink, bbox=box)
+    style: dict[str, Any] = {"facecolor": colour, "edgecolor": ink, "linewidth": 0}
+    axes.add_patch(Rectangle((x + 0.02, y + 0.04), 0.96, 0.92, **style))
+    axes.add_patch(Rectangle((x + 0.02, y + 0.7), 0.96, 0.26, hatch=hatch, **style))  # below the number
+    axes.text(x + 0.5, y + 0.4, f"{value:.2f}", ha="center", va="center", color=ink)
 
 
 def layers(scores: Scores, ylabel: str) -> Any:
@@ -89,7 +88,7 @@ def layers(scores: Scores, ylabel: str) -> Any:
     axes.set_xticks(range(len(names)), [_label(name) for name in names])
     axes.set(ylabel=ylabel)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside upper center", frameon=False, ncols=2)
     return figure
 
 
@@ -104,8 +103,8 @@ def fields(scores: Scores) -> Any:
         style = {"color": _style(number)[0], "hatch": hatch, "edgecolor": "white", "label": _label(name)}
         axes.barh(y, list(of.values()), height, **style)
     axes.axvline(_CHANCE, color="#555555", linewidth=1, linestyle="--")
-    axes.set_yticks(range(len(names)), [_label(name.replace("_", " ")) for name in names])
-    axes.set(xlim=(0, 100), ylim=(len(names) - 0.5, -0.5), xlabel="pairs that are right (%); dashed: guessing")
+    axes.set_yticks(range(len(names)), [_label(name) for name in names])
+    axes.set(xlim=(0, 100), ylim=(len(names) - 0.5, -0.5), xlabel="pairs that are right (%)")
     if len(scores) > 1:
         figure.legend(loc="outside upper center", frameon=False, ncols=2)
     return figure

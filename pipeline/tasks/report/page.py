@@ -25,7 +25,8 @@ nav a {{ display: inline-block; margin: .2rem .8rem .2rem 0; }}
 a {{ color: #0072b2; }}
 figure {{ margin: 1rem 0; }}
 img {{ width: 100%; max-width: 36rem; height: auto; }}
-.scroll {{ overflow-x: auto; }}
+.scroll {{ overflow-x: auto; background: linear-gradient(to left, #fff 1.5rem, #fff0) right / 3rem 100% no-repeat local,
+  linear-gradient(to left, #0003, #0000) right / .8rem 100% no-repeat scroll; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-wrap: normal; }}
 th, td {{ padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }}
 th:first-child, td:first-child {{ text-align: left; white-space: normal; min-width: 7rem; }}
@@ -63,7 +64,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """text: plain. body: HTML that follows it, escaped by its maker."""
+    """text: plain. A picture stands above the table of its name. body: HTML that follows, escaped by its maker."""
 
     title: str
     text: str
@@ -102,11 +103,15 @@ def data_link(table: Table) -> str:
 
 def _section(number: int, section: Section) -> str:
     parts = [f'<section id="s{number}"><h2>{html.escape(section.title)}</h2>', f"<p>{html.escape(section.text)}</p>"]
-    for picture in section.pictures:
-        source = _data_uri("image/svg+xml", picture.svg)
-        parts.append(f'<figure><img alt="{html.escape(picture.alt)}" src="{source}"></figure>')
-    parts += [f"{_table(table)}<p>{data_link(table)}</p>" for table in section.tables]
+    for table in section.tables:
+        parts += [_figure(picture) for picture in section.pictures if picture.name == table.name]
+        parts.append(f"{_table(table)}<p>{data_link(table)}</p>")
     return "\n".join([*parts, section.body, "</section>"])
+
+
+def _figure(picture: Picture) -> str:
+    source = _data_uri("image/svg+xml", picture.svg)
+    return f'<figure><img alt="{html.escape(picture.alt)}" src="{source}"></figure>'
 
 
 def _table(table: Table) -> str:

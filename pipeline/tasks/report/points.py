@@ -16,6 +16,7 @@ _KNOWN = {
     "elmo.checkpoint": "encoder",
 }
 _NOT_VARIED = ("task", "main", "best_step", "steps", "seconds", "run.seed", "run.dir")
+_OF_SHARE = ("training.max_epochs", "training.patience")  # a small share of the data needs more epochs
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,12 @@ class Point:
     def best_step(self) -> float:
         return statistics.mean(run["best_step"] for run in self.runs)
 
+    @property
+    def metric(self) -> str:
+        """The name of the task's main score."""
+        main = str(self.runs[0]["main"])
+        return "F1" if main == "f1" else main.replace("_", " ")
+
     def mix(self, place: str) -> list[float]:
         """Return the mean weight of each layer at a place, [] where ELMo does not enter there."""
         weights: list[list[float]] = []
@@ -82,10 +89,11 @@ def points_of(study: str, runs: Iterable[dict[str, Any]]) -> list[Point]:
 def _varied(run: dict[str, Any]) -> Varied:
     values: dict[str, Any] = {}
     others = []
+    not_varied = _NOT_VARIED + (_OF_SHARE if "training.share" in run else ())
     for key, value in run.items():
         if key in _KNOWN:
             values[_KNOWN[key]] = str(value)
-        elif "/" not in key and key not in _NOT_VARIED:
+        elif "/" not in key and key not in not_varied:
             others.append(f"{key.rpartition('.')[2]}={value}")
     share = values.pop("share", DEFAULT)
     try:

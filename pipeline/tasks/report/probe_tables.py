@@ -12,15 +12,15 @@ Scores = dict[str, dict[str, float]]  # {source: {layer or field: score}}
 
 
 def by_layer(name: str, scores: Scores) -> Table | None:
-    """Return a table with a row a layer, or a field; None without scores."""
+    """Return a table with a row a layer; None without scores."""
     layers = list(dict.fromkeys(layer for of_source in scores.values() for layer in of_source))
     rows: list[list[str]] = []
-    plain: list[list[Cell]] = [["", *scores]]
+    plain: list[list[Cell]] = [["layer", *scores]]
     for layer in layers:
         values = [of_source.get(layer) for of_source in scores.values()]
         rows.append([layer, *("–" if value is None else f"{value:.2f}" for value in values)])
         plain.append([layer, *("" if value is None else value for value in values)])
-    return Table(name, ["", *scores], rows, plain) if layers else None
+    return Table(name, ["layer", *scores], rows, plain) if layers else None
 
 
 def pos_scores(findings: Findings) -> Scores:
@@ -47,9 +47,27 @@ def pair_scores(findings: Findings) -> Scores:
     """Return the share of minimal pairs that are right, by both directions together, of each source and field."""
     found: Scores = {}
     for name, probe in zip(_names(findings.pairs), findings.pairs.values(), strict=True):
-        found[name] = {field or "no field": shares["both"] for field, shares in probe["fields"].items()}
+        found[name] = {
+            field.replace("_", " and ") or "no field": shares["both"] for field, shares in probe["fields"].items()
+        }
         found[name]["all"] = probe["all"]["both"]
     return found
+
+
+def pair_table(findings: Findings) -> Table | None:
+    """Return a row a field and source: the shares of pairs that are right, and how many have unknown words."""
+    rows: list[list[str]] = []
+    header = ["% of pairs", "forward", "backward", "both", "pairs", "unknown"]
+    plain: list[list[Cell]] = [["source", "field", *header[1:]]]
+    for name, probe in zip(_names(findings.pairs), findings.pairs.values(), strict=True):
+        for field, shares in [*probe["fields"].items(), ("all", probe["all"])]:
+            title = field.replace("_", " and ") or "no field"
+            ways = [shares["forward"], shares["backward"], shares["both"]]
+            counts = [shares["pairs"], shares["with_unknown_words"]]
+            source = f" ({name})" if len(findings.pairs) > 1 else ""
+            rows.append([title + source, *(f"{way:.1f}" for way in ways), *(f"{count:,}" for count in counts)])
+            plain.append([name, title, *ways, *counts])
+    return Table("minimal-pairs", header, rows, plain) if rows else None
 
 
 def finetunings(findings: Findings) -> Table | None:

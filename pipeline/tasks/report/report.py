@@ -15,7 +15,8 @@ from pipeline.tasks.report.points import Point, points_of
 from pipeline.tasks.report.tables import Table
 
 PAGE = "report.html"
-_SEEDS = "Mean and standard deviation over seeds."
+_SEEDS = "Mean and standard deviation over seeds; a score without ± is of one seed."
+_LAYER_0 = "Layer 0 is a word's vector without its context."
 _STUDY = "elmo study configs/studies/{}.yaml"
 
 
@@ -51,13 +52,20 @@ def _sections(findings: Findings) -> Iterator[tuple[Section | None, str]]:
     """Yield each part of the page, None where nothing was found, and what makes it."""
     points = [point for study, runs in findings.studies.items() for point in points_of(study, runs)]
     yield from _studies(points)
-    scores, text = probe_tables.wsd_scores(findings), "F1 of the nearest sense, without SemEval-2007 as in the paper."
+    scores, text = probe_tables.wsd_scores(findings), f"F1 of the nearest sense, without SemEval-2007. {_LAYER_0}"
     yield _scores("Word senses by layer", text, "word-senses", scores, "F1 (%)"), "elmo probe wsd"
-    scores, text = probe_tables.pos_scores(findings), "Accuracy of a linear layer."
+    scores, text = (
+        probe_tables.pos_scores(findings),
+        f"Accuracy of a linear softmax layer, on test if given, else on dev. {_LAYER_0}",
+    )
     yield _scores("Parts of speech by layer", text, "parts-of-speech", scores, "accuracy (%)"), "elmo probe pos"
     pairs = probe_tables.pair_scores(findings)
-    table = probe_tables.by_layer("minimal-pairs", pairs)
-    text = "Share of pairs in which the good sentence is the more probable one, both directions together."
+    table = probe_tables.pair_table(findings)
+    text = (
+        "Share of pairs in which the good sentence is the more probable one: forward, backward, and by both together, "
+        "which the bars show; the dashed line is guessing. Unknown: pairs with a word outside the vocabulary; they say "
+        "little."
+    )
     drawn = [_picture("minimal-pairs", figures.fields(pairs), "Bars of the shares in the table")] if table else []
     yield _section("Minimal pairs by field", text, [table], drawn), "elmo probe pairs"
     yield _neighbors(findings), "elmo neighbors output=FILE.json"
@@ -66,21 +74,27 @@ def _sections(findings: Findings) -> Iterator[tuple[Section | None, str]]:
 
 
 def _studies(points: Sequence[Point]) -> Iterator[tuple[Section | None, str]]:
-    text = f"The same network with and without the layers, on dev. {_SEEDS}"
-    yield _section("Table 1: what the layers are worth", text, [tables.table_1(points)]), _STUDY.format("tasks")
+    at_own_settings = tables.without_repeats(points)
+    text = (
+        f"The same network with and without the layers, on dev. {_SEEDS} Error reduction: the gain in percent of what "
+    )
+    text += "the baseline lacks to 100."
+    table = tables.table_1(at_own_settings)
+    yield _section("Table 1: what the layers are worth", text, [table]), _STUDY.format("tasks")
     text = f"The last layer alone, and learned mixes of all layers, on dev. {_SEEDS}"
     yield _section("Table 2: which layers", text, [tables.table_2(points)]), _STUDY.format("layers")
     text = f"Where the layers enter the network, on dev. {_SEEDS}"
     yield _section("Table 3: which place", text, [tables.table_3(points)]), _STUDY.format("placement")
     found = tables.efficiency(points)
-    text = "Score on dev and updates until the best one. Bands: from the lowest to the highest seed."
+    text = f"Score on dev, and updates until the best one. Bands: from the lowest to the highest seed. {_SEEDS}"
     drawn = [
         _picture(one.table.name, figures.curves(one), f"Curves of the scores in the table, {one.task}") for one in found
     ]
     section = _section("Sample efficiency", text, [one.table for one in found], drawn)
     yield section, _STUDY.format("sample_efficiency")
-    table = tables.weights(points)
-    text = "Learned weight of each layer, 0 the one without context. Hatched: below 1/3; dotted: above 2/3."
+    table = tables.weights(at_own_settings)
+    text = "Weight of each layer in the learned mix, by the place where it enters; each place's add up to 1. Mean over "
+    text += f"seeds. {_LAYER_0} Hatched: below 1/3; dotted: above 2/3."
     alt = "Heat map of the weights in the table"
     drawn = [_picture("learned-weights", figures.heat_map(table), alt)] if table else []
     yield _section("Learned weights", text, [table], drawn), _STUDY.format("tasks")

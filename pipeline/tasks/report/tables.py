@@ -36,12 +36,17 @@ def _unlike_a_formula(cell: Cell) -> Cell:
     return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") and cell[1:] else cell
 
 
-def task_name(point: Point, studies: Sequence[str], *details: str) -> str:
-    """Return the name of a point's task, with its study where there are several, what else was varied, and details."""
-    found = [point.study] if len(set(studies)) > 1 else []
+def task_name(point: Point, beside: Sequence[Point], *details: str) -> str:
+    """Return the name of a point's task, with its study where several have it, what else was varied, and details."""
+    found = [point.study] if len({other.study for other in beside if other.task == point.task}) > 1 else []
     found += [detail for detail in (point.varied.others, *details) if detail]
-    name = _NAMES.get(point.task, point.task)
+    name = named(point.task)
     return f"{name} ({', '.join(found)})" if found else name
+
+
+def named(task: str) -> str:
+    """Return a task's name as the paper writes it."""
+    return _NAMES.get(task, task)
 
 
 def shown(point: Point | None) -> str:
@@ -58,6 +63,15 @@ def _is(**wanted: Any) -> Callable[[Varied], bool]:
         return varied == replace(Varied(), others=varied.others, **{"encoder": varied.encoder, **wanted})
 
     return matches
+
+
+def without_repeats(points: Sequence[Point]) -> list[Point]:
+    """Leave out tasks of a study of sample efficiency that another study has too, at its own settings."""
+    shares: dict[tuple[str, str], set[float]] = {}
+    for point in points:
+        shares.setdefault((point.study, point.task), set()).add(point.varied.share)
+    whole = {p.task for p in points if len(shares[p.study, p.task]) == 1 and _is(encoder=p.varied.encoder)(p.varied)}
+    return [p for p in points if len(shares[p.study, p.task]) == 1 or p.task not in whole]
 
 
 BASELINE: Column = ("baseline", lambda varied: varied.placement == "none" and varied.share == 1)
@@ -109,14 +123,14 @@ def _compared(
     used = [n for n in range(len(columns)) if any(found[n] for _, found in rows)]
     if not rows:
         return None
-    studies, names = [last.study for last, _ in rows], [columns[n][0] for n in used]
-    header = ["dev score", *names, *(["gain", "of the error"] if is_gain_shown else [])]
+    lasts, names = [last for last, _ in rows], [columns[n][0] for n in used]
+    header = ["score on dev", *names, *(["gain", "error reduction"] if is_gain_shown else [])]
     cells: list[list[str]] = []
     plain: list[list[Cell]] = [["task", *(f"{of}{end}" for of in names for end in ("", " deviation", " seeds"))]]
     for last, found in rows:
         chosen = [found[n] for n in used]
-        title = task_name(last, studies, "" if is_gain_shown else last.varied.encoder)
-        cells.append([title, *map(shown, chosen), *(_gain(chosen) if is_gain_shown else [])])
+        title = task_name(last, lasts, "" if is_gain_shown else last.varied.encoder)
+        cells.append([f"{title}, {last.metric}", *map(shown, chosen), *(_gain(chosen) if is_gain_shown else [])])
         plain.append([title, *(number for p in chosen for number in _numbers(p)[:3])])
     return Table(name, header, cells, plain)
 
@@ -141,6 +155,7 @@ class Efficiency:
     """How a task learns from shares of its training data. curves: points by rising share."""
 
     task: str
+    metric: str
     table: Table
     curves: dict[str, list[Point]]
 
@@ -150,15 +165,15 @@ def efficiency(points: Sequence[Point]) -> list[Efficiency]:
     on_defaults = [p for p in points if (p.varied.layers, p.varied.l2) == (DEFAULT, DEFAULT)]
     groups = _grouped(on_defaults, lambda varied: varied.others)
     chosen = [group for group in groups if len({p.varied.share for p in group}) > 1]
-    studies = [group[0].study for group in chosen]
-    return [_efficiency_of(group, task_name(group[0], studies), n) for n, group in enumerate(chosen, 1)]
+    firsts = [group[0] for group in chosen]
+    return [_efficiency_of(group, task_name(group[0], firsts), n) for n, group in enumerate(chosen, 1)]
 
 
 def _efficiency_of(group: Sequence[Point], task: str, number: int) -> Efficiency:
     curves: dict[str, list[Point]] = {}
     for point in sorted(group, key=lambda p: p.varied.share):
         curves.setdefault(_curve(point.varied), []).append(point)
-    header = ["training data", *(f"{name}{end}" for name in curves for end in ("", ": updates"))]
+    header = ["training data", *(title for name in curves for title in (name, "updates"))]
     ends = ("", " deviation", " seeds", " updates until the best")
     rows: list[list[str]] = []
     plain: list[list[Cell]] = [["share", *(f"{name}{end}" for name in curves for end in ends)]]
@@ -167,7 +182,8 @@ def _efficiency_of(group: Sequence[Point], task: str, number: int) -> Efficiency
         cells = [(shown(p), f"{p.best_step:,.0f}" if p else "–") for p in at]
         rows.append([f"{100 * share:g} %", *(cell for two in cells for cell in two)])
         plain.append([share, *(number for p in at for number in _numbers(p))])
-    return Efficiency(task, Table(f"sample-efficiency-{number}", header, rows, plain), curves)
+    table = Table(f"sample-efficiency-{number}", header, rows, plain)
+    return Efficiency(task, group[0].metric, table, curves)
 
 
 def _curve(varied: Varied) -> str:
@@ -178,20 +194,23 @@ def _curve(varied: Varied) -> str:
 
 
 def weights(points: Sequence[Point]) -> Table | None:
-    """Return the learned weight of each layer, by task and place, of mixes learned on the whole training data."""
-    chosen = [p for p in points if p.varied.layers in (DEFAULT, "mix") and p.varied.share == 1]
-    chosen = [p for p in chosen if any(len(p.mix(place)) > 1 for place in PLACES)]
+    """Return the learned weight of each layer, by task and place, of mixes learned on the whole training data.
+
+    Where runs have the task's own place and λ only those are shown, as in the paper.
+    """
+    learned = [p for p in points if p.varied.layers in (DEFAULT, "mix") and p.varied.share == 1]
+    learned = [p for p in learned if any(len(p.mix(place)) > 1 for place in PLACES)]
+    chosen = [p for p in learned if (p.varied.placement, p.varied.l2) == (DEFAULT, DEFAULT)] or learned
     if not chosen:
         return None
     layers = max(len(p.mix(place)) for p in chosen for place in PLACES)
-    studies = [p.study for p in chosen]
-    header = ["", *(f"{place} {layer}" for place in PLACES for layer in range(layers))]
+    header = ["task", *(f"{place} {layer}" for place in PLACES for layer in range(layers))]
     rows: list[list[str]] = []
-    plain: list[list[Cell]] = [["task", *header[1:]]]
+    plain: list[list[Cell]] = [[*header]]
     for point in chosen:
         varied, mixes = point.varied, [point.mix(place) for place in PLACES]
         details = [f"λ = {varied.l2}" if varied.l2 != DEFAULT else "", varied.encoder]
-        name = task_name(point, studies, *details, varied.placement if varied.placement != DEFAULT else "")
+        name = task_name(point, chosen, *details, varied.placement if varied.placement != DEFAULT else "")
         values = [value for mix in mixes for value in (*mix, *[None] * (layers - len(mix)))]
         rows.append([name, *("" if value is None else f"{value:.2f}" for value in values)])
         plain.append([name, *("" if value is None else value for value in values)])

@@ -88,28 +88,55 @@ def test_every_table_and_figure_can_be_saved_as_csv(html: str) -> None:
     assert len(files) == 11  # two of neighbours
     assert files["table-1.csv"][0][:4] == ["task", "baseline", "baseline deviation", "baseline seeds"]
     by_task = {row[0]: row for row in files["table-1.csv"]}
-    assert [float(value) for value in by_task["SNLI (tasks)"][1:]] == pytest.approx([88.0, 0.3, 3, 88.7, 0.3, 3])
+    assert [float(value) for value in by_task["SNLI"][1:]] == pytest.approx([88.0, 0.3, 3, 88.7, 0.3, 3])
     assert [float(value) for value in files["sample-efficiency-1.csv"][1][:2]] == pytest.approx([0.01, 35])
     assert [float(value) for value in files["learned-weights.csv"][1][1:]] == pytest.approx(
         [0.21, 0.70, 0.09, 0.36, 0.34, 0.30]
     )
-    assert files["word-senses.csv"][0] == ["", "general", "cove"] and files["word-senses.csv"][3] == [
+    assert files["word-senses.csv"][0] == ["layer", "general", "cove"] and files["word-senses.csv"][3] == [
         "layer 2", "69.0", "64.7",
+    ]  # fmt: skip
+    assert files["minimal-pairs.csv"][:2] == [
+        ["source", "field", "forward", "backward", "both", "pairs", "unknown"],
+        ["general", "morphology", "85.0", "83.0", "88.0", "1000", "10"],
     ]  # fmt: skip
     assert all(len(row) == len(rows[0]) for rows in files.values() for row in rows)
 
 
 def test_tables_hold_the_mean_over_seeds_and_the_gain(folder: Path) -> None:
     points = [p for name, runs in find_results([str(folder)]).studies.items() for p in points_of(name, runs)]
-    one, two, three = tables.table_1(points), tables.table_2(points), tables.table_3(points)
+    one, two, three = tables.table_1(tables.without_repeats(points)), tables.table_2(points), tables.table_3(points)
     assert one is not None and two is not None and three is not None
-    assert one.header == ["dev score", "baseline", "with ELMo", "gain", "of the error"]
-    assert ["SQuAD (tasks)", "81.1 ± 0.3", "85.8 ± 0.3", "+4.7", "25 %"] in one.rows
-    assert two.header == ["dev score", "baseline", "last layer", "all layers, λ = 1", "all layers, λ = 0.001"]
-    assert two.rows == [["SNLI", "88.1 ± 0.3", "89.1 ± 0.3", "89.3 ± 0.3", "89.5 ± 0.3"]]
-    assert three.rows == [["SRL", "84.7 ± 0.3", "84.3 ± 0.3", "80.9 ± 0.3"]]
+    assert one.header == ["score on dev", "baseline", "with ELMo", "gain", "error reduction"]
+    assert ["SQuAD, F1", "81.1 ± 0.3", "85.8 ± 0.3", "+4.7", "25 %"] in one.rows
+    assert two.header == ["score on dev", "baseline", "last layer", "all layers, λ = 1", "all layers, λ = 0.001"]
+    assert two.rows == [["SNLI, F1", "88.1 ± 0.3", "89.1 ± 0.3", "89.3 ± 0.3", "89.5 ± 0.3"]]
+    assert three.rows == [["SRL, F1", "84.7 ± 0.3", "84.3 ± 0.3", "80.9 ± 0.3"]]
     (efficiency,) = tables.efficiency(points)
     assert efficiency.table.rows[0] == ["1 %", "35.0 ± 0.3", "800", "60.0 ± 0.3", "800"]
+
+
+def test_a_study_of_sample_efficiency_does_not_repeat_tasks_of_another_study(folder: Path) -> None:
+    points = [p for name, runs in find_results([str(folder)]).studies.items() for p in points_of(name, runs)]
+    alone = [p for p in points if p.study == "efficiency"]
+    repeated, once, only = (tables.table_1(p) for p in (points, tables.without_repeats(points), alone))
+    assert repeated is not None and [row[0] for row in repeated.rows].count("SRL (efficiency), F1") == 1
+    assert once is not None and [row[0] for row in once.rows].count("SRL, F1") == 1
+    assert not any("efficiency" in row[0] for row in once.rows)
+    assert (
+        tables.without_repeats(alone) == alone
+        and only is not None
+        and only.rows[0][1:3] == ["81.4 ± 0.3", "84.6 ± 0.3"]
+    )
+
+
+def test_small_shares_with_more_epochs_are_points_of_the_same_curve() -> None:
+    shares = ({"training_share": 0.1, "training_max_epochs": 20, "training_patience": 5}, {"training_share": 1})
+    studies = [[results.run(task, 1, 80, **share) for share in shares] for task in ("snli", "srl")]
+    points = [point for n, runs in enumerate(studies) for point in points_of(f"study {n}", runs)]
+    found = tables.efficiency(points)
+    assert [one.task for one in found] == ["SNLI", "SRL"]
+    assert [[p.varied.share for p in one.curves["with ELMo"]] for one in found] == [[0.1, 1]] * 2
 
 
 def test_other_encoders_stand_beside_elmo() -> None:
@@ -124,7 +151,7 @@ def test_other_encoders_stand_beside_elmo() -> None:
     one, two = tables.table_1(points), tables.table_2(points)
     assert one is not None and one.header[1:4] == ["baseline", "with general", "with cove"]
     assert one.rows[0][1:4] == ["79.7", "81.7", "82.7"]
-    assert two is not None and [row[0] for row in two.rows] == ["SNLI (general)", "SNLI (cove)"]
+    assert two is not None and [row[0] for row in two.rows] == ["SNLI (general), F1", "SNLI (cove), F1"]
 
 
 def test_what_was_not_found_is_named_with_its_command(tmp_path: Path) -> None:
