@@ -18,48 +18,13 @@ from torch import Tensor
 
 from benchmarks.measure.clock import Seconds, seconds_of
 from benchmarks.measure.command import split_options, table, write_result, yaml_files
-from benchmarks.measure.plain import PlainCell, plain_encode
+from benchmarks.measure.plain_elmo import PlainElmo
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
 from pipeline.model.bilm import BiLM
-from pipeline.model.elmo.sentence_batch import BOS, EOS, spell_sentences
 from pipeline.model.elmo.sentence_encoder import SentenceEncoder
 
 Way = Callable[[list[list[str]]], list[Tensor]]
-
-_BATCH = 64  # AllenNLP's ElmoEmbedder
-
-
-class PlainElmo:
-    """Compute the layers as AllenNLP does, with the weights of a BiLM."""
-
-    def __init__(self, bilm: BiLM) -> None:
-        self.bilm = bilm
-        self.cells = [[PlainCell(layer, d) for d in range(2)] for layer in bilm.layers]  # type: ignore[arg-type]
-
-    def __call__(self, sentences: list[list[str]]) -> list[Tensor]:
-        """Return (L + 1, n, 2 P) for each sentence."""
-        batches = [sentences[start : start + _BATCH] for start in range(0, len(sentences), _BATCH)]
-        return [layers for batch in batches for layers in self._batch(batch)]
-
-    def _batch(self, sentences: list[list[str]]) -> list[Tensor]:
-        order = sorted(range(len(sentences)), key=lambda n: -len(sentences[n]))
-        lengths = [len(sentences[n]) + 2 for n in order]
-        spelled = spell_sentences([sentences[n] for n in order], self.bilm.config.max_characters)
-        index = torch.zeros(len(order), lengths[0], dtype=torch.int64)
-        for row, ids in enumerate(spelled.ids):
-            index[row, : len(ids) + 2] = torch.tensor([BOS, *ids.tolist(), EOS])
-        characters = torch.from_numpy(spelled.characters)[index.flatten()]  # every position, padding included
-        x = plain_encode(self.bilm.encoder, characters).unflatten(0, index.shape)
-        layers, streams = [torch.cat([x, x], -1)], [x, x]
-        for depth, cells in enumerate(self.cells):
-            outputs = [cells[d](streams[d], lengths, backward=d == 1)[0] for d in range(2)]
-            residual = depth > 0 and self.bilm.config.skip_connections
-            streams = [y + x if residual else y for x, y in zip(streams, outputs, strict=True)]
-            layers.append(torch.cat(streams, -1))
-        stacked = torch.stack(layers)
-        by_number = {n: stacked[:, row, 1 : lengths[row] - 1] for row, n in enumerate(order)}
-        return [by_number[n] for n in range(len(sentences))]
 
 
 def measure(config: PretrainConfig, sentences: list[list[str]], rounds: int) -> dict[str, Any]:

@@ -38,8 +38,13 @@ def split_options(usage: str | None, arguments: list[str], **defaults: Any) -> t
 
 def elmo(*arguments: str) -> None:
     """Run a command of elmo and print it; what it prints goes to standard error."""
-    print(f"$ elmo {' '.join(arguments)}", file=sys.stderr, flush=True)
-    subprocess.run([sys.executable, "-m", "pipeline.cli", *arguments], check=True, stdout=sys.stderr)
+    run_module("pipeline.cli", *arguments)
+
+
+def run_module(module: str, *arguments: str) -> None:
+    """Run a module with this Python and print the command; what it prints goes to standard error."""
+    print(f"$ python -m {module} {' '.join(arguments)}", file=sys.stderr, flush=True)
+    subprocess.run([sys.executable, "-m", module, *arguments], check=True, stdout=sys.stderr)
 
 
 def require_known(option: str, names: list[str], known: Iterable[str]) -> None:
