@@ -54,6 +54,15 @@ def test_status_prints_the_records_of_a_run_without_control_characters(tmp_path:
     assert f"stopped by y{SHOWN}, x{SHOWN}" in printed and f"z{SHOWN}" in printed
 
 
+def test_a_reader_that_leaves_early_ends_a_command_without_a_traceback(dataset: Path) -> None:
+    command = [sys.executable, "-m", "pipeline.cli", "prep", "info", str(dataset)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
 @pytest.mark.parametrize(("stopped", "saved_step"), [(True, 4), (False, 3), (False, 4)])
 def test_a_run_prints_the_next_command_without_control_characters(
     stopped: bool, saved_step: int, capsys: pytest.CaptureFixture[str]

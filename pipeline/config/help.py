@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import select
 import signal
 import sys
 import textwrap
@@ -15,7 +16,7 @@ from pipeline.config.load import require_text
 from pipeline.config.packaged import config_names
 from pipeline.config.terminal import print_text
 
-EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
+EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 2, 130, 141  # 141: as a shell says SIGPIPE
 _PATH_FAULTS = {
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTEMPTY,
     errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, errno.ENODEV,
@@ -38,6 +39,11 @@ def run(name: str, command: Command, arguments: list[str]) -> int:
         for argument in arguments:
             require_text(argument)
         return command.run(arguments)
+    except BrokenPipeError:
+        if not _is_reader_gone():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
+        return EXIT_BROKEN_PIPE
     except (ValueError, OSError) as error:
         sentence = _sentence(error)
         if sentence is None:  # a mistake of ours
@@ -47,6 +53,13 @@ def run(name: str, command: Command, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"elmo {name}: interrupted; run the same command again to resume", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _is_reader_gone() -> bool:
+    """Return whether what reads standard output has ended, as `| head` does."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _sentence(error: Exception) -> str | None:
