@@ -31,10 +31,14 @@ class Store(http.server.ThreadingHTTPServer):
         self.released = threading.Event()
 
     @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    @property
     def environment(self) -> dict[str, str]:
         """What finds the store and gives access to it, in the library's own names."""
         return {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.server_address[1]}",
+            "AWS_ENDPOINT_URL": self.address,
             "AWS_ACCESS_KEY_ID": "testing",
             "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_DEFAULT_REGION": "us-east-1",
@@ -128,10 +132,17 @@ def serving() -> Iterator[int]:
 @contextmanager
 def proxied(port: int) -> Iterator[Store]:
     """Yield a proxy before the server, whose bucket is empty."""
+    with before(port) as store:
+        store.ask("POST", "/moto-api/reset")
+        store.ask("PUT", "/bucket")
+        yield store
+
+
+@contextmanager
+def before(port: int) -> Iterator[Store]:
+    """Yield a proxy before a server of any protocol."""
     store = Store(port)
     threading.Thread(target=store.serve_forever, daemon=True).start()
-    store.ask("POST", "/moto-api/reset")
-    store.ask("PUT", "/bucket")
     yield store
     store.released.set()
     store.shutdown()

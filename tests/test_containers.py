@@ -90,7 +90,8 @@ def test_a_container_for_gpus_without_the_gpu_runtime_is_refused(monkeypatch: py
     "command",
     ["evaluate checkpoint=bilm data=text.txt", "embed checkpoint=bilm input=text.txt output=out.h5",
      "score checkpoint=bilm input=text.txt output=out.tsv", "task ner train=train.conll dev=dev.conll run.dir=out",
-     "probe pos train=train.conll dev=dev.conll checkpoint=bilm"],
+     "probe pos train=train.conll dev=dev.conll checkpoint=bilm",
+     "neighbors checkpoint=bilm corpus=text.txt word=a sentence=a index=out"],
 )  # fmt: skip
 def test_a_command_in_such_a_container_ends_in_one_sentence_and_writes_nothing(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

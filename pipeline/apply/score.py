@@ -117,10 +117,9 @@ class Scorer:
         step = np.concatenate([np.arange(c.shape[1]) for c in columns])
         top = group.layers[-1][:, torch.from_numpy(step), torch.from_numpy(column)]
         wanted = torch.from_numpy(np.concatenate(columns, 1)).to(top.device)
-        losses = (
-            self.model.softmax.full_loss(top.flatten(0, 1), wanted.flatten()).view_as(wanted).double().cpu().numpy()
-        )
-        parts = np.split(losses, np.cumsum([c.shape[1] for c in columns])[:-1], 1)
+        losses = self.model.softmax.full_loss(top.flatten(0, 1), wanted.flatten()).view_as(wanted)
+        nats = losses.cpu().numpy().astype(np.float64)  # not on the device: MPS has no float64
+        parts = np.split(nats, np.cumsum([c.shape[1] for c in columns])[:-1], 1)
         return [np.stack([part[0], part[1, ::-1]]) for part in parts]
 
 

@@ -1,7 +1,7 @@
 """Every option of the commands around training, with its default and meaning."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pipeline.config.schema import (
     ACCELERATOR,
@@ -13,6 +13,8 @@ from pipeline.config.schema import (
     require_bounds,
 )
 
+ApplyingAccelerator: TypeAlias = Literal["auto", "cpu", "gpu", "mps"]
+APPLYING_ACCELERATOR = "auto: a GPU by CUDA, else the CPU. mps: an Apple GPU, only if named, and not tested"
 PRECISION = "bf16-mixed: matrix products in bfloat16"
 
 
@@ -74,7 +76,7 @@ class EmbedConfig:
     threads: int | None = option(None, "CPU threads of each process [null: the cores divided by the processes]")
     task: int = option(0, "number of this task in a job array, from 0")
     tasks: int = option(1, "tasks that share the parts; then the same command without task= and tasks= writes the file")
-    accelerator: Accelerator = option("auto", ACCELERATOR)
+    accelerator: ApplyingAccelerator = option("auto", APPLYING_ACCELERATOR)
     precision: Precision = option("32-true", PRECISION)
     overwrite: bool = option(False, "replace output=, and unfinished work that was started with other options")
 
@@ -92,7 +94,7 @@ class ScoreConfig:
     )
     tokenize: bool = option(False, "the text is raw: split it into sentences and words (extra `text`)")
     language: str = option("en", "language code for the rules of the tokeniser")
-    accelerator: Accelerator = option("auto", ACCELERATOR)
+    accelerator: ApplyingAccelerator = option("auto", APPLYING_ACCELERATOR)
     precision: Precision = option("32-true", PRECISION)
     threads: int | None = option(None, "CPU threads [null: the default of torch]")
 
@@ -114,7 +116,7 @@ class NeighborsConfig:
     output: str = option("", "write the result as JSON to this file")
     workers: int = option(1, "processes that embed the corpus; 0: one a core", 0)
     threads: int | None = option(None, "CPU threads of each process [null: the cores divided by the processes]")
-    accelerator: Accelerator = option("auto", ACCELERATOR)
+    accelerator: ApplyingAccelerator = option("auto", APPLYING_ACCELERATOR)
     precision: Precision = option("32-true", PRECISION)
     overwrite: bool = option(False, "replace an index that was made of another corpus or model")
 

@@ -6,7 +6,8 @@ Sources of the values: the files of the networks in pipeline/tasks/networks/.
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.config.schema import Accelerator, ConfigError, RunConfig, WandbConfig, option, require, require_bounds
+from pipeline.config.commands import APPLYING_ACCELERATOR, ApplyingAccelerator
+from pipeline.config.schema import ConfigError, RunConfig, WandbConfig, option, require, require_bounds
 from pipeline.config.task_networks import (
     CharacterCnnConfig,
     CoreferenceConfig,
@@ -183,7 +184,7 @@ class PredictConfig:
     input: str = option("", "text in the task's format; labels in it are not needed, and not used")
     output: str = option("", "file to write: the input with the predicted column or field")
     batch_size: int = option(32, "examples computed together; changes memory and speed only", 1)
-    accelerator: Accelerator = option("auto", "device to predict on")
+    accelerator: ApplyingAccelerator = option("auto", APPLYING_ACCELERATOR)
 
     def __post_init__(self) -> None:
         require_bounds(self)

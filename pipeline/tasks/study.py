@@ -29,6 +29,7 @@ from pipeline.config.terminal import align
 from pipeline.tasks.training.result import RESULT, SavedResult
 from pipeline.tasks.training.settings import describe_changes, settings_of_scores
 from pipeline.train.cluster import signals
+from pipeline.train.cluster.torchrun_env import is_torchrun
 
 DEFAULT = "default"  # value of a grid: leave the option as the task has it
 _SEED = "run.seed"
@@ -84,6 +85,11 @@ def study(config: StudyConfig) -> "StudyTable":
 
     A stop request stops the runs that are in progress; each saves what it has, and the next call resumes them.
     """
+    require(
+        not is_torchrun(),
+        "elmo study cannot run under torchrun, as each process would do the whole grid; start it without torchrun, "
+        "on several machines with part= and parts=",
+    )
     runs = plan_study(config)
     folder = local_path(config.dir, "dir")
     folder.mkdir(parents=True, exist_ok=True)

@@ -2,16 +2,21 @@
 
 import platform
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from pipeline.cli import main
 from tests.apply import finetuning
+from tests.dispatch import TorchDispatchMode, tree_leaves
 from tests.train import runs
 
 NO_GPU = "accelerator=gpu, but torch finds no GPU to use by CUDA; use accelerator=cpu"
 MPS = "must be auto, cpu or gpu (a GPU is used by CUDA: MPS has no float64, which perplexity and statistics need)"
+
+NO_MPS = "accelerator=mps, but torch finds no Apple GPU to use by MPS; use accelerator=cpu"
+MPS_OR_OTHER = "accelerator='tpu' must be auto, cpu, gpu or mps"
 
 
 def commands(accelerator: str, dataset: Path, trained: Path, folder: Path) -> dict[str, list[str]]:
@@ -48,14 +53,33 @@ def test_a_missing_gpu_is_reported_in_one_sentence(
     assert not (tmp_path / "run" / "run.json").exists(), "a folder was taken"
 
 
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="needs a machine without an Apple GPU")
 def test_mps_and_unknown_accelerators_are_refused(
     dataset: Path, trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for accelerator in ("mps", "tpu"):
         for command, arguments in commands(accelerator, dataset, trained, tmp_path).items():
+            applies = command in ("embed", "score", "neighbors")
+            expected = MPS_OR_OTHER if applies else f"accelerator={accelerator!r} {MPS}"
             capfd.readouterr()
             assert main([command, *arguments]) == 2
-            assert f"accelerator={accelerator!r} {MPS}" in capfd.readouterr().err
+            assert (NO_MPS if applies and accelerator == "mps" else expected) in capfd.readouterr().err
+
+
+class NoFloat64(TorchDispatchMode):
+    """Fail where an operation of torch returns float64, as it would on MPS."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        assert not any(isinstance(x, torch.Tensor) and x.dtype == torch.float64 for x in tree_leaves(made)), func
+        return made
+
+
+def test_commands_that_take_mps_compute_without_float64(dataset: Path, trained: Path, tmp_path: Path) -> None:
+    with NoFloat64():
+        for command, arguments in commands("cpu", dataset, trained, tmp_path).items():
+            if command in ("embed", "score", "neighbors"):
+                assert main([command, *arguments]) == 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

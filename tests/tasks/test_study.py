@@ -161,6 +161,16 @@ def test_a_mistake_is_reported_in_one_sentence_before_anything_is_run(
     assert not list(tmp_path.glob("study/*/*"))
 
 
+def test_torchrun_is_refused_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
+    assert cli.main(["study", *write_study(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "start it without torchrun" in error and len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "study").exists()
+
+
 def test_a_damaged_result_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = write_study(tmp_path)
     folder = tmp_path / "study" / "ner" / "placement=none,seed=1"

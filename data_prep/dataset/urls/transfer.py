@@ -136,4 +136,5 @@ def _is_final(error: Exception) -> bool:
     if {type(error).__name__, type(error.__cause__).__name__} & _FINAL:
         return True
     final = FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError
-    return isinstance(error, final) or "bucket is not valid" in str(error)
+    text = str(error)
+    return isinstance(error, final) or "bucket is not valid" in text or text.startswith("Forbidden:")  # gcsfs's 403

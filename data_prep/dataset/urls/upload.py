@@ -47,7 +47,10 @@ def is_stored(url: str, num_bytes: int, sha256: str) -> bool:
 
 
 def list_files(url: str) -> list[str]:
-    """Return the names of the files in a URL's folder, if any. Raises DataError, for a missing bucket too."""
+    """Return the names of the files in a URL's folder, if any. Raises DataError, for a missing bucket of s3 too.
+
+    Google's library lists a missing bucket as an empty one; `upload` finds it.
+    """
 
     def attempt() -> list[str]:
         files = file_system(url)

@@ -11,7 +11,7 @@ import numpy as np
 
 from data_prep.dataset.files import DataError, atomic_path, describe_os_error, write_json
 from data_prep.dataset.locations import local_path
-from pipeline.apply.embed.embed import embed_sentences, machine_of
+from pipeline.apply.embed.embed import Machine, embed_sentences, machine_of
 from pipeline.apply.embed.layer_choice import LayerChoice
 from pipeline.apply.embed.vector_parts import Text, Vectors, make_parts, plan_parts
 from pipeline.apply.embed.vector_plan import FAISS, Part, Parts
@@ -73,11 +73,12 @@ def neighbors(config: NeighborsConfig) -> Neighbors:
         f"sentence={config.sentence!r} holds word={config.word!r} {len(places)} times, occurrence={config.occurrence} "
         "was asked for; words are parted by spaces, so punctuation too stands alone",
     )
+    machine = machine_of(config)
     bilm = load_trained(config.checkpoint, softmax=False).bilm
     require(config.layer not in ("all", "mix"), f"layer={config.layer} must be top, average or a layer's number")
     vectors = Vectors(LayerChoice(config.layer, bilm.config.num_layers + 1), "float16", config.precision, unit=True)
     try:
-        parts = _index(config, bilm, vectors)
+        parts = _index(config, bilm, vectors, machine)
         position = places[config.occurrence - 1]
         query = _unit_vector(bilm, vectors.choice, words, position)
         at = Neighbor(1.0, "the sentence given", words, position)
@@ -89,7 +90,7 @@ def neighbors(config: NeighborsConfig) -> Neighbors:
     return result
 
 
-def _index(config: NeighborsConfig, bilm: BiLM, vectors: Vectors) -> Parts:
+def _index(config: NeighborsConfig, bilm: BiLM, vectors: Vectors, machine: Machine) -> Parts:
     """Return the index of the corpus; embed the parts that are missing."""
     first = local_path(config.corpus[0], "corpus")
     folder = local_path(config.index, "index") if config.index else first.with_name(f"{first.name}.neighbors")
@@ -97,7 +98,7 @@ def _index(config: NeighborsConfig, bilm: BiLM, vectors: Vectors) -> Parts:
     parts = plan_parts(folder, Text(config.corpus), vectors, bilm, folder, config.overwrite)
     if parts.missing():
         (folder / FAISS).unlink(missing_ok=True)
-        make_parts(parts, bilm, vectors, machine_of(config))
+        make_parts(parts, bilm, vectors, machine)
     return parts
 
 

@@ -20,12 +20,16 @@ _mode = ""  # set by `using`
 
 
 def choose_device(accelerator: str, processes: int = 1) -> str:
-    """Return "cuda" or "cpu", for torch and for Lightning: the one decision of all commands.
+    """Return "cuda", "cpu" or "mps", for torch and for Lightning: the one decision of all commands.
 
-    accelerator: auto (a CUDA GPU if there is one), cpu or gpu. processes: number on this node, one for each GPU.
+    accelerator: auto (a CUDA GPU if there is one), cpu, gpu or mps. processes: number on this node, one for each GPU.
     Raises ConfigError if GPUs are missing, also in a container that was built for them (ELMO_IMAGE=cuda), which would
     else compute on the CPU for days.
     """
+    if accelerator == "mps":
+        is_there = torch.backends.mps.is_available()
+        require(is_there, "accelerator=mps, but torch finds no Apple GPU to use by MPS; use accelerator=cpu")
+        return "mps"
     found = torch.cuda.device_count() if accelerator != "cpu" and torch.cuda.is_available() else 0
     require(
         accelerator == "cpu" or found > 0 or os.environ.get("ELMO_IMAGE") != "cuda",
@@ -72,8 +76,8 @@ def records_graphs(values: Tensor) -> bool:
 
 
 def upload(values: Tensor, device: torch.device) -> Tensor:
-    """Copy a CPU tensor to the device. The CPU does not wait for a GPU, because the memory is pinned."""
-    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
+    """Copy a CPU tensor to the device. The CPU does not wait for a CUDA GPU, because the memory is pinned."""
+    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=device.type != "mps")
 
 
 @cache

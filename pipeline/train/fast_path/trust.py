@@ -50,7 +50,7 @@ class Verdict(TypedDict):
 def fast_path(device: str, rank: int = 0, devices: int = 1) -> Iterator[str]:
     """Use the fast path inside the block if this rank's GPU may; yield the mode.
 
-    device: cuda or cpu, where nothing is to be checked. devices: processes of this node.
+    device: cuda, or another one, where nothing is to be checked. devices: processes of this node.
     """
     if device != "cuda":
         yield "plain"
