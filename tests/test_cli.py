@@ -72,8 +72,8 @@ def test_a_command_sets_the_variables_that_torch_reads_before_torch_is_loaded() 
         "cli.COMMANDS['demo'] = cli.COMMANDS['demo']._replace("
         "run=lambda _: seen.append('torch' in sys.modules) or 0); cli.main(['demo']); assert seen == [False]"
     )
-    assert environment_after(code) == {"GOMP_SPINCOUNT": "5000", "THP_MEM_ALLOC_ENABLE": "1"}
-    assert environment_after("import benchmarks") == {"GOMP_SPINCOUNT": "5000", "THP_MEM_ALLOC_ENABLE": "1"}
+    assert environment_after(code) == {"GOMP_SPINCOUNT": "1000", "THP_MEM_ALLOC_ENABLE": "1"}
+    assert environment_after("import benchmarks") == {"GOMP_SPINCOUNT": "1000", "THP_MEM_ALLOC_ENABLE": "1"}
 
 
 def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
