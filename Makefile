@@ -4,7 +4,8 @@ VENV ?= .venv
 DEMO ?= runs/demo
 BIN := $(VENV)/bin
 WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+# A worker that dies ends the tests and names its test: pytest-xdist would otherwise wait for that worker for ever.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --max-worker-restart=0
 export PYTHON
 export NO_SYSTEM_PACKAGES
 
