@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from pipeline.characters import Dictionary
-from pipeline.config.schema import ConfigError, require
+from pipeline.config.schema import require
 from pipeline.model.bilm import BiLM
 from pipeline.model.dictionary import DictionaryModelConfig
 from pipeline.model.formats.many_langs_settings import BOUNDS, REMEDY, read_settings
-from pipeline.model.formats.safe_pickle import load_tensors, reason_of
+from pipeline.model.formats.safe_pickle import load_named_tensors
 from pipeline.model.formats.weight_checks import as_float32, check_finite, check_shapes, num_filters
 
 EMBEDDER, ENCODER = "token_embedder.pkl", "encoder.pkl"
@@ -126,13 +126,7 @@ def _ids_of(characters: tuple[str, ...], dictionary: Dictionary) -> Tensor:
 def _read_tensors(path: Path, table: Callable[[], Iterator[Entry]]) -> dict[str, Tensor]:
     """Return our parameters in a state dict that has exactly the tensors of a table. Nothing in it is executed."""
     require(path.is_file(), f"{path}: no such file; {REMEDY}")
-    try:
-        content = load_tensors(path)
-    except Exception as error:  # torch raises what its unpickler raises
-        raise ConfigError(f"{path} cannot be read as weights ({reason_of(error)}); {REMEDY}") from None
-    is_state = isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())
-    require(bool(content) and is_state, f"{path} holds no named tensors; {REMEDY}")
-    found = {str(name)[:200]: tensor for name, tensor in content.items()}
+    found = {str(name)[:200]: tensor for name, tensor in load_named_tensors(path, REMEDY).items()}
     for name, tensor in found.items():
         is_plain = tensor.layout == torch.strided and tensor.is_floating_point() and not tensor.is_quantized
         is_whole = is_plain and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()

@@ -2,7 +2,12 @@
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config.schema import ConfigError, require
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def load_tensors(path: Path, mmap: bool = False) -> Any:
@@ -12,6 +17,20 @@ def load_tensors(path: Path, mmap: bool = False) -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Detected pickle protocol")  # of a file that torch.save did not write
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+def load_named_tensors(path: Path, remedy: str) -> "dict[Any, Tensor]":
+    """Return the state dict in a file that somebody else wrote. remedy: ends the sentence. Raises ConfigError."""
+    from torch import Tensor
+
+    try:
+        content = load_tensors(path)
+    except Exception as error:  # torch raises what its unpickler raises
+        raise ConfigError(f"{path} cannot be read as weights ({reason_of(error)}); {remedy}") from None
+    is_state = isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())
+    require(bool(content) and is_state, f"{path} holds no named tensors; {remedy}")
+    named: dict[Any, Tensor] = content
+    return named
 
 
 def reason_of(error: Exception) -> str:

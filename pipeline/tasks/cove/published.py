@@ -7,12 +7,10 @@ have its attribute's name (rnn, rnn1) in front.
 import re
 from pathlib import Path
 
-from torch import Tensor
-
 from data_prep.dataset.locations import local_path
 from pipeline.config.cove import CoveImportConfig
 from pipeline.config.schema import ConfigError, require
-from pipeline.model.formats.safe_pickle import load_tensors, reason_of
+from pipeline.model.formats.safe_pickle import load_named_tensors
 from pipeline.model.formats.weight_checks import as_float32, check_finite, check_shapes
 from pipeline.tasks.cove.encoder import TranslationEncoder, encoder_shapes
 from pipeline.tasks.cove.model import CONFIG, Cove, vectors_of
@@ -26,12 +24,7 @@ def read_published(path: str | Path) -> TranslationEncoder:
     """Return the encoder in a file of salesforce/cove. Raises ConfigError for any other file."""
     name = local_path(path)
     require(name.is_file(), f"weights={path} is no file; {_WHAT}")
-    try:
-        content = load_tensors(name)
-    except Exception as error:  # torch raises what its unpickler raises
-        raise ConfigError(f"{path} cannot be read as weights ({reason_of(error)}); {_WHAT}") from None
-    is_state = isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())
-    require(bool(content) and is_state, f"{path} holds no named tensors; {_WHAT}")
+    content = load_named_tensors(name, _WHAT)
     found = as_float32({_renamed(str(key), path): value for key, value in content.items()}, str(path))
     first = found.get("layers.0.weight_ih_l0")
     if first is None or first.dim() != 2 or first.shape[0] % 4 or not first.numel():

@@ -72,7 +72,7 @@ class EvaluateAndSave(pl.Callback):
         is_finite = math.isfinite(self._losses[-1]) and (not are_weights_checked or module.is_finite())
         if trainer.strategy.reduce_boolean_decision(not is_finite, all=False):
             raise ConfigError(
-                f"the loss or a weight is no finite number at step {module.state.step:,}, with "
+                f"the training diverged: the loss or a weight is no finite number at step {module.state.step:,}, with "
                 f"training.learning_rate={module.training_config.learning_rate:g}: give a lower one, or "
                 f"training.clip_norm=1, and another run.dir; {self._run_dir} keeps what was saved before"
             )
