@@ -18,7 +18,7 @@ from pipeline.config.commands import (
 )
 from pipeline.config.cove import COVE_COMMANDS, CoveConfig
 from pipeline.config.finetune import FinetuneConfig, in_full
-from pipeline.config.help import EXIT_USER_ERROR, Command, describe, overview, run, show
+from pipeline.config.help import EXIT_USER_ERROR, Command, describe, overview, run, until_reader_leaves
 from pipeline.config.load import is_config, load
 from pipeline.config.probes import PROBES, ProbeConfig, probe_schema
 from pipeline.config.schema import PretrainConfig, require
@@ -272,9 +272,12 @@ VARIANTS: dict[str, Mapping[str, type[Any]]] = {"task": TASKS, "cove": COVE_COMM
 
 
 def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
+    return until_reader_leaves(lambda: _main(sys.argv[1:] if arguments is None else arguments))
+
+
+def _main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        show(overview(COMMANDS))
+        print_text(overview(COMMANDS))
         return 0
     if arguments[0] == "--version":
         print_text(f"elmo-pipeline {__version__}")
@@ -285,7 +288,7 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_USER_ERROR
     if any(a in ("-h", "--help") for a in rest):
         variants = [VARIANTS[name][a] for a in rest if a in VARIANTS.get(name, {})]
-        show(describe(name, COMMANDS[name]._replace(schema=variants[0]) if variants else COMMANDS[name]))
+        print_text(describe(name, COMMANDS[name]._replace(schema=variants[0]) if variants else COMMANDS[name]))
         return 0
     set_defaults_of_libraries()
     make_warnings_printable()

@@ -25,10 +25,7 @@ print(hashlib.sha256("\\n".join(sentences_of(open_dataset(sys.argv[1]))).encode(
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Store]:
-    """A store with an empty bucket, to which processes started by the test have access.
-
-    This process uses none of Google's libraries: one that had run many other tests died in this one.
-    """
+    """A store with an empty bucket, to which processes started by the test have access."""
     from gcp_storage_emulator.server import create_server
 
     monkeypatch.setenv("NO_GCE_CHECK", "true")  # Google's library would look for credentials of a machine of Google's

@@ -1,6 +1,7 @@
 """Foreign text is printed without characters that control the terminal."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from data_prep.dataset.index import information_sha256
 from data_prep.prepare import prepare
+from pipeline.cli import main
 from pipeline.config.terminal import printable
 from pipeline.train.outcome import Outcome
 from tests import corpora, processes
@@ -54,13 +56,19 @@ def test_status_prints_the_records_of_a_run_without_control_characters(tmp_path:
     assert f"stopped by y{SHOWN}, x{SHOWN}" in printed and f"z{SHOWN}" in printed
 
 
-def test_a_reader_that_leaves_early_ends_a_command_without_a_traceback(dataset: Path) -> None:
-    command = [sys.executable, "-m", "pipeline.cli", "prep", "info", str(dataset)]
+@pytest.mark.parametrize("arguments", [["prep", "info", "DATASET"], ["--help"], ["prep", "--help"]])
+def test_a_reader_that_leaves_early_ends_a_command_without_a_traceback(arguments: list[str], dataset: Path) -> None:
+    command = [sys.executable, "-m", "pipeline.cli", *(str(dataset) if a == "DATASET" else a for a in arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 141
+
+
+def test_help_leaves_sigpipe_ignored() -> None:
+    assert main(["--help"]) == 0
+    assert signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN
 
 
 @pytest.mark.parametrize(("stopped", "saved_step"), [(True, 4), (False, 3), (False, 4)])

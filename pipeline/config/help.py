@@ -4,7 +4,6 @@ import errno
 import os
 import re
 import select
-import signal
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
@@ -39,11 +38,6 @@ def run(name: str, command: Command, arguments: list[str]) -> int:
         for argument in arguments:
             require_text(argument)
         return command.run(arguments)
-    except BrokenPipeError:
-        if not _is_reader_gone():
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
-        return EXIT_BROKEN_PIPE
     except (ValueError, OSError) as error:
         sentence = _sentence(error)
         if sentence is None:  # a mistake of ours
@@ -53,6 +47,20 @@ def run(name: str, command: Command, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"elmo {name}: interrupted; run the same command again to resume", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def until_reader_leaves(work: Callable[[], int]) -> int:
+    """Return what work() returns; end without a traceback where the reader of standard output leaves (`| head`).
+
+    SIGPIPE stays ignored: its default action would also end a process whose server closes a connection.
+    """
+    try:
+        return work()
+    except BrokenPipeError:
+        if not _is_reader_gone():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
+        return EXIT_BROKEN_PIPE
 
 
 def _is_reader_gone() -> bool:
@@ -69,13 +77,6 @@ def _sentence(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in _PATH_FAULTS and isinstance(error.filename, str | bytes):
         return f"{os.fsdecode(error.filename)}: {error.strerror}; give a path that can be used, or change what is there"
     return None
-
-
-def show(text: str) -> None:
-    """Print help; a reader that leaves early (`| head`) ends the command without a traceback."""
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    print(text)
 
 
 def overview(commands: Mapping[str, Command]) -> str:

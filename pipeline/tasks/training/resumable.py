@@ -26,6 +26,7 @@ from pipeline.train.cluster.torchrun_env import require_torchrun_shape
 from pipeline.train.fast_path.callback import FastPath
 from pipeline.train.run_dir.lock import claim
 from pipeline.train.run_dir.tracking import Tracker
+from pipeline.train.step.collectives import leave
 from pipeline.train.trainer import build_task_trainer, end_with_launcher, global_rank, launching_ranks, set_threads
 
 
@@ -151,6 +152,7 @@ class ResumableTraining(ABC):
         trainer = build_task_trainer(training, training.precision, [path, evaluate, self.progress(total, evaluate)])
         with path, launching_ranks():
             trainer.fit(module.train(), train_dataloaders=training_loader(steps, training.workers))
+            leave()
         return evaluate.stopped_by
 
     def predictions(self, module: TaskModule, examples: Sequence[Any]) -> list[Any]:
