@@ -23,6 +23,12 @@ class LoaderKilled(Failed):
     is_everywhere = False
 
 
+class CheckpointUnseen(Failed):
+    """This rank does not see the checkpoint from which rank 0 resumes."""
+
+    is_everywhere = False
+
+
 @dataclass
 class Outcome:
     """The end of a run. saved_step: of its last checkpoint. stopped_by: the request that stopped it; "": it is over.

@@ -25,8 +25,17 @@ from pipeline.train.fast_path.callback import FastPath
 from pipeline.train.outcome import Failed, LoaderKilled, Outcome
 from pipeline.train.plan import Plan
 from pipeline.train.progress import ProgressBar
+from pipeline.train.run_dir.checkpoint import Record
 from pipeline.train.run_dir.copies import Copies
-from pipeline.train.run_dir.lock import TakenOver, Writer, await_claim, check_identity, claim, fetch_from, record_run
+from pipeline.train.run_dir.lock import (
+    TakenOver,
+    Writer,
+    check_identity,
+    choose_checkpoint,
+    claim,
+    fetch_from,
+    record_run,
+)
 from pipeline.train.run_dir.records import git_revision, read_restarts, slurm_facts, write_end, write_start
 from pipeline.train.run_dir.snapshot import restore_snapshot
 from pipeline.train.run_dir.tracking import Tracker
@@ -67,9 +76,8 @@ def _run(plan: Plan) -> Outcome:
             write_end(plan.run_dir, "refused", str(error))  # a restart would not help
         raise
     with claim(plan.run_dir) if plan.rank == 0 else contextlib.nullcontext() as writer:
-        if plan.rank != 0:
-            await_claim(plan.run_dir)
-        module, is_resumed = _build_module(plan)
+        checkpoint = choose_checkpoint(plan.checkpoints, plan.run_dir, writer)
+        module, is_resumed = _build_module(plan, checkpoint), checkpoint is not None
         if plan.rank == 0:
             record_run(plan.run_dir, plan.identity, plan.config)
             _announce(plan, module, is_resumed)
@@ -94,8 +102,8 @@ def _start_copies(plan: Plan, writer: Writer | None) -> Copies | None:
     return Copies(plan.mirror, writer.check)
 
 
-def _build_module(plan: Plan) -> tuple[BiLMModule, bool]:
-    """Return the module, from the newest whole checkpoint if there is one, and whether there was one."""
+def _build_module(plan: Plan, checkpoint: Record | None) -> BiLMModule:
+    """Return the module at the checkpoint, or at the start of the run."""
     config = plan.config
     set_threads(config.train)
     if plan.device == "cpu":
@@ -109,16 +117,15 @@ def _build_module(plan: Plan) -> tuple[BiLMModule, bool]:
         norms = StepNorms(bilm, config.optimizer.clip_norm, every)
     stop_requests = StopRequests(plan.run_dir if plan.rank == 0 else None)
     module = BiLMModule(config, bilm, state, plan.freeze, stop_requests, norms)
-    newest = plan.checkpoints.to_resume_from()
-    if newest is not None:
-        path, ranks = plan.checkpoints.path(newest), config.train.devices * config.train.nodes
+    if checkpoint is not None:
+        path, ranks = plan.checkpoints.path(checkpoint), config.train.devices * config.train.nodes
         restore_snapshot(module, path, plan.identity, plan.rank, ranks)
     else:
         if config.softmax.init == "unigram":
             bilm.softmax.start_as_unigrams(torch.from_numpy(shares_of(plan.vocabulary()["counts"].numpy())))
         if plan.start is not None:
             plan.start(bilm)
-    return module, newest is not None
+    return module
 
 
 def _train(

@@ -3,14 +3,17 @@
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from pipeline.config.schema import ConfigError
 from pipeline.train.cluster.watchdog import EXIT_HUNG, EXIT_TAKEN_OVER
+from pipeline.train.outcome import CheckpointUnseen
+from pipeline.train.run_dir import lock
 from pipeline.train.run_dir.checkpoint import CheckpointFolder
-from pipeline.train.run_dir.lock import TakenOver, claim, is_claimed
+from pipeline.train.run_dir.lock import TakenOver, choose_checkpoint, claim, is_claimed
 from tests import processes
 
 
@@ -88,3 +91,53 @@ def test_the_watchdog_waits_longer_for_the_first_step() -> None:
 def test_the_watchdog_ends_a_process_whose_run_was_taken_over() -> None:
     done = run_watchdog("None, None, lambda: False", "time.sleep(100)")
     assert done.returncode == EXIT_TAKEN_OVER and "TAKEN OVER" in done.stderr
+
+
+def two_checkpoints(folder: Path) -> CheckpointFolder:
+    checkpoints = CheckpointFolder(folder / "checkpoints")
+    for step in (1, 2):
+        checkpoints.save({"global_step": step}, None, 0.0)
+    return checkpoints
+
+
+@pytest.mark.usefixtures("slurm")
+def test_all_ranks_resume_from_what_rank_0_saw_as_the_newest(tmp_path: Path) -> None:
+    """An earlier start finishes a checkpoint after rank 0 has chosen."""
+    checkpoints = two_checkpoints(tmp_path)
+    with claim(tmp_path) as writer:
+        first = choose_checkpoint(checkpoints, tmp_path, writer)
+        checkpoints.save({"global_step": 3}, None, 0.0)
+        assert choose_checkpoint(checkpoints, tmp_path, None) == first
+    assert first is not None and first.step == 2
+
+
+@pytest.mark.usefixtures("slurm")
+def test_all_ranks_start_at_step_0_where_rank_0_does(tmp_path: Path) -> None:
+    checkpoints = CheckpointFolder(tmp_path / "checkpoints")
+    with claim(tmp_path) as writer:
+        assert choose_checkpoint(checkpoints, tmp_path, writer) is None
+        checkpoints.save({"global_step": 1}, None, 0.0)
+        assert choose_checkpoint(checkpoints, tmp_path, None) is None
+
+
+@pytest.mark.usefixtures("slurm")
+def test_a_rank_waits_until_the_file_system_shows_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints, hidden = two_checkpoints(tmp_path), tmp_path / "hidden"
+    with claim(tmp_path) as writer:
+        newest = choose_checkpoint(checkpoints, tmp_path, writer)
+        assert newest is not None
+        path = checkpoints.path(newest)
+        path.rename(hidden)
+        threading.Timer(0.5, hidden.rename, [path]).start()
+        assert choose_checkpoint(checkpoints, tmp_path, None) == newest
+        path.unlink()
+        monkeypatch.setattr(lock, "_UNSEEN_SECONDS", 0.0)
+        with pytest.raises(CheckpointUnseen, match="from which rank 0 resumes, is not whole on "):
+            choose_checkpoint(checkpoints, tmp_path, None)
+
+
+def test_outside_of_slurm_each_rank_takes_the_newest(tmp_path: Path) -> None:
+    newest = choose_checkpoint(two_checkpoints(tmp_path), tmp_path, None)
+    assert newest is not None and newest.step == 2

@@ -119,6 +119,10 @@ class CheckpointFolder:
         """Return the newest checkpoint whose bytes match its record; log and skip damaged ones."""
         return next(self._good(reversed(self.records())), None)
 
+    def whole(self, file: str) -> Record | None:
+        """Return the checkpoint of that file name, None if its bytes do not match its record."""
+        return next(self._good(record for record in self.records() if record.file == file), None)
+
     def best(self) -> Record | None:
         """Return the whole checkpoint with the lowest held-out perplexity, else the newest whole one."""
         rated = [r for r in self.records() if r.val_perplexity is not None]

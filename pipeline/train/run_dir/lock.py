@@ -18,7 +18,8 @@ from pipeline.config.load import to_yaml
 from pipeline.config.schema import ConfigError, PretrainConfig, to_dict
 from pipeline.train.cluster.slurm_env import job_start
 from pipeline.train.cluster.torchrun_env import is_torchrun
-from pipeline.train.run_dir.checkpoint import CheckpointFolder, load_checkpoint
+from pipeline.train.outcome import CheckpointUnseen
+from pipeline.train.run_dir.checkpoint import CheckpointFolder, Record, load_checkpoint
 from pipeline.train.run_dir.mirror import Mirror
 from pipeline.train.run_dir.records import UnixTime, read_facts
 from pipeline.version import __version__
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 IDENTITY_VERSION = 2  # raised when a run with the same settings would read or draw something else
 _SHOWN_CHARACTERS = 40
 _CLAIM_SECONDS = 600.0  # rank 0 has ended if it takes longer; its launcher then ends the other ranks
+_UNSEEN_SECONDS = 120.0  # a network file system shows another machine's files after a minute at the latest
 _LOCK_TRIES = 3
 _TORCHRUN_LOCK_TRIES = 600  # torchrun starts again at once, and gives ranks on other machines 30 s to end
 
@@ -39,7 +41,7 @@ class RunFile(TypedDict):
 
 
 class Holder(TypedDict):
-    """writer.json: the process that writes the folder."""
+    """writer.json: the process that writes the folder. resumes_from: file of a checkpoint, "" without one."""
 
     token: str
     host: NotRequired[str]
@@ -47,6 +49,7 @@ class Holder(TypedDict):
     job: NotRequired[str | None]
     restart: NotRequired[Count]
     step: NotRequired[str | None]
+    resumes_from: NotRequired[str]
 
 
 class TakenOver(Exception):
@@ -164,7 +167,13 @@ class Writer:
         self._path, self._lock, self._token = run_dir / "writer.json", lock, secrets.token_hex(8)
         os.register_at_fork(after_in_child=lock.close)  # loader workers may outlive a kill -9 of this process
         process = {"token": self._token, "host": socket.gethostname(), "unix_time": time.time()}
-        write_json(self._path, process | job_start())
+        self._facts = process | job_start()
+        write_json(self._path, self._facts)
+
+    def announce(self, checkpoint: str) -> None:
+        """Tell the other ranks from which checkpoint's file this start resumes, "" for none. Raises TakenOver."""
+        self.check()
+        write_json(self._path, self._facts | {"resumes_from": checkpoint})
 
     def is_current(self) -> bool:
         try:
@@ -221,15 +230,43 @@ def is_claimed(run_dir: Path) -> bool:
     return False
 
 
-def await_claim(run_dir: Path) -> None:
-    """Wait until rank 0 of this job step owns the folder, so that no earlier start changes what this rank reads."""
+def choose_checkpoint(checkpoints: CheckpointFolder, run_dir: Path, writer: Writer | None) -> Record | None:
+    """Return the newest whole checkpoint as rank 0 sees it, None if there is none. writer: None on other ranks.
+
+    An earlier start that is cut off from Slurm may still finish a checkpoint, and a file system may show it late: each
+    rank for itself could take another one for the newest. Raises CheckpointUnseen, TakenOver.
+    """
+    if writer is not None:
+        newest = checkpoints.to_resume_from()
+        writer.announce(newest.file if newest is not None else "")
+        return newest
+    chosen = _await_choice(run_dir)
+    if not chosen:
+        return None if chosen == "" else checkpoints.to_resume_from()
+    deadline = time.monotonic() + _UNSEEN_SECONDS
+    while (seen := checkpoints.whole(chosen)) is None:
+        if time.monotonic() > deadline:
+            raise CheckpointUnseen(
+                f"{checkpoints.folder / chosen}, from which rank 0 resumes, is not whole on {socket.gethostname()}; "
+                "run.dir must be one folder on all machines: check that file system there, and resume"
+            )
+        time.sleep(0.2)
+    return seen
+
+
+def _await_choice(run_dir: Path) -> str | None:
+    """Wait until rank 0 of this job step owns the folder; return what it announced.
+
+    None: unknown, as outside of Slurm, where rank 0 starts the other ranks or an agent ends all ranks of a start.
+    """
     deadline = time.monotonic() + _CLAIM_SECONDS
     start = job_start()
     while start["job"] is not None and time.monotonic() < deadline:
         holder = read_facts(run_dir / "writer.json", Holder)
-        if {name: holder.get(name) for name in start} == start:
-            return
+        if {name: holder.get(name) for name in start} == start and "resumes_from" in holder:
+            return str(holder["resumes_from"])
         time.sleep(0.2)
+    return None
 
 
 def _is_earlier_start(path: Path) -> bool:
