@@ -138,7 +138,7 @@ class SoftmaxConfig:
 class OptimizerConfig:
     name: Literal["adagrad", "adam", "adam-adagrad", "muon"] = option(
         "adagrad",
-        "adagrad (the paper), adam, adam-adagrad (softmax: adagrad) or muon (adam-adagrad, but muon for most matrices)",
+        "adagrad (the paper), adam, adam-adagrad (softmax: adagrad) or muon (adam-adagrad, but muon for the matrices)",
     )
     lr: float = option(0.2, "learning rate; for adam about 0.001")
     softmax_lr: float = option(0.2, "adam-adagrad, muon: learning rate of the softmax, with the same schedule")
@@ -146,7 +146,7 @@ class OptimizerConfig:
     beta1: float = option(0.9, "adam: decay of the mean")
     beta2: float = option(0.999, "adam: decay of the square")
     eps: float = option(1e-8, "adam: added to the denominator")
-    momentum: float = option(0.95, "muon: decay of the mean of the gradients")
+    momentum: float = option(0.9, "muon: decay of the mean of the gradients")
     clip_norm: float | None = option(10.0, "limit of the global norm of the gradients of loss x window; null: no limit")
     schedule: Literal["constant", "linear", "cosine"] = option(
         "constant", "learning rate during the run; linear and cosine: it falls to 0"
@@ -161,7 +161,7 @@ class OptimizerConfig:
             self.clip_norm is None or self.clip_norm > 0,
             f"optimizer.clip_norm={self.clip_norm} must be positive; use null for no clip",
         )
-        require(0 <= self.momentum < 1, f"optimizer.momentum={self.momentum} must be in [0, 1); 0.95 is usual")
+        require(0 <= self.momentum < 1, f"optimizer.momentum={self.momentum} must be in [0, 1); 0.9 is usual")
         require(self.initial_accumulator > 0, "optimizer.initial_accumulator must be positive: it is divided by")
 
 

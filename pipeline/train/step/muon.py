@@ -18,6 +18,7 @@ _COEFFICIENTS = (
     (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
 )
 _SAFETY = 1.01  # an estimate of a singular value above 1 must not diverge
+HIGHWAY_ROWS = 64  # of a block; the cost of a highway layer grows with them
 _ADAMS_RMS = 0.2  # root mean square of Adam's updates in units of the learning rate (Liu et al. 2025, section 2.2)
 
 
@@ -47,12 +48,34 @@ def _polynomial(gram: Tensor, a: float, b: float, c: float) -> Tensor:
     return result
 
 
-def gate_blocks(parameter: Tensor, gates: int) -> Tensor:
-    """Return the matrices (..., gates, in, out) that stand side by side in (..., in, gates * out), as a view."""
-    return parameter.unflatten(-1, (gates, parameter.shape[-1] // gates)).transpose(-2, -3)
+def blocks_of(parameter: Tensor, number: int, axis: int) -> Tensor:
+    """Return the matrices that stand side by side in a parameter (..., M, N), as a view (..., number, M', N').
+
+    axis: -1 if each matrix has all rows and N / number columns, -2 if each has M / number rows and all columns.
+    """
+    parts = parameter.unflatten(axis, (number, parameter.shape[axis] // number))
+    return parts.transpose(-2, -3) if axis == -1 else parts
 
 
-def muon_update(momentum: Tensor) -> Tensor:
-    """Return the update of matrices (..., in, out), in units of the learning rate."""
-    # Strided batches are multiplied several times as slowly on a CPU.
-    return orthogonalized(momentum.contiguous(), _ADAMS_RMS * math.sqrt(max(momentum.shape[-2:])))
+def number_of_blocks(rows: int, most: int) -> int:
+    """Return into how few equal blocks of at most `most` rows a number of rows divides."""
+    return next(number for number in range(-(-rows // most), rows + 1) if rows % number == 0)
+
+
+def muon_updates(momenta: list[Tensor]) -> list[Tensor]:
+    """Return the updates of batches of matrices (..., in, out), in units of the learning rate.
+
+    Matrices of one shape are stacked: one batched product takes less time than many.
+    """
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for place, momentum in enumerate(momenta):
+        by_shape.setdefault(tuple(momentum.shape[-2:]), []).append(place)
+    updates = list(momenta)
+    for shape, places in by_shape.items():
+        stacked = torch.cat([momenta[place].reshape(-1, *shape) for place in places])
+        parts = orthogonalized(stacked, _ADAMS_RMS * math.sqrt(max(shape)))
+        for place, part in zip(
+            places, parts.split([momenta[place].shape[:-2].numel() for place in places]), strict=True
+        ):
+            updates[place] = part.view(momenta[place].shape)
+    return updates
