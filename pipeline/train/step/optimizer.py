@@ -189,22 +189,23 @@ def rows_of(grad: Tensor) -> tuple[Tensor | None, Tensor]:
 
 
 def build_optimizer(config: OptimizerConfig, kinds: ParameterKinds) -> RowOptimizer:
-    """Return an optimizer for all parameters of a model."""
+    """Return an optimizer for all parameters of a model. config.lr: a number, see `resolve_auto`."""
+    rate = float(config.lr)
     if config.name == "adagrad":
-        return RowOptimizer([adagrad(kinds.every, config.lr, config.initial_accumulator)])
+        return RowOptimizer([adagrad(kinds.every, rate, config.initial_accumulator)])
     moments = config.beta1, config.beta2, config.eps
     if config.name == "adam":
-        return RowOptimizer([adam(kinds.every, config.lr, *moments)])
+        return RowOptimizer([adam(kinds.every, rate, *moments)])
     groups = [adagrad(kinds.softmax, config.softmax_lr, config.initial_accumulator)]
     if config.name == "muon":
         groups += _muon_groups(config, kinds)
     others = kinds.besides(*(group["params"] for group in groups))
-    groups.insert(0, adam(others, config.lr, *moments))
+    groups.insert(0, adam(others, rate, *moments))
     return RowOptimizer([group for group in groups if group["params"]])
 
 
 def _muon_groups(config: OptimizerConfig, kinds: ParameterKinds) -> list[Group]:
-    by_muon = partial(muon, rate=config.lr, momentum=config.momentum)
+    by_muon = partial(muon, rate=float(config.lr), momentum=config.momentum)
     groups = [by_muon(kinds.gates, blocks=4), by_muon(kinds.matrices)]
     if kinds.highways:
         blocks = number_of_blocks(kinds.highways[0].shape[0], HIGHWAY_ROWS)
