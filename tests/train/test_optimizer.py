@@ -135,16 +135,17 @@ def test_a_dropped_gradient_changes_nothing_including_adams_step_count() -> None
 @pytest.mark.parametrize("shape", [(3, 16, 64), (64, 16), (24, 24), (2, 1, 5)])
 def test_orthogonalized_matrices_keep_their_singular_vectors_and_have_values_near_one(shape: tuple[int, ...]) -> None:
     matrices = torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    u, _, vh = torch.linalg.svd(matrices, full_matrices=False)
+    u, singular, vh = torch.linalg.svd(matrices, full_matrices=False)
     found = u.mT @ orthogonalized(matrices) @ vh.mT
     values = found.diagonal(dim1=-2, dim2=-1)
-    assert values.min() > 0.6 and values.max() < 1.15
+    large = values[singular > 0.011 * torch.linalg.matrix_norm(matrices)[..., None]]
+    assert large.min() > 0.72 and values.max() < 1.28 and len(large) > 0.9 * values.numel()
     torch.testing.assert_close(found, torch.diag_embed(values), rtol=0, atol=1e-9)
     torch.testing.assert_close(orthogonalized(matrices.float()), orthogonalized(matrices).float(), rtol=0, atol=1e-3)
     assert torch.equal(orthogonalized(torch.zeros(shape)), torch.zeros(shape))
 
 
-def test_muon_updates_each_gate_as_a_matrix_of_its_own_about_as_far_as_adam_would() -> None:
+def test_muon_updates_each_gate_as_a_matrix_of_its_own_with_entries_of_one_size() -> None:
     gates = torch.randn(2, 6, 4 * 10, generator=torch.Generator().manual_seed(1))
     together = nn.Parameter(torch.zeros(2, 6, 40))
     stepped(together, RowOptimizer([muon([together], 1.0, 0.0, blocks=4)]), [gates])
@@ -153,13 +154,17 @@ def test_muon_updates_each_gate_as_a_matrix_of_its_own_about_as_far_as_adam_woul
         matrix = nn.Parameter(torch.zeros(2, 6, 10))
         stepped(matrix, RowOptimizer([muon([matrix], 1.0, 0.0)]), [gates[..., own]])
         torch.testing.assert_close(together.detach()[..., own], matrix.detach())
-    assert 0.15 < together.square().mean().sqrt() < 0.25
+    assert 0.1 < together.square().mean().sqrt() < 0.18
+
+
+def updates_of(momenta: list[Tensor]) -> list[Tensor]:
+    return muon_updates(momenta, momenta, 0.0)
 
 
 def by_svd(matrix: np.ndarray) -> np.ndarray:
-    """Return the update of a matrix with all its singular values at the length that Adam's updates have."""
+    """Return the update of a matrix with all its singular values the same, and entries of about 0.14."""
     u, _, vh = np.linalg.svd(matrix, full_matrices=False)
-    return 0.2 * math.sqrt(max(matrix.shape)) * (u @ vh)
+    return 0.14 * math.sqrt(max(matrix.shape)) * (u @ vh)
 
 
 def test_muon_makes_each_block_of_rows_orthogonal_by_itself() -> None:
@@ -167,19 +172,19 @@ def test_muon_makes_each_block_of_rows_orthogonal_by_itself() -> None:
     parameter = nn.Parameter(torch.zeros(12, 12))
     found = stepped(parameter, RowOptimizer([muon([parameter], 1.0, 0.0, blocks=3, axis=-2)]), [grad]).numpy()
     expected = -np.concatenate([by_svd(block) for block in np.split(grad.numpy(), 3)])
-    assert np.linalg.norm(found - expected) < 0.15 * np.linalg.norm(expected)  # Newton-Schulz comes to 0.88 to 1.12
+    assert np.linalg.norm(found - expected) < 0.3 * np.linalg.norm(expected)  # Newton-Schulz comes to 0.73 to 1.27
     assert np.linalg.norm(expected + by_svd(grad.numpy())) > 0.3 * np.linalg.norm(expected)
 
 
 def test_muon_updates_matrices_of_one_shape_together_as_it_does_one_by_one() -> None:
     random = torch.Generator().manual_seed(1)
     momenta = [torch.randn(*shape, generator=random) for shape in ((2, 4, 8, 6), (8, 6), (2, 6, 8), (3, 8, 6), (8, 8))]
-    for momentum, update in zip(momenta, muon_updates(momenta), strict=True):
+    for momentum, update in zip(momenta, updates_of(momenta), strict=True):
         assert update.shape == momentum.shape
         for one, other in zip(
             momentum.reshape(-1, *momentum.shape[-2:]), update.reshape(-1, *momentum.shape[-2:]), strict=True
         ):
-            torch.testing.assert_close(other, muon_updates([one])[0])
+            torch.testing.assert_close(other, updates_of([one])[0])
 
 
 @pytest.mark.parametrize(("rows", "number"), [(2048, 32), (256, 4), (64, 1), (12, 1), (96, 2), (100, 2), (67, 67)])
@@ -191,7 +196,7 @@ def test_muon_follows_nesterovs_momentum() -> None:
     ours, theirs, mean = table(), table().detach(), torch.zeros(ROWS, WIDTH)
     for step in range(STEPS):
         mean = 0.95 * mean + 0.05 * gradient(step)
-        theirs -= 0.01 * muon_updates([0.05 * gradient(step) + 0.95 * mean])[0]
+        theirs -= 0.01 * updates_of([0.05 * gradient(step) + 0.95 * mean])[0]
     found = stepped(ours, by_muon(ours), [gradient(step) for step in range(STEPS)])
     torch.testing.assert_close(found, theirs, rtol=0, atol=1e-4)
 

@@ -136,18 +136,19 @@ def _start_muon(parameter: Tensor, group: Group) -> State:
 
 
 def _update_by_muon(parameters: list[Tensor], states: list[State], group: Group, good: Tensor | None) -> None:
-    momenta = []
+    decay, in_blocks = group["momentum"], partial(blocks_of, number=group["blocks"], axis=group["axis"])
+    grads, means = [], []
     for parameter, state in zip(parameters, states, strict=True):
-        grad, mean, decay = parameter.grad, state["mean"], group["momentum"]
+        grad, mean = parameter.grad, state["mean"]
         assert grad is not None and not grad.is_sparse
         if good is not None:  # a gradient that is not finite must leave no trace
             grad = torch.where(good.bool(), grad, mean)
-        mean.lerp_(grad, 1 - decay)
-        momenta.append(blocks_of(grad.lerp(mean, decay), group["blocks"], group["axis"]))  # Nesterov's momentum
-    for parameter, update in zip(parameters, muon_updates(momenta), strict=True):
+        grads.append(in_blocks(grad))
+        means.append(in_blocks(mean.lerp_(grad, 1 - decay)))
+    for parameter, update in zip(parameters, muon_updates(grads, means, decay), strict=True):
         if good is not None:
             update = torch.where(good.bool(), update, 0.0)
-        blocks_of(parameter, group["blocks"], group["axis"]).add_(update, alpha=-group["lr"])
+        in_blocks(parameter).add_(update, alpha=-group["lr"])
 
 
 _Start = Callable[[Tensor, Group], State]
