@@ -88,7 +88,7 @@ class Plain:
         other = set((bilm.lstms if clipped else bilm.cells).parameters())
         self.parameters = [p for p in bilm.parameters() if p not in other]
         self.optimizer = torch.optim.Adagrad(
-            self.parameters, config.optimizer.lr, initial_accumulator_value=config.optimizer.initial_accumulator
+            self.parameters, float(config.optimizer.lr), initial_accumulator_value=config.optimizer.initial_accumulator
         )
         self.states: list[State | None] = [None] * len(bilm.cells)
 

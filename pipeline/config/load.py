@@ -216,7 +216,16 @@ def _as_written(hint: Any, value: Any, written: Any) -> Any:
 
 
 def _is_text(hint: Any) -> bool:
-    return any(part is str or get_origin(part) is Literal for part in (hint, *get_args(hint)))
+    return not _takes_numbers(hint) and any(part is str or get_origin(part) is Literal for part in _parts(hint))
+
+
+def _takes_numbers(hint: Any) -> bool:
+    return any(part in (int, float) for part in _parts(hint))
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:
+    """Return a type and the types of which it is a union."""
+    return hint, *get_args(hint)
 
 
 def _escaped(value: Any) -> Any:
@@ -257,8 +266,9 @@ def _choices(error: Exception) -> str:
     if is_dataclass(schema):
         for field in fields(schema):
             hint = get_type_hints(schema)[field.name]
-            if field.name == getattr(error, "key", None) and get_origin(hint) is Literal:
-                *others, last = get_args(hint)
+            choices = [choice for part in _parts(hint) if get_origin(part) is Literal for choice in get_args(part)]
+            if field.name == getattr(error, "key", None) and choices:
+                *others, last = ["a number"] * _takes_numbers(hint) + choices
                 return f"{', '.join(others)} or {last} ({field.metadata['meaning']})"
     return ""
 

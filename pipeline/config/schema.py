@@ -138,15 +138,15 @@ class SoftmaxConfig:
 class OptimizerConfig:
     name: Literal["adagrad", "adam", "adam-adagrad", "muon"] = option(
         "adagrad",
-        "adagrad (the paper), adam, adam-adagrad (softmax: adagrad) or muon (adam-adagrad, but muon for most matrices)",
+        "adagrad (the paper), adam, adam-adagrad (softmax: adagrad) or muon (adam-adagrad, but muon for the matrices)",
     )
-    lr: float = option(0.2, "learning rate; for adam about 0.001")
+    lr: float | int | Literal["auto"] = option(0.2, "learning rate; auto: by a rule for optimizer.name and the width")
     softmax_lr: float = option(0.2, "adam-adagrad, muon: learning rate of the softmax, with the same schedule")
     initial_accumulator: float = option(1.0, "adagrad: initial sum of squared gradients")
     beta1: float = option(0.9, "adam: decay of the mean")
     beta2: float = option(0.999, "adam: decay of the square")
     eps: float = option(1e-8, "adam: added to the denominator")
-    momentum: float = option(0.95, "muon: decay of the mean of the gradients")
+    momentum: float = option(0.9, "muon: decay of the mean of the gradients")
     clip_norm: float | None = option(10.0, "limit of the global norm of the gradients of loss x window; null: no limit")
     schedule: Literal["constant", "linear", "cosine"] = option(
         "constant", "learning rate during the run; linear and cosine: it falls to 0"
@@ -155,13 +155,13 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         require_bounds(self, "optimizer.")
-        for name in ("lr", "softmax_lr"):
-            require(getattr(self, name) > 0, f"optimizer.{name}={getattr(self, name)} must be positive")
+        for name, rate in (("lr", self.lr), ("softmax_lr", self.softmax_lr)):
+            require(rate == "auto" or rate > 0, f"optimizer.{name}={rate} must be positive")
         require(
             self.clip_norm is None or self.clip_norm > 0,
             f"optimizer.clip_norm={self.clip_norm} must be positive; use null for no clip",
         )
-        require(0 <= self.momentum < 1, f"optimizer.momentum={self.momentum} must be in [0, 1); 0.95 is usual")
+        require(0 <= self.momentum < 1, f"optimizer.momentum={self.momentum} must be in [0, 1); 0.9 is usual")
         require(self.initial_accumulator > 0, "optimizer.initial_accumulator must be positive: it is divided by")
 
 
@@ -172,8 +172,8 @@ class TrainConfig:
     lanes_at_once: int | None = option(
         None, "lanes that a rank computes at once; fewer need less memory (gradient accumulation) [null: all]", 1
     )
-    precision: Precision = option(
-        "32-true", "bf16-mixed: matrix products in bfloat16; weights, cell states, statistics in float32"
+    precision: Precision | Literal["auto"] = option(
+        "32-true", "bf16-mixed: matrix products in bfloat16, all else in float32; auto: the faster on this machine"
     )
     exchange: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "type of exchanged gradients; auto: bfloat16 with bf16-mixed, else float32"

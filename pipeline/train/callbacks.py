@@ -264,7 +264,8 @@ class HandleRequests(StepCallback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, BiLMModule)
-        identity = zlib.crc32(json.dumps(self._identity, sort_keys=True).encode())
+        settings = self._identity | {"train.precision": pl_module.config.train.precision}  # of `auto` on each machine
+        identity = zlib.crc32(json.dumps(settings, sort_keys=True).encode())
         mine = torch.tensor([[pl_module.state.step, identity]], device=pl_module.device)
         steps, identities = all_gather(mine).t().tolist()
         require_same(steps, "checkpoints")

@@ -52,7 +52,8 @@ class Plan:
     vocabulary: returns the target words for a checkpoint. general: text that the other lanes of each batch read, if
     any. start: initializes new weights; None: from the seed alone. group: of the run in wandb; None: its own. notes:
     lines to print at the start. more_identity: settings that must stay the same besides those of every run.
-    device: cuda or cpu. prepare: makes step inputs from batches, in the loader's processes.
+    auto: what `auto` came to in a setting, and why. device: cuda or cpu. prepare: makes step inputs from batches, in
+    the loader's processes.
     """
 
     config: PretrainConfig
@@ -65,6 +66,7 @@ class Plan:
     group: str | None = None
     notes: list[str] = field(default_factory=list)
     more_identity: dict[str, Any] = field(default_factory=dict)
+    auto: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a device or candidates that cannot be had, before a folder is claimed."""

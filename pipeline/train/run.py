@@ -16,6 +16,7 @@ from pipeline.data.vocabulary import shares_of
 from pipeline.model.backend.matmul import HAS_BF16
 from pipeline.model.bilm import num_parameters
 from pipeline.model.language_model import LanguageModel
+from pipeline.train.auto import resolve_auto
 from pipeline.train.callbacks import Checkpointing, HandleRequests, Heartbeat, Metrics, Validation
 from pipeline.train.cluster import signals
 from pipeline.train.cluster.slurm_env import is_batch_job
@@ -37,7 +38,7 @@ from pipeline.train.run_dir.lock import (
     record_run,
 )
 from pipeline.train.run_dir.records import git_revision, read_restarts, slurm_facts, write_end, write_start
-from pipeline.train.run_dir.snapshot import restore_snapshot
+from pipeline.train.run_dir.snapshot import load_snapshot, restore_snapshot
 from pipeline.train.run_dir.tracking import Tracker
 from pipeline.train.step.collectives import RanksDiffer
 from pipeline.train.step.finite_check import Diverged
@@ -104,7 +105,9 @@ def _start_copies(plan: Plan, writer: Writer | None) -> Copies | None:
 
 def _build_module(plan: Plan, checkpoint: Record | None) -> BiLMModule:
     """Return the module at the checkpoint, or at the start of the run."""
-    config = plan.config
+    config, path = plan.config, plan.checkpoints.path(checkpoint) if checkpoint is not None else None
+    content = load_snapshot(path, plan.identity) if path is not None else None
+    plan.auto = resolve_auto(config, plan.device, content and content["elmo"]["config"])
     set_threads(config.train)
     if plan.device == "cpu":
         keep_freed_memory()
@@ -117,9 +120,8 @@ def _build_module(plan: Plan, checkpoint: Record | None) -> BiLMModule:
         norms = StepNorms(bilm, config.optimizer.clip_norm, every)
     stop_requests = StopRequests(plan.run_dir if plan.rank == 0 else None)
     module = BiLMModule(config, bilm, state, plan.freeze, stop_requests, norms)
-    if checkpoint is not None:
-        path, ranks = plan.checkpoints.path(checkpoint), config.train.devices * config.train.nodes
-        restore_snapshot(module, path, plan.identity, plan.rank, ranks)
+    if path is not None and content is not None:
+        restore_snapshot(module, path, content, plan.rank, config.train.devices * config.train.nodes)
     else:
         if config.softmax.init == "unigram":
             bilm.softmax.start_as_unigrams(torch.from_numpy(shares_of(plan.vocabulary()["counts"].numpy())))
@@ -219,6 +221,7 @@ def _announce(plan: Plan, module: BiLMModule, is_resumed: bool) -> None:
         f"plan     {plan.total_steps:,} steps of {config.data.lanes} lanes x {config.data.window} tokens = "
         f"{plan.total_steps * config.data.tokens_per_step:,} tokens, "
         f"{plan.total_steps / lanes.windows_per_epoch:.2f} epochs",
+        *(f"auto     {name}={value}" for name, value in plan.auto.items()),
         *plan.notes,
     ]
     if config.train.precision == "bf16-mixed" and plan.device == "cpu" and not HAS_BF16:
@@ -243,6 +246,7 @@ def _start_tracker(plan: Plan, module: BiLMModule) -> Tracker:
         "total_steps": plan.total_steps,
         "tokens_per_step": plan.config.data.tokens_per_step,
         "tokens_an_epoch": plan.corpus.lanes.num_tokens,
+        "auto": plan.auto,
     }
     write_start(plan.run_dir, module.state.step, {"command": plan.command, "data": plan.config.data.path} | facts)
     tracker = open_tracker(plan, to_dict(plan.config) | facts | {"slurm": slurm_facts()})

@@ -29,6 +29,7 @@ from pipeline.config.schema import PretrainConfig
 from pipeline.model.backend import device as gpu
 from pipeline.model.backend import triton_kernels, triton_optimizers, triton_softmax
 from pipeline.model.language_model import LanguageModel
+from pipeline.train.auto import resolve_auto
 from pipeline.train.step.finite_check import StepResult, _Pending
 from pipeline.train.step.inputs import Preparation, StepInputs
 from pipeline.train.step.module import BiLMModule
@@ -253,6 +254,7 @@ def train(module: BiLMModule, windows: list[StepInputs], device: torch.device) -
 
 def report(dataset: Path, settings: list[str]) -> dict[str, Any]:
     config = load(PretrainConfig, [f"data.path={dataset}", "optimizer.clip_norm=10", *settings])
+    resolve_auto(config, "cuda", None)
     size, windows = batches(dataset, config)
     prepare = Preparation(config, size)
     inputs = [prepare([batch]) for batch in windows]

@@ -72,5 +72,5 @@ def reference(dataset: Path, config: PretrainConfig) -> tuple[LanguageModel, lis
             for parameter, accumulator in zip(model.parameters(), accumulators, strict=True):
                 assert parameter.grad is not None
                 accumulator += parameter.grad**2
-                parameter -= config.optimizer.lr * parameter.grad / accumulator.sqrt()
+                parameter -= float(config.optimizer.lr) * parameter.grad / accumulator.sqrt()
     return model, losses, norms

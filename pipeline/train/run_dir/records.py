@@ -57,6 +57,7 @@ class Start(TypedDict, total=False):
     total_steps: Count
     tokens_per_step: Count
     tokens_an_epoch: Count
+    auto: dict[str, str]
 
 
 class End(TypedDict, total=False):

@@ -46,14 +46,19 @@ def take_snapshot(module: BiLMModule, identity: dict[str, Any], vocabulary: dict
     }
 
 
-def restore_snapshot(module: BiLMModule, path: Path, identity: dict[str, Any], rank: int, ranks: int) -> None:
-    """Restore the module from the checkpoint at `path`; each rank takes the states of its own lanes.
-
-    The number of ranks may differ from that of the run that saved it. Raises ConfigError for a checkpoint of another
-    run, or of a version with another training state.
-    """
+def load_snapshot(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of the checkpoint at `path`. Raises ConfigError for a checkpoint of another run."""
     content = load_checkpoint(path)
     check_same_run(path, content, identity)
+    return content
+
+
+def restore_snapshot(module: BiLMModule, path: Path, content: dict[str, Any], rank: int, ranks: int) -> None:
+    """Restore the module from the content of the checkpoint at `path`; each rank takes the states of its own lanes.
+
+    The number of ranks may differ from that of the run that saved it. Raises ConfigError for a checkpoint of a version
+    with another training state.
+    """
     fault = _state_fault(module, content["elmo"]["states"]) or _load(module, content)
     if fault:
         raise ConfigError(

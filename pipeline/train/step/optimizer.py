@@ -5,6 +5,7 @@ Each group of parameters names its rule, and its learning rate is its `rate` tim
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch.optim import Optimizer
 
 from pipeline.config.schema import OptimizerConfig
 from pipeline.model.backend.device import uses_kernels
-from pipeline.train.step.muon import gate_blocks, muon_update
+from pipeline.train.step.muon import HIGHWAY_ROWS, blocks_of, muon_updates, number_of_blocks
 from pipeline.train.step.parameter_kinds import ParameterKinds
 
 Group = dict[str, Any]
@@ -35,12 +36,11 @@ class RowOptimizer(Optimizer):
         assert closure is None, "gradients are computed before a step"
         for group in self.param_groups:
             start, update = _RULES[group["rule"]]
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    state = self.state[parameter]
-                    if not state:
-                        state.update(start(parameter, group))
-                    update(parameter, parameter.grad, state, group, good)
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            for parameter in parameters:
+                if not self.state[parameter]:
+                    self.state[parameter].update(start(parameter, group))
+            update(parameters, [self.state[parameter] for parameter in parameters], group, good)
 
     def schedule(self, factor: float) -> None:
         """Set each group's learning rate to its rate times `factor`."""
@@ -70,9 +70,9 @@ def adam(params: Iterable[Tensor], rate: float, beta1: float, beta2: float, eps:
     return _group("adam", params, rate, beta1=beta1, beta2=beta2, eps=eps)
 
 
-def muon(params: Iterable[Tensor], rate: float, momentum: float, gates: int = 1) -> Group:
-    """Return a group for Muon. gates: matrices that stand side by side in each parameter."""
-    return _group("muon", params, rate, momentum=momentum, gates=gates)
+def muon(params: Iterable[Tensor], rate: float, momentum: float, blocks: int = 1, axis: int = -1) -> Group:
+    """Return a group for Muon. blocks, axis: matrices that stand side by side in each parameter, see `blocks_of`."""
+    return _group("muon", params, rate, momentum=momentum, blocks=blocks, axis=axis)
 
 
 def _group(rule: str, params: Iterable[Tensor], rate: float, **settings: float) -> Group:
@@ -135,23 +135,39 @@ def _start_muon(parameter: Tensor, group: Group) -> State:
     return {"mean": torch.zeros_like(parameter)}
 
 
-def _update_by_muon(parameter: Tensor, grad: Tensor, state: State, group: Group, good: Tensor | None) -> None:
-    assert not grad.is_sparse
-    mean, decay = state["mean"], group["momentum"]
-    if good is not None:  # a gradient that is not finite must leave no trace
-        grad = torch.where(good.bool(), grad, mean)
-    mean.lerp_(grad, 1 - decay)
-    update = muon_update(gate_blocks(grad.lerp(mean, decay), group["gates"]))  # Nesterov's momentum
-    if good is not None:
-        update = torch.where(good.bool(), update, 0.0)
-    gate_blocks(parameter, group["gates"]).add_(update, alpha=-group["lr"])
+def _update_by_muon(parameters: list[Tensor], states: list[State], group: Group, good: Tensor | None) -> None:
+    decay, in_blocks = group["momentum"], partial(blocks_of, number=group["blocks"], axis=group["axis"])
+    grads, means = [], []
+    for parameter, state in zip(parameters, states, strict=True):
+        grad, mean = parameter.grad, state["mean"]
+        assert grad is not None and not grad.is_sparse
+        if good is not None:  # a gradient that is not finite must leave no trace
+            grad = torch.where(good.bool(), grad, mean)
+        grads.append(in_blocks(grad))
+        means.append(in_blocks(mean.lerp_(grad, 1 - decay)))
+    for parameter, update in zip(parameters, muon_updates(grads, means, decay), strict=True):
+        if good is not None:
+            update = torch.where(good.bool(), update, 0.0)
+        in_blocks(parameter).add_(update, alpha=-group["lr"])
 
 
-_Rule = tuple[Callable[[Tensor, Group], State], Callable[[Tensor, Tensor, State, Group, Tensor | None], None]]
+_Start = Callable[[Tensor, Group], State]
+_UpdateOne = Callable[[Tensor, Tensor, State, Group, Tensor | None], None]
+_Update = Callable[[list[Tensor], list[State], Group, Tensor | None], None]
 
-_RULES: dict[str, _Rule] = {
-    "adagrad": (_start_adagrad, _update_by_adagrad),
-    "adam": (_start_adam, _update_by_adam),
+
+def _one_by_one(update: _UpdateOne) -> _Update:
+    def update_all(parameters: list[Tensor], states: list[State], group: Group, good: Tensor | None) -> None:
+        for parameter, state in zip(parameters, states, strict=True):
+            assert parameter.grad is not None
+            update(parameter, parameter.grad, state, group, good)
+
+    return update_all
+
+
+_RULES: dict[str, tuple[_Start, _Update]] = {
+    "adagrad": (_start_adagrad, _one_by_one(_update_by_adagrad)),
+    "adam": (_start_adam, _one_by_one(_update_by_adam)),
     "muon": (_start_muon, _update_by_muon),
 }
 
@@ -174,19 +190,28 @@ def rows_of(grad: Tensor) -> tuple[Tensor | None, Tensor]:
 
 
 def build_optimizer(config: OptimizerConfig, kinds: ParameterKinds) -> RowOptimizer:
-    """Return an optimizer for all parameters of a model."""
+    """Return an optimizer for all parameters of a model. config.lr: a number, see `resolve_auto`."""
+    rate = float(config.lr)
     if config.name == "adagrad":
-        return RowOptimizer([adagrad(kinds.every, config.lr, config.initial_accumulator)])
+        return RowOptimizer([adagrad(kinds.every, rate, config.initial_accumulator)])
     moments = config.beta1, config.beta2, config.eps
     if config.name == "adam":
-        return RowOptimizer([adam(kinds.every, config.lr, *moments)])
+        return RowOptimizer([adam(kinds.every, rate, *moments)])
     groups = [adagrad(kinds.softmax, config.softmax_lr, config.initial_accumulator)]
     if config.name == "muon":
-        of_muon = [(kinds.gates, 4), (kinds.matrices, 1)]
-        groups += [muon(matrices, config.lr, config.momentum, gates) for matrices, gates in of_muon]
+        groups += _muon_groups(config, kinds)
     others = kinds.besides(*(group["params"] for group in groups))
-    groups.insert(0, adam(others, config.lr, *moments))
+    groups.insert(0, adam(others, rate, *moments))
     return RowOptimizer([group for group in groups if group["params"]])
+
+
+def _muon_groups(config: OptimizerConfig, kinds: ParameterKinds) -> list[Group]:
+    by_muon = partial(muon, rate=float(config.lr), momentum=config.momentum)
+    groups = [by_muon(kinds.gates, blocks=4), by_muon(kinds.matrices)]
+    if kinds.highways:
+        blocks = number_of_blocks(kinds.highways[0].shape[0], HIGHWAY_ROWS)
+        groups.append(by_muon(kinds.highways, blocks=blocks, axis=-2))
+    return groups
 
 
 def lr_factor(config: OptimizerConfig, step: int, total_steps: int) -> float:

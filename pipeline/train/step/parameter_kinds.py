@@ -7,19 +7,21 @@ from torch import Tensor
 
 from pipeline.model.language_model import LanguageModel
 from pipeline.model.lstmp import LSTMP
+from pipeline.model.token_encoder import Highway
 
 
 @dataclass(frozen=True)
 class ParameterKinds:
     """every: all parameters, in the model's order. The other lists hold some of them.
 
-    softmax: table and bias. gates: LSTM matrices (2, in, 4 * out), the four gates side by side. matrices: other
-    matrices of the network.
+    softmax: table and bias. gates: LSTM matrices (2, in, 4 * out), the four gates side by side. highways: matrices of
+    the highway layers, (filters, filters). matrices: other matrices of the network.
     """
 
     every: list[Tensor]
     softmax: list[Tensor] = field(default_factory=list)
     gates: list[Tensor] = field(default_factory=list)
+    highways: list[Tensor] = field(default_factory=list)
     matrices: list[Tensor] = field(default_factory=list)
 
     def besides(self, *lists: Sequence[Tensor]) -> list[Tensor]:
@@ -35,6 +37,8 @@ def parameter_kinds(bilm: LanguageModel) -> ParameterKinds:
         if isinstance(module, LSTMP):
             kinds.gates.extend((module.weight_input, module.weight_recurrent))
             kinds.matrices.append(module.weight_proj)
+        elif isinstance(module, Highway):
+            kinds.highways.extend((module.transform.weight, module.carry.weight))
     if bilm.encoder.projection is not None:
         kinds.matrices.append(bilm.encoder.projection.weight)
     return kinds
