@@ -28,6 +28,7 @@ from pipeline.budget.law import Check, Law, LawRun, millions
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
 from pipeline.train.run_dir.records import git_revision, read_end, read_start
+from pipeline.train.trainer import launching_ranks
 
 _NEVER = 1 << 40  # steps
 
@@ -56,7 +57,8 @@ def train(training: Training, dataset: Path, out: Path, options: dict[str, Any],
     if read_end(run_dir).get("text") != f"step {steps:,} of {steps:,}":
         run_dir.parent.mkdir(parents=True, exist_ok=True)
         print(f"$ elmo {' '.join(command)}", file=sys.stderr, flush=True)
-        with run_dir.with_suffix(".log").open("a") as log:
+        # As a rank of this process, the training ends with it; it would keep the folder of the run otherwise.
+        with run_dir.with_suffix(".log").open("a") as log, launching_ranks():
             subprocess.run([sys.executable, "-m", "pipeline.cli", *command], check=True, stdout=log, stderr=log)
     return _figures(training.name, run_dir, steps)
 
