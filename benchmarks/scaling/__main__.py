@@ -1,7 +1,7 @@
 """Train sizes for several budgets of tokens, and fit the law that `elmo plan` predicts held-out perplexity with.
 
-python -m benchmarks.scaling OUT TRAIN HELDOUT [--sizes=nano,micro,mini] [--millions=0.5,1.5,4.5] [--check=mini:3]
-    [--text=NAME] [--words=60000] [--validate=100000] [--raw] [key=value ...]
+python -m benchmarks.scaling OUT TRAIN HELDOUT [--sizes=nano,micro,mini] [--millions=0.5,1.25,3]
+    [--check=small:1.25] [--text=NAME] [--words=60000] [--lanes=32] [--validate=100000] [--raw] [key=value ...]
 
 Every size is trained once for each budget, in millions of tokens each way, by `elmo pretrain SIZE fast` with one
 thread, one run after the other. Each run decays its learning rate to 0 at the end of its own budget, as the law needs
@@ -48,7 +48,8 @@ class Training:
 def train(training: Training, dataset: Path, out: Path, options: dict[str, Any], more: list[str]) -> LawRun:
     """Train a run to its end, unless it has ended; return its figures."""
     run_dir = out / "runs" / training.name
-    files_first = [training.size, "fast", "train.threads=1", f"data.vocab_size={options['words']}", *more]
+    of_all = [f"data.vocab_size={options['words']}", f"data.lanes={options['lanes']}", "train.threads=1"]
+    files_first = [training.size, "fast", *of_all, *more]
     config = load(PretrainConfig, files_first)
     steps = training.tokens // config.data.tokens_per_step
     own = [f"data.path={dataset}", f"run.dir={run_dir}", f"train.max_steps={steps}", "wandb.mode=disabled"]
@@ -80,10 +81,10 @@ def law_of(runs: list[LawRun], checked: LawRun, options: dict[str, Any], more: l
     """Fit the law to the runs, and predict the one that they do not include."""
     fit = fit_law(runs)
     predicted = fit.curve.perplexity(checked.parameters, checked.tokens)
-    data = load(PretrainConfig, [options["sizes"].split(",")[0], *more]).data
+    window = load(PretrainConfig, more).data.window
     commit = (git_revision() or "unknown")[:12]
     check = Check(checked, float(f"{predicted:.6g}"), float(f"{predicted / checked.perplexity - 1:.4g}"))
-    about = (options["text"], options["words"], data.lanes, data.window, time.strftime("%Y-%m-%d"), commit)
+    about = (options["text"], options["words"], options["lanes"], window, time.strftime("%Y-%m-%d"), commit)
     return Law(*about, fit.exponents, fit.curve, fit.resampled, runs, check)
 
 
@@ -105,7 +106,7 @@ def table_of(law: Law) -> str:
 
 
 def _trainings(options: dict[str, Any]) -> tuple[list[Training], Training]:
-    """Return the runs of the fit, smallest first, and the one that checks it."""
+    """Return the runs of the fit, and the one that checks it."""
     sizes, lengths = options["sizes"].split(","), [float(number) for number in options["millions"].split(",")]
     size, _, length = options["check"].partition(":")
     if len(sizes) * len(lengths) < 4 or not length:
@@ -116,16 +117,18 @@ def _trainings(options: dict[str, Any]) -> tuple[list[Training], Training]:
 
 def main(arguments: list[str]) -> None:
     """Train what is not trained yet, fit the law; print the table and write law.json."""
-    defaults = {"sizes": "nano,micro,mini", "millions": "0.5,1.5,4.5", "check": "mini:3", "text": "text"}
-    options, rest = split_options(__doc__, arguments, **defaults, words=60_000, validate=100_000, raw=False)
+    defaults = {"sizes": "nano,micro,mini", "millions": "0.5,1.25,3", "check": "small:1.25", "text": "text"}
+    numbers = {"words": 60_000, "lanes": 32, "validate": 100_000}
+    options, rest = split_options(__doc__, arguments, **defaults, **numbers, raw=False)
     places, more = [a for a in rest if "=" not in a], [a for a in rest if "=" in a]
     if len(places) != 3:
         raise SystemExit("give three arguments: OUT TRAIN HELDOUT")
     out = Path(places[0])
     fitted, check = _trainings(options)
     dataset = prepared(out, *places[1:], options["raw"])
-    runs = [train(training, dataset, out, options, more) for training in [*fitted, check]]
-    law = law_of(runs[:-1], runs[-1], options, more)
+    in_order = sorted([*fitted, check], key=lambda training: training.tokens)
+    runs = {training: train(training, dataset, out, options, more) for training in in_order}
+    law = law_of([runs[training] for training in fitted], runs[check], options, more)
     print(table_of(law))
     write_result(options["output"] or str(out / "law.json"), json.loads(json.dumps(asdict(law))))
 

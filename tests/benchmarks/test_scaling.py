@@ -64,12 +64,13 @@ def test_exponents_that_the_runs_do_not_determine_are_the_published_ones(noise: 
 @pytest.mark.slow
 def test_a_killed_command_does_what_is_missing_when_it_is_started_again(tmp_path: Path) -> None:
     (text, heldout), _ = write_corpus(tmp_path / "text", Corpus(sentences=600, files=2))
-    settings = ["data.lanes=4", "data.window=5", "softmax.num_samples=64", "data.workers=0", "train.log_every_steps=5"]
+    settings = ["data.window=5", "softmax.num_samples=64", "data.workers=0", "train.log_every_steps=5"]
     own = [
         "--sizes=nano,micro",
         "--millions=0.0002,0.0004",
         "--check=nano:0.0003",
         "--validate=500",
+        "--lanes=4",
         "--text=synthetic",
     ]
     command = [sys.executable, "-m", "benchmarks.scaling", str(tmp_path / "out"), text, heldout, *own, *settings]
