@@ -107,12 +107,18 @@ def table_of(law: Law) -> str:
 
 def _trainings(options: dict[str, Any]) -> tuple[list[Training], Training]:
     """Return the runs of the fit, and the one that checks it."""
-    sizes, lengths = options["sizes"].split(","), [float(number) for number in options["millions"].split(",")]
-    size, _, length = options["check"].partition(":")
-    if len(sizes) * len(lengths) < 4 or not length:
-        raise SystemExit("give four runs or more by --sizes= and --millions=, and --check=SIZE:MILLIONS")
-    fitted = [Training(size, round(1e6 * length)) for length in sorted(lengths) for size in sizes]
-    return fitted, Training(size, round(1e6 * float(length)))
+    sizes, (check, _, of_check) = options["sizes"].split(","), options["check"].partition(":")
+    try:
+        lengths, check_length = sorted(map(_tokens, options["millions"].split(","))), _tokens(of_check)
+    except ValueError:
+        raise SystemExit("give millions of tokens, as in --millions=0.5,1.25,3 and --check=small:1.25") from None
+    if len(sizes) * len(lengths) < 4:
+        raise SystemExit("give four runs or more by --sizes= and --millions=")
+    return [Training(size, length) for length in lengths for size in sizes], Training(check, check_length)
+
+
+def _tokens(millions_as_text: str) -> int:
+    return round(1e6 * float(millions_as_text))
 
 
 def main(arguments: list[str]) -> None:

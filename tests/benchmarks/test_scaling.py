@@ -92,7 +92,10 @@ def test_a_killed_command_does_what_is_missing_when_it_is_started_again(tmp_path
     assert json.loads((tmp_path / "out" / "law.json").read_text())["runs"][0]["perplexity"] > 1
 
 
-@pytest.mark.parametrize("options", [["--millions=1", "--sizes=nano"], ["--check=nano"]])
-def test_too_few_runs_and_no_check_are_refused(options: list[str]) -> None:
-    with pytest.raises(SystemExit, match="give four runs or more"):
-        scaling.main(["out", "train.txt", "heldout.txt", *options])
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("--millions=1", "four runs or more"), ("--millions=one", "millions of tokens"), ("--check=nano", "of tokens")],
+)
+def test_too_few_runs_and_no_numbers_are_refused(option: str, message: str) -> None:
+    with pytest.raises(SystemExit, match=message):
+        scaling.main(["out", "train.txt", "heldout.txt", option])
