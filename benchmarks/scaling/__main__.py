@@ -27,7 +27,8 @@ from pipeline.apply.watch.curves import read_curves
 from pipeline.budget.law import Check, Law, LawRun, millions
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
-from pipeline.train.run_dir.records import git_revision, read_end, read_start
+from pipeline.model.bilm import num_layer_parameters
+from pipeline.train.run_dir.records import git_revision, read_end
 from pipeline.train.trainer import launching_ranks
 
 _NEVER = 1 << 40  # steps
@@ -61,13 +62,13 @@ def train(training: Training, dataset: Path, out: Path, options: dict[str, Any],
         # As a rank of this process, the training ends with it; it would keep the folder of the run otherwise.
         with run_dir.with_suffix(".log").open("a") as log, launching_ranks():
             subprocess.run([sys.executable, "-m", "pipeline.cli", *command], check=True, stdout=log, stderr=log)
-    return _figures(training.name, run_dir, steps)
+    return _figures(training.name, num_layer_parameters(config.model), run_dir, steps)
 
 
-def _figures(name: str, run_dir: Path, steps: int) -> LawRun:
-    curves, facts = read_curves(run_dir), read_start(run_dir)
+def _figures(name: str, parameters: int, run_dir: Path, steps: int) -> LawRun:
+    curves = read_curves(run_dir)
     (tokens, perplexity), hours = curves.of("val/perplexity", "tokens")[-1], curves.of("val/perplexity", "hours")[-1][0]
-    return LawRun(name, facts["parameters"], int(tokens), perplexity, float(f"{3600 * hours / steps:.4g}"))
+    return LawRun(name, parameters, int(tokens), perplexity, float(f"{3600 * hours / steps:.4g}"))
 
 
 def prepared(out: Path, train_text: str, heldout_text: str, is_raw: bool) -> Path:
@@ -101,7 +102,7 @@ def table_of(law: Law) -> str:
         f"loss = {curve.irreducible:.3g} + {curve.size_factor:.3g} / parameters^{curve.size_exponent:.3g} + "
         f"{curve.token_factor:.3g} / tokens^{curve.token_exponent:.3g}, exponents {law.exponents}"
     )
-    heads = ["run", "parameters", "tokens", "perplexity", "predicted", "error", "seconds a step"]
+    heads = ["run", "LSTM parameters", "tokens", "perplexity", "predicted", "error", "seconds a step"]
     return f"{table(heads, rows)}\n\n{formula}"
 
 
@@ -129,9 +130,9 @@ def main(arguments: list[str]) -> None:
     places, more = [a for a in rest if "=" not in a], [a for a in rest if "=" in a]
     if len(places) != 3:
         raise SystemExit("give three arguments: OUT TRAIN HELDOUT")
-    out = Path(places[0])
+    out, train_text, heldout_text = Path(places[0]), places[1], places[2]
     fitted, check = _trainings(options)
-    dataset = prepared(out, *places[1:], options["raw"])
+    dataset = prepared(out, train_text, heldout_text, options["raw"])
     in_order = sorted([*fitted, check], key=lambda training: training.tokens)
     runs = {training: train(training, dataset, out, options, more) for training in in_order}
     law = law_of([runs[training] for training in fitted], runs[check], options, more)

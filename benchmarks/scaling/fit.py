@@ -98,7 +98,7 @@ def _best(
             first, low, high = [*first, *start[1:3]], [*low, _LEAST, _LEAST], [*high, _MOST, _MOST]
 
         def misfit(unknowns: np.ndarray) -> np.ndarray:
-            e, of_size, of_tokens, a, b = [*unknowns, *(exponents or ())]
+            e, of_size, of_tokens, a, b = _terms(unknowns, exponents)
             loss = e + of_size * (sizes / _CENTRE[0]) ** -a + of_tokens * (tokens / _CENTRE[1]) ** -b
             return np.log(np.maximum(loss, 1e-9)) - np.log(losses)
 
@@ -108,9 +108,14 @@ def _best(
             least_squares(misfit, inside, bounds=(low, high), loss="huber", f_scale=_DELTA, max_nfev=500, **tolerances)
         )
     best = min(solutions, key=lambda solution: float(solution.cost))
-    e, of_size, of_tokens, a, b = [*best.x.tolist(), *(exponents or ())]
+    e, of_size, of_tokens, a, b = _terms(best.x, exponents)
     curve = Curve(e, of_size * _CENTRE[0] ** a, a, of_tokens * _CENTRE[1] ** b, b)
     return curve, -np.asarray(best.fun)
+
+
+def _terms(unknowns: np.ndarray, exponents: tuple[float, float] | None) -> list[float]:
+    """Return E, the factors at _CENTRE, a and b of a solution of `_best`."""
+    return [float(number) for number in (*unknowns, *(exponents or ()))]
 
 
 def _unknowns(curve: Curve) -> tuple[float, ...]:

@@ -6,26 +6,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.budget.law import Law, Prediction, effective_tokens, millions, read_law
-from pipeline.budget.speed import CannotTrainError, Speed, measure_speed
+from pipeline.budget.speed import CannotTrainError, measure_speed
 from pipeline.config.commands import BudgetConfig
 from pipeline.config.load import is_config, load
 from pipeline.config.schema import DataConfig, PretrainConfig, RunConfig, require
 from pipeline.config.terminal import align, print_text
 from pipeline.data.lanes import TrainLanes
+from pipeline.model.bilm import num_layer_parameters
 from pipeline.train.pretrain import open_training_data
 
 _RECIPE = "fast"  # the law's
 _OWN_KEYS = ("hours", "configs", "seconds", "law")
-_HEADS = ("config", "parameters", "tokens/s", "hours", "tokens", "epochs", "perplexity", "range")
+_HEADS = ("config", "LSTM parameters", "tokens/s", "hours", "tokens", "epochs", "perplexity", "range")
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a config reaches. arguments: of its `elmo pretrain`. tokens: each way. new_tokens: those of one epoch."""
+    """What a config reaches. arguments: of its `elmo pretrain`. parameters: of its LSTM layers.
+
+    tokens: each way. new_tokens: those of one epoch.
+    """
 
     config: str
     arguments: list[str]
-    speed: Speed
+    parameters: int
+    tokens_per_second: float
     tokens: int
     new_tokens: int
     prediction: Prediction
@@ -33,12 +38,12 @@ class Estimate:
 
     @property
     def hours(self) -> float:
-        return self.tokens / self.speed.tokens_per_second / 3600
+        return self.tokens / self.tokens_per_second / 3600
 
     @property
     def cells(self) -> list[str]:
         likely, mark = self.prediction, "*" if self.is_extrapolated else ""
-        figures = [f"{self.speed.parameters:,}", f"{self.speed.tokens_per_second:,.0f}", f"{self.hours:.3g}"]
+        figures = [f"{self.parameters:,}", f"{self.tokens_per_second:,.0f}", f"{self.hours:.3g}"]
         figures += [millions(self.tokens), f"{self.tokens / self.new_tokens:.2f}"]
         return [self.config, *figures, f"{likely.perplexity:.0f}{mark}", f"{likely.low:.0f} to {likely.high:.0f}"]
 
@@ -102,22 +107,19 @@ def compare(config: BudgetConfig, arguments: list[str]) -> Comparison:
     for name, of_run in runs.items():
         print_text(f"measuring {name} ...", sys.stderr)
         try:
-            speed = measure_speed(of_run, config.seconds)
+            rate = measure_speed(of_run, config.seconds)
         except CannotTrainError as error:
             failures[name] = str(error)
             continue
-        affordable = max(1, int(3600 * (config.hours or 0) * speed.tokens_per_second / lanes[name].tokens_per_step))
+        affordable = max(1, int(3600 * (config.hours or 0) * rate / lanes[name].tokens_per_step))
         steps = lanes[name].steps(settings[name].train.epochs, affordable)
-        estimates.append(_estimate(name, [*of_run, f"train.max_steps={steps}"], speed, steps, lanes[name], law))
+        parameters, tokens = num_layer_parameters(settings[name].model), steps * lanes[name].tokens_per_step
+        prediction = law.predict(parameters, effective_tokens(tokens, new_tokens))
+        of_run.append(f"train.max_steps={steps}")
+        is_extrapolated = not law.covers(parameters, tokens)
+        estimates.append(Estimate(name, of_run, parameters, rate, tokens, new_tokens, prediction, is_extrapolated))
     require(bool(estimates), f"no config can train here; the first: {next(iter(failures.values()), '')}")
     return Comparison(law, estimates, failures)
-
-
-def _estimate(name: str, arguments: list[str], speed: Speed, steps: int, lanes: TrainLanes, law: Law) -> Estimate:
-    tokens = steps * lanes.tokens_per_step
-    prediction = law.predict(speed.parameters, effective_tokens(tokens, lanes.num_tokens))
-    is_extrapolated = not law.covers(speed.parameters, tokens)
-    return Estimate(name, arguments, speed, tokens, lanes.num_tokens, prediction, is_extrapolated)
 
 
 def _run_arguments(name: str, law: Law, config: BudgetConfig, arguments: list[str]) -> list[str]:

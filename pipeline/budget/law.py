@@ -1,7 +1,9 @@
 """The law that predicts held-out perplexity from the parameters of a biLM and the tokens it learns from.
 
-loss = E + A / N^a + B / D^b, in nats per token, with N parameters of the biLM without its softmax, and D training
-tokens each way (Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", section 3.3, equation 2).
+loss = E + A / N^a + B / D^b, in nats per token, with N parameters and D training tokens each way (Hoffmann et al. 2022,
+"Training Compute-Optimal Large Language Models", section 3.3, equation 2). N is the parameters of the LSTM layers. The
+encoder of words is left out, as embeddings are by Kaplan et al. 2020, section 2.1: ten times its parameters do not
+lower perplexity (lab/2026-11.md). The softmax is left out too.
 `python -m benchmarks.scaling` trains the runs, fits the law and writes law.json.
 """
 
@@ -49,7 +51,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class LawRun:
-    """A training of the law. tokens: each way. perplexity: held out. seconds_per_step: of training alone."""
+    """A training of the law.
+
+    parameters: of the LSTM layers. tokens: each way. perplexity: held out. seconds_per_step: of training alone.
+    """
 
     name: str
     parameters: _Number
@@ -112,7 +117,7 @@ class Law:
     def extent(self) -> str:
         """Return the parameters and tokens of the law's runs as text."""
         sizes, lengths = [run.parameters for run in self.runs], [run.tokens for run in self.runs]
-        of_sizes = f"{millions(min(sizes))} to {millions(max(sizes))} parameters"
+        of_sizes = f"{millions(min(sizes))} to {millions(max(sizes))} LSTM parameters"
         return f"{of_sizes} and {millions(min(lengths))} to {millions(max(lengths))} tokens"
 
 

@@ -3,13 +3,11 @@
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pipeline.config.schema import ConfigError
-from pipeline.train.run_dir.records import read_start
 from pipeline.train.run_dir.tracking import read_metrics
 from pipeline.train.trainer import launching_ranks
 
@@ -27,16 +25,8 @@ class CannotTrainError(ConfigError):
     """A config that cannot train here; the message is the sentence of `elmo pretrain`."""
 
 
-@dataclass(frozen=True)
-class Speed:
-    """The speed of a config. parameters: of the biLM without its softmax."""
-
-    parameters: int
-    tokens_per_second: float
-
-
-def measure_speed(arguments: list[str], seconds: float) -> Speed:
-    """Return the speed of `elmo pretrain` with these arguments, over `seconds` or a little more after the first steps.
+def measure_speed(arguments: list[str], seconds: float) -> float:
+    """Return tokens per second of `elmo pretrain`, over `seconds` or a little more after its first steps.
 
     Raises CannotTrainError if the training ends by itself. No process and no folder stays behind.
     """
@@ -50,7 +40,7 @@ def measure_speed(arguments: list[str], seconds: float) -> Speed:
             rate = _wait_for_rate(process, run_dir, seconds)
             if rate is None:
                 raise CannotTrainError(_last_sentence(log, process.returncode))
-            return Speed(read_start(run_dir)["parameters"], rate)
+            return rate
         finally:
             process.kill()
             process.wait()

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from pipeline.budget.estimate import Comparison, Estimate
-from pipeline.budget.speed import Speed, steady_rate
+from pipeline.budget.speed import steady_rate
 from pipeline.cli import main
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
@@ -27,13 +27,23 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def estimate(config: str, parameters: int, tokens: int, new_tokens: int = 10_000_000) -> Estimate:
     prediction, arguments = law().predict(parameters, tokens), [config, "fast", "data.path=a b", "train.max_steps=7"]
     is_new = not law().covers(parameters, tokens)
-    return Estimate(config, arguments, Speed(parameters, 1000.0), tokens, new_tokens, prediction, is_new)
+    return Estimate(config, arguments, parameters, 1000.0, tokens, new_tokens, prediction, is_new)
 
 
 def test_the_table_recommends_the_lowest_perplexity_and_quotes_its_command() -> None:
     two = [estimate("nano", 200_000, 3_600_000), estimate("mini", 3_000_000, 3_600_000)]
     shown = str(Comparison(law(), two, {"small": "no memory"})).splitlines()
-    assert shown[0].split() == ["config", "parameters", "tokens/s", "hours", "tokens", "epochs", "perplexity", "range"]
+    assert shown[0].split() == [
+        "config",
+        "LSTM",
+        "parameters",
+        "tokens/s",
+        "hours",
+        "tokens",
+        "epochs",
+        "perplexity",
+        "range",
+    ]
     assert shown[1].split()[:8] == ["nano", "200,000", "1,000", "1", "3.6", "M", "0.36", "215"]
     assert shown[-2:] == ["Best: mini", "Next: elmo pretrain mini fast 'data.path=a b' train.max_steps=7"]
     assert "small cannot train: no memory" in shown
@@ -45,7 +55,10 @@ def test_the_table_recommends_the_lowest_perplexity_and_quotes_its_command() -> 
 
 def test_extrapolation_and_repeated_text_are_noted() -> None:
     shown = str(Comparison(law(), [estimate("small", 13_600_000, 20_000_000)], {}))
-    assert "* extrapolated: the law was fitted to runs of 0.2 M to 3.0 M parameters and 0.5 M to 4.0 M tokens" in shown
+    assert (
+        "* extrapolated: the law was fitted to runs of 0.2 M to 3.0 M LSTM parameters and 0.5 M to 4.0 M tokens"
+        in shown
+    )
     assert shown.splitlines()[1].split()[6] == "2.00" and "epochs above 1 repeat the text" in shown
 
 

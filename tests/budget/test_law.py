@@ -22,7 +22,7 @@ def test_the_loss_is_the_sum_of_three_terms() -> None:
 def test_a_law_covers_what_lies_between_its_runs() -> None:
     assert law().covers(200_000, 4_000_000) and law().covers(1_000_000, 1_000_000)
     assert not law().covers(199_999, 1_000_000) and not law().covers(1_000_000, 4_000_001)
-    assert law().extent == "0.2 M to 3.0 M parameters and 0.5 M to 4.0 M tokens"
+    assert law().extent == "0.2 M to 3.0 M LSTM parameters and 0.5 M to 4.0 M tokens"
 
 
 def test_repeated_tokens_count_for_less_and_less() -> None:
