@@ -2,8 +2,9 @@
 
 loss = E + A / N^a + B / D^b, in nats per token, with N parameters and D training tokens each way (Hoffmann et al. 2022,
 "Training Compute-Optimal Large Language Models", section 3.3, equation 2). N is the parameters of the LSTM layers. The
-encoder of words is left out, as embeddings are by Kaplan et al. 2020, section 2.1: ten times its parameters do not
-lower perplexity (lab/2026-11.md). The softmax is left out too.
+encoder of words is left out, as embeddings are by Kaplan et al. 2020, section 2.1: a much larger one does not lower the
+loss (lab/2026-11.md). The softmax is left out too.
+
 `python -m benchmarks.scaling` trains the runs, fits the law and writes law.json.
 """
 
