@@ -4,10 +4,11 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from data_prep.options import PrepConfig
 from pipeline.config.commands import (
+    BudgetConfig,
     EmbedConfig,
     EvaluateCommandConfig,
     ExportConfig,
@@ -29,10 +30,8 @@ from pipeline.process import set_defaults_of_libraries
 from pipeline.train.cluster import signals
 from pipeline.train.cluster.slurm_env import job_shape
 from pipeline.train.cluster.torchrun_env import is_torchrun, torchrun_shape
+from pipeline.train.outcome import Failed, Outcome
 from pipeline.version import __version__
-
-if TYPE_CHECKING:
-    from pipeline.train.outcome import Outcome
 
 
 def prep(arguments: list[str]) -> int:
@@ -80,8 +79,7 @@ def finetune(arguments: list[str]) -> int:
     return _train("finetune", lambda: train(plan, report), arguments, plan.config)
 
 
-def _train(command: str, train: Callable[[], "Outcome"], arguments: list[str], config: PretrainConfig) -> int:
-    from pipeline.train.outcome import Failed
+def _train(command: str, train: Callable[[], Outcome], arguments: list[str], config: PretrainConfig) -> int:
     from pipeline.train.run_dir.lock import TakenOver
     from pipeline.train.step.collectives import leave
     from pipeline.train.trainer import global_rank
@@ -90,9 +88,7 @@ def _train(command: str, train: Callable[[], "Outcome"], arguments: list[str], c
         outcome = train()
     except (Failed, TakenOver) as error:
         if isinstance(error, Failed) and error.is_everywhere and global_rank(config.train) != 0:
-            return int(
-                is_torchrun()
-            )  # rank 0 prints the error; with another code here, Lightning might kill rank 0 before that
+            return int(is_torchrun())  # rank 0 prints the error: with another code, Lightning might kill it before
         print_text(f"elmo {command}: {error}", file=sys.stderr)
         return 1
     leave()
@@ -215,6 +211,9 @@ COMMANDS = {
         "elmo prep input=corpus/*.txt.gz output=data/corpus"),
     "pretrain": Command(pretrain, PretrainConfig, "train the biLM on a dataset, or resume the run in run.dir",
         "elmo pretrain configs/small.yaml data.path=data/corpus run.dir=runs/first"),
+    "plan": Command(lambda arguments: int(import_module("pipeline.budget.estimate").main(arguments)), BudgetConfig,
+        "show which config fits some hours of training on this machine, and the perplexity to expect",
+        "elmo plan data.path=data/corpus hours=8"),
     "finetune": Command(finetune, FinetuneConfig, "adapt a trained biLM to a domain, with perplexity before and after",
         "elmo finetune configs/finetune.yaml from=runs/first data=data/domain mix=data/corpus:0.1"),
     "preflight": Command(preflight, PretrainConfig, "check whether this machine can train: clock, disk, GPUs, data",

@@ -32,6 +32,7 @@ def arguments_of(command: str, place: str, data: Path, run: Path) -> list[str]:
     return {
         "prep": [f"input={text}", f"output={place}", "heldout=2", "workers=1"],
         "pretrain": runs.arguments(data, Path("x"), "train.max_steps=1", f"run.dir={place}"),
+        "plan": [f"data.path={data}", "hours=1", f"law={place}"],
         "finetune": [f"from={run}", *runs.arguments(data, Path("x"), f"run.dir={place}")[len(runs.MODEL) :]],
         "preflight": runs.arguments(data, Path("x"), f"run.dir={place}"),
         "evaluate": [f"checkpoint={run}", f"data={data}", f"output={place}/result.json"],

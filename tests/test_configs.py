@@ -29,7 +29,16 @@ def schema_of(path: Path) -> type[PretrainConfig]:
 
 
 def test_there_are_configs() -> None:
-    assert {path.stem for path in CONFIGS} >= {"original", "medium", "small", "demo", "finetune"}
+    assert {path.stem for path in CONFIGS} >= {
+        "original",
+        "medium",
+        "small",
+        "mini",
+        "micro",
+        "nano",
+        "demo",
+        "finetune",
+    }
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

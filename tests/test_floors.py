@@ -33,6 +33,7 @@ FLOORS = (
     ("pipeline.train.step",),
     ("pipeline.train.run_dir",),
     ("pipeline.train",),
+    ("pipeline.budget",),
     ("pipeline.apply.load",),
     ("pipeline.apply.embed", "pipeline.apply.watch"),
     ("pipeline.apply",),

@@ -18,6 +18,7 @@ from data_prep.prepare import prepare
 from pipeline import cli
 from pipeline.model.formats.pretrained import save_pretrained
 from tests import pages
+from tests.budget.laws import write_law
 from tests.model import tiny
 from tests.tasks import training
 from tests.tasks.cove import parallel
@@ -30,6 +31,8 @@ OVERRIDES = {
     "prep": ["workers=1"],
     "pretrain": [*TRAINING, "model.filters=[[1,4],[2,4]]", "model.lstm_dim=8", "model.projection_dim=4",
                  "data.vocab_min_count=1", "softmax.num_samples=4"],
+    "plan": [*TRAINING, "model.filters=[[1,4],[2,4]]", "model.lstm_dim=8", "model.projection_dim=4",
+             "data.vocab_min_count=1", "softmax.num_samples=4", "configs=[nano,micro]", "seconds=0.1", "law=law.json"],
     "task": ["training.max_epochs=2", "training.accelerator=cpu", "training.threads=1", "network.hidden=[4]",
              "wandb.mode=disabled", "elmo.cache_dir=layers"],
     "cove": ["tokenize=false", "training.accelerator=cpu", "training.threads=1",
@@ -71,6 +74,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("articles/one.txt").write_text("Mr. Smith's bank lends. It doesn't pay!\n\n" * 50)
     Path("corpus.txt").write_text("The bank lends .\n\nHe sat on the bank of the river .\n" + "The bank failed .\n" * 4)
     Path("sentences.txt").write_text("The bank lends .\n\nHe failed .\n")
+    write_law(Path("law.json"))
     Path("other.txt").write_text("".join(sentences[:50]))
     return tmp_path
 

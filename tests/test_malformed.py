@@ -18,7 +18,7 @@ VALUE_OF = {
     "prep": "workers", "pretrain": "train.devices", "finetune": "data.lanes", "preflight": "train.max_steps",
     "evaluate": "evaluate.lanes", "export": "overwrite", "import": "overwrite", "embed": "gamma", "score": "threads",
     "neighbors": "k", "predict": "batch_size", "study": "processes", "status": "every_seconds", "compare": "json",
-    "sync": "dry_run", "dashboard": "group_runs",
+    "sync": "dry_run", "dashboard": "group_runs", "plan": "hours",
 }  # fmt: skip
 """A key of each command whose value is not text."""
 

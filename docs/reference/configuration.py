@@ -9,6 +9,7 @@ from itertools import groupby
 from pipeline.cli import COMMANDS
 from pipeline.config.help import Command, Key, keys
 from pipeline.config.probes import PROBES
+from pipeline.config.schema import PretrainConfig
 
 HEAD = """# Configuration reference
 
@@ -20,6 +21,7 @@ environment variables: [command line](command-line.md).
 """
 # Commands whose options are those of another one, with what they add or leave out.
 SAME = {
+    "plan": "The keys of [`elmo pretrain`](#elmo-pretrain), for all runs that are compared, and the keys below.",
     "finetune": "All keys of [`elmo pretrain`](#elmo-pretrain), and the keys below. `from=`, `data=`, `mix=DIR:SHARE` "
     "and `general=` are short for `finetune.source=`, `data.path=`, `finetune.mix=` with `finetune.mix_share=`, and "
     "`finetune.general=`.",
@@ -46,7 +48,8 @@ def _section(name: str, command: Command) -> str:
         for probe, schema in PROBES.items():
             lines += ["", f"`elmo probe {probe}`:", *_tables(keys(schema))]
     elif is_dataclass(command.schema) and name != "preflight":
-        lines += _tables([k for k in keys(command.schema) if name != "finetune" or k.name.startswith("finetune.")])
+        known = {key.name for key in keys(PretrainConfig)} if name in ("finetune", "plan") else set()
+        lines += _tables([key for key in keys(command.schema) if key.name not in known])
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ from pipeline.config.schema import (
     Accelerator,
     EvaluateConfig,
     Precision,
+    PretrainConfig,
     option,
     require,
     require_bounds,
@@ -16,6 +17,25 @@ from pipeline.config.schema import (
 ApplyingAccelerator: TypeAlias = Literal["auto", "cpu", "gpu", "mps"]
 APPLYING_ACCELERATOR = "auto: a GPU by CUDA, else the CPU. mps: an Apple GPU, only if named, and not tested"
 PRECISION = "bf16-mixed: matrix products in bfloat16"
+
+
+@dataclass
+class BudgetConfig(PretrainConfig):
+    """The settings of the runs to compare, and those of `elmo plan`."""
+
+    hours: float | None = option(None, "hours of training, by the speed that is measured on this machine")
+    configs: list[str] = option(
+        ["nano", "micro", "mini", "small", "medium", "original"], "sizes to compare, each with the config fast"
+    )
+    seconds: float = option(5.0, "seconds to measure the speed of each config for, after its start")
+    law: str = option("", "law.json of python -m benchmarks.scaling [default: the one of this package]")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.hours is not None, "hours= is missing: give the hours of training, as in hours=8")
+        require(self.hours is None or self.hours > 0, f"hours={self.hours} must be positive, as in hours=8")
+        require(self.seconds > 0, f"seconds={self.seconds} must be positive; 5 are enough on most machines")
+        require(bool(self.configs), "configs=[] names no config; leave it out to compare all sizes")
 
 
 @dataclass

@@ -97,5 +97,11 @@ def num_parameters(bilm: BiLM) -> dict[str, int]:
     return {"bilm": core, "softmax": whole - core}
 
 
+def num_layer_parameters(config: ModelConfig) -> int:
+    """Return the number of parameters of the LSTM layers of both directions."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in BiLM(config).layers.parameters())
+
+
 def detach(states: States) -> States:
     return [state.detach() for state in states]

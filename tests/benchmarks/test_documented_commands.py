@@ -13,7 +13,8 @@ from pipeline.config.schema import PretrainConfig
 from tests.pages import ROOT
 
 RESULTS, README = ROOT / "docs" / "results.md", ROOT / "benchmarks" / "README.md"
-COMMANDS = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"__init__"} | {"gpu"}
+PACKAGES = {path.parent.name for path in (ROOT / "benchmarks").glob("*/__main__.py")}
+COMMANDS = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"__init__"} | PACKAGES
 
 
 def commands(page: Path, *programs: str) -> list[list[str]]:
@@ -31,7 +32,7 @@ def test_a_benchmark_accepts_its_options_and_prints_its_help(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     package, name = words[0].split(".")
-    module = importlib.import_module(f"benchmarks.{name}.__main__" if name == "gpu" else words[0])
+    module = importlib.import_module(f"benchmarks.{name}.__main__" if name in PACKAGES else words[0])
     with pytest.raises(SystemExit) as ended:
         module.main([*words[1:], "-h"])
     assert package == "benchmarks" and ended.value.code == 0

@@ -15,6 +15,7 @@ from pipeline.config.load import load
 from pipeline.config.probes import PROBES
 from pipeline.config.schema import to_dict
 from pipeline.config.tasks import TASKS
+from tests.budget.laws import write_law
 from tests.fuzz.cage import Fault, call, elmo, note
 from tests.fuzz.mutators import TEXTS, VALUES, bytes_damaged
 from tests.fuzz.world import TRAINING, World
@@ -24,7 +25,7 @@ NOT_YAML = [
     '"', "{", "]", "@x", "*a", "!x 1", "[" * 1000, "\udcff", "1" * 5000, "a: b: c", "\x00", "${", "%TAG", "? ", "&a",
 ]  # fmt: skip
 # Not tested: many processes, runs without end, the network, and files outside the case's folder.
-_PROCESSES = ("processes", "devices", "nodes", "workers", "hub", "watch", "threads", "input", "mode")
+_PROCESSES = ("processes", "devices", "nodes", "workers", "hub", "watch", "threads", "input", "mode", "seconds")
 _WRITTEN = ("output", "sentences", "dir", "index", "cache_dir", "stage_dir")
 DOCUMENTS = [
     "[1, 2]", "text", "1", "null", "", "a: 1", "--- 1\n--- 2\n", "run: 3", "run: [1]", "run: {dir: {a: b}}", "<<: 1",
@@ -42,10 +43,12 @@ def _base(world: World, command: str, folder: Path) -> list[str]:
     corpus = folder / "corpus.txt"  # without index=, neighbors keeps its index beside the corpus
     shutil.copyfile(world.heldout, corpus)
     checkpoint, text = f"checkpoint={world.model}", f"input={world.heldout}"
+    law = write_law(folder / "law.json")
     training = [*TRAINING, f"data.path={world.dataset}", f"run.dir={folder / 'run'}", "train.max_steps=2"]
     return {
         "prep": [text, f"output={folder / 'data'}", "workers=1"],
         "pretrain": training,
+        "plan": [*TRAINING, f"data.path={world.dataset}", f"law={law}", "hours=0.01", "configs=[nano]", "seconds=0.01"],
         "preflight": training,
         "finetune": [f"from={world.model}", *(pair for pair in training if not pair.startswith("model."))],
         "evaluate": [checkpoint, f"data={world.dataset}", "accelerator=cpu", f"output={folder / 'result.json'}"],

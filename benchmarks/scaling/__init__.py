@@ -1,0 +1,1 @@
+"""A law of held-out perplexity against parameters and tokens: its runs and its fit."""
