@@ -86,7 +86,7 @@ def law_of(runs: list[LawRun], checked: LawRun, options: dict[str, Any], more: l
     commit = (git_revision() or "unknown")[:12]
     check = Check(checked, float(f"{predicted:.6g}"), float(f"{predicted / checked.perplexity - 1:.4g}"))
     about = (options["text"], options["words"], options["lanes"], window, time.strftime("%Y-%m-%d"), commit)
-    return Law(*about, fit.exponents, fit.curve, fit.resampled, runs, check)
+    return Law(*about, fit.exponent, fit.curve, fit.resampled, runs, check)
 
 
 def table_of(law: Law) -> str:
@@ -99,8 +99,8 @@ def table_of(law: Law) -> str:
         rows.append([*cells, f"{predicted / run.perplexity - 1:+.1%}", f"{run.seconds_per_step:.3f}"])
     curve = law.fit
     formula = (
-        f"loss = {curve.irreducible:.3g} + {curve.size_factor:.3g} / parameters^{curve.size_exponent:.3g} + "
-        f"{curve.token_factor:.3g} / tokens^{curve.token_exponent:.3g}, exponents {law.exponents}"
+        f"loss = {curve.irreducible:.3g} + ({curve.size_factor:.3g} / parameters^{curve.size_exponent:.3g} + "
+        f"{curve.token_factor:.3g} / tokens)^{curve.token_exponent:.3g}, exponent of the parameters {law.exponent}"
     )
     heads = ["run", "LSTM parameters", "tokens", "perplexity", "predicted", "error", "seconds a step"]
     return f"{table(heads, rows)}\n\n{formula}"

@@ -1,9 +1,11 @@
 """The law that predicts held-out perplexity from the parameters of a biLM and the tokens it learns from.
 
-loss = E + A / N^a + B / D^b, in nats per token, with N parameters and D training tokens each way (Hoffmann et al. 2022,
-"Training Compute-Optimal Large Language Models", section 3.3, equation 2). N is the parameters of the LSTM layers. The
-encoder of words is left out, as embeddings are by Kaplan et al. 2020, section 2.1: a much larger one does not lower the
-loss (lab/2026-11.md). The softmax is left out too.
+loss = E + (A / N^a + B / D)^b, in nats per token, with N parameters and D training tokens each way: equation 1.5 of
+Kaplan et al. 2020, "Scaling Laws for Neural Language Models", with an irreducible part E. Size matters little while
+tokens are few, and more and more with more of them; a sum of two separate terms (Hoffmann et al. 2022) misses that by
+up to 13 % of perplexity here (lab/2026-11.md). N is the parameters of the LSTM layers. The encoder of words is left
+out, as embeddings are by Kaplan et al., section 2.1: a much larger one does not lower the loss (lab/2026-11.md). The
+softmax is left out too.
 
 `python -m benchmarks.scaling` trains the runs, fits the law and writes law.json.
 """
@@ -42,9 +44,8 @@ class Curve:
 
     def loss(self, parameters: float, tokens: float) -> float:
         """Return the mean loss in nats per token."""
-        of_size = self.size_factor / parameters**self.size_exponent
-        of_tokens = self.token_factor / tokens**self.token_exponent
-        return (self.irreducible + of_size + of_tokens) * (1 + self.residual)
+        reducible = self.size_factor / parameters**self.size_exponent + self.token_factor / tokens
+        return (self.irreducible + reducible**self.token_exponent) * (1 + self.residual)
 
     def perplexity(self, parameters: float, tokens: float) -> float:
         return math.exp(min(self.loss(parameters, tokens), 700.0))
@@ -86,8 +87,8 @@ class Prediction:
 class Law:
     """The content of law.json. text, words: the text and the size of the vocabulary that perplexities are over.
 
-    exponents: fitted, or fixed at the published ones if the runs do not determine them. resampled: fits of resampled
-    residuals (benchmarks/scaling/fit.py).
+    exponent: that of the size is fitted, or the published one if the runs do not determine it. resampled: fits of
+    resampled residuals (benchmarks/scaling/fit.py).
     """
 
     text: str
@@ -96,7 +97,7 @@ class Law:
     window: _Number
     date: str
     commit: str
-    exponents: Literal["fitted", "published"]
+    exponent: Literal["fitted", "published"]
     fit: Curve
     resampled: Annotated[list[Curve], MinLen(1)]
     runs: Annotated[list[LawRun], MinLen(1)]

@@ -44,7 +44,7 @@ def test_the_table_recommends_the_lowest_perplexity_and_quotes_its_command() -> 
         "perplexity",
         "range",
     ]
-    assert shown[1].split()[:8] == ["nano", "200,000", "1,000", "1", "3.6", "M", "0.36", "215"]
+    assert shown[1].split()[:8] == ["nano", "200,000", "1,000", "1", "3.6", "M", "0.36", "185"]
     assert shown[-2:] == ["Best: mini", "Next: elmo pretrain mini fast 'data.path=a b' train.max_steps=7"]
     assert "small cannot train: no memory" in shown
     assert not [line for line in shown if "extrapolated" in line or "repeat the text" in line]

@@ -11,8 +11,8 @@ from pipeline.config.schema import ConfigError
 from tests.budget.laws import law, write_law
 
 
-def test_the_loss_is_the_sum_of_three_terms() -> None:
-    expected = 3.0 + 30.0 / 10_000**0.25 + 400.0 / 100_000**0.4
+def test_the_loss_is_that_of_kaplan_and_an_irreducible_part() -> None:
+    expected = 2.0 + (2e9 / 10_000**0.8 + 2e10 / 100_000) ** 0.1
     prediction = law().predict(10_000, 100_000)
     assert prediction.perplexity == pytest.approx(math.exp(expected))
     assert prediction.low == pytest.approx(math.exp(0.98 * expected))
@@ -46,7 +46,7 @@ def test_a_law_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("fit", None), ("runs", []), ("resampled", []), ("words", -1), ("exponents", "odd"), ("lanes", "32"), ("text", 3)],
+    [("fit", None), ("runs", []), ("resampled", []), ("words", -1), ("exponent", "odd"), ("lanes", "32"), ("text", 3)],
 )
 def test_a_damaged_law_is_refused_in_one_sentence(key: str, value: object, tmp_path: Path) -> None:
     path = write_law(tmp_path / "law.json")
