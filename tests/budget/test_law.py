@@ -59,6 +59,13 @@ def test_a_damaged_law_is_refused_in_one_sentence(key: str, value: object, tmp_p
         read_law(str(path))
 
 
+def test_the_law_of_the_package_predicts_the_run_that_it_was_not_fitted_to() -> None:
+    shipped = read_law()
+    checked = shipped.check.run
+    predicted = shipped.predict(checked.parameters, checked.tokens).perplexity
+    assert checked not in shipped.runs and predicted == pytest.approx(checked.perplexity, rel=0.04)
+
+
 def test_without_a_law_the_sentence_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"there is no law to predict perplexity with; give the law\.json that"):
         read_law(str(tmp_path / "absent.json"))

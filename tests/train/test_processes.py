@@ -98,14 +98,14 @@ def test_ranks_with_different_candidates_are_named_in_one_sentence(dataset: Path
 
 
 class Failing:
-    """Raise an error from the third call on."""
+    """Raise an error from the fourth call on."""
 
     def __init__(self, error: BaseException) -> None:
         self.error, self.calls = error, 0
 
     def __call__(self, writer: Writer) -> None:
         self.calls += 1
-        if self.calls > 2:  # two calls a save
+        if self.calls > 3:  # one call at the start, two calls a save
             raise self.error
 
 
