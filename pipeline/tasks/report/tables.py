@@ -113,12 +113,16 @@ def _grouped(points: Sequence[Point], by: Callable[[Varied], str]) -> list[list[
 def _compared(
     name: str, columns: Sequence[Column], groups: Sequence[Sequence[Point]], is_gain_shown: bool = False
 ) -> Table | None:
-    """Return a row for each group that has two of the columns; None without a row."""
+    """Return a row for each group that has two of the columns; None without a row.
+
+    Beside gains, a group with one column has a row too if it has nothing else: a study that is not finished.
+    """
     all_found = [[next((p for p in group if matches(p.varied)), None) for _, matches in columns] for group in groups]
+    numbers_found = [sum(point is not None for point in found) for found in all_found]
     rows = [
         (group[-1], found)
-        for group, found in zip(groups, all_found, strict=True)
-        if sum(point is not None for point in found) > 1
+        for group, found, number in zip(groups, all_found, numbers_found, strict=True)
+        if number > 1 or (is_gain_shown and number == len(group))
     ]
     used = [n for n in range(len(columns)) if any(found[n] for _, found in rows)]
     if not rows:

@@ -130,6 +130,19 @@ def test_a_study_of_sample_efficiency_does_not_repeat_tasks_of_another_study(fol
     )
 
 
+def test_a_study_that_has_only_its_baseline_yet_has_a_row() -> None:
+    ner = results.run("ner", 1, 80, elmo_placement="none")
+    layers = [results.run("snli", 1, 80, elmo_placement="none"), results.run("snli", 1, 82, elmo_layers="top")]
+    complete = [results.run("pos", 1, 80 + n, elmo_placement=place) for n, place in enumerate(("none", "default"))]
+    alone, beside = (
+        tables.table_1(points_of("tasks", [ner, *layers])),
+        tables.table_1(points_of("tasks", [ner, *complete])),
+    )
+    assert alone is not None and [row[:3] for row in alone.rows] == [["NER, F1", "79.7", "–"]]
+    assert beside is not None and beside.rows[0] == ["NER, F1", "79.7", "–", "–", "–"]
+    assert len(beside.rows) == 2
+
+
 def test_small_shares_with_more_epochs_are_points_of_the_same_curve() -> None:
     shares = ({"training_share": 0.1, "training_max_epochs": 20, "training_patience": 5}, {"training_share": 1})
     studies = [[results.run(task, 1, 80, **share) for share in shares] for task in ("snli", "srl")]
