@@ -30,6 +30,7 @@ from benchmarks.measure.timed_step import PARTS, Ours, Plain, Steps, Text
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
 from pipeline.model.language_model import LanguageModel
+from pipeline.train.auto import resolve_auto
 from pipeline.train.trainer import keep_freed_memory
 
 WAYS = ("ours", "plain", "nn.LSTM", "ours-bf16", "plain-bf16", "nn.LSTM-bf16")
@@ -125,6 +126,7 @@ def main(arguments: list[str]) -> None:
     for file in files:
         for lanes in options["lanes"].split(","):
             config = load(PretrainConfig, [file, *pairs, f"data.lanes={lanes}"])
+            resolve_auto(config, "cpu", begun=None)
             result = results[f"{Path(file).stem} x {lanes}"] = measure(config, options)
             print_table(Path(file).stem, result, options["parts"])
     write_result(options["output"], results)

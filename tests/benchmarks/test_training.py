@@ -35,6 +35,7 @@ def test_training_speed_is_measured_beside_the_plain_ways(dataset: Path, tmp_pat
     config.write_text("softmax: {num_samples: 64}")
     output = tmp_path / "result.json"
     arguments = [str(config), *SIZES, f"data.path={dataset}", "data.vocab_min_count=1", "--lanes=2,4", "--parts"]
+    arguments += ["optimizer.name=muon", "optimizer.lr=auto"]
     arguments += ["--seconds=0.01", "--rounds=1", "--threads=1", "--ways=ours,plain,plain-bf16,nn.LSTM"]
     train_step.main([*arguments, f"--output={output}"])
     result = json.loads(output.read_text())
