@@ -38,7 +38,7 @@ RECIPES: dict[str, list[str]] = {
     "original": ["train.epochs=3"],
     "original in two orders": ["train.epochs=3", *TWO_ORDERS],
     "original from unigrams": ["train.epochs=3", "softmax.init=unigram"],
-    "fast": ["configs/fast.yaml", "train.epochs=0.75"],
+    "fast": ["configs/fast.yaml", "train.epochs=0.6"],
 }
 _VALIDATE_TOKENS = 512_000  # as many between checkpoints
 

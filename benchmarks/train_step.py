@@ -43,6 +43,8 @@ def build_steps(config: PretrainConfig, vocabulary: int, ways: list[str]) -> dic
     texts = {name: Text(config, vocabulary) for name in ways}
     torch.manual_seed(0)
     bilm = LanguageModel(config.model, texts[ways[0]].vocabulary)
+    if config.softmax.affixes:
+        bilm.softmax.share_rows(texts[ways[0]].words())
     plain = PlainBiLM(bilm) if any(not name.startswith("ours") for name in ways) else None
     made: dict[str, Steps] = {}
     for name in ways:

@@ -76,6 +76,7 @@ class Ours:
     def update(self) -> None:
         self.softmax_gradient.receive(self._report)
         clip_global_norm_(list(self.bilm.parameters()), self.config.optimizer.clip_norm)
+        self.bilm.softmax.pass_gradient_on()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -121,6 +122,12 @@ class Text:
         lanes = TrainLanes(split.num_tokens, config.data.lanes, config.data.window)
         self.windows = TrainWindows(split, maker, lanes, config.run.seed)
         self._candidates = config.softmax.num_samples
+        self._lexicon = dataset.lexicon
+
+    def words(self) -> list[str]:
+        """Return the words of the vocabulary, numbers in the place of those that the dataset lacks."""
+        found = self._lexicon.words(0, self.vocabulary)
+        return [*found, *map(str, range(len(found), self.vocabulary))]
 
     @cached_property
     def _sampler(self) -> LogUniformSampler:

@@ -1,8 +1,10 @@
 """Load a trained biLM with its vocabulary and settings from a checkpoint or from an exported model."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +18,8 @@ from data_prep.dataset.typed_json import load_json
 from pipeline.config.finetune import FinetuneConfig
 from pipeline.config.load import from_dict
 from pipeline.config.schema import ConfigError, PretrainConfig, require
+from pipeline.data.vocabulary import words_of
+from pipeline.model.affixes import AffixRows, add_shared_rows, num_shared_rows
 from pipeline.model.bilm import BiLM
 from pipeline.model.formats.folder_config import Pretraining
 from pipeline.model.formats.hub import HubId
@@ -28,6 +32,7 @@ from pipeline.train.run_dir.tracking import read_metrics
 
 log = logging.getLogger(__name__)
 _SOFTMAX = "softmax."
+_SHARED = _SOFTMAX + "affixes.weight"
 T = TypeVar("T")
 
 
@@ -107,12 +112,14 @@ def load_trained(location: str, device: torch.device | str = "cpu", *, softmax: 
     path = resolve_checkpoint(location)
     content = load_checkpoint(path)
     config = _config(content["elmo"]["config"])
-    words = _words(path, content["elmo"]["vocabulary"]["words"])
+    words = _words(path, content["elmo"]["vocabulary"])
     vocab_size = len(words) if softmax else 0
     state = {k: v.to(device) for k, v in content["state_dict"].items() if softmax or not k.startswith(_SOFTMAX)}
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    check_shapes(shapes, parameter_shapes(config.model, vocab_size), str(path), "its settings")
+    wanted = chain(parameter_shapes(config.model, vocab_size), _shared_shapes(config, vocab_size))
+    check_shapes(shapes, wanted, str(path), "its settings")
     check_finite(state, str(path))
+    _add_shared_rows(state, words)
     with torch.device("meta"):
         bilm = LanguageModel(config.model, vocab_size) if softmax else BiLM(config.model)
     bilm.load_state_dict(state, assign=True)
@@ -130,9 +137,23 @@ def _from_pretrained(location: str, device: torch.device | str, softmax: bool) -
     return Trained(found.path, step, found.training, found.bilm, found.words or [], counts, dataset, found.facts)
 
 
-def _words(path: Path, words: torch.Tensor) -> list[str]:
+def _shared_shapes(config: PretrainConfig, vocab_size: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    if config.softmax.affixes and vocab_size:
+        yield _SHARED, (num_shared_rows(vocab_size), config.model.projection_dim)
+
+
+def _add_shared_rows(state: dict[str, torch.Tensor], words: list[str]) -> None:
+    """Replace the softmax's own rows and shared rows by their sums."""
+    shared = state.pop(_SHARED, None)
+    if shared is not None:
+        affixes = AffixRows(words, shared.shape[1]).to(shared.device)
+        affixes.weight.data = shared
+        state[_SOFTMAX + "weight"] = add_shared_rows(state[_SOFTMAX + "weight"], affixes)
+
+
+def _words(path: Path, vocabulary: dict[str, torch.Tensor]) -> list[str]:
     try:
-        return bytes(words.numpy()).decode().split("\n")
+        return words_of(vocabulary)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is damaged (its words: {error}); use another one of the run") from None
 

@@ -129,9 +129,16 @@ class SoftmaxConfig:
     init: Literal["normal", "unigram"] = option(
         "normal", "initial values: normal (as in bilm-tf), or unigram (biases from word frequencies, rows zero)"
     )
+    affixes: bool = option(
+        False, "sampled: words that begin, end or look alike also learn together; the result is a table as without it"
+    )
 
     def __post_init__(self) -> None:
         require_bounds(self, "softmax.")
+        require(
+            not (self.affixes and self.kind == "full"),
+            "softmax.affixes=true works with softmax.kind=sampled only; leave out one of them",
+        )
 
 
 @dataclass

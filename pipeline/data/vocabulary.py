@@ -4,7 +4,7 @@ A vocabulary is a prefix of the dataset's lexicon, or the words of another sourc
 which log-uniform candidates need (pipeline/model/sampler.py).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,6 +74,11 @@ def vocabulary_tensors(lexicon: Lexicon, size: int) -> dict[str, Tensor]:
     counts = np.array(lexicon.counts[:size])
     counts[UNK_ID] += int(lexicon.counts[size:].sum())
     return _tensors(words, counts)
+
+
+def words_of(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the words of `vocabulary_tensors`. Raises UnicodeDecodeError for damaged ones."""
+    return bytes(tensors["words"].numpy()).decode().split("\n")
 
 
 def tensors_of(words: list[str], counts: np.ndarray) -> dict[str, Tensor]:

@@ -92,9 +92,13 @@ class BiLM(nn.Module):
 
 
 def num_parameters(bilm: BiLM) -> dict[str, int]:
-    """Return the number of parameters of the biLM (the paper's count) and of its softmax, 0 without one."""
-    core, whole = (sum(p.numel() for p in module.parameters()) for module in (bilm.core(), bilm))
-    return {"bilm": core, "softmax": whole - core}
+    """Return the number of parameters of the biLM (the paper's count) and of its softmax, 0 without one.
+
+    Rows that words share in a training are not counted: they are no part of the trained table.
+    """
+    sizes = {name: parameter.numel() for name, parameter in bilm.named_parameters() if ".affixes." not in name}
+    softmax = sum(size for name, size in sizes.items() if name.startswith("softmax."))
+    return {"bilm": sum(sizes.values()) - softmax, "softmax": softmax}
 
 
 def num_layer_parameters(config: ModelConfig) -> int:

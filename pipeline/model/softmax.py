@@ -1,6 +1,8 @@
 """The output layer: a sampled loss whose gradient holds touched rows only, and the full loss in vocabulary blocks."""
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -8,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from pipeline.model.affixes import AffixRows, add_shared_rows
 from pipeline.model.backend.device import uses_kernels
 from pipeline.model.backend.matmul import compute_dtype, matmul
 
@@ -52,11 +55,15 @@ class Candidates(NamedTuple):
 
 
 class Softmax(nn.Module):
-    """Table (V, P) and bias (V,) shared by both directions; word k is the k-th most frequent."""
+    """Table (V, P) and bias (V,) shared by both directions; word k is the k-th most frequent.
+
+    affixes: in a training with softmax.affixes, rows that are added to the table's; None in every other model.
+    """
 
     def __init__(self, vocab_size: int, proj_dim: int) -> None:
         super().__init__()
         self.vocab_size = vocab_size
+        self.affixes: AffixRows | None = None
         self.weight = nn.Parameter(torch.empty(vocab_size, proj_dim))
         self.bias = nn.Parameter(torch.zeros(vocab_size))
         nn.init.normal_(self.weight, std=1 / math.sqrt(proj_dim))  # bilm-tf training.py:459-470
@@ -73,10 +80,33 @@ class Softmax(nn.Module):
         least = shares[shares > 0].min() / 2 if shares.any() else 1.0
         self.bias.copy_(shares.clamp(min=least).log())
 
+    def share_rows(self, words: Sequence[str]) -> None:
+        """Add rows that words share by their spelling. words (V,): those of the table."""
+        self.affixes = AffixRows(words, self.weight.shape[1])
+
     def touched_rows(self, places: Places) -> Rows:
         """Copy the rows of candidates and targets out of the table. Gradients go to the copies, never to the table."""
-        leaves = (values.detach()[places.ids] for values in (self.weight, self.bias))
-        return Rows(places, *(leaf.requires_grad_(torch.is_grad_enabled()) for leaf in leaves))
+        weight, bias = (values.detach()[places.ids] for values in (self.weight, self.bias))
+        if self.affixes is not None:
+            weight += self.affixes.rows(places.ids)
+        return Rows(places, *(leaf.requires_grad_(torch.is_grad_enabled()) for leaf in (weight, bias)))
+
+    def pass_gradient_on(self) -> None:
+        """Set the gradient of the shared rows from that of the touched rows."""
+        if self.affixes is not None and self.weight.grad is not None:
+            rows = self.weight.grad
+            self.affixes.weight.grad = self.affixes.gradient(rows.indices()[0], rows.values())
+
+    @contextmanager
+    def with_shared_rows_added(self) -> Iterator[None]:
+        """Within, the table's rows are what is evaluated: with the shared rows added. It takes a copy of the table."""
+        own, affixes = self.weight.data, self.affixes
+        if affixes is not None:
+            self.weight.data, self.affixes = add_shared_rows(own, affixes), None
+        try:
+            yield
+        finally:
+            self.weight.data, self.affixes = own, affixes
 
     def sampled_loss(self, y: Tensor, targets: Tensor, candidates: Candidates, rows: Rows) -> Tensor:
         """Return the loss (2, N) in nats of y (2, N, P) for targets (2, N) against sampled candidates.

@@ -166,9 +166,10 @@ class Validation(StepCallback):
             return
         started, state = time.perf_counter(), module.state
         ranks = trainer.global_rank, trainer.world_size
-        result = held_out_perplexity(
-            module.bilm, self._windows, module.config.evaluate, module.device, *ranks, self._watchdog.beat
-        )
+        with module.bilm.softmax.with_shared_rows_added():
+            result = held_out_perplexity(
+                module.bilm, self._windows, module.config.evaluate, module.device, *ranks, self._watchdog.beat
+            )
         self.last = state.step, result
         if state.step % module.config.train.validate_every_steps == 0:  # else only the run's end is due
             state.validations.append((state.step, result.both if math.isfinite(result.both) else math.inf))

@@ -12,7 +12,7 @@ from data_prep.dataset.files import DataError
 from pipeline.config.schema import ConfigError, to_dict
 from pipeline.config.terminal import print_text
 from pipeline.data.datamodule import BiLMDataModule, is_killed_worker
-from pipeline.data.vocabulary import shares_of
+from pipeline.data.vocabulary import shares_of, words_of
 from pipeline.model.backend.matmul import HAS_BF16
 from pipeline.model.bilm import num_parameters
 from pipeline.model.language_model import LanguageModel
@@ -113,6 +113,8 @@ def _build_module(plan: Plan, checkpoint: Record | None) -> BiLMModule:
         keep_freed_memory()
     torch.manual_seed(config.run.seed)
     bilm = LanguageModel(config.model, plan.vocab_size)
+    if config.softmax.affixes:
+        bilm.softmax.share_rows(words_of(plan.vocabulary()))
     plan.freeze.prepare(bilm)
     state = TrainingState(plan.total_steps, config.train.patience, [None] * config.lane_groups)
     every, norms = config.train.norms_every_steps, None

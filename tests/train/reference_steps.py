@@ -18,6 +18,7 @@ from pipeline.model.softmax import Candidates
 from tests.model import plain_torch
 
 STEPS = 3
+_SHARED = "softmax.affixes.weight"  # clipped by the norm of the others
 
 
 def batches(dataset: Path, config: PretrainConfig) -> tuple[int, list[Batch]]:
@@ -44,12 +45,17 @@ def loss_of(model: LanguageModel, config: PretrainConfig, batch: Batch, states: 
     outputs, states = plain_torch.bilm(model, window, states, key)
     y, targets = outputs[-1].flatten(1, 2), batch.targets.flatten(1)
     table = model.softmax
+    weight = table.weight
+    if table.affixes is not None:
+        there = (table.affixes.features > 0).to(weight.dtype)
+        rows = table.affixes.weight[table.affixes.features.long()] * there.unsqueeze(-1)
+        weight = weight + rows.sum(1) / there.sum(1, keepdim=True).clamp(min=1).sqrt()
     if config.softmax.kind == "full":
-        logits = y @ table.weight.T + table.bias
+        logits = y @ weight.T + table.bias
         losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     else:
         candidates = candidates_of(config, table.vocab_size, batch.step)
-        losses = plain_torch.sampled_loss(y, targets, candidates, table.weight, table.bias)
+        losses = plain_torch.sampled_loss(y, targets, candidates, weight, table.bias)
     return losses.mean(), [LSTMPState(s.h.detach(), s.c.detach()) for s in states]
 
 
@@ -58,6 +64,8 @@ def reference(dataset: Path, config: PretrainConfig) -> tuple[LanguageModel, lis
     vocab_size, windows = batches(dataset, config)
     torch.manual_seed(config.run.seed)
     model = LanguageModel(config.model, vocab_size)
+    if config.softmax.affixes:
+        model.softmax.share_rows(open_dataset(str(dataset)).lexicon.words(0, vocab_size))
     accumulators = [torch.ones_like(p) for p in model.parameters()]
     states, losses, norms = model.initial_states(config.data.lanes), [], []
     for batch in windows:
@@ -66,7 +74,9 @@ def reference(dataset: Path, config: PretrainConfig) -> tuple[LanguageModel, lis
         (loss * config.data.window).backward()
         bound = config.optimizer.clip_norm
         assert bound is not None
-        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), bound)))
+        measured = [p.grad for n, p in model.named_parameters() if n != _SHARED and p.grad is not None]
+        norms.append(float(torch.nn.utils.get_total_norm(measured)))
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), bound, torch.tensor(norms[-1]))
         losses.append(loss.item())
         with torch.no_grad():
             for parameter, accumulator in zip(model.parameters(), accumulators, strict=True):

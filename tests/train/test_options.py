@@ -1,5 +1,6 @@
 """Each kind of training learns: precision, optimizer, candidates, softmax, order."""
 
+import json
 import math
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import torch
 
 from data_prep.dataset.lexicon import BOS_ID, EOS_ID, UNK_ID
 from data_prep.dataset.open import open_dataset
+from pipeline.apply.load import load_trained
+from pipeline.cli import main
+from pipeline.model.bilm import num_parameters
+from pipeline.model.language_model import LanguageModel
 from tests import corpora
 from tests.train import runs
 
@@ -71,6 +76,29 @@ def test_a_run_that_starts_from_unigrams_starts_at_their_perplexity_and_learns(d
     assert start["val/perplexity_backward"] == pytest.approx(expected, rel=1e-4)
     runs.train_here(dataset, tmp_path / "run", *settings)
     assert runs.curve(tmp_path / "run")[110]["val/perplexity"] < 0.97 * expected
+
+
+def test_shared_rows_are_added_up_wherever_a_checkpoint_is_read(
+    dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["softmax.affixes=true", "softmax.init=unigram", "train.max_steps=30", "train.validate_every_steps=30"]
+    runs.train_here(dataset, tmp_path / "run", *settings)
+    content = runs.newest(tmp_path / "run")
+    own, shared = (content["state_dict"][f"softmax.{name}weight"] for name in ("", "affixes."))
+    assert own.abs().max() > 1e-3 and shared.abs().max() > 1e-3
+    assert f"softmax {own.numel() + len(own):,} (" in capfd.readouterr().err
+    perplexity = runs.curve(tmp_path / "run")[30]["val/perplexity"]
+    assert main(["export", f"checkpoint={tmp_path / 'run'}", f"output={tmp_path / 'model'}"]) == 0
+    for place in ("run", "model"):
+        model = load_trained(str(tmp_path / place)).language_model("no softmax")
+        assert num_parameters(model)["softmax"] == own.numel() + len(own)
+        assert not torch.equal(model.softmax.weight, own)
+        arguments = [f"checkpoint={tmp_path / place}", f"data={dataset}", f"output={tmp_path / place}.json"]
+        assert main(["evaluate", *arguments, "evaluate.lanes=8"]) == 0
+        assert json.loads(Path(f"{tmp_path / place}.json").read_text())["perplexity"] == pytest.approx(
+            perplexity, rel=2e-5
+        )
+    assert not isinstance(load_trained(str(tmp_path / "run"), softmax=False).bilm, LanguageModel)
 
 
 def test_a_dataset_without_held_out_text_is_trained_without_validation(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.train.reference_steps import STEPS, reference
         ["optimizer.clip_norm=0.5", "model.dropout=0.3"],
         ["softmax.candidates=per_direction"],
         ["softmax.kind=full"],
+        ["softmax.affixes=true", "optimizer.clip_norm=0.5"],
         ["train.lanes_at_once=2"],
         ["train.lanes_at_once=4", "softmax.kind=full"],
     ],

@@ -19,6 +19,7 @@ OTHERS = {
     "two processes": (2, []),
     "four processes, a lane at a time": (4, ["train.lanes_at_once=1"]),
     "two processes, candidates for each direction": (2, ["softmax.candidates=per_direction"]),
+    "two processes, shared rows": (2, ["softmax.affixes=true"]),
     "two processes, full softmax": (2, ["softmax.kind=full"]),
 }
 

@@ -87,7 +87,10 @@ def fit(config: PretrainConfig, vocab_size: int, callback: Callback) -> None:
     maker = BatchMaker(data.lexicon, Vocabulary(vocab_size), config.model.max_characters)
     torch.manual_seed(0)
     state = TrainingState(steps, None, [None] * config.lane_groups)
-    module = BiLMModule(config, LanguageModel(config.model, vocab_size), state)
+    bilm = LanguageModel(config.model, vocab_size)
+    if config.softmax.affixes:
+        bilm.softmax.share_rows([f"word{number}" for number in range(vocab_size)])
+    module = BiLMModule(config, bilm, state)
     windows = TrainWindows(data.splits["train"], maker, lanes, config.run.seed)
     prepare = Preparation(config, vocab_size)
     batches = BiLMDataModule(windows, config.data, config.lane_groups, range(steps), prepare)

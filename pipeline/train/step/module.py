@@ -64,7 +64,8 @@ class BiLMModule(pl.LightningModule):
         self.ended: StepEnd | None = None
         # DDP would all-reduce the whole table; SoftmaxGradient exchanges its touched rows instead. DDP has no other
         # way to leave parameters out.
-        self._ddp_params_and_buffers_to_ignore = ["bilm.softmax.weight", "bilm.softmax.bias"]
+        of_softmax = [name for name, _ in (*bilm.softmax.named_parameters(), *bilm.softmax.named_buffers())]
+        self._ddp_params_and_buffers_to_ignore = [f"bilm.softmax.{name}" for name in of_softmax]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = build_optimizer(self.config.optimizer, parameter_kinds(self.bilm))
@@ -105,6 +106,7 @@ class BiLMModule(pl.LightningModule):
 
         self.frozen.drop_gradients(self.bilm, state.step)
         norm = clip_global_norm_(list(self.bilm.parameters()), self.config.optimizer.clip_norm)
+        self.bilm.softmax.pass_gradient_on()
         good = self.finite_check.check(state.step, reports, norm, wait=self._must_know_before_update(state.step + 1))
         if good is False:
             optimizer.zero_grad(set_to_none=True)  # an update without gradients changes nothing
