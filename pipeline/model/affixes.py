@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_prep.dataset.lexicon import NUM_SPECIALS
+from pipeline.model.backend.device import uses_kernels
 
 _LONGEST = 4  # characters of a beginning or ending
 _NUM_FEATURES = 2 + 2 * _LONGEST  # of a word, at most
@@ -46,19 +47,28 @@ class AffixRows(nn.Module):
         return F.embedding_bag(features, self.weight.detach(), mode="sum", padding_idx=0).mul_(_scale(features))
 
     def gradient(self, word_ids: Tensor, of_rows: Tensor) -> Tensor:
-        """Return the sparse gradient of `weight`, from the gradient (n, P) of the rows of distinct words (n,).
+        """Return the gradient of `weight`, from the gradient (n, P) of the rows of distinct words (n,).
 
-        Summed in sorted order: a GPU's atomic additions would give each rank other sums.
+        It is sparse on a CPU. On a GPU it is dense, because the CPU would wait for the number of rows. Sums are taken
+        in sorted order: a GPU's atomic additions would give each rank other sums.
         """
         features = self.features[word_ids]
-        of_features = (of_rows * _scale(features)).repeat_interleave(_NUM_FEATURES, 0)
-        is_there = features.flatten() > 0
-        places, order = features.flatten()[is_there].sort(stable=True)
-        places, lengths = torch.unique_consecutive(places, return_counts=True)
-        sums = torch.segment_reduce(of_features[is_there][order], "sum", lengths=lengths)
+        places, order = features.flatten().sort(stable=True)
+        of_features = (of_rows * _scale(features))[order // _NUM_FEATURES]
+        if uses_kernels(self.weight):
+            rows = torch.arange(len(self.weight) + 1, dtype=places.dtype, device=places.device)
+            return _sums(of_features, torch.searchsorted(places, rows.clamp_(min=1)))  # row 0 gets nothing
+        is_there = places > 0
+        places, lengths = torch.unique_consecutive(places[is_there], return_counts=True)
+        sums = _sums(of_features[is_there], F.pad(lengths.cumsum(0), (1, 0)))
         return torch.sparse_coo_tensor(
             places.long().unsqueeze(0), sums, self.weight.shape, is_coalesced=True, check_invariants=False
         )
+
+
+def _sums(values: Tensor, bounds: Tensor) -> Tensor:
+    """Return (n, P): sums of the rows of `values` between neighbouring bounds (n + 1,)."""
+    return torch.segment_reduce(values, "sum", offsets=bounds, unsafe=True)  # unsafe: without waiting for a GPU
 
 
 def num_shared_rows(vocab_size: int) -> int:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from pipeline.model.affixes import AffixRows, add_shared_rows
+from pipeline.model.backend import device
 from pipeline.model.softmax import find_places
 from tests.model.softmax_tables import candidates_of, gradients_of, inputs_of, softmax_of
 
@@ -64,6 +65,8 @@ def test_rows_and_gradients_are_those_of_plain_sums() -> None:
     torch.testing.assert_close(found.to_dense(), expected)
     places = found.indices()[0]
     assert found.is_coalesced() and torch.equal(places, places.unique()) and 0 not in places
+    with device.using("kernels"):  # as on a GPU
+        torch.testing.assert_close(affixes.float().gradient(words, of_rows.float()), expected.float())
 
 
 def test_the_sampled_loss_and_its_gradients_are_those_of_the_summed_table() -> None:

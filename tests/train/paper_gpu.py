@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils import backend_registration
 
+from data_prep.dataset.open import open_dataset
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
 from pipeline.model.backend import device as gpu
@@ -260,6 +261,8 @@ def report(dataset: Path, settings: list[str]) -> dict[str, Any]:
     inputs = [prepare([batch]) for batch in windows]
     torch.manual_seed(1)
     bilm = LanguageModel(config.model, size)
+    if config.softmax.affixes:
+        bilm.softmax.share_rows(open_dataset(str(dataset)).lexicon.words(0, size))
     in_float32 = replace(config, train=replace(config.train, precision="32-true"))
     on_cpu = module_of(in_float32, copy.deepcopy(bilm))
     with gpu.using("plain"):
