@@ -44,7 +44,7 @@ class AffixRows(nn.Module):
     def rows(self, word_ids: Tensor) -> Tensor:
         """Return (n, P): for each word (n,) the sum of its shared rows, without a gradient."""
         features = self.features[word_ids]
-        return F.embedding_bag(features, self.weight.detach(), mode="sum", padding_idx=0).mul_(_scale(features))
+        return F.embedding_bag(features, self.weight.detach(), mode="sum").mul_(_scale(features))
 
     def gradient(self, word_ids: Tensor, of_rows: Tensor) -> Tensor:
         """Return the gradient of `weight`, from the gradient (n, P) of the rows of distinct words (n,).
@@ -54,21 +54,19 @@ class AffixRows(nn.Module):
         """
         features = self.features[word_ids]
         places, order = features.flatten().sort(stable=True)
-        of_features = (of_rows * _scale(features))[order // _NUM_FEATURES]
+        of_rows, words = of_rows * _scale(features), order // _NUM_FEATURES
         if uses_kernels(self.weight):
-            rows = torch.arange(len(self.weight) + 1, dtype=places.dtype, device=places.device)
-            return _sums(of_features, torch.searchsorted(places, rows.clamp_(min=1)))  # row 0 gets nothing
-        is_there = places > 0
-        places, lengths = torch.unique_consecutive(places[is_there], return_counts=True)
-        sums = _sums(of_features[is_there], F.pad(lengths.cumsum(0), (1, 0)))
+            every = torch.arange(len(self.weight), dtype=places.dtype, device=places.device)
+            sums = F.embedding_bag(words, of_rows, torch.searchsorted(places, every), mode="sum")
+            sums[0].zero_()
+            return sums
+        is_none = int(torch.searchsorted(places, 1))
+        places, lengths = torch.unique_consecutive(places[is_none:], return_counts=True)
+        starts = F.pad(lengths.cumsum(0), (1, 0))[:-1]
+        sums = F.embedding_bag(words[is_none:], of_rows, starts, mode="sum")
         return torch.sparse_coo_tensor(
             places.long().unsqueeze(0), sums, self.weight.shape, is_coalesced=True, check_invariants=False
         )
-
-
-def _sums(values: Tensor, bounds: Tensor) -> Tensor:
-    """Return (n, P): sums of the rows of `values` between neighbouring bounds (n + 1,)."""
-    return torch.segment_reduce(values, "sum", offsets=bounds, unsafe=True)  # unsafe: without waiting for a GPU
 
 
 def num_shared_rows(vocab_size: int) -> int:

@@ -15,7 +15,7 @@ WORDS = [*SPECIALS, "the", "The", "walking", "talking", "a", "1,024", "walked", 
 
 def affixes_of(words: list[str], proj_dim: int = 4) -> AffixRows:
     affixes = AffixRows(words, proj_dim).double()
-    torch.nn.init.normal_(affixes.weight, generator=torch.Generator().manual_seed(4))
+    torch.nn.init.normal_(affixes.weight[1:], generator=torch.Generator().manual_seed(4))
     return affixes
 
 
