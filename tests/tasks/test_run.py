@@ -1,6 +1,7 @@
 """`elmo task` and `elmo predict`: from files to labels, resumed, with ELMo and without."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -77,18 +78,23 @@ def test_a_resumed_training_equals_an_uninterrupted_one(folder: Path, elmo: bool
 
 
 @pytest.mark.slow
-def test_a_training_stopped_within_an_epoch_resumes_exactly(folder: Path) -> None:
+def test_a_training_stopped_within_an_epoch_resumes_exactly(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The average of the weights is resumed too."""
     options = ["training.ema=0.9", "training.optimizer=adadelta", "training.max_epochs=6"]
     assert task(folder, "whole", *options) == 0
     command = [sys.executable, "-m", "pipeline.cli", "task", "ner", *arguments(folder, "stopped"), *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
+        begun = [process.stderr.readline() for _ in range(4)]
+        assert begun[0] == f"run      {folder / 'stopped'}  (new)\n" and "5 steps an epoch" in begun[1]
+        assert re.fullmatch(r"model    [\d,]+ parameters that learn\n", begun[2]) and "30 steps, 6 epochs" in begun[3]
         assert "step 5 of 30" in process.stderr.readline()  # the end of the first epoch
         process.send_signal(signal.SIGTERM)
         process.stderr.read()
     assert process.returncode in (75, 0)  # 0 if the signal came after the last step
+    capfd.readouterr()
     assert task(folder, "stopped", *options) == 0
+    assert process.returncode == 0 or "(resumed at step " in capfd.readouterr().err
     assert_equal(last_state(folder, "stopped"), last_state(folder, "whole"))
     assert weights(folder, "stopped") == weights(folder, "whole")
 

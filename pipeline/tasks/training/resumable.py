@@ -4,6 +4,7 @@ A step's examples follow from its number (order.py), its dropout from its number
 the rest. So a resumed training equals an uninterrupted one.
 """
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -13,6 +14,7 @@ from data_prep.dataset.files import sha256_of
 from data_prep.dataset.locations import local_path
 from pipeline.config.schema import RunConfig, WandbConfig, to_dict
 from pipeline.config.task_networks import TaskTraining
+from pipeline.config.terminal import print_text
 from pipeline.model.backend.device import choose_device
 from pipeline.tasks.networks.sequences import Batch
 from pipeline.tasks.training.callbacks import LAST, EvaluateAndSave, ShowProgress
@@ -148,12 +150,27 @@ class ResumableTraining(ABC):
             total,
             tracker,
         )
+        self._announce(module)
         path = FastPath(self._device, self.rank, training.devices)
         trainer = build_task_trainer(training, training.precision, [path, evaluate, self.progress(total, evaluate)])
         with path, launching_ranks():
             trainer.fit(module.train(), train_dataloaders=training_loader(steps, training.workers))
             leave()
         return evaluate.stopped_by
+
+    def _announce(self, module: TaskModule) -> None:
+        """Print what is trained, as `elmo pretrain` does: the first score may take minutes."""
+        if self.rank != 0:
+            return
+        step, epoch = module.state.step, self.order.steps_an_epoch
+        learning = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+        lines = [
+            f"run      {self.run_dir}  ({f'resumed at step {step:,}' if step else 'new'})",
+            f"data     {len(self.examples):,} training examples, {epoch:,} steps an epoch",
+            f"model    {learning:,} parameters that learn",
+            f"plan     {self.total_steps:,} steps, {self.training.max_epochs:,} epochs at most",
+        ]
+        print_text("\n".join(lines), sys.stderr)
 
     def predictions(self, module: TaskModule, examples: Sequence[Any]) -> list[Any]:
         """Return one prediction an example; each rank predicts its share."""

@@ -77,7 +77,8 @@ def test_a_training_that_is_killed_within_an_epoch_is_resumed_exactly(folder: Pa
     for stop in (signal.SIGKILL, signal.SIGTERM):
         with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
-            assert "held-out perplexity" in process.stderr.readline()
+            begun = [process.stderr.readline() for _ in range(5)]
+            assert begun[0].startswith("run ") and "held-out perplexity" in begun[4]
             process.send_signal(stop)
             process.stderr.read()
     assert train(folder, "killed", *options) == 0
