@@ -126,19 +126,13 @@ class SoftmaxConfig:
     candidates: Literal["shared", "per_direction"] = option(
         "shared", "shared: both directions use the same candidates; per_direction: other ones"
     )
-    init: Literal["normal", "unigram"] = option(
-        "normal", "initial values: normal (as in bilm-tf), or unigram (biases from word frequencies, rows zero)"
-    )
-    affixes: bool = option(
-        False, "sampled: words that begin, end or look alike also learn together; the result is a table as without it"
-    )
+    init: Literal["normal", "unigram"] = option("normal", "normal: as bilm-tf; unigram: biases by frequency, rows zero")
+    affixes: bool = option(False, "words that begin, end or look alike also learn together; for sampled only")
 
     def __post_init__(self) -> None:
         require_bounds(self, "softmax.")
-        require(
-            not (self.affixes and self.kind == "full"),
-            "softmax.affixes=true works with softmax.kind=sampled only; leave out one of them",
-        )
+        is_possible = self.kind == "sampled" or not self.affixes
+        require(is_possible, "softmax.affixes=true is for softmax.kind=sampled only; leave out one of them")
 
 
 @dataclass

@@ -55,15 +55,12 @@ class Candidates(NamedTuple):
 
 
 class Softmax(nn.Module):
-    """Table (V, P) and bias (V,) shared by both directions; word k is the k-th most frequent.
-
-    affixes: in a training with softmax.affixes, rows that are added to the table's; None in every other model.
-    """
+    """Table (V, P) and bias (V,) shared by both directions; word k is the k-th most frequent."""
 
     def __init__(self, vocab_size: int, proj_dim: int) -> None:
         super().__init__()
         self.vocab_size = vocab_size
-        self.affixes: AffixRows | None = None
+        self.affixes: AffixRows | None = None  # rows added to the table's, in a training with softmax.affixes
         self.weight = nn.Parameter(torch.empty(vocab_size, proj_dim))
         self.bias = nn.Parameter(torch.zeros(vocab_size))
         nn.init.normal_(self.weight, std=1 / math.sqrt(proj_dim))  # bilm-tf training.py:459-470

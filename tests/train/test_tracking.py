@@ -151,7 +151,8 @@ def test_a_step_repeated_after_a_kill_counts_once(tmp_path: Path) -> None:
         tracker.log({"train/loss": loss}, step)
     assert read_metrics(tmp_path) == {1: {"train/loss": 5.0}, 2: {"train/loss": 4.0}, 3: {"train/loss": 3.25}}
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 5
-    assert all("trainer/global_step" in json.loads(line) for line in (tmp_path / "metrics.jsonl").open())
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert all("trainer/global_step" in json.loads(line) for line in lines)
 
 
 NOWHERE = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_INIT_TIMEOUT": "5"}
