@@ -103,7 +103,7 @@ def test_tasks_can_be_given_with_commas() -> None:
         ("tasks", 7 * 2 * 3, "ner/placement=none,seed=1"),
         ("layers", 3 * 4 * 3, "squad/layers=top,seed=2"),
         ("placement", 3 * 3 * 3, "snli/placement=both,seed=3"),
-        ("sample_efficiency", 2 * 5 * 2 * 3, "srl/share=0.01,max_epochs=60,patience=20,placement=default,seed=1"),
+        ("sample_efficiency", 2 * 5 * 2 * 3, "srl/share=0.01,max_epochs=60,patience=null,placement=default,seed=1"),
     ],
 )
 def test_a_shipped_study_has_the_right_runs_with_valid_options(
