@@ -10,7 +10,7 @@ import yaml
 
 from pipeline.config.finetune import FinetuneConfig
 from pipeline.config.load import load
-from pipeline.config.schema import PretrainConfig, to_dict
+from pipeline.config.schema import ConfigError, PretrainConfig, to_dict
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -60,6 +60,14 @@ def test_a_config_holds_only_values_that_differ_from_the_defaults(path: Path) ->
 def test_text_in_a_yaml_file_is_read_as_it_is_written(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(f"run: {{dir: {text}, name: {text}}}\n")
     assert load(PretrainConfig, [str(tmp_path / "a.yaml")]).run.dir == text.strip("'")
+
+
+@pytest.mark.parametrize("number", ["3", "0.5", "-1"])
+def test_a_number_is_not_taken_as_true(number: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(f"softmax: {{affixes: {number}}}\n")
+    for argument in (f"softmax.affixes={number}", str(tmp_path / "a.yaml")):
+        with pytest.raises(ConfigError, match=f"softmax.affixes={number} must be true or false"):
+            load(PretrainConfig, [argument])
 
 
 @pytest.mark.slow

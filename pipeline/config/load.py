@@ -76,6 +76,8 @@ def _build(schema: type[T], parts: list[dict[str, Any]]) -> T:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    for part in parts:
+        _check_booleans(schema, part)
     try:
         config = OmegaConf.merge(OmegaConf.structured(schema), *(OmegaConf.create(_escaped(part)) for part in parts))
         for key, number in _numbers(OmegaConf.to_container(config, resolve=True)):
@@ -238,6 +240,17 @@ def _escaped(value: Any) -> Any:
         text = re.sub(r"(\\*)\$\{", r"\1\1\\${", require_text(value))
         return f"\\{text}" if re.fullmatch(r"\\*\?\?\?", text) else text  # ??? is a value that is missing
     return value
+
+
+def _check_booleans(schema: Any, values: dict[str, Any], prefix: str = "") -> None:
+    """Raise ConfigError for a number other than 0 and 1 as a boolean, which OmegaConf takes as true."""
+    hints = get_type_hints(schema)
+    for name, value in values.items():
+        hint = hints.get(name)
+        if isinstance(value, dict) and is_dataclass(hint):
+            _check_booleans(hint, value, f"{prefix}{name}.")
+        elif bool in _parts(hint) and isinstance(value, int | float) and value not in (0, 1):
+            raise ConfigError(f"{prefix}{name}={value} must be true or false")
 
 
 def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int | float]]:
