@@ -8,7 +8,7 @@ from pipeline.model.backend.precision import suited_precision
 
 _BASE_CELLS = 256
 # Rate of a network of _BASE_CELLS cells, and the power by which it falls with the width: lab/recipe.md.
-_RATES = {"muon": (0.014, 0.75), "adam": (0.008, 0.75), "adam-adagrad": (0.008, 0.75), "adagrad": (0.2, 0.0)}
+_RATES = {"muon": (0.015, 0.5), "adam": (0.008, 0.75), "adam-adagrad": (0.008, 0.75), "adagrad": (0.2, 0.0)}
 
 
 def rate_rule(config: OptimizerConfig, cells: int) -> tuple[float, str]:
