@@ -68,9 +68,11 @@ def train_step(
     inputs = inputs.to(device)
     assert inputs.candidates is not None
     (group,) = inputs.groups
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    with autocast:
         y = way.run_layers(way.encode(group.batch, group.lengths).float(), number, config.model.dropout)
         loss = way.loss(y, group.batch, inputs.candidates, group.places)
     (loss * config.data.window).backward()
-    way.update()
+    with autocast:
+        way.update()
     return loss.detach()

@@ -170,7 +170,8 @@ class Steps:
             y = self.way.run_layers(self.way.encode(batch), self.step, self.config.model.dropout)
             loss = self.way.loss(y, batch, candidates)
         (loss * self.config.data.window).backward()
-        self.way.update()
+        with self._autocast():
+            self.way.update()
         self._count(batch)
         return loss.item()
 
@@ -192,7 +193,7 @@ class Steps:
             outputs.backward(y.grad)
         with self._part("encoder"):
             encoded.backward(x.grad)
-        with self._part("optimizer"):
+        with self._part("optimizer"), self._autocast():
             self.way.update()
         self.steps_in_parts += 1
         self._count(batch)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.config.schema import ModelConfig, OptimizerConfig
 from pipeline.model.language_model import LanguageModel
-from pipeline.train.step.muon import muon_updates, number_of_blocks, orthogonalized
+from pipeline.train.step.muon import muon_updates
 from pipeline.train.step.optimizer import (
     RowOptimizer,
     adagrad,
@@ -132,19 +132,6 @@ def test_a_dropped_gradient_changes_nothing_including_adams_step_count() -> None
         assert torch.equal(parameter, before) and repr(optimizer.state_dict()) == state
 
 
-@pytest.mark.parametrize("shape", [(3, 16, 64), (64, 16), (24, 24), (2, 1, 5)])
-def test_orthogonalized_matrices_keep_their_singular_vectors_and_have_values_near_one(shape: tuple[int, ...]) -> None:
-    matrices = torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    u, singular, vh = torch.linalg.svd(matrices, full_matrices=False)
-    found = u.mT @ orthogonalized(matrices) @ vh.mT
-    values = found.diagonal(dim1=-2, dim2=-1)
-    large = values[singular > 0.011 * torch.linalg.matrix_norm(matrices)[..., None]]
-    assert large.min() > 0.72 and values.max() < 1.28 and len(large) > 0.9 * values.numel()
-    torch.testing.assert_close(found, torch.diag_embed(values), rtol=0, atol=1e-9)
-    torch.testing.assert_close(orthogonalized(matrices.float()), orthogonalized(matrices).float(), rtol=0, atol=1e-3)
-    assert torch.equal(orthogonalized(torch.zeros(shape)), torch.zeros(shape))
-
-
 def test_muon_updates_each_gate_as_a_matrix_of_its_own_with_entries_of_one_size() -> None:
     gates = torch.randn(2, 6, 4 * 10, generator=torch.Generator().manual_seed(1))
     together = nn.Parameter(torch.zeros(2, 6, 40))
@@ -174,22 +161,6 @@ def test_muon_makes_each_block_of_rows_orthogonal_by_itself() -> None:
     expected = -np.concatenate([by_svd(block) for block in np.split(grad.numpy(), 3)])
     assert np.linalg.norm(found - expected) < 0.3 * np.linalg.norm(expected)  # Newton-Schulz comes to 0.73 to 1.27
     assert np.linalg.norm(expected + by_svd(grad.numpy())) > 0.3 * np.linalg.norm(expected)
-
-
-def test_muon_updates_matrices_of_one_shape_together_as_it_does_one_by_one() -> None:
-    random = torch.Generator().manual_seed(1)
-    momenta = [torch.randn(*shape, generator=random) for shape in ((2, 4, 8, 6), (8, 6), (2, 6, 8), (3, 8, 6), (8, 8))]
-    for momentum, update in zip(momenta, updates_of(momenta), strict=True):
-        assert update.shape == momentum.shape
-        for one, other in zip(
-            momentum.reshape(-1, *momentum.shape[-2:]), update.reshape(-1, *momentum.shape[-2:]), strict=True
-        ):
-            torch.testing.assert_close(other, updates_of([one])[0])
-
-
-@pytest.mark.parametrize(("rows", "number"), [(2048, 32), (256, 4), (64, 1), (12, 1), (96, 2), (100, 2), (67, 67)])
-def test_highway_layers_divide_into_few_equal_blocks(rows: int, number: int) -> None:
-    assert number_of_blocks(rows, 64) == number
 
 
 def test_muon_follows_nesterovs_momentum() -> None:

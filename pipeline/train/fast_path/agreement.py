@@ -92,11 +92,12 @@ def results_of(
         layer.one_window_at_a_time = True  # type: ignore[assignment]
     optimizer, softmax = build_optimizer(config.optimizer, parameter_kinds(bilm)), bilm.softmax
     states, found = bilm.initial_states(config.data.lanes), {}
+    autocast = torch.autocast(bilm.device.type, torch.bfloat16, enabled=precision == "bf16")
     for inputs in (step.to(bilm.device) for step in steps):
         (group,), batch = inputs.groups, inputs.groups[0].batch
         assert inputs.candidates is not None and group.places is not None
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(bilm.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with autocast:
             window = Window(batch.characters, batch.word_index, group.lengths)
             outputs, after = bilm(window, states, DropoutKey(0, inputs.step, 0))
             states, y, targets = detach(after), outputs[-1], batch.targets.flatten(1)
@@ -115,7 +116,8 @@ def results_of(
     found |= {f"gradient {name}": p.grad.to_dense() for name, p in bilm.named_parameters() if p.grad is not None}
     before = {name: p.detach().clone() for name, p in bilm.named_parameters()}
     is_deferred = uses_kernels(softmax.weight)
-    optimizer.step(good=torch.ones((), dtype=torch.int32, device=bilm.device) if is_deferred else None)
+    with autocast:
+        optimizer.step(good=torch.ones((), dtype=torch.int32, device=bilm.device) if is_deferred else None)
     found |= {f"update {name}": p.detach() - before[name] for name, p in bilm.named_parameters()}
     return {name: value.double().cpu() for name, value in found.items()}
 

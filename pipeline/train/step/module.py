@@ -115,7 +115,8 @@ class BiLMModule(pl.LightningModule):
         optimizer.schedule(lr_factor(self.config.optimizer, state.step, state.total_steps))
         if self.norms is not None:
             self.norms.before_update(state.step + 1, norm)
-        optimizer.step(good=good if isinstance(good, Tensor) else None)
+        with self._autocast():
+            optimizer.step(good=good if isinstance(good, Tensor) else None)
         if self.norms is not None:
             self.norms.after_update()
         state.step += 1
@@ -123,11 +124,11 @@ class BiLMModule(pl.LightningModule):
 
     def _loss(self, group: int, inputs: StepInputs) -> Tensor:
         """Return the mean loss () of a lane group, in nats, and keep its LSTM states after this window."""
-        mine, candidates, device_type = inputs.groups[group], inputs.candidates, self.bilm.device.type
+        mine, candidates = inputs.groups[group], inputs.candidates
         batch = mine.batch
         key = DropoutKey(self.config.run.seed, batch.step, batch.first_lane)
         window = Window(batch.characters, batch.word_index, mine.lengths)
-        with torch.autocast(device_type, torch.bfloat16, enabled=self.config.train.precision == "bf16-mixed"):
+        with self._autocast():
             outputs, states = self.bilm(window, self._states_before(group, batch), key)
             self.state.lstm[group] = detach(states)
             y, softmax = outputs[-1], self.bilm.softmax
@@ -137,6 +138,11 @@ class BiLMModule(pl.LightningModule):
             rows = softmax.touched_rows(mine.places)
             self.softmax_gradient.collect(rows, targets, inputs.check)
             return softmax.sampled_loss(y.flatten(1, 2), targets, candidates, rows).mean()
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """Return a context in which matrix products are computed in the precision of the training."""
+        is_low = self.config.train.precision == "bf16-mixed"
+        return torch.autocast(self.bilm.device.type, torch.bfloat16, enabled=is_low)
 
     def _states_before(self, group: int, batch: Batch) -> States:
         """Return the LSTM states at the start of the window, zeros for lanes that start cold."""

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from pipeline.model.backend.matmul import batched_matmul, compute_dtype
+
 # Three steps that bring singular values of 0.01 to 1 to within 0.27 of 1, each the best for what the one before left.
 _COEFFICIENTS = (
     (8.0934, -23.6205, 17.4462),
@@ -17,6 +19,7 @@ _COEFFICIENTS = (
     (2.6613, -1.9772, 0.4526),
 )
 _SAFETY = 1.01  # an estimate of a singular value above 1 must not diverge
+_PIECE_ELEMENTS = 1 << 19  # 2 MiB in float32
 HIGHWAY_ROWS = 64  # of a block; the cost of a highway layer grows with them
 # Root mean square of the updates in units of the learning rate. Liu et al. take 0.2; with 0.14 Adam's parameters learn
 # at a higher rate beside Muon's (lab/recipe.md).
@@ -24,23 +27,35 @@ _RMS = 0.14
 
 
 def orthogonalized(matrices: Tensor, length: float = 1.0) -> Tensor:
-    """Return the matrices (..., M, N) with their singular values near `length`; those under a hundredth stay smaller.
+    """Return the matrices (D, M, N) with their singular values near `length`; those under a hundredth stay smaller.
 
     Newton-Schulz steps are polynomials of the Gram matrix, so the smaller side alone is multiplied in each step: for an
-    LSTM of 1024 cells and 128 outputs that is a third of the usual work.
+    LSTM of 1024 cells and 128 outputs that is a third of the usual work. Under autocast the two products with the
+    matrices themselves, which are most of it, and the result have its dtype; the steps do not.
     """
     if matrices.shape[-2] > matrices.shape[-1]:
         return orthogonalized(matrices.mT, length).mT
-    gram = matrices @ matrices.mT
-    squares = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
-    scale = _SAFETY**-2 / squares.clamp(min=torch.finfo(gram.dtype).tiny)
-    gram.mul_(scale)
+    dtype = compute_dtype(matrices)
+    with torch.autocast(matrices.device.type, enabled=False):
+        low = matrices.to(dtype)
+        gram = batched_matmul(low, low.mT).to(matrices.dtype)
+        squares = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+        scale = _SAFETY**-2 / squares.clamp(min=torch.finfo(gram.dtype).tiny)
+        whole = _newton_schulz(gram.mul_(scale)).mul_(scale.sqrt().mul_(length))
+        return batched_matmul(whole.to(dtype), low)
+
+
+def _newton_schulz(gram: Tensor) -> Tensor:
+    """Return what multiplies the matrices of these Gram matrices (D, M, M), whose traces are just under 1.
+
+    Rounding to bfloat16 can make small eigenvalues negative, to about -1e-4, which three steps bear. Five diverged.
+    """
     whole = last = _polynomial(gram, *_COEFFICIENTS[0])
     for coefficients in _COEFFICIENTS[1:]:
         gram = last @ gram @ last  # symmetric, as all of these
         last = _polynomial(gram, *coefficients)
         whole = last @ whole
-    return whole.mul_(scale.sqrt().mul_(length)) @ matrices
+    return whole
 
 
 def _polynomial(gram: Tensor, a: float, b: float, c: float) -> Tensor:
@@ -49,13 +64,19 @@ def _polynomial(gram: Tensor, a: float, b: float, c: float) -> Tensor:
     return result
 
 
-def blocks_of(parameter: Tensor, number: int, axis: int) -> Tensor:
-    """Return the matrices that stand side by side in a parameter (..., M, N), as a view (..., number, M', N').
+def pieces_of(parameter: Tensor, number: int, axis: int, in_caches: bool) -> list[Tensor]:
+    """Return the matrices that stand side by side in a parameter (..., M, N), as views (..., M', N') that cover it.
 
-    axis: -1 if each matrix has all rows and N / number columns, -2 if each has M / number rows and all columns.
+    number: of matrices. axis: -1 if each has all rows and N / number columns, -2 if each has M / number rows and all
+    columns. in_caches: cut into pieces whose whole update a CPU computes within its caches.
     """
     parts = parameter.unflatten(axis, (number, parameter.shape[axis] // number))
-    return parts.transpose(-2, -3) if axis == -1 else parts
+    matrices = parts.transpose(-2, -3) if axis == -1 else parts
+    if not in_caches:
+        return [matrices]
+    together = max(1, _PIECE_ELEMENTS // matrices.shape[-2:].numel())
+    batches = matrices.unbind(0) if matrices.dim() == 4 else [matrices]
+    return [piece for batch in batches for piece in batch.split(together)]
 
 
 def number_of_blocks(rows: int, most: int) -> int:

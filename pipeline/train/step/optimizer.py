@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from pipeline.config.schema import OptimizerConfig
 from pipeline.model.backend.device import uses_kernels
-from pipeline.train.step.muon import HIGHWAY_ROWS, blocks_of, muon_updates, number_of_blocks
+from pipeline.train.step.muon import HIGHWAY_ROWS, muon_updates, number_of_blocks, pieces_of
 from pipeline.train.step.parameter_kinds import ParameterKinds
 
 Group = dict[str, Any]
@@ -71,7 +71,7 @@ def adam(params: Iterable[Tensor], rate: float, beta1: float, beta2: float, eps:
 
 
 def muon(params: Iterable[Tensor], rate: float, momentum: float, blocks: int = 1, axis: int = -1) -> Group:
-    """Return a group for Muon. blocks, axis: matrices that stand side by side in each parameter, see `blocks_of`."""
+    """Return a group for Muon. blocks, axis: matrices that stand side by side in each parameter, see `pieces_of`."""
     return _group("muon", params, rate, momentum=momentum, blocks=blocks, axis=axis)
 
 
@@ -136,19 +136,28 @@ def _start_muon(parameter: Tensor, group: Group) -> State:
 
 
 def _update_by_muon(parameters: list[Tensor], states: list[State], group: Group, good: Tensor | None) -> None:
-    decay, in_blocks = group["momentum"], partial(blocks_of, number=group["blocks"], axis=group["axis"])
-    grads, means = [], []
+    on_cpu = not any(map(uses_kernels, parameters))
+    in_pieces = partial(pieces_of, number=group["blocks"], axis=group["axis"], in_caches=on_cpu)
+    pieces: list[tuple[Tensor, ...]] = []
     for parameter, state in zip(parameters, states, strict=True):
-        grad, mean = parameter.grad, state["mean"]
-        assert grad is not None and not grad.is_sparse
+        assert parameter.grad is not None and not parameter.grad.is_sparse
+        pieces.extend(zip(*map(in_pieces, (parameter, parameter.grad, state["mean"])), strict=True))
+    for together in [[piece] for piece in pieces] if on_cpu else [pieces]:
+        _update_pieces_by_muon(together, group, good)
+
+
+def _update_pieces_by_muon(pieces: list[tuple[Tensor, ...]], group: Group, good: Tensor | None) -> None:
+    """Update views of parameters; pieces: parameter, gradient and momentum (..., M, N) each."""
+    decay, grads, means = group["momentum"], [], []
+    for _, grad, mean in pieces:
         if good is not None:  # a gradient that is not finite must leave no trace
             grad = torch.where(good.bool(), grad, mean)
-        grads.append(in_blocks(grad))
-        means.append(in_blocks(mean.lerp_(grad, 1 - decay)))
-    for parameter, update in zip(parameters, muon_updates(grads, means, decay), strict=True):
+        grads.append(grad)
+        means.append(mean.lerp_(grad, 1 - decay))
+    for (parameter, _, _), update in zip(pieces, muon_updates(grads, means, decay), strict=True):
         if good is not None:
             update = torch.where(good.bool(), update, 0.0)
-        in_blocks(parameter).add_(update, alpha=-group["lr"])
+        parameter.add_(update, alpha=-group["lr"])
 
 
 _Start = Callable[[Tensor, Group], State]
