@@ -128,7 +128,7 @@ def main(arguments: list[str]) -> None:
     for file in files:
         for lanes in options["lanes"].split(","):
             config = load(PretrainConfig, [file, *pairs, f"data.lanes={lanes}"])
-            resolve_auto(config, "cpu", begun=None)
+            resolve_auto(config, "cpu", steps=1)
             result = results[f"{Path(file).stem} x {lanes}"] = measure(config, options)
             print_table(Path(file).stem, result, options["parts"])
     write_result(options["output"], results)

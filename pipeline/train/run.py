@@ -107,7 +107,7 @@ def _build_module(plan: Plan, checkpoint: Record | None) -> BiLMModule:
     """Return the module at the checkpoint, or at the start of the run."""
     config, path = plan.config, plan.checkpoints.path(checkpoint) if checkpoint is not None else None
     content = load_snapshot(path, plan.identity) if path is not None else None
-    plan.auto = resolve_auto(config, plan.device, content and content["elmo"]["config"])
+    plan.auto = resolve_auto(config, plan.device, plan.total_steps, content and content["elmo"]["config"])
     set_threads(config.train)
     if plan.device == "cpu":
         keep_freed_memory()

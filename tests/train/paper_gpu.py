@@ -255,7 +255,7 @@ def train(module: BiLMModule, windows: list[StepInputs], device: torch.device) -
 
 def report(dataset: Path, settings: list[str]) -> dict[str, Any]:
     config = load(PretrainConfig, [f"data.path={dataset}", "optimizer.clip_norm=10", *settings])
-    resolve_auto(config, "cuda", None)
+    resolve_auto(config, "cuda", STEPS)
     size, windows = batches(dataset, config)
     prepare = Preparation(config, size)
     inputs = [prepare([batch]) for batch in windows]

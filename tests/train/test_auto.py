@@ -17,24 +17,35 @@ FAST = ["configs/fast.yaml", "train.max_steps=6", "checkpoint.every_steps=2", "t
 CELLS = 32  # of the tiny run
 
 
-def test_fast_takes_the_rate_from_the_width() -> None:
+def test_fast_takes_the_rate_from_the_width_and_the_steps() -> None:
     config = load(PretrainConfig, ["configs/small.yaml", "configs/fast.yaml", "train.precision=32-true"])
-    found = resolve_auto(config, "cpu", None)
-    rate, rule = rate_rule(config.optimizer, 1024)
+    found = resolve_auto(config, "cpu", 50_000)
+    rate, rule = rate_rule(config.optimizer, 1024, 50_000)
     assert config.optimizer.lr == rate and found == {"optimizer.lr": f"{rate} ({rule})"}
-    assert "256 / 1,024 cells" in rule and "for muon" in rule
+    assert rule == "0.015 x (256 / 1,024 cells)^0.5 x (800 / 50,000 steps)^0.25, for muon"
+    assert rate == pytest.approx(0.015 * 0.25**0.5 * (800 / 50_000) ** 0.25, rel=0.005)
 
 
 def test_the_rate_falls_with_the_width_but_not_that_of_the_paper() -> None:
     for name in ("muon", "adam", "adam-adagrad"):
-        rates = [rate_rule(OptimizerConfig(name=name, lr="auto"), cells)[0] for cells in (128, 256, 512, 1024, 4096)]
+        config = OptimizerConfig(name=name, lr="auto")
+        rates = [rate_rule(config, cells, 5000)[0] for cells in (128, 256, 512, 1024, 4096)]
         assert rates == sorted(rates, reverse=True) and len(set(rates)) == 5
-    assert rate_rule(OptimizerConfig(lr="auto"), 128)[0] == rate_rule(OptimizerConfig(lr="auto"), 4096)[0] == 0.2
+    adagrad = OptimizerConfig(lr="auto")
+    assert rate_rule(adagrad, 128, 5000) == rate_rule(adagrad, 4096, 50) == (0.2, "at every width, for adagrad")
+
+
+def test_the_rate_falls_with_more_steps_and_does_not_rise_for_a_short_run() -> None:
+    config = OptimizerConfig(name="muon", lr="auto")
+    assert (
+        rate_rule(config, 256, 1) == rate_rule(config, 256, 800) == (0.015, "0.015 x (256 / 256 cells)^0.5, for muon")
+    )
+    assert rate_rule(config, 256, 16 * 800)[0] == 0.0075
 
 
 def test_numbers_and_precisions_that_are_given_stay() -> None:
     config = load(PretrainConfig, ["configs/fast.yaml", "optimizer.lr=3e-3", "train.precision=bf16-mixed"])
-    assert resolve_auto(config, "cpu", None) == {}
+    assert resolve_auto(config, "cpu", 6) == {}
     assert (config.optimizer.lr, config.train.precision) == (0.003, "bf16-mixed")
 
 
@@ -71,7 +82,7 @@ def test_a_run_prints_and_stores_what_auto_came_to(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs.train_here(dataset, tmp_path / "run", *FAST)
-    rate = rate_rule(OptimizerConfig(name="muon"), CELLS)[0]
+    rate = rate_rule(OptimizerConfig(name="muon"), CELLS, 6)[0]
     printed = capsys.readouterr().err
     assert f"auto     optimizer.lr={rate} (" in printed and "auto     train.precision=32-true (" in printed
     stored = load(PretrainConfig, [str(tmp_path / "run" / "config.yaml")])
@@ -88,7 +99,7 @@ def test_a_resumed_run_keeps_what_auto_came_to_and_trains_bitwise_as_without_a_s
     runs.train_here(dataset, tmp_path / "stopped", *settings, "train.max_steps=4")
     # Now on a machine, and by a program, that would choose otherwise.
     monkeypatch.setattr("pipeline.train.auto.suited_precision", lambda cells, device: ("bf16-mixed", "it is faster"))
-    monkeypatch.setattr("pipeline.train.auto.rate_rule", lambda config, cells: (1.0, "another rule"))
+    monkeypatch.setattr("pipeline.train.auto.rate_rule", lambda *_: (1.0, "another rule"))
     capsys.readouterr()
     runs.train_here(dataset, tmp_path / "stopped", *settings)
     printed = capsys.readouterr().err
