@@ -20,6 +20,7 @@ _COEFFICIENTS = (
 )
 _SAFETY = 1.01  # an estimate of a singular value above 1 must not diverge
 _PIECE_ELEMENTS = 1 << 19  # 2 MiB in float32
+_LEAST_ONE_BY_ONE = 1 << 16  # elements of a matrix: oneDNN multiplies one after the other, which costs time for each
 HIGHWAY_ROWS = 64  # of a block; the cost of a highway layer grows with them
 # Root mean square of the updates in units of the learning rate. Liu et al. take 0.2; with 0.14 Adam's parameters learn
 # at a higher rate beside Muon's (lab/recipe.md).
@@ -38,11 +39,12 @@ def orthogonalized(matrices: Tensor, length: float = 1.0) -> Tensor:
     dtype = compute_dtype(matrices)
     with torch.autocast(matrices.device.type, enabled=False):
         low = matrices.to(dtype)
-        gram = batched_matmul(low, low.mT).to(matrices.dtype)
+        product = batched_matmul if matrices.shape[-2:].numel() >= _LEAST_ONE_BY_ONE else torch.bmm
+        gram = product(low, low.mT).to(matrices.dtype)
         squares = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
         scale = _SAFETY**-2 / squares.clamp(min=torch.finfo(gram.dtype).tiny)
         whole = _newton_schulz(gram.mul_(scale)).mul_(scale.sqrt().mul_(length))
-        return batched_matmul(whole.to(dtype), low)
+        return product(whole.to(dtype), low)
 
 
 def _newton_schulz(gram: Tensor) -> Tensor:
@@ -77,6 +79,11 @@ def pieces_of(parameter: Tensor, number: int, axis: int, in_caches: bool) -> lis
     together = max(1, _PIECE_ELEMENTS // matrices.shape[-2:].numel())
     batches = matrices.unbind(0) if matrices.dim() == 4 else [matrices]
     return [piece for batch in batches for piece in batch.split(together)]
+
+
+def are_larger_than_caches(parameters: list[Tensor]) -> bool:
+    """Return whether a CPU is faster at pieces of the parameters than at all of them together."""
+    return sum(parameter.numel() for parameter in parameters) > _PIECE_ELEMENTS
 
 
 def number_of_blocks(rows: int, most: int) -> int:

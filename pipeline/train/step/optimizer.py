@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from pipeline.config.schema import OptimizerConfig
 from pipeline.model.backend.device import uses_kernels
-from pipeline.train.step.muon import HIGHWAY_ROWS, muon_updates, number_of_blocks, pieces_of
+from pipeline.train.step.muon import HIGHWAY_ROWS, are_larger_than_caches, muon_updates, number_of_blocks, pieces_of
 from pipeline.train.step.parameter_kinds import ParameterKinds
 
 Group = dict[str, Any]
@@ -136,13 +136,13 @@ def _start_muon(parameter: Tensor, group: Group) -> State:
 
 
 def _update_by_muon(parameters: list[Tensor], states: list[State], group: Group, good: Tensor | None) -> None:
-    on_cpu = not any(map(uses_kernels, parameters))
-    in_pieces = partial(pieces_of, number=group["blocks"], axis=group["axis"], in_caches=on_cpu)
+    one_by_one = not any(map(uses_kernels, parameters)) and are_larger_than_caches(parameters)
+    in_pieces = partial(pieces_of, number=group["blocks"], axis=group["axis"], in_caches=one_by_one)
     pieces: list[tuple[Tensor, ...]] = []
     for parameter, state in zip(parameters, states, strict=True):
         assert parameter.grad is not None and not parameter.grad.is_sparse
         pieces.extend(zip(*map(in_pieces, (parameter, parameter.grad, state["mean"])), strict=True))
-    for together in [[piece] for piece in pieces] if on_cpu else [pieces]:
+    for together in [[piece] for piece in pieces] if one_by_one else [pieces]:
         _update_pieces_by_muon(together, group, good)
 
 
