@@ -163,6 +163,24 @@ def test_muon_makes_each_block_of_rows_orthogonal_by_itself() -> None:
     assert np.linalg.norm(expected + by_svd(grad.numpy())) > 0.3 * np.linalg.norm(expected)
 
 
+@pytest.mark.parametrize(("shape", "blocks", "axis"), [((2, 6, 40), 4, -1), ((2, 8, 6), 1, -1), ((24, 12), 4, -2)])
+def test_muon_updates_large_parameters_in_pieces_as_it_does_small_ones(
+    shape: tuple[int, ...], blocks: int, axis: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for elements in (1 << 19, 130):  # all together; two matrices at a time
+        monkeypatch.setattr("pipeline.train.step.muon._PIECE_ELEMENTS", elements)
+        random = torch.Generator().manual_seed(1)
+        parameter, gradients = (
+            nn.Parameter(torch.zeros(shape)),
+            [torch.randn(shape, generator=random) for _ in range(3)],
+        )
+        optimizer = RowOptimizer([muon([parameter], 0.1, 0.9, blocks=blocks, axis=axis)])
+        found.append(stepped(parameter, optimizer, gradients).clone())
+    assert found[0].abs().min() > 0
+    torch.testing.assert_close(found[0], found[1])
+
+
 def test_muon_follows_nesterovs_momentum() -> None:
     ours, theirs, mean = table(), table().detach(), torch.zeros(ROWS, WIDTH)
     for step in range(STEPS):
