@@ -141,7 +141,7 @@ class OptimizerConfig:
         "adagrad",
         "adagrad (the paper), adam, adam-adagrad (softmax: adagrad) or muon (adam-adagrad, but muon for the matrices)",
     )
-    lr: float | int | Literal["auto"] = option(0.2, "learning rate; auto: by a rule for name, width and steps")
+    lr: float | int | Literal["auto"] = option(0.2, "learning rate; auto: by optimizer, width and steps")
     softmax_lr: float = option(0.2, "adam-adagrad, muon: learning rate of the softmax, with the same schedule")
     initial_accumulator: float = option(1.0, "adagrad: initial sum of squared gradients")
     beta1: float = option(0.9, "adam: decay of the mean")
