@@ -1,6 +1,7 @@
 """`elmo compare` shows the differences between real runs, and nothing else."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,14 @@ def test_the_final_figures_are_those_of_the_last_step(pair: list[Path]) -> None:
     assert (figures["best val/perplexity"], figures["at step"]) == best
     assert figures["state"] == "finished" and figures["bad steps"] == 0
     assert float(figures["mean tokens/s"]) > 0
+
+
+def test_a_run_that_was_killed_is_called_so(pair: list[Path], tmp_path: Path) -> None:
+    run_dir = Path(shutil.copytree(pair[0], tmp_path / "run"))
+    (run_dir / "end.json").unlink()
+    start = json.loads((run_dir / "start.json").read_text())
+    (run_dir / "start.json").write_text(json.dumps(start | {"total_steps": 100}))
+    assert final_figures(run_dir)["state"] == "killed"
 
 
 def test_the_table_has_one_column_for_each_run(pair: list[Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 
 from pipeline.apply.watch.curves import training_hours
 from pipeline.apply.watch.plot import names
-from pipeline.apply.watch.status import duration
+from pipeline.apply.watch.status import duration, read_status
 from pipeline.config.load import flat
 from pipeline.config.schema import ConfigError
 from pipeline.config.terminal import align
 from pipeline.config.watch import CompareConfig
 from pipeline.train.run_dir.checkpoint import CheckpointFolder
-from pipeline.train.run_dir.records import read_end, read_start
+from pipeline.train.run_dir.records import read_start
 from pipeline.train.run_dir.tracking import read_metrics
 
 _FACTS = ("dataset_fingerprint", "git_revision", "parameters", "softmax_parameters", "total_steps", "tokens_an_epoch")
@@ -97,7 +97,7 @@ def final_figures(run_dir: Path) -> dict[str, float | int | str]:
         seconds = 3600 * hours[last]
         figures |= {"mean tokens/s": metrics[last]["train/tokens"] / seconds, "training time": duration(seconds)}
     bad = [values["train/bad_steps"] for values in metrics.values() if "train/bad_steps" in values]
-    figures |= {"bad steps": int(max(bad, default=0)), "state": read_end(run_dir).get("how", "-")}
+    figures |= {"bad steps": int(max(bad, default=0)), "state": read_status(run_dir).state}
     records, _ = CheckpointFolder(run_dir / "checkpoints").glance()
     return figures | ({"last checkpoint": records[-1].step} if records else {})
 
