@@ -22,6 +22,7 @@ elmo=${ELMO:-$(command -v elmo || echo "$clone/.venv/bin/elmo")}
 run_dir=${run_dir/#\~\//$HOME/}
 aside=$(mktemp -d) status=0 # a wrong config is wrong everywhere; data and disk may differ on the nodes
 touch "$aside/output" # without elmo here, only the nodes check
+export SLURM_TMPDIR=${SLURM_TMPDIR:-$aside} # for data.stage_dir; sites set it in jobs only
 [ ! -x "$elmo" ] || PYTHONPATH=$clone "$elmo" preflight "${arguments[@]}" run.dir="$aside" >"$aside/output" || status=$?
 output=$(cat "$aside/output") && rm -rf "$aside"
 [ "$status" != 2 ] || exit 2

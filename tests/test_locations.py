@@ -78,3 +78,14 @@ def test_no_command_passes_a_location_to_a_shell(
 def test_a_model_is_not_loaded_from_a_url() -> None:
     with pytest.raises(ValueError, match="looks like a URL and must be a local path"):
         Elmo.from_pretrained("s3://bucket/model")
+
+
+@pytest.mark.parametrize("folder", ["$NOT_SET/stage", "stage-${NOT_SET}"])
+def test_a_stage_dir_with_a_variable_that_is_not_set_is_refused(
+    place: Path, capsys: pytest.CaptureFixture[str], folder: str
+) -> None:
+    before = sorted(place.iterdir())
+    assert main(["pretrain", "data.path=data", f"data.stage_dir={folder}", "run.dir=run", *TINY]) == 2
+    error = capsys.readouterr().err
+    assert "NOT_SET" in error and "not set on this machine" in error and "Traceback" not in error
+    assert [path for path in sorted(place.iterdir()) if path.name != "run"] == before

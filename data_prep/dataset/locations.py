@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 SCHEMES = ("file", "http", "https", "s3", "gs", "hf")
 _STORES = ("s3", "gs")  # to which this project writes
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
+_VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
 _KNOWN_URL = re.compile(rf"({'|'.join(SCHEMES)})://", re.IGNORECASE)
 
 
@@ -44,6 +45,19 @@ def local_path(location: str | Path, name: str = "") -> Path:
             f"{where} looks like a URL and must be a local path; copy the files here or mount the storage{otherwise}"
         )
     return Path(os.path.expanduser(location))
+
+
+def path_on_this_node(location: str, name: str) -> Path:
+    """Return local_path of a location in which variables of the environment stand, as $SLURM_TMPDIR.
+
+    Raises DataError too for a variable that is not set here: a folder of its name would be made in its place.
+    """
+    expanded = os.path.expandvars(location)
+    unset = _VARIABLE.search(expanded)
+    if unset is not None:
+        where = f"{name}={location}"
+        raise _refusal(f"{where} holds {unset[0]}, which is not set on this machine; name a local folder, as /tmp/elmo")
+    return local_path(expanded, name)
 
 
 def is_store_url(location: str) -> bool:

@@ -3,13 +3,12 @@
 YAML files hold differences from these only; pipeline/config/load.py reads them.
 """
 
-import os
 from copy import copy
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from data_prep.dataset.locations import local_path
+from data_prep.dataset.locations import path_on_this_node
 
 Accelerator: TypeAlias = Literal["auto", "cpu", "gpu"]
 ACCELERATOR = "a GPU is used by CUDA: MPS has no float64, which perplexity and statistics need"
@@ -81,7 +80,7 @@ class DataConfig:
     @property
     def staged_at(self) -> Path | None:
         """stage_dir on this node; variables of the environment are the node's."""
-        return local_path(os.path.expandvars(self.stage_dir), "data.stage_dir") if self.stage_dir else None
+        return path_on_this_node(self.stage_dir, "data.stage_dir") if self.stage_dir else None
 
 
 @dataclass

@@ -33,6 +33,7 @@ from pipeline.train.step.norms import StepNorms
 from pipeline.train.validate import Perplexity, held_out_perplexity
 
 log = logging.getLogger(__name__)
+_LONG_PAUSES, _JUDGED_AFTER = 0.1, 1800  # share of the time, and seconds of training, from which a warning is worth it
 
 
 class StepCallback(Callback):
@@ -66,14 +67,15 @@ class Metrics(StepCallback):
 
     def __init__(self, tracker: Tracker | None, lanes: TrainLanes) -> None:
         self._tracker, self._lanes = tracker, lanes
-        self._waited = self._since = self._last_end = 0.0
+        self._waited = self._paused = self._began = self._since = self._last_end = 0.0
+        self._has_warned = False
         self._results: list[StepResult] = []  # of the steps since the last log
         self.tokens_per_second = math.nan
         self.perplexity: float | None = None  # of the last interval; perplexity_kind names its kind
         self.perplexity_kind = ""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._since = self._last_end = time.perf_counter()
+        self._began = self._since = self._last_end = time.perf_counter()
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, i: int) -> None:
         self._waited += time.perf_counter() - self._last_end
@@ -100,6 +102,7 @@ class Metrics(StepCallback):
     def _log(self, module: BiLMModule, end: StepEnd) -> None:
         now = time.perf_counter()
         seconds, steps, norm = now - self._since, len(self._results), self._results[-1].gradient_norm
+        pause_share = self._paused / (now - self._began)
         tokens_per_step = module.config.data.tokens_per_step
         self.tokens_per_second = steps * tokens_per_step / seconds
         finite = [result.loss for result in self._results if math.isfinite(result.loss)]
@@ -117,15 +120,25 @@ class Metrics(StepCallback):
             "train/epoch": end.step / self._lanes.windows_per_epoch,
             "speed/tokens_per_second": self.tokens_per_second,
             "speed/data_wait_share": self._waited / seconds,
-            "speed/eta_hours": (module.state.total_steps - end.step) / steps * seconds / 3600,
+            "speed/pause_share": pause_share,
+            "speed/eta_hours": (module.state.total_steps - end.step) / steps * seconds / 3600 / (1 - pause_share),
             "memory/peak_gib": _peak_memory_bytes() / 2**30,
         }
         if self._tracker is not None:
             self._tracker.log(metrics, end.step)
+            self._warn_of_pauses(pause_share, now - self._began)
         self._waited, self._since, self._results = 0.0, now, []
+
+    def _warn_of_pauses(self, share: float, seconds: float) -> None:
+        """On many GPUs a thousand steps may take seconds, and the checkpoint after them as long."""
+        if share > _LONG_PAUSES and seconds > _JUDGED_AFTER and not self._has_warned:
+            self._has_warned = True
+            remedy = "raise train.validate_every_steps or checkpoint.every_steps, or limit train.validate_tokens"
+            log.warning("validations and checkpoints took %.0f%% of the time so far: %s", 100 * share, remedy)
 
     def leave_out(self, seconds: float) -> None:
         """Exclude time spent on validation or saving from the training speed and from the wait for data."""
+        self._paused += seconds
         self._since += seconds
         self._last_end += seconds
 

@@ -201,6 +201,13 @@ def test_a_folder_that_holds_no_run_is_refused(tmp_path: Path, capsys: pytest.Ca
     assert "takes a run folder" in capsys.readouterr().err
 
 
+def test_a_run_whose_job_has_not_started_it_yet_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "code").mkdir()  # of slurm/submit.sh
+    assert main(["status", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "not started" in shown and "squeue --me" in shown and "resume" not in shown
+
+
 def test_a_run_with_few_records_is_shown_too(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     assert read_status(tmp_path).state == "new"

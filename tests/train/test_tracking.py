@@ -32,8 +32,8 @@ def test_wandbs_file_holds_the_metrics_against_the_global_step(uninterrupted: Pa
     assert list(logged) == list(range(1, 121))
     assert logged[120].keys() == {
         "train/loss", "train/sampled_perplexity", "train/gradient_norm", "train/learning_rate", "train/bad_steps",
-        "train/tokens", "train/epoch", "speed/tokens_per_second", "speed/data_wait_share", "speed/eta_hours",
-        "memory/peak_gib", "val/perplexity", "val/perplexity_forward", "val/perplexity_backward", "val/tokens",
+        "train/tokens", "train/epoch", "speed/tokens_per_second", "speed/data_wait_share", "speed/pause_share",
+        "speed/eta_hours", "memory/peak_gib", "val/perplexity", "val/perplexity_forward", "val/perplexity_backward", "val/tokens",
     }  # fmt: skip
     assert {step for step in logged if "val/perplexity" in logged[step]} == set(range(10, 121, 10))
     metrics = of_type(piece, "metric")
@@ -56,6 +56,7 @@ def test_the_metrics_of_a_run_are_plausible(uninterrupted: Path) -> None:
     assert curve[60]["train/tokens"] == 60 * 80 and curve[55]["train/epoch"] == pytest.approx(1)
     assert curve[120]["speed/eta_hours"] == 0 < curve[60]["speed/eta_hours"]
     assert all(0 <= values["speed/data_wait_share"] <= 1 for values in curve.values())
+    assert curve[1]["speed/pause_share"] == 0 and all(0 < curve[step]["speed/pause_share"] < 1 for step in (60, 120))
     assert curve[120]["val/perplexity"] < curve[10]["val/perplexity"]
     both = (curve[120]["val/perplexity_forward"] * curve[120]["val/perplexity_backward"]) ** 0.5
     assert curve[120]["val/perplexity"] == pytest.approx(both)

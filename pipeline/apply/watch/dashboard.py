@@ -38,6 +38,7 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
     "Speed": (
         Panel("tokens a second", ("speed/tokens_per_second",)),
         Panel("share of time waiting for data", ("speed/data_wait_share",)),
+        Panel("share of time in validations and checkpoints", ("speed/pause_share",)),
         Panel("hours left", ("speed/eta_hours",)),
         Panel("peak memory, GiB", ("memory/peak_gib",)),
     ),

@@ -77,7 +77,7 @@ def main(config: StatusConfig) -> int:
 def read_status(run_dir: Path) -> Status:
     """Return the run's status now. Raises ConfigError for a folder that is not a run's, or cannot be read."""
     try:
-        if not any((run_dir / name).exists() for name in ("start.json", "run.json", "metrics.jsonl")):
+        if not any((run_dir / name).exists() for name in ("start.json", "run.json", "metrics.jsonl", "code")):
             raise ConfigError(f"{run_dir} is not the folder of a run; give the run.dir= of an `elmo pretrain`")
         return _read(run_dir)
     except OSError as error:
@@ -174,6 +174,8 @@ def _next(status: Status, start: Start) -> str:
         return f"elmo status {run} --watch; elmo plot {run} output={run}/plot.html"
     if waiting is not None:
         return f"wait: job {waiting['job']} is in the queue ({waiting.get('reason', '')}) and resumes by itself"
+    if not start and not status.step:
+        return "it starts with its job: squeue --me; if none is there, the job's log (JOBNAME-ID.log) has the reason"
     how = "its log has the stacks of all threads; " if status.state == "hung" else ""
     resumed_by = "sbatch the same job again" if start.get("slurm") else again
     return f"{how}to resume from step {status.checkpoint.get('step', 0):,}: {resumed_by}"
@@ -245,6 +247,7 @@ def _speed(status: Status) -> str:
     forms = {
         "speed/tokens_per_second": "{:,.0f} tokens/s",
         "speed/data_wait_share": "{:.1%} of the time waiting for data",
+        "speed/pause_share": "{:.0%} in validations and checkpoints",
         "train/gradient_norm": "gradient norm {:.3g}",
     }
     epoch = [] if status.epoch_hours is None else [f"an epoch in {duration(status.epoch_hours * 3600)}"]

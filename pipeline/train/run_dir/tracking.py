@@ -201,6 +201,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("train/tokens", "val/tokens", "train/bad_steps"), (0, _MAX_COUNT)),
     "train/epoch": (0, 1e12),
     "speed/tokens_per_second": (1e-9, 1e15),
+    "speed/pause_share": (0, 1),
     "speed/eta_hours": (0, 1e12),
 }
 _LINE = Annotated[dict[str, int | float], Predicate(_has_step)]
