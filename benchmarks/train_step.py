@@ -29,7 +29,6 @@ from benchmarks.measure.rates import matmul_rate, needed_flops
 from benchmarks.measure.timed_step import PARTS, Ours, Plain, Steps, Text
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
-from pipeline.model.language_model import LanguageModel
 from pipeline.train.auto import resolve_auto
 from pipeline.train.trainer import keep_freed_memory
 
@@ -42,9 +41,7 @@ def build_steps(config: PretrainConfig, vocabulary: int, ways: list[str]) -> dic
     """Return Steps of each way, from the same weights on the same text."""
     texts = {name: Text(config, vocabulary) for name in ways}
     torch.manual_seed(0)
-    bilm = LanguageModel(config.model, texts[ways[0]].vocabulary)
-    if config.softmax.affixes:
-        bilm.softmax.share_rows(texts[ways[0]].words())
+    bilm = texts[ways[0]].network(config, torch.device("cpu"))
     plain = PlainBiLM(bilm) if any(not name.startswith("ours") for name in ways) else None
     made: dict[str, Steps] = {}
     for name in ways:

@@ -27,6 +27,7 @@ from pipeline.data.datamodule import StepBatches
 from pipeline.model.backend import device as gpu
 from pipeline.model.language_model import LanguageModel
 from pipeline.model.softmax import Softmax
+from pipeline.train.auto import resolve_auto
 from pipeline.train.step.inputs import Preparation, StepInputs
 
 Result = dict[str, Any]
@@ -52,7 +53,9 @@ class Job:
     matmul_rate: float = 0.0
 
     def config(self, *more: str) -> PretrainConfig:
-        return load(PretrainConfig, [*self.arguments, *more, *(TINY if self.is_dry else [])])
+        config = load(PretrainConfig, [*self.arguments, *more, *(TINY if self.is_dry else [])])
+        resolve_auto(config, self.device.type, 1)
+        return config
 
     @property
     def way(self) -> str:
@@ -95,7 +98,7 @@ def check_numbers(job: Job) -> Result:
     draws = [text.draw(step) for step in range(2 if job.is_dry else 5)]
     words = [len(batch.characters) for batch, _ in draws]
     assert len(set(words)) > 1, "windows should have different numbers of words"
-    rows = check(config, text.vocabulary, draws, job.device)
+    rows = check(config, text, draws, job.device)
     for row in rows:
         errors = ", ".join(f"{error:.1e} ({name})" for error, name in row["worst"].values())
         print(f"{row['precision']:8} {row['way']:8} {'right' if row['right'] else 'WRONG'}   worst: {errors}")
@@ -104,8 +107,7 @@ def check_numbers(job: Job) -> Result:
 
 def speed(job: Job) -> Result:
     torch.manual_seed(0)
-    with job.device:
-        bilm = LanguageModel(job.config().model, job.vocabulary)
+    bilm = Text(job.config(), job.vocabulary).network(job.config(), job.device)
     jobs = [(lanes, way) for lanes in job.lanes for way in WAYS if lanes == job.lanes[0] or way != "compiled loop"]
     result: Result = {}
     print(f"{'lanes':>6} {'way':14}{'ms/step':>9}{'tokens/s':>11}{'of bound':>9}{'graphs is x':>12}{'GiB':>6}")
@@ -174,8 +176,7 @@ def curves(job: Job) -> Result:
     text, losses = Text(config), {}
     for precision in ("float32", "bf16"):
         torch.manual_seed(0)
-        with job.device:
-            way = OursAt(config, LanguageModel(config.model, text.vocabulary))
+        way = OursAt(config, text.network(config, job.device))
         found, begun = [], time.perf_counter()
         most = len(losses["float32"]) if losses else 3 if job.is_dry else 2000
         while len(found) < most and (losses or not found or time.perf_counter() - begun < job.seconds / 2):
@@ -202,8 +203,7 @@ def waiting(job: Job) -> Result:
     loader = partial(DataLoader, dataset, None, sampler=range(1 << 30), num_workers=workers)
     batches = iter(loader(prefetch_factor=4 if workers else None, pin_memory=is_pinned))
     torch.manual_seed(0)
-    with job.device:
-        way = OursAt(config, LanguageModel(config.model, job.vocabulary))
+    way = OursAt(config, text.network(config, job.device))
     waited, begun, steps = 0.0, time.perf_counter(), 0
     while steps < warm + 2 or time.perf_counter() - begun < job.seconds:
         if steps == warm:

@@ -31,6 +31,7 @@ class OursAt(Ours):
         reports = self.softmax_gradient.receive(self._report)
         norm = clip_global_norm_(list(self.bilm.parameters()), self.config.optimizer.clip_norm)
         is_deferred = gpu.uses_kernels(self.bilm.softmax.weight)
+        self.bilm.softmax.pass_gradient_on()
         good = self._finite_check.check(0, reports, norm, wait=not is_deferred)
         self.optimizer.step(good=good if isinstance(good, torch.Tensor) else None)
         self.optimizer.zero_grad(set_to_none=True)

@@ -129,6 +129,14 @@ class Text:
         found = self._lexicon.words(0, self.vocabulary)
         return [*found, *map(str, range(len(found), self.vocabulary))]
 
+    def network(self, config: PretrainConfig, device: torch.device) -> LanguageModel:
+        """Return a new network for the vocabulary; its words share rows if the config says so."""
+        with device:
+            bilm = LanguageModel(config.model, self.vocabulary)
+        if config.softmax.affixes:
+            bilm.softmax.share_rows(self.words())
+        return bilm.to(device)
+
     @cached_property
     def _sampler(self) -> LogUniformSampler:
         return LogUniformSampler(self.vocabulary, self._candidates)

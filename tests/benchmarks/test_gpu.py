@@ -35,3 +35,12 @@ def test_every_part_of_the_check_runs_dry_with_right_numbers(tmp_path: Path) -> 
     assert [row["right"] for row in result["check"]["rows"]] == [True] * 4
     ways = {name.split(" ", 1)[1]: row for name, row in result["speed"].items() if name != "took_seconds"}
     assert ways.keys() == set(WAYS) and all(row["seconds"] > 0 for row in ways.values())
+
+
+@pytest.mark.slow
+def test_the_fast_recipe_is_checked_with_its_shared_rows(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    done = run("--dry", "--threads=1", "--parts=check,curves", f"--output={output}", "configs/fast.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads(output.read_text())["check"]["rows"]
+    assert [row["right"] for row in rows] == [True] * 4 and all("update" in row["worst"] for row in rows)

@@ -108,6 +108,7 @@ def results_of(
             assert part.grad is not None
             ids = rows.ids.unsqueeze(0)
             table.grad = torch.sparse_coo_tensor(ids, part.grad, table.shape, is_coalesced=True, check_invariants=False)
+        softmax.pass_gradient_on()
         found[f"result loss {inputs.step}"] = loss.detach()
     for depth, state in enumerate(states):
         found |= {f"result h {depth}": state.h, f"result c {depth}": state.c}
