@@ -70,6 +70,16 @@ def test_a_number_is_not_taken_as_true(number: str, tmp_path: Path) -> None:
             load(PretrainConfig, [argument])
 
 
+@pytest.mark.parametrize(
+    ("setting", "remedy"),
+    [("softmax.kind=full", "set softmax.affixes=false"), ("optimizer.name=adam", "use adam-adagrad, or muon")],
+)
+def test_what_shared_rows_exclude_is_refused(setting: str, remedy: str) -> None:
+    with pytest.raises(ConfigError, match=remedy):
+        load(PretrainConfig, ["fast", setting])
+    load(PretrainConfig, ["fast", setting, "softmax.affixes=false"])
+
+
 @pytest.mark.slow
 def test_the_paper_s_config_starts_on_a_cpu(tmp_path: Path) -> None:
     """Start a training of the paper's 93.6 M parameters with few lanes and a small vocabulary."""

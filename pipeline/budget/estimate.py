@@ -1,5 +1,6 @@
 """`elmo plan`: the speed of configs on this machine, their tokens in some hours, and the perplexity to expect."""
 
+import math
 import shlex
 import sys
 from dataclasses import dataclass
@@ -43,7 +44,8 @@ class Estimate:
     @property
     def cells(self) -> list[str]:
         likely, mark = self.prediction, "*" if self.is_extrapolated else ""
-        figures = [f"{self.parameters:,}", f"{self.tokens_per_second:,.0f}", f"{self.hours:.3g}"]
+        hours = f"{self.hours:.3g}" if self.hours < 100 else f"{self.hours:,.0f}"
+        figures = [f"{self.parameters:,}", f"{self.tokens_per_second:,.0f}", hours]
         figures += [millions(self.tokens), f"{self.tokens / self.new_tokens:.2f}"]
         return [self.config, *figures, f"{likely.perplexity:.0f}{mark}", f"{likely.low:.0f} to {likely.high:.0f}"]
 
@@ -99,6 +101,7 @@ def compare(config: BudgetConfig, arguments: list[str]) -> Comparison:
     """
     law = read_law(config.law)
     require(bool(config.data.path), "data.path= is missing: give a dataset made by `elmo prep`")
+    _require_own_keys_in(arguments, config)
     runs = {name: _run_arguments(name, law, config, arguments) for name in config.configs}
     settings = {name: load(PretrainConfig, of_run) for name, of_run in runs.items()}
     new_tokens = open_training_data(config.data, config.data.path).splits["train"].num_tokens
@@ -112,7 +115,8 @@ def compare(config: BudgetConfig, arguments: list[str]) -> Comparison:
             failures[name] = str(error)
             continue
         affordable = max(1, int(3600 * (config.hours or 0) * rate / lanes[name].tokens_per_step))
-        steps = lanes[name].steps(settings[name].train.epochs, affordable)
+        asked = settings[name].train.max_steps or affordable
+        steps = lanes[name].steps(settings[name].train.epochs, min(affordable, asked))
         parameters, tokens = num_layer_parameters(settings[name].model), steps * lanes[name].tokens_per_step
         prediction = law.predict(parameters, effective_tokens(tokens, new_tokens))
         of_run.append(f"train.max_steps={steps}")
@@ -120,6 +124,15 @@ def compare(config: BudgetConfig, arguments: list[str]) -> Comparison:
         estimates.append(Estimate(name, of_run, parameters, rate, tokens, new_tokens, prediction, is_extrapolated))
     require(bool(estimates), f"no config can train here; the first: {next(iter(failures.values()), '')}")
     return Comparison(law, estimates, failures)
+
+
+def _require_own_keys_in(arguments: list[str], config: BudgetConfig) -> None:
+    """Raise ConfigError for a key of `elmo plan` in a YAML file: `elmo pretrain` reads the same file without it."""
+    given, usual = {argument.partition("=")[0] for argument in arguments}, BudgetConfig(hours=math.inf)
+    for key in _OWN_KEYS:
+        value = getattr(config, key)
+        is_in_file = key not in given and value != getattr(usual, key)
+        require(not is_in_file, f"{key}={value} stands in a YAML file; give {key}= on the command line")
 
 
 def _run_arguments(name: str, law: Law, config: BudgetConfig, arguments: list[str]) -> list[str]:
@@ -132,6 +145,6 @@ def _run_arguments(name: str, law: Law, config: BudgetConfig, arguments: list[st
         is_given = f"data.{key}" in keys or getattr(config.data, key) != getattr(usual, key)
         if not is_given and getattr(own.data, key) != getattr(law, key):
             added.append(f"data.{key}={getattr(law, key)}")
-    if config.run.dir == RunConfig().dir:
+    if "run.dir" not in keys and config.run.dir == RunConfig().dir:
         added.append(f"run.dir=runs/{Path(name).stem}")
     return [name, _RECIPE, *given, *added]

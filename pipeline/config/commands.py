@@ -36,6 +36,8 @@ class BudgetConfig(PretrainConfig):
         require(self.hours is None or self.hours > 0, f"hours={self.hours} must be positive, as in hours=8")
         require(self.seconds > 0, f"seconds={self.seconds} must be positive; 5 are enough on most machines")
         require(bool(self.configs), "configs=[] names no config; leave it out to compare all sizes")
+        nodes = self.train.nodes
+        require(nodes == 1, f"train.nodes={nodes}: the speed is measured on one machine; leave it out")
 
 
 @dataclass

@@ -131,7 +131,7 @@ class SoftmaxConfig:
     def __post_init__(self) -> None:
         require_bounds(self, "softmax.")
         is_possible = self.kind == "sampled" or not self.affixes
-        require(is_possible, "softmax.affixes=true is for softmax.kind=sampled only; leave out one of them")
+        require(is_possible, "softmax.kind=full has no shared rows; set softmax.affixes=false, or softmax.kind=sampled")
 
 
 @dataclass
@@ -157,10 +157,8 @@ class OptimizerConfig:
         require_bounds(self, "optimizer.")
         for name, rate in (("lr", self.lr), ("softmax_lr", self.softmax_lr)):
             require(rate == "auto" or rate > 0, f"optimizer.{name}={rate} must be positive")
-        require(
-            self.clip_norm is None or self.clip_norm > 0,
-            f"optimizer.clip_norm={self.clip_norm} must be positive; use null for no clip",
-        )
+        clip = self.clip_norm
+        require(clip is None or clip > 0, f"optimizer.clip_norm={clip} must be positive; use null for no clip")
         require(0 <= self.momentum < 1, f"optimizer.momentum={self.momentum} must be in [0, 1); 0.9 is usual")
         require(self.initial_accumulator > 0, "optimizer.initial_accumulator must be positive: it is divided by")
 
@@ -189,9 +187,7 @@ class TrainConfig:
         1,
     )
     validate_every_steps: int = option(5000, "steps between validations by full softmax on the held-out split", 1)
-    validate_tokens: int | None = option(
-        None, "held-out tokens to score in each direction, approximately [null: all]", 1
-    )
+    validate_tokens: int | None = option(None, "held-out tokens to score in each direction, about [null: all]", 1)
     patience: int | None = option(
         None, "end after this number of validations in a row without improvement; the best is saved [null: never]", 1
     )
@@ -280,6 +276,8 @@ class PretrainConfig:
             at_once is None or share % at_once == 0,
             f"train.lanes_at_once={at_once} does not divide the {share} lanes of a rank; use a divisor of {share}",
         )
+        is_kept = not self.softmax.affixes or self.optimizer.name != "adam"  # untouched shared rows keep their values
+        require(is_kept, "optimizer.name=adam is not for softmax.affixes=true; use adam-adagrad, or muon")
 
     @property
     def lane_groups(self) -> int:

@@ -1,4 +1,4 @@
-"""What `auto` comes to in optimizer.lr and train.precision: decided at the start of a run, and kept when it resumes."""
+"""What `auto` comes to in optimizer.lr and train.precision: decided at a run's start; a resumed run keeps its last."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -42,13 +42,13 @@ def resolve_auto(
     if config.optimizer.lr == "auto":
         rate, why = rate_rule(config.optimizer, config.model.lstm_dim, steps)
         if begun is not None:
-            rate, why = begun["optimizer"]["lr"], "as the run began"
+            rate, why = begun["optimizer"]["lr"], "as in the last checkpoint"
         config.optimizer.lr = rate
         found["optimizer.lr"] = f"{rate} ({why})"
     if config.train.precision == "auto":
         precision, why = suited_precision(config.model.lstm_dim, device)
         if begun is not None:
-            precision, why = begun["train"]["precision"], "as the run began"
+            precision, why = begun["train"]["precision"], "as in the last checkpoint"
         config.train.precision = precision
         found["train.precision"] = f"{precision} ({why})"
     return found

@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import Callback
 from tqdm import tqdm
 
 from pipeline.data.lanes import TrainLanes
+from pipeline.model.backend.precision import rounding_of
 from pipeline.train.cluster import signals
 from pipeline.train.cluster.stop_requests import Request
 from pipeline.train.cluster.watchdog import Watchdog
@@ -280,10 +281,12 @@ class HandleRequests(StepCallback):
         assert isinstance(pl_module, BiLMModule)
         settings = self._identity | {"train.precision": pl_module.config.train.precision}  # of `auto` on each machine
         identity = zlib.crc32(json.dumps(settings, sort_keys=True).encode())
-        mine = torch.tensor([[pl_module.state.step, identity]], device=pl_module.device)
-        steps, identities = all_gather(mine).t().tolist()
+        processor = zlib.crc32(rounding_of(pl_module.device).encode())
+        mine = torch.tensor([[pl_module.state.step, identity, processor]], device=pl_module.device)
+        steps, identities, processors = all_gather(mine).t().tolist()
         require_same(steps, "checkpoints")
         require_same(identities, "settings or data")
+        require_same(processors, "processor instructions (they round differently)")
 
     def on_step_end(self, trainer: pl.Trainer, module: BiLMModule, end: StepEnd) -> None:
         if module.state.is_over:

@@ -87,6 +87,8 @@ def test_the_rate_leaves_out_the_first_interval_and_waits_for_its_seconds() -> N
         (["hours=1", "data.path="], "data.path= is missing"),
         (["hours=1", "law=absent.json"], "absent.json: there is no law"),
         (["hours=1", "minutes=3"], "there is no key minutes"),
+        (["hours=1", "train.nodes=2"], "train.nodes=2: the speed is measured on one machine"),
+        (["plan.yaml"], "hours=8.0 stands in a YAML file; give hours= on the command line"),
     ],
     ids=str,
 )
@@ -95,6 +97,7 @@ def test_a_mistake_is_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_law(Path("made-up.json"))
+    Path("plan.yaml").write_text("hours: 8\n")
     assert main(["plan", "data.path=absent", "law=made-up.json", *pairs]) == 2
     out, err = capfd.readouterr()
     assert out == "" and err.startswith(f"elmo plan: {message}") and err.count("\n") == 1, err
@@ -116,6 +119,16 @@ def tiny(folder: Path, name: str, cells: int) -> Path:
         "softmax: {num_samples: 64}\n"
     )
     return path
+
+
+def test_steps_and_folder_that_the_user_gives_are_kept(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipeline.budget.estimate.measure_speed", lambda arguments, seconds: 1000.0)
+    own = [f"configs=[{tiny(tmp_path, 'narrow', 16)}]", f"law={write_law(tmp_path / 'law.json')}", "hours=1"]
+    assert main(["plan", f"data.path={dataset}", *own, "train.max_steps=5", "run.dir=runs/elmo"]) == 0
+    config = load(PretrainConfig, capfd.readouterr().out.splitlines()[-1].split()[3:])
+    assert (config.train.max_steps, config.run.dir) == (5, "runs/elmo")
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """`elmo`, except that rank 1 draws other candidates than rank 0 from some step on.
 
-This happens when two processors round differently in the last bits.
+With ODD=processor instead, rank 1 has other instructions from the start.
+
+Other candidates come of two processors that round differently in the last bits.
 
 python -m tests.train.odd_rank COMMAND [key=value ...]
 """
@@ -11,6 +13,7 @@ from typing import Any
 
 from pipeline.cli import main
 from pipeline.model.sampler import LogUniformSampler
+from pipeline.train import callbacks
 
 FIRST_ODD_STEP = 5
 
@@ -29,5 +32,8 @@ def draw_differently() -> None:
 
 if __name__ == "__main__":
     if os.environ.get("LOCAL_RANK") == "1":
-        draw_differently()
+        if os.environ.get("ODD") == "processor":
+            callbacks.rounding_of = lambda device: "other instructions"  # type: ignore[assignment]
+        else:
+            draw_differently()
     sys.exit(main())

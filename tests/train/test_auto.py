@@ -103,7 +103,7 @@ def test_a_resumed_run_keeps_what_auto_came_to_and_trains_bitwise_as_without_a_s
     capsys.readouterr()
     runs.train_here(dataset, tmp_path / "stopped", *settings)
     printed = capsys.readouterr().err
-    assert printed.count("(as the run began)") == 2 and "auto     train.precision=32-true" in printed
+    assert printed.count("(as in the last checkpoint)") == 2 and "auto     train.precision=32-true" in printed
     whole, stopped = runs.newest(tmp_path / "whole"), runs.newest(tmp_path / "stopped")
     names = ("state_dict", "optimizer_states", "global_step")
     assert not [found for name in names for found in runs.differences(whole[name], stopped[name], name)]

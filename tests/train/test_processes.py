@@ -97,6 +97,18 @@ def test_ranks_with_different_candidates_are_named_in_one_sentence(dataset: Path
     assert runs.last_step(run_dir) == 5
 
 
+@pytest.mark.slow
+def test_ranks_with_unlike_processors_are_refused_at_the_start(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ODD", "processor")
+    process = runs.start(dataset, tmp_path / "run", *ENDLESS, "train.devices=2", module="tests.train.odd_rank")
+    assert process.wait() == 1, process.output()
+    printed = process.output()
+    assert "of 2 ranks, these have other processor instructions (they round differently) than the rest: 1; " in printed
+    assert "Traceback" not in printed and not list((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
+
+
 class Failing:
     """Raise an error from the fourth call on."""
 

@@ -33,7 +33,8 @@ def test_wandbs_file_holds_the_metrics_against_the_global_step(uninterrupted: Pa
     assert logged[120].keys() == {
         "train/loss", "train/sampled_perplexity", "train/gradient_norm", "train/learning_rate", "train/bad_steps",
         "train/tokens", "train/epoch", "speed/tokens_per_second", "speed/data_wait_share", "speed/pause_share",
-        "speed/eta_hours", "memory/peak_gib", "val/perplexity", "val/perplexity_forward", "val/perplexity_backward", "val/tokens",
+        "speed/eta_hours", "memory/peak_gib", "val/perplexity", "val/perplexity_forward", "val/perplexity_backward",
+        "val/tokens",
     }  # fmt: skip
     assert {step for step in logged if "val/perplexity" in logged[step]} == set(range(10, 121, 10))
     metrics = of_type(piece, "metric")

@@ -1,4 +1,4 @@
-"""Choose the precision in which a device trains a network faster."""
+"""Choose the precision in which a device trains a network faster; tell devices apart that round differently."""
 
 import torch
 
@@ -20,3 +20,12 @@ def suited_precision(cells: int, device: str) -> tuple[Precision, str]:
     if cells < _LEAST_CELLS:
         return "32-true", f"bfloat16 is hardly faster below {_LEAST_CELLS} cells"
     return "bf16-mixed", "this processor multiplies bfloat16"
+
+
+def rounding_of(device: torch.device) -> str:
+    """Return what decides the rounding of sums here. Every rank updates its own replica of the weights: where sums
+    round differently, in the norm of the gradients and in Muon's products, the replicas would drift apart.
+    """
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_capability(device))
+    return f"{torch.backends.cpu.get_cpu_capability()} {HAS_BF16}"

@@ -25,7 +25,7 @@ def require_same(values: Sequence[int], what: str) -> None:
     ranks = ", ".join(str(rank) for rank, value in enumerate(values) if value != usual)
     raise RanksDiffer(
         f"of {len(values)} ranks, these have other {what} than the rest: {ranks}; "
-        "their machines have other code, other data or a faulty processor: exclude them, and resume"
+        "their machines have other code, other data, or another or a faulty processor: exclude them, and resume"
     )
 
 

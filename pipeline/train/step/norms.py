@@ -1,7 +1,8 @@
 """Norms of gradients, weights and updates by parameter group, and histograms of the layers' norms, of one step.
 
 These are bilm-tf's norm_pre_clip, norm_post_clip and UPDATE (training.py:572-603, 926-967), by group instead of by
-variable. Only the touched rows of the softmax count, as in bilm-tf.
+variable. Only the touched rows of the softmax count, as in bilm-tf. Rows that words share are left out: their gradient
+is sparse or dense by the device, and not clipped.
 """
 
 from collections import defaultdict
@@ -20,6 +21,7 @@ Histogram = tuple[np.ndarray, np.ndarray]  # counts, and the edges between them
 
 _HISTOGRAM_LANES = 8  # a sample of the batch
 _BINS = 32
+_SHARED_ROWS = "softmax.affixes.weight"
 _TINY = 1e-7  # as in bilm-tf, for the ratio of a weight of zeros
 
 
@@ -63,7 +65,7 @@ class StepNorms:
             return
         self._norm_before_clip = float(norm_before_clip)
         for name, parameter in self._bilm.named_parameters():
-            if parameter.grad is None:
+            if parameter.grad is None or name == _SHARED_ROWS:
                 continue
             rows, grad = rows_of(parameter.grad)
             weight = parameter.detach().clone() if rows is None else parameter.detach()[rows]
