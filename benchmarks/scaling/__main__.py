@@ -21,12 +21,15 @@ from typing import Any
 
 from benchmarks.measure.command import split_options, table, write_result
 from benchmarks.scaling.fit import fit_law
+from data_prep.dataset.files import write_json
 from data_prep.dataset.index import INDEX
+from data_prep.dataset.open import open_dataset
 from data_prep.prepare import prepare
 from pipeline.apply.watch.curves import read_curves
 from pipeline.budget.law import Check, Law, LawRun, millions
 from pipeline.config.load import load
-from pipeline.config.schema import PretrainConfig
+from pipeline.config.schema import DataConfig, PretrainConfig
+from pipeline.data.vocabulary import choose_vocabulary
 from pipeline.model.bilm import num_layer_parameters
 from pipeline.train.run_dir.records import git_revision, read_end
 from pipeline.train.trainer import launching_ranks
@@ -49,20 +52,32 @@ class Training:
 def train(training: Training, dataset: Path, out: Path, options: dict[str, Any], more: list[str]) -> LawRun:
     """Train a run to its end, unless it has ended; return its figures."""
     run_dir = out / "runs" / training.name
-    of_all = [f"data.vocab_size={options['words']}", f"data.lanes={options['lanes']}", "train.threads=1"]
-    files_first = [training.size, "fast", *of_all, *more]
+    files_first = _settings(training.size, options, more)
     config = load(PretrainConfig, files_first)
     steps = training.tokens // config.data.tokens_per_step
-    own = [f"data.path={dataset}", f"run.dir={run_dir}", f"train.max_steps={steps}", "wandb.mode=disabled"]
-    own += [f"train.validate_every_steps={_NEVER}", f"train.validate_tokens={options['validate']}"]
-    command = ["pretrain", *files_first, *own]
+    asked = [*files_first, f"train.max_steps={steps}", f"train.validate_tokens={options['validate']}"]
+    own = [f"train.validate_every_steps={_NEVER}", f"data.path={dataset}", f"run.dir={run_dir}", "wandb.mode=disabled"]
+    command = ["pretrain", *asked, *own]
+    _require_same(run_dir.with_suffix(".asked.json"), asked)
     if read_end(run_dir).get("text") != f"step {steps:,} of {steps:,}":
-        run_dir.parent.mkdir(parents=True, exist_ok=True)
         print(f"$ elmo {' '.join(command)}", file=sys.stderr, flush=True)
         # As a rank of this process, the training ends with it; it would keep the folder of the run otherwise.
         with run_dir.with_suffix(".log").open("a") as log, launching_ranks():
             subprocess.run([sys.executable, "-m", "pipeline.cli", *command], check=True, stdout=log, stderr=log)
     return _figures(training.name, num_layer_parameters(config.model), run_dir, steps)
+
+
+def _settings(size: str, options: dict[str, Any], more: list[str]) -> list[str]:
+    of_all = [f"data.vocab_size={options['words']}", f"data.lanes={options['lanes']}", "train.threads=1"]
+    return [size, "fast", *of_all, *more]
+
+
+def _require_same(record: Path, asked: list[str]) -> None:
+    """Refuse a run of other settings in the place of this one."""
+    if record.exists() and json.loads(record.read_text()) != asked:
+        raise SystemExit(f"{record} is of a run with other options: give those again, or another folder as OUT")
+    record.parent.mkdir(parents=True, exist_ok=True)
+    write_json(record, asked)
 
 
 def _figures(name: str, parameters: int, run_dir: Path, steps: int) -> LawRun:
@@ -78,14 +93,14 @@ def prepared(out: Path, train_text: str, heldout_text: str, is_raw: bool) -> Pat
     return out / "data"
 
 
-def law_of(runs: list[LawRun], checked: LawRun, options: dict[str, Any], more: list[str]) -> Law:
-    """Fit the law to the runs, and predict the one that they do not include."""
+def law_of(runs: list[LawRun], checked: LawRun, text: str, data: DataConfig) -> Law:
+    """Fit the law to the runs, and predict the one that they do not include. data: the settings of the runs."""
     fit = fit_law(runs)
     predicted = fit.curve.perplexity(checked.parameters, checked.tokens)
-    window = load(PretrainConfig, more).data.window
+    words = choose_vocabulary(open_dataset(data.path), data)
     commit = (git_revision() or "unknown")[:12]
     check = Check(checked, float(f"{predicted:.6g}"), float(f"{predicted / checked.perplexity - 1:.4g}"))
-    about = (options["text"], options["words"], options["lanes"], window, time.strftime("%Y-%m-%d"), commit)
+    about = (text, words, data.lanes, data.window, time.strftime("%Y-%m-%d"), commit)
     return Law(*about, fit.exponent, fit.curve, fit.resampled, runs, check)
 
 
@@ -115,7 +130,10 @@ def _trainings(options: dict[str, Any]) -> tuple[list[Training], Training]:
         raise SystemExit("give millions of tokens, as in --millions=0.5,1.25,3 and --check=small:1.25") from None
     if len(sizes) * len(lengths) < 4:
         raise SystemExit("give four runs or more by --sizes= and --millions=")
-    return [Training(size, length) for length in lengths for size in sizes], Training(check, check_length)
+    fitted, checked = [Training(size, length) for length in lengths for size in sizes], Training(check, check_length)
+    if checked in fitted:
+        raise SystemExit(f"--check={options['check']} is one of the runs that the law is fitted to; name another one")
+    return fitted, checked
 
 
 def _tokens(millions_as_text: str) -> int:
@@ -135,7 +153,9 @@ def main(arguments: list[str]) -> None:
     dataset = prepared(out, train_text, heldout_text, options["raw"])
     in_order = sorted([*fitted, check], key=lambda training: training.tokens)
     runs = {training: train(training, dataset, out, options, more) for training in in_order}
-    law = law_of([runs[training] for training in fitted], runs[check], options, more)
+    data = load(PretrainConfig, _settings(check.size, options, more)).data
+    data.path = str(dataset)
+    law = law_of([runs[training] for training in fitted], runs[check], options["text"], data)
     print(table_of(law))
     write_result(options["output"] or str(out / "law.json"), json.loads(json.dumps(asdict(law))))
 
