@@ -21,6 +21,7 @@ OTHERS = {
     "two processes, candidates for each direction": (2, ["softmax.candidates=per_direction"]),
     "two processes, shared rows": (2, ["softmax.affixes=true"]),
     "two processes, full softmax": (2, ["softmax.kind=full"]),
+    "two processes, Muon and shared rows": (2, ["softmax.affixes=true", "optimizer.name=muon", "optimizer.lr=0.01"]),
 }
 
 
@@ -36,7 +37,7 @@ def test_the_comparisons_have_dropout_and_clip_gradients(dataset: Path, tmp_path
 def test_other_world_sizes_train_with_the_same_losses(
     dataset: Path, tmp_path: Path, ranks: int, changes: list[str]
 ) -> None:
-    model = [pair for pair in changes if pair.startswith("softmax")]
+    model = [pair for pair in changes if pair.startswith(("softmax", "optimizer"))]
     runs.train_here(dataset, tmp_path / "one", *ONCE, *model)
     if changes:
         runs.run_ranks(dataset, tmp_path / "other", ranks, *ONCE, *changes)

@@ -1,4 +1,6 @@
-"""Adagrad and Adam that update only the touched rows of the softmax, Muon, and one gradient norm over all parameters.
+"""Adagrad and Adam that update only the touched rows of the softmax, Muon, and one norm of all gradients.
+
+Rows that words share are not in the norm: their gradient is made after clipping.
 
 Each group of parameters names its rule, and its learning rate is its `rate` times the schedule.
 """
