@@ -22,8 +22,9 @@ elmo=${ELMO:-$(command -v elmo || echo "$clone/.venv/bin/elmo")}
 run_dir=${run_dir/#\~\//$HOME/}
 aside=$(mktemp -d) status=0 # a wrong config is wrong everywhere; data and disk may differ on the nodes
 touch "$aside/output" # without elmo here, only the nodes check
-export SLURM_TMPDIR=${SLURM_TMPDIR:-$aside} # for data.stage_dir; sites set it in jobs only
-[ ! -x "$elmo" ] || PYTHONPATH=$clone "$elmo" preflight "${arguments[@]}" run.dir="$aside" >"$aside/output" || status=$?
+# SLURM_TMPDIR, for data.stage_dir, is set in jobs only; sbatch must not pass the one of here on.
+[ ! -x "$elmo" ] || SLURM_TMPDIR=${SLURM_TMPDIR:-$aside} PYTHONPATH=$clone \
+    "$elmo" preflight "${arguments[@]}" run.dir="$aside" >"$aside/output" || status=$?
 output=$(cat "$aside/output") && rm -rf "$aside"
 [ "$status" != 2 ] || exit 2
 [ "$status" = 0 ] || echo "here     $output" >&2
