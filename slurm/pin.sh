@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Copy into TARGET the code of CLONE as it is now and the .yaml files among the arguments; write REVISION and ARGUMENTS.
+# Copy into TARGET the code of CLONE as it is now and the .yaml and .yml files among the arguments; write REVISION and ARGUMENTS.
 # Beside scripts that `elmo slurm` wrote there is no clone: the code is that of the installed package.
 # A zero byte ends each argument in ARGUMENTS, because an argument may hold a line end.
 #   pin.sh CLONE TARGET [ARGUMENT ...]
@@ -24,7 +24,7 @@ else
 fi
 mkdir "$aside/submitted"
 for argument; do
-    if [[ $argument == *.yaml && $argument != *=* ]]; then
+    if [[ $argument == *.y?(a)ml && $argument != *=* ]]; then
         copy=submitted/$(basename -- "$argument")
         while [ -e "$aside/$copy" ]; do copy=submitted/other-${copy#submitted/}; done # a/x.yaml and b/x.yaml
         cp -- "$argument" "$aside/$copy"

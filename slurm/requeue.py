@@ -62,7 +62,7 @@ def exclude_bad_nodes(run_dir: Path, code: int) -> int:
     if not is_current_start():
         return 1
     if signals:
-        requeue(run_dir, f"{SIGNALS.get(signals[0], signals[0])}, before training")
+        return requeue(run_dir, f"{SIGNALS.get(signals[0], signals[0])}, before training")
     for node, faults in bad.items():
         log(f"{node}: {'; '.join(faults)}")
     if not any(checks.values()) and code != EXIT_USER_ERROR:
@@ -114,7 +114,7 @@ def after_crash(run_dir: Path, reason: str, phase: str = "training") -> int:
     """Queue the job again, unless it crashed too often in this phase without a new checkpoint."""
     in_a_row = 1
     for record in reversed(restarts(run_dir)):
-        if record.get("crash") != phase or record["step"] != newest_step(run_dir):
+        if record["job"] != JOB or record.get("crash") != phase or record["step"] != newest_step(run_dir):
             break
         in_a_row += 1
     if in_a_row >= MAX_CRASHES:

@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,8 +92,12 @@ class Fetched:
     def _make_room(self, num_bytes: int) -> bool:
         """Remove shards that were not used recently until num_bytes are free; return whether they are."""
         recently = time.time() - _IN_USE_SECONDS
-        for path in sorted(self.folder.glob("*.tar"), key=lambda path: path.stat().st_mtime):
-            if self._has_room(num_bytes) or path.stat().st_mtime > recently:
+        used: list[tuple[float, Path]] = []
+        for path in self.folder.glob("*.tar"):
+            with suppress(FileNotFoundError):  # another process makes room too
+                used.append((path.stat().st_mtime, path))
+        for last, path in sorted(used):
+            if self._has_room(num_bytes) or last > recently:
                 break
             path.unlink(missing_ok=True)  # open maps stay valid, and keep the space until they are closed
         return self._has_room(num_bytes)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from data_prep.dataset.files import DataError, HashingFile, atomic_file, save_npy
+from data_prep.dataset.files import PATH_FAULTS, DataError, HashingFile, UnreachableError, atomic_file, save_npy
 from data_prep.dataset.index import (
     TAR_HEADER_BYTES,
     Chunk,
@@ -213,11 +213,11 @@ def check_size(path: Path, num_bytes: int) -> None:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn an OSError of the block into a DataError."""
+    """Turn an OSError of the block into a DataError, UnreachableError unless it is a fault of the path."""
     try:
         yield
     except OSError as error:
-        raise DataError(
+        raise (DataError if error.errno in PATH_FAULTS else UnreachableError)(
             f"{error.filename or path} cannot be read ({error.strerror or error}); check the path, the disk and your "
             "permissions"
         ) from error

@@ -1,6 +1,5 @@
 """A command of `elmo`: its help, which lists every key with type, default and meaning, and how it ends."""
 
-import errno
 import os
 import re
 import select
@@ -11,16 +10,12 @@ from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+from data_prep.dataset.files import PATH_FAULTS
 from pipeline.config.load import require_text
 from pipeline.config.packaged import config_names
 from pipeline.config.terminal import print_text
 
 EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 2, 130, 141  # 141: as a shell says SIGPIPE
-_PATH_FAULTS = {
-    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTEMPTY,
-    errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, errno.ENODEV,
-}  # fmt: skip
-"""Faults of a path that the user gave. A failing disk or network is none of them: Slurm starts such a job again."""
 _KEYS = "Keys, with type and default; a later file or pair wins. `${...}` in a value is not replaced."
 _LONG_WORD = re.compile(r"(\S{300})\S+")  # a path of thousands of characters is not shown whole
 
@@ -74,7 +69,7 @@ def _sentence(error: Exception) -> str | None:
     """Return what to print of an error that the user can fix, None for any other."""
     if type(error).__module__.split(".")[0] in ("pipeline", "data_prep"):
         return str(error)
-    if isinstance(error, OSError) and error.errno in _PATH_FAULTS and isinstance(error.filename, str | bytes):
+    if isinstance(error, OSError) and error.errno in PATH_FAULTS and isinstance(error.filename, str | bytes):
         return f"{os.fsdecode(error.filename)}: {error.strerror}; give a path that can be used, or change what is there"
     return None
 

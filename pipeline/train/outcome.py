@@ -23,6 +23,12 @@ class LoaderKilled(Failed):
     is_everywhere = False
 
 
+class DataUnreachable(Failed):
+    """This rank cannot read its data, or the mirror of its checkpoints, now: a later start may."""
+
+    is_everywhere = False
+
+
 class CheckpointUnseen(Failed):
     """This rank does not see the checkpoint from which rank 0 resumes."""
 
@@ -67,7 +73,8 @@ class Outcome:
         again = " ".join([f"elmo {command}", *arguments])
         if self.stopped:
             steps = f"step {self.step:,} of {self.total_steps:,} with a checkpoint of step {self.saved_step:,}"
-            print_text(f"stopped at {steps}; to resume: {again}")
+            mirror = f"; checkpoint.mirror is behind: {self.uncopied}" if self.uncopied else ""
+            print_text(f"stopped at {steps}{mirror}; to resume: {again}")
         elif self.saved_step != self.step:
             fault = f"the end could not be saved: the last checkpoint is of step {self.saved_step:,} of {self.step:,}"
             print_text(f"elmo {command}: {fault}; free some space and run again: {again}", sys.stderr)

@@ -2,13 +2,14 @@
 
 import contextlib
 import logging
+import math
 import sys
 from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
 
-from data_prep.dataset.files import DataError
+from data_prep.dataset.files import DataError, UnreachableError
 from pipeline.config.schema import ConfigError, to_dict
 from pipeline.config.terminal import print_text
 from pipeline.data.datamodule import BiLMDataModule, is_killed_worker
@@ -20,10 +21,10 @@ from pipeline.train.auto import resolve_auto
 from pipeline.train.callbacks import Checkpointing, HandleRequests, Heartbeat, Metrics, Validation
 from pipeline.train.cluster import signals
 from pipeline.train.cluster.slurm_env import is_batch_job
-from pipeline.train.cluster.stop_requests import StopRequests
+from pipeline.train.cluster.stop_requests import STOP_FILE, StopRequests
 from pipeline.train.cluster.watchdog import Watchdog
 from pipeline.train.fast_path.callback import FastPath
-from pipeline.train.outcome import Failed, LoaderKilled, Outcome
+from pipeline.train.outcome import DataUnreachable, Failed, LoaderKilled, Outcome
 from pipeline.train.plan import Plan
 from pipeline.train.progress import ProgressBar
 from pipeline.train.run_dir.checkpoint import Record
@@ -50,6 +51,7 @@ from pipeline.version import __version__
 
 log = logging.getLogger(__name__)
 
+_STOPPED_UPLOAD_SECONDS = 60.0  # after a signal; Slurm kills a job three minutes after the one for its time limit
 _KINDS = {"pretrain": "pretraining", "finetune": "fine-tuning"}
 
 
@@ -57,11 +59,13 @@ def run(plan: Plan) -> Outcome:
     """Train until the end, a signal or divergence, from the newest whole checkpoint of run.dir if there is one.
 
     Raises ConfigError for settings that cannot be used, Diverged with the name of the last good checkpoint, TakenOver
-    if a later start of the same run writes its folder now, LoaderKilled, RanksDiffer.
+    if a later start of the same run writes its folder now, LoaderKilled, RanksDiffer, DataUnreachable.
     """
     end_with_launcher()
     try:
         return _run(plan)
+    except UnreachableError as error:  # of the mirror, at the start
+        raise DataUnreachable(str(error)) from None
     finally:
         signals.forget()  # a later training in this process must not stop because of them
         signals.release()
@@ -137,7 +141,10 @@ def _train(
 ) -> Outcome:
     tracker = _start_tracker(plan, module) if plan.rank == 0 else None
     saved_step, stopped_by = _fit(plan, module, is_resumed, tracker, writer, copies, watchdog)
-    uncopied = copies.finish(watchdog.beat) if copies is not None else ""
+    if plan.rank == 0 and stopped_by:  # first, as a job may be killed soon after its signal
+        write_end(plan.run_dir, "stopped", _progress_text(module), stopped_by)
+    seconds = _STOPPED_UPLOAD_SECONDS if stopped_by and stopped_by != STOP_FILE else math.inf
+    uncopied = copies.finish(watchdog.beat, seconds) if copies is not None else ""
     offline_dir, step = tracker.offline_dir if tracker is not None else None, module.state.step
     _end(plan, tracker, 0, "stopped" if stopped_by else "finished", _progress_text(module), stopped_by)
     is_zero = plan.rank == 0
@@ -186,6 +193,8 @@ def _fail(plan: Plan, tracker: Tracker | None, step: int, error: Exception) -> N
             f"a loader process of rank {plan.rank} was killed after step {step:,}, perhaps because memory ran out; run "
             f"the same command again to resume; if memory ran out, with more of it or less than data.workers={workers}"
         )
+    if isinstance(error, UnreachableError):
+        error = DataUnreachable(str(error))
     how = {Diverged: "diverged", RanksDiffer: "refused", DataError: "refused", ConfigError: "refused"}.get(type(error))
     if how is not None:
         _end(plan, tracker, 1, how, str(error))

@@ -23,6 +23,7 @@ from data_prep.workers import usable_cores
 from pipeline.config.schema import Precision, PretrainConfig, TrainConfig
 from pipeline.model.backend.device import choose_device
 from pipeline.train.cluster.torchrun_env import is_torchrun
+from pipeline.train.step.collectives import exchange_timeout
 
 _LAUNCHER = "ELMO_LAUNCHER_PID"  # in the environment of ranks that Lightning starts: the process of rank 0
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # options of mallopt(3)
@@ -86,7 +87,8 @@ def _trainer(machine: Machine, strategy: DDPStrategy, callbacks: list[pl.Callbac
 def _strategy(config: TrainConfig) -> DDPStrategy:
     """Return DDP, which all-reduces dense gradients during backward; SoftmaxGradient exchanges the softmax's rows."""
     hook = bf16_compress_hook if config.exchanges_bfloat16 else None
-    return DDPStrategy(gradient_as_bucket_view=True, ddp_comm_hook=hook)
+    timeout = exchange_timeout(config.start_seconds, config.hang_seconds)
+    return DDPStrategy(gradient_as_bucket_view=True, ddp_comm_hook=hook, timeout=timeout)
 
 
 def global_rank(config: Machine) -> int:

@@ -13,6 +13,7 @@ from pipeline.data.windows import EvaluationWindows
 from pipeline.model.bilm import Window
 from pipeline.model.language_model import LanguageModel
 from pipeline.model.token_encoder import word_lengths
+from pipeline.train.step.collectives import wait_for
 
 _MIN_TOKENS = 100  # a lane of fewer tokens has no meaningful mean loss
 
@@ -56,21 +57,21 @@ def held_out_perplexity(
     device: torch.device,
     rank: int = 0,
     ranks: int = 1,
-    on_lanes: Callable[[], None] = lambda: None,
+    beat: Callable[[], None] = lambda: None,
 ) -> Perplexity:
     """Score this rank's lanes and sum over all ranks. The result depends on the lanes only, not on the number of ranks.
 
-    on_lanes: called after each group of lanes.
+    beat: called after each window, and while this rank waits for others.
     """
     share, num_lanes = lane_share(windows.lanes.num_lanes, rank, ranks), windows.lanes.num_lanes
     totals = torch.zeros(4, dtype=torch.float64, device=device)  # nats forward, nats backward, tokens, diverged_lanes
     for first in range(share.start, share.stop, config.lanes_at_once):
-        of_lanes = _score_lanes(bilm, windows, range(first, min(first + config.lanes_at_once, share.stop)), device)
+        lanes = range(first, min(first + config.lanes_at_once, share.stop))
+        of_lanes = _score_lanes(bilm, windows, lanes, device, beat)
         totals[:3] += of_lanes.sum(1)
         totals[3] += _count_diverged(of_lanes, bilm.softmax.vocab_size)
-        on_lanes()
     if ranks > 1:
-        dist.all_reduce(totals)
+        wait_for(dist.all_reduce(totals, async_op=True), beat)
     forward, backward, tokens, diverged_lanes = totals.tolist()
     both = _exp((forward + backward) / (2 * tokens))
     diverged = int(diverged_lanes) if diverged_lanes <= num_lanes else 0
@@ -83,7 +84,9 @@ def _count_diverged(of_lanes: torch.Tensor, vocab_size: int) -> torch.Tensor:
     return ((of_lanes[:2] > tokens * math.log(vocab_size)) & (tokens >= _MIN_TOKENS)).sum()
 
 
-def _score_lanes(bilm: LanguageModel, windows: EvaluationWindows, lanes: range, device: torch.device) -> torch.Tensor:
+def _score_lanes(
+    bilm: LanguageModel, windows: EvaluationWindows, lanes: range, device: torch.device, beat: Callable[[], None]
+) -> torch.Tensor:
     """Return (3, lanes): nats forward, nats backward, tokens."""
     totals = torch.zeros(3, len(lanes), dtype=torch.float64, device=device)
     states = bilm.initial_states(len(lanes))
@@ -94,6 +97,7 @@ def _score_lanes(bilm: LanguageModel, windows: EvaluationWindows, lanes: range, 
         losses, states = bilm.token_losses(Window(batch.characters, batch.word_index, lengths), batch.targets, states)
         totals[:2] += torch.where(batch.mask, losses.double(), 0.0).sum(1)
         totals[2] += batch.mask[0].sum(0)
+        beat()
     return totals
 
 

@@ -1,6 +1,8 @@
 """Shards on a node's own disk: copied when they are used, checked, deleted to make room, or read in place."""
 
+import errno
 import os
+import pickle
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.dataset.files import DataError
+from data_prep.dataset.files import DataError, UnreachableError
 from data_prep.dataset.open import open_dataset
-from data_prep.dataset.shards import Split
+from data_prep.dataset.remote import Fetched
+from data_prep.dataset.shards import Split, readable
 from data_prep.dataset.staging import remove_damaged
 from data_prep.prepare import prepare
 
@@ -94,3 +97,18 @@ def test_on_a_full_disk_old_copies_are_deleted_or_the_shard_is_read_in_place(dat
     reopened = open_dataset(dataset, stage_dir=small_disk).splits["train"]
     np.testing.assert_array_equal(first_chunk_of(reopened, last), first_chunk_of(plain, last))
     assert f"train-{last:06d}.tar" in staged_shards(small_disk)
+
+
+def test_making_room_passes_over_copies_that_another_process_has_just_removed(tmp_path: Path) -> None:
+    (tmp_path / "gone.tar").symlink_to(tmp_path / "removed")
+    (tmp_path / "old.tar").write_bytes(b"x")
+    os.utime(tmp_path / "old.tar", (0, 0))
+    assert not Fetched(tmp_path, tmp_path, {})._make_room(1 << 60)
+    assert not (tmp_path / "old.tar").exists()
+
+
+def test_a_failing_disk_is_told_apart_from_a_wrong_path(tmp_path: Path) -> None:
+    for number, kind in ((errno.ESTALE, UnreachableError), (errno.EIO, UnreachableError), (errno.ENOENT, DataError)):
+        with pytest.raises(DataError, match="cannot be read") as found, readable(tmp_path):
+            raise OSError(number, os.strerror(number), str(tmp_path))
+        assert type(found.value) is kind and type(pickle.loads(pickle.dumps(found.value))) is kind

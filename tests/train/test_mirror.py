@@ -3,11 +3,13 @@
 import json
 import logging
 import shutil
+import threading
 
 import pytest
 
 from pipeline.config.schema import ConfigError
 from pipeline.train.run_dir.checkpoint import CheckpointFolder
+from pipeline.train.run_dir.copies import Copies
 from tests.object_store import SECRET, Fault, Store
 from tests.train import runs
 
@@ -151,3 +153,17 @@ def test_ranks_of_a_node_fetch_once_and_resume_together(mirrored, dataset, tmp_p
     assert len(fetched) == 1, "one process fetches"
     records = CheckpointFolder(run_dir / "checkpoints").records()
     assert json.loads(mirrored.get(f"{FOLDER}/{records[-1].file[:-5]}.json"))["sha256"] == records[-1].sha256
+
+
+def test_the_wait_for_a_silent_store_can_be_limited(tmp_path):
+    """Slurm kills a job soon after its signal: the upload may not hold up the end until then."""
+    released = threading.Event()
+
+    class Silent:
+        def update(self, check_right):
+            released.wait()
+
+    copies = Copies(Silent())
+    assert "not done within 0 s; the next start of the run does it" in copies.finish(seconds=0.1)
+    released.set()
+    assert copies.finish() == ""

@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline.config.schema import WandbConfig
@@ -179,3 +180,21 @@ def test_without_key_or_network_a_run_is_tracked_offline(
     assert ("tracked offline" in output) == (message is not None)
     assert list(history(wandb_files.pieces(tmp_path / "run")[-1])) == [1, 2]
     assert f"`elmo sync {tmp_path / 'run'}`" in output
+
+
+@pytest.mark.slow
+def test_training_goes_on_when_wandb_s_own_process_is_killed(
+    dataset: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """wandb's process is in a session of its own: no signal to a job or a terminal reaches it, but the OOM killer."""
+    settings = ["wandb.mode=offline", "train.epochs=1000", "train.max_steps=120", "train.log_every_steps=1"]
+    process = runs.start(dataset, tmp_path / "run", *settings, forked=False)
+    assert process.wait_until(lambda: runs.last_step(tmp_path / "run") >= 3)
+    of_wandb = [p for p in psutil.Process(process.popen.pid).children(recursive=True) if "wandb-core" in p.name()]
+    assert of_wandb
+    for one in of_wandb:
+        one.kill()
+    assert process.wait() == 0, process.output()
+    assert process.output().count("NO WANDB from here on") == 1
+    assert runs.saved_steps(tmp_path / "run")[-1] == 120
+    assert list(read_metrics(tmp_path / "run")) == list(range(1, 121))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from data_prep.dataset.files import DataError
+from data_prep.dataset.files import DataError, UnreachableError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -34,14 +34,17 @@ class TransferError(Exception):
 
 
 def retried(source: object, done: str, attempt: Callable[[], T]) -> T:
-    """Return what `attempt` returns, tried a few times. Raises DataError: `source` cannot be `done`."""
+    """Return what `attempt` returns, tried a few times.
+
+    Raises DataError: `source` cannot be `done`; UnreachableError if another try may succeed.
+    """
     for number in range(1, _ATTEMPTS + 1):
         try:
             return attempt()
         except TransferError as error:
             if error.is_final or number == _ATTEMPTS:
                 tried = "" if number == 1 else f" in {number} attempts"
-                raise DataError(
+                raise (DataError if error.is_final else UnreachableError)(
                     f"{source} cannot be {done}{tried} ({error}); check the URL, the network and your access"
                 ) from error
             seconds = _SECONDS_BEFORE_RETRY * 2 ** (number - 1)

@@ -1,7 +1,9 @@
 """Update the mirror of a run's checkpoints in a thread, so that no step waits for an upload."""
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable
 
 from pipeline.train.run_dir.mirror import Mirror
@@ -31,12 +33,18 @@ class Copies:
         """Let the thread upload what was saved. If it is busy, it uploads the newest checkpoint next."""
         self._due.set()
 
-    def finish(self, beat: Callable[[], None] = lambda: None) -> str:
-        """Wait until all is uploaded; return why it is not, "" if it is. beat: called while this waits."""
+    def finish(self, beat: Callable[[], None] = lambda: None, seconds: float = math.inf) -> str:
+        """Wait until all is uploaded, so many seconds at most; return why it is not, "" if it is.
+
+        beat: called while this waits.
+        """
         self.start()
         self._is_ending = True
         self._due.set()
+        until = time.monotonic() + seconds
         while self._thread.is_alive():
+            if time.monotonic() > until:
+                return f"the upload was not done within {seconds:.0f} s; the next start of the run does it"
             self._thread.join(_WAIT_SECONDS)
             beat()
         return self._fault

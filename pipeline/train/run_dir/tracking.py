@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 STEP_METRIC = "trainer/global_step"
 DEFAULT_PROJECT = "elmo"
 _INIT_TIMEOUT_SECONDS = 60
+_FINISH_SECONDS = 60.0  # to upload what is left; a job that is preempted has three minutes for all of its end
 
 
 class WandbRun(TypedDict):
@@ -48,8 +49,7 @@ class Tracker:
             _append_line(self._metrics_path, json.dumps(record))
         except OSError as error:
             log.error("NO METRICS of step %s in %s (%s): training continues", f"{step:,}", self._metrics_path, error)
-        if self.run is not None:
-            self.run.log(record)
+        self._to_wandb(lambda run: run.log(record))
 
     def histograms(self, values: Mapping[str, tuple[np.ndarray, np.ndarray]], step: int) -> None:
         """Log histograms (counts and bin edges, by name) to wandb only."""
@@ -57,17 +57,15 @@ class Tracker:
             import wandb
 
             shown = {name: wandb.Histogram(np_histogram=histogram) for name, histogram in values.items()}
-            self.run.log({STEP_METRIC: step} | shown)
+            self._to_wandb(lambda run: run.log({STEP_METRIC: step} | shown))
 
     def summary(self, values: Mapping[str, float | int]) -> None:
         """Set values that represent the whole run in wandb's tables."""
-        if self.run is not None:
-            self.run.summary.update(dict(values))
+        self._to_wandb(lambda run: run.summary.update(dict(values)))
 
     def alert(self, title: str, text: str, level: str = "INFO") -> None:
         """Send an alert that wandb shows and mails as the user configured; offline, `elmo sync` uploads it."""
-        if self.run is not None:
-            self.run.alert(title=title, text=text, level=level)
+        self._to_wandb(lambda run: run.alert(title=title, text=text, level=level))
 
     def reference(self, kind: str, name: str, path: str, facts: dict[str, Any], aliases: list[str]) -> None:
         """Log the location of a file or dataset as an artifact, without its bytes, if wandb.log_artifacts is true."""
@@ -85,8 +83,17 @@ class Tracker:
 
     def finish(self, exit_code: int = 0) -> None:
         """Flush and end the wandb run; offline, wandb writes only about every 15 s."""
-        if self.run is not None:
-            self.run.finish(exit_code=exit_code)
+        self._to_wandb(lambda run: run.finish(exit_code=exit_code))
+
+    def _to_wandb(self, call: Callable[[Any], object]) -> None:
+        """Call with the wandb run, if there is one. wandb's own process may be killed: training goes on without it."""
+        if self.run is None:
+            return
+        try:
+            call(self.run)
+        except Exception as error:  # it raises errors of many kinds
+            log.error("NO WANDB from here on (%s: %s): training continues", type(error).__name__, error)
+            self.run = None
 
     @property
     def offline_dir(self) -> Path | None:
@@ -123,7 +130,7 @@ def _start(run_dir: Path, name: str, config: WandbConfig, facts: dict[str, Any],
     }
     try:
         timeout = float(os.environ.get("WANDB_INIT_TIMEOUT") or _INIT_TIMEOUT_SECONDS)
-        settings = wandb.Settings(init_timeout=timeout, silent=True)
+        settings = wandb.Settings(init_timeout=timeout, finish_timeout=_FINISH_SECONDS, silent=True)
         run = wandb.init(mode=mode, settings=settings, **arguments)  # type: ignore[arg-type]
     except (wandb.errors.CommError, wandb.errors.UsageError) as error:
         log.warning("wandb cannot be reached (%s): the run continues, tracked offline", str(error).split("\n")[0])

@@ -1,6 +1,8 @@
 """The few collective operations that training needs; with one process they do nothing."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any, TypeAlias
 
 import torch.distributed as dist
@@ -11,6 +13,14 @@ from pipeline.train.outcome import Failed
 Group: TypeAlias = Any
 Pending: TypeAlias = Any
 """An operation to wait for; None if there is nothing to wait for."""
+
+
+_POLL_SECONDS = 0.01
+
+
+def exchange_timeout(*limits: float | None) -> timedelta:
+    """Return how long ranks wait for each other: longer than the watchdog's limits, as it says more than torch does."""
+    return timedelta(minutes=10, seconds=max(30 * 86400.0 if limit is None else limit for limit in limits))
 
 
 class RanksDiffer(Failed):
@@ -40,9 +50,18 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def new_group() -> Group | None:
+def new_group(timeout: timedelta) -> Group | None:
     """Return a group of all ranks whose operations do not queue behind those of others. Every rank must call it."""
-    return dist.new_group() if world_size() > 1 else None
+    return dist.new_group(timeout=timeout) if world_size() > 1 else None
+
+
+def wait_for(pending: Pending, beat: Callable[[], None]) -> None:
+    """Wait for a started operation; call `beat` meanwhile."""
+    while pending is not None and not pending.is_completed():
+        beat()
+        time.sleep(_POLL_SECONDS)
+    if pending is not None:
+        pending.wait()
 
 
 def broadcast_(values: Tensor) -> None:

@@ -16,7 +16,7 @@ from pipeline.model.bilm import DropoutKey, States, Window, detach
 from pipeline.model.language_model import LanguageModel
 from pipeline.model.lstmp import LSTMP, LSTMPState
 from pipeline.train.cluster.stop_requests import Request, StopRequests
-from pipeline.train.step.collectives import broadcast_, new_group
+from pipeline.train.step.collectives import broadcast_, exchange_timeout, new_group
 from pipeline.train.step.finite_check import FiniteCheck, StepResult
 from pipeline.train.step.freeze import Freeze
 from pipeline.train.step.inputs import StepInputs
@@ -81,8 +81,9 @@ class BiLMModule(pl.LightningModule):
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         for layer in self.bilm.layers:
             cast(LSTMP, layer).one_window_at_a_time = True  # on a GPU: keep its buffers and replay its graphs
-        exchanged = torch.bfloat16 if self.config.train.exchanges_bfloat16 else torch.float32
-        self.softmax_gradient.connect(new_group(), exchanged)
+        train = self.config.train
+        exchanged = torch.bfloat16 if train.exchanges_bfloat16 else torch.float32
+        self.softmax_gradient.connect(new_group(exchange_timeout(train.start_seconds, train.hang_seconds)), exchanged)
 
     def training_step(self, inputs: StepInputs, number: int) -> None:
         """Do one optimizer step over all lane groups of this rank."""

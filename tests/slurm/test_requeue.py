@@ -1,0 +1,40 @@
+"""What slurm/requeue.py decides, without a Slurm; tests/slurm/ordeals.py has it on a real one."""
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "slurm" / "requeue.py"
+
+
+@pytest.fixture
+def requeue(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Return the names of the script, as for job 7, with `requeue` that returns the reason."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    names = runpy.run_path(str(SCRIPT))
+    shared = names["after_crash"].__globals__
+    shared["requeue"] = lambda run_dir, reason, **more: reason
+    return shared
+
+
+@pytest.mark.parametrize(("jobs", "ends"), [(["7", "7"], True), (["6", "6"], False), (["6", "7"], False)])
+def test_only_crashes_of_the_same_job_count(
+    requeue: dict[str, Any], tmp_path: Path, jobs: list[str], ends: bool
+) -> None:
+    lines = [{"job": job, "restart": n, "step": 0, "crash": "training"} for n, job in enumerate(jobs)]
+    (tmp_path / "restarts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert requeue["after_crash"](tmp_path, "crash, code 1") == (1 if ends else "crash, code 1")
+
+
+def test_after_a_signal_during_preflight_no_node_is_excluded(
+    requeue: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n1")
+    check = tmp_path / "preflight" / "7.0" / "n1.json"
+    check.parent.mkdir(parents=True)
+    check.write_text(json.dumps({"faults": [], "signal": "SIGTERM"}))
+    requeue |= {"run": lambda *command: "n1\n", "is_current_start": lambda: True}
+    assert requeue["exclude_bad_nodes"](tmp_path, 75) == "preemption (SIGTERM), before training"
