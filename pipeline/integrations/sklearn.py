@@ -40,6 +40,8 @@ class ElmoTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def transform(self, X: Iterable[Sentence]) -> np.ndarray:  # noqa: N803
         """Return (sentences, width)."""
         require(not isinstance(X, str), "X is one string, not a list of sentences; write [X]")
+        is_table = hasattr(X, "columns") or getattr(X, "ndim", 1) != 1  # its rows would become single words
+        require(not is_table, 'X is a table, not a list of sentences; give one column, as X["text"]')
         sentences = [sentence.split() if isinstance(sentence, str) else list(sentence) for sentence in X]
         vectors = self._load()
         means = np.zeros((len(sentences), vectors.width), np.float32)

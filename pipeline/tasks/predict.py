@@ -1,6 +1,7 @@
 """`elmo predict`: label new text by a trained task."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from data_prep.dataset.files import DataError
 from data_prep.dataset.locations import local_path
@@ -29,13 +30,23 @@ def predict(config: PredictConfig) -> Predicted:
     examples = task.kind.read(config.input, task.config, False)
     predictions = task.predict(examples, config.batch_size)
     task.kind.write(config.input, local_path(config.output, "output"), examples, predictions, task.config)
-    return Predicted(config.output, len(examples), _scores(task, config, predictions), task.kind.main)
+    return Predicted(config.output, len(examples), _scores(task, config, examples, predictions), task.kind.main)
 
 
-def _scores(task: Task, config: PredictConfig, predictions: list[object]) -> dict[str, float]:
+def _scores(task: Task, config: PredictConfig, examples: list[Any], predictions: list[Any]) -> dict[str, float]:
     """Return the scores against the labels of the input, {} where it has none."""
     try:
         labelled = task.kind.read(config.input, task.config, True)
     except DataError:
         return {}
-    return task.kind.score(labelled, predictions) if len(labelled) == len(predictions) else {}
+    scored = _of_labelled(labelled, examples, predictions)
+    return task.kind.score(labelled, scored) if len(labelled) == len(scored) else {}
+
+
+def _of_labelled(labelled: list[Any], examples: list[Any], predictions: list[Any]) -> list[Any]:
+    """Return the predictions of the examples that have labels: SNLI's pairs labelled - are in `examples` only."""
+    found: list[Any] = []
+    for example, prediction in zip(examples, predictions, strict=True):
+        if len(found) < len(labelled) and labelled[len(found)].texts() == example.texts():
+            found.append(prediction)
+    return found

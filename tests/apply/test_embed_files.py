@@ -4,6 +4,8 @@ import gzip
 import hashlib
 import io
 import json
+import os
+import resource
 import subprocess
 import sys
 import time
@@ -287,3 +289,47 @@ def test_bf16_gives_nearly_the_same_vectors(
     assert run(model, text, tmp_path / "out.npz", precision="bf16-mixed") == 0
     assert 0 < np.abs(np.load(tmp_path / "out.npz")["0"] - expected[0]).max() < 0.2
     assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_more_parts_than_a_process_may_open_are_written(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.setattr(parts, "_PART_SENTENCES", 1)
+    (tmp_path / "text.txt").write_text("the cat\n" * 100)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_now = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 40, hard))
+    try:
+        assert run(model, tmp_path / "text.txt", tmp_path / f"out{suffix}", overwrite="true") == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_text_that_a_format_cannot_hold_is_refused_before_it_is_embedded(
+    model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipeline.apply.embed.vector_files._MOST_TENSORS", 5)
+    assert run(model, text, tmp_path / "out.safetensors") == 2
+    error = capsys.readouterr().err
+    assert "would have 7 sentences, and a .safetensors file at most 5; choose .h5, .npz or .parquet" in error
+    assert not list(tmp_path.glob("*.parts/part-*.npy"))
+
+
+def test_a_disk_without_room_for_the_file_is_named_before_it_is_written(
+    model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipeline.apply.embed.vector_files.free_bytes", lambda path: 100)
+    assert run(model, text, tmp_path / "out.h5") == 2
+    assert "its disk has 0.0 GB free; free some" in capsys.readouterr().err
+    assert list(tmp_path.glob("*.parts/part-*.npy")) and not (tmp_path / "out.h5").exists()
+
+
+@pytest.mark.slow
+def test_tasks_that_start_together_make_one_plan(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("".join(f"the cat {n} sat\n" for n in range(30_000)))
+    command = [sys.executable, "-m", "pipeline.cli", "embed", f"checkpoint={model}", f"input={tmp_path}/text.txt"]
+    command += [f"output={tmp_path}/out.npz", "threads=1"]
+    tasks = [subprocess.Popen([*command, f"task={task}", "tasks=3"]) for task in range(3)]
+    assert [task.wait() for task in tasks] == [0, 0, 0]
+    assert subprocess.run(command).returncode == 0 and (tmp_path / "out.npz").exists()

@@ -4,7 +4,10 @@ Keys number the sentences from 0, empty lines included. Each format is written a
 for the same vectors. Vectors are memory-mapped, so that writing them needs little memory.
 """
 
+import itertools
 import json
+import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +16,8 @@ import numpy as np
 from data_prep.dataset.files import atomic_path, remove_temporaries_of
 from pipeline.apply.embed.vector_plan import Parts
 from pipeline.config.schema import ConfigError, require
+
+_MOST_TENSORS = 1_000_000  # the header of a .safetensors file, about 90 bytes a tensor, may have 100 MB
 
 
 def format_of(output: str) -> str:
@@ -32,8 +37,26 @@ def write_vectors(path: Path, parts: Parts, keep_sentences: bool = True) -> None
     """Write the finished parts to one file. keep_sentences: add AllenNLP's `sentence_to_index` to HDF5 and npz."""
     write = _WRITERS[format_of(str(path))]
     remove_temporaries_of(path)  # left by a killed call
+    needed, free = sum(parts.path(part.number, "npy").stat().st_size for part in parts.parts), free_bytes(path)
+    require(needed <= free, f"{path} needs {needed / 1e9:.1f} GB and its disk has {free / 1e9:.1f} GB free; free some")
     with atomic_path(path) as aside:
         write(aside, parts, keep_sentences)
+
+
+def free_bytes(path: Path) -> int:
+    """Return the free bytes where `path` is to be. On a full disk h5py would crash the process."""
+    return shutil.disk_usage(path.absolute().parent).free
+
+
+def check_size(output: Path, parts: Parts) -> None:
+    """Raise ConfigError for more sentences than the format can hold, before anything is computed."""
+    sentences = sum(part.sentences for part in parts.parts)
+    is_possible = output.suffix != ".safetensors" or sentences <= _MOST_TENSORS
+    require(
+        is_possible,
+        f"{output} would have {sentences:,} sentences, and a .safetensors file at most {_MOST_TENSORS:,}; choose .h5, "
+        ".npz or .parquet",
+    )
 
 
 def _arrays(parts: Parts) -> Iterator[tuple[str, np.ndarray]]:
@@ -60,17 +83,25 @@ def _write_hdf5(path: Path, parts: Parts, keep_sentences: bool) -> None:
 
 
 def _write_npz(path: Path, parts: Parts, keep_sentences: bool) -> None:
-    arrays = dict(_arrays(parts))
-    if keep_sentences:
-        arrays["sentence_to_index"] = np.array([_sentence_to_index(parts)])
-    with open(path, "wb") as file:  # np.savez would add .npz to a path
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    index = [("sentence_to_index", np.array([_sentence_to_index(parts)]))] if keep_sentences else []
+    with zipfile.ZipFile(path, "w") as archive:  # np.savez would hold the maps of all parts at once
+        for key, values in itertools.chain(_arrays(parts), index):
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.ascontiguousarray(values), allow_pickle=False)
 
 
 def _write_safetensors(path: Path, parts: Parts, keep_sentences: bool) -> None:
-    from safetensors.numpy import save_file
-
-    save_file(dict(_arrays(parts)), path, {"format": "pt"})
+    """Write header and values one after the other: save_file would hold the maps of all parts at once."""
+    dtype, header, end = {"float32": "F32", "float16": "F16"}[parts.vectors["dtype"]], {}, 0
+    for key, values in _arrays(parts):
+        header[key] = {"dtype": dtype, "shape": values.shape, "data_offsets": (end, end + values.nbytes)}
+        end += values.nbytes
+    text = json.dumps({"__metadata__": {"format": "pt"}, **header}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, values in _arrays(parts):
+            file.write(np.ascontiguousarray(values).tobytes())
 
 
 def _write_parquet(path: Path, parts: Parts, keep_sentences: bool) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_prep.dataset.files import DataError, write_bytes, write_json
+from data_prep.dataset.files import DataError, lock_file, write_bytes, write_json
 from data_prep.progress import Progress
-from data_prep.text.corpus import STDIN, find_sources
+from data_prep.text.corpus import STDIN, Source, find_sources
 from data_prep.workers import ReportProgress, run_tasks
 from pipeline.apply.embed import vector_plan
 from pipeline.apply.embed.layer_choice import LayerChoice
@@ -49,9 +49,19 @@ class Text:
 def plan_parts(folder: Path, text: Text, vectors: Vectors, bilm: BiLM, output: Path, overwrite: bool) -> Parts:
     """Return the folder's plan; make it if there is none. Raises ConfigError if the plan has other settings.
 
-    The whole text is read and checked first, so that a fault in its last line shows before hours of work.
+    The whole text is read and checked first, so that a fault in its last line shows before hours of work. Of the tasks
+    of an array that start together one makes the plan, and the others wait for it.
     """
     sources = find_sources(text.input, [], str(output))
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".plan.lock").open("a") as lock:
+        lock_file(lock, wait=True)
+        return _plan_parts(folder, text, sources, vectors, bilm, overwrite)
+
+
+def _plan_parts(
+    folder: Path, text: Text, sources: list[Source], vectors: Vectors, bilm: BiLM, overwrite: bool
+) -> Parts:
     identity: dict[str, Any] = {
         "input": [source.identity() for source in sources],
         "text": {"tokenize": text.tokenize, "language": text.language},
@@ -66,7 +76,6 @@ def plan_parts(folder: Path, text: Text, vectors: Vectors, bilm: BiLM, output: P
         return before
     if before is None:
         vector_plan.clear(folder)  # nothing tells what vectors without a plan are
-    folder.mkdir(parents=True, exist_ok=True)
     rows, files = _write_texts(folder, text, sources)
     require(bool(rows), f"input={' '.join(text.input)} has no text; give files of one sentence a line")
     sentences, words = sum(row.sentences for row in rows), sum(row.words for row in rows)

@@ -9,7 +9,7 @@ from pipeline.tasks.examples.types import LabelledSentence
 
 LABELS = ("0", "1", "2", "3", "4")
 _TOKEN = re.compile(r"\(|\)|[^() \t]+")
-_ROOT = re.compile(r"\s*\(\s*\S+")
+_ROOT = re.compile(r"\s*\(\s*[^\s()]+")
 _ESCAPED = {"-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "-LCB-": "{", "-RCB-": "}", r"\/": "/", r"\*": "*"}
 
 
