@@ -14,6 +14,7 @@ from data_prep.dataset.remote import default_cache_dir
 from pipeline.config.schema import require
 from pipeline.config.tasks import TaskConfig
 from pipeline.model.backend.device import choose_device
+from pipeline.tasks.contents import contents_of
 from pipeline.tasks.examples.word_vectors import read_word_vectors
 from pipeline.tasks.kinds import Kind, kind_of
 from pipeline.tasks.layer_cache import LayerCache
@@ -88,6 +89,14 @@ class TaskRun(ResumableTraining):
         return self.data.train
 
     @cached_property
+    def contents(self) -> dict[str, str]:
+        return contents_of(self.config, self.elmo)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity, **self.contents}
+
+    @cached_property
     def kept(self) -> KeptLayers | None:
         """The biLM's layers of all texts, kept on disk; None where the biLM reads every batch itself.
 
@@ -103,6 +112,10 @@ class TaskRun(ResumableTraining):
         if self.rank == 0:
             cache.verify()  # a training reads all of it in every epoch, so one reading more costs little
         return KeptLayers(cache)
+
+    def cut(self, example: Any, step: int) -> Any:
+        chance = np.random.default_rng([self.config.run.seed, step])
+        return self.kind.network.cut(example, self.config.network, chance)
 
     def make_batch(self, examples: Sequence[Any]) -> Batch:
         """Return a batch, with the biLM's layers where they are kept."""
@@ -134,7 +147,7 @@ class TaskRun(ResumableTraining):
         task.save(self.run_dir / "model", scores)
         learned = module.network.placement.learned()
         result = TaskResult(self.run_dir, self.task, self.kind.main, module.state, scores, learned)
-        result.save(settings_of_scores(self.config))
+        result.save(settings_of_scores(self.config), self.contents)
         return result
 
 

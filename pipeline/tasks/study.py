@@ -26,6 +26,7 @@ from pipeline.config.load import load, to_yaml
 from pipeline.config.schema import ConfigError, require
 from pipeline.config.tasks import TASKS, StudyConfig, TaskConfig, task_schema
 from pipeline.config.terminal import align
+from pipeline.tasks.contents import content_changes
 from pipeline.tasks.training.result import RESULT, SavedResult
 from pipeline.tasks.training.settings import describe_changes, settings_of_scores
 from pipeline.train.cluster import signals
@@ -117,27 +118,32 @@ def study(config: StudyConfig) -> "StudyTable":
     return table
 
 
-def _reuse(run: StudyRun, wanted: dict[str, Any], studies: Sequence[str]) -> None:
-    """Copy the result of a finished run of another study that has the same settings, if there is one."""
+def _reuse(run: StudyRun, wanted: TaskConfig, studies: Sequence[str]) -> None:
+    """Copy the result of a finished run of another study that has the same settings and files, if there is one."""
     for study in studies:
         for path in sorted(local_path(study, "reuse").glob(f"{run.task}/*/{RESULT}")):
             result = _result_of(path)
-            if result is not None and not describe_changes(result["settings"], wanted):
+            if result is not None and not _changes(result, wanted):
                 run.folder.mkdir(parents=True, exist_ok=True)
                 write_bytes(run.folder / "log.txt", f"the result is that of {path.parent}\n".encode())
                 return write_json(run.folder / RESULT, result)
     return None
 
 
-def _check(run: StudyRun, config: StudyConfig, settings: Path) -> dict[str, Any]:
+def _changes(result: SavedResult, wanted: TaskConfig) -> str:
+    """Return how a result's settings, or else its files and biLM, differ from the wanted ones, as text."""
+    changes = describe_changes(result["settings"], settings_of_scores(wanted))
+    return changes or content_changes(result.get("contents", {}), wanted)
+
+
+def _check(run: StudyRun, config: StudyConfig, settings: Path) -> TaskConfig:
     """Return the settings of the run; raise ConfigError if they are wrong, or if it has a result of other ones."""
     arguments = run.arguments(config, settings)[1:]
     checked: TaskConfig = load(task_schema(run.task), arguments, variant=run.task, variants=TASKS)
-    wanted = settings_of_scores(checked)
     if (result := run.result) is not None:
-        changes = describe_changes(result["settings"], wanted)
+        changes = _changes(result, checked)
         require(not changes, f"{run.folder} has results of other settings ({changes}); give those, or another dir=")
-    return wanted
+    return checked
 
 
 def _do(run: StudyRun, config: StudyConfig, settings: Path) -> int:

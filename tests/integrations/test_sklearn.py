@@ -1,9 +1,11 @@
 """The scikit-learn transformer: its vectors are those of `Elmo`, and scikit-learn's tools work with it."""
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
@@ -96,3 +98,11 @@ def test_wrong_options_are_one_sentence(model: str, options: dict[str, object], 
 def test_one_string_is_no_list_of_sentences(model: str) -> None:
     with pytest.raises(ConfigError, match="X is one string"):
         ElmoTransformer(model).transform("The bank")
+
+
+@pytest.mark.parametrize("make", [lambda: np.array(TEXTS)[:, None], lambda: pandas.DataFrame({"text": TEXTS})])
+def test_a_table_is_no_list_of_sentences(model: str, make: Callable[[], object]) -> None:
+    with pytest.raises(ConfigError, match="X is a table"):
+        ElmoTransformer(model).transform(make())
+    column = pandas.DataFrame({"text": TEXTS})["text"]
+    np.testing.assert_array_equal(ElmoTransformer(model).transform(column), ElmoTransformer(model).transform(TEXTS))

@@ -96,6 +96,8 @@ def test_trees_are_read_as_sentences_or_as_all_phrases(tmp_path: Path) -> None:
 
 def test_predicted_classes_are_written_at_the_root(tmp_path: Path) -> None:
     source = write(tmp_path / "a", TREES)
+    write_sentiment_trees(write(tmp_path / "close", "(3(2 It)(4 good))\n"), tmp_path / "c", ["0"])
+    assert (tmp_path / "c").read_text() == "(0(2 It)(4 good))\n"
     write_sentiment_trees(source, tmp_path / "b", ["0", "4"])
     assert [sentence.label for sentence in read_sentiment_trees(tmp_path / "b")] == ["0", "4"]
     assert (tmp_path / "b").read_text().startswith("(0 (2 It) (4 (4 (2 's)")

@@ -14,11 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline import cli
+from pipeline.model.formats.pretrained import save_pretrained
 from pipeline.tasks.examples.columns import read_columns
 from pipeline.tasks.metrics.spans import EntityF1
 from pipeline.tasks.run import subset
 from pipeline.tasks.task import Task
 from pipeline.tasks.training.order import TrainingOrder
+from tests.model import tiny
 from tests.tasks.training import arguments, last_state, make_files, task, weights, with_elmo
 
 
@@ -236,3 +238,30 @@ def test_a_smaller_share_of_the_data_is_part_of_a_larger_one() -> None:
     (small, others), (large, _) = (subset(examples, share, seed=4) for share in (0.01, 0.1))
     assert len(small) == 10 and set(small) < set(large) and sorted(small + others) == examples
     assert subset(examples, 1.0, 4) == (examples, []) and subset(examples, 0.01, seed=5)[0] != small
+
+
+def test_predict_scores_the_pairs_that_have_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """SNLI's own files have pairs labelled -, on which annotators did not agree."""
+    make_files(tmp_path)
+    pairs = [("entailment", "It rains"), ("-", "It snows"), ("neutral", "It is hot"), ("contradiction", "It is dry")]
+    lines = [json.dumps({"gold_label": a, "sentence1": "It pours", "sentence2": b}) for a, b in pairs]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines) + "\n")
+    data, vectors = tmp_path / "pairs.jsonl", tmp_path / "glove.txt"
+    vectors.write_text("it 0.5 -1 0.25\nrains 1 0.5 0.125\n")
+    options = ["network.hidden=4", "words.case=lower", f"vectors={vectors}", "training.max_epochs=1"]
+    options += ["training.accelerator=cpu", "training.threads=1", "wandb.mode=disabled"]
+    assert cli.main(["task", "snli", f"train={data}", f"dev={data}", f"run.dir={tmp_path / 'run'}", *options]) == 0
+    model, output = tmp_path / "run" / "model", tmp_path / "labelled.jsonl"
+    capsys.readouterr()
+    assert cli.main(["predict", f"model={model}", f"input={data}", f"output={output}"]) == 0
+    dev = json.loads((model / "config.json").read_text())["scores"]["dev"]["accuracy"]
+    assert f"4 examples, accuracy {dev:.2f} by the labels of the input" in capsys.readouterr().out
+
+
+def test_a_run_is_not_resumed_on_another_bilm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_files(tmp_path)
+    assert task(tmp_path, "run", *with_elmo(tmp_path), "training.max_epochs=1") == 0
+    save_pretrained(tmp_path / "bilm", tiny.bilm(tiny.config(), seed=9).core(), overwrite=True)
+    capsys.readouterr()
+    assert task(tmp_path, "run", *with_elmo(tmp_path), "training.max_epochs=2") == 2
+    assert "content of elmo.checkpoint" in capsys.readouterr().err

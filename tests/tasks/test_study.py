@@ -13,6 +13,7 @@ import yaml
 from pipeline import cli
 from pipeline.config.load import load
 from pipeline.config.tasks import TASKS, StudyConfig, task_schema
+from pipeline.tasks.contents import contents_of
 from pipeline.tasks.study import StudyTable, plan_study
 from pipeline.tasks.training.settings import settings_of_scores
 from tests.pages import ROOT
@@ -68,7 +69,9 @@ def test_a_killed_study_leaves_the_results_of_the_runs_that_were_done(tmp_path: 
     assert record["elmo.placement"] == "none" and record["run.seed"] == 1
 
 
-def test_results_of_another_study_are_reused_where_the_settings_are_the_same(tmp_path: Path) -> None:
+def test_results_of_another_study_are_reused_where_settings_and_files_are_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = write_study(tmp_path)
     grid = tmp_path / "grid.yaml"
     grid.write_text(
@@ -80,8 +83,9 @@ def test_results_of_another_study_are_reused_where_the_settings_are_the_same(tmp
     config = load(StudyConfig, arguments)
     for number, run in enumerate(plan_study(config)):
         options = run.arguments(config, tmp_path / "settings.yaml")[1:]
-        settings = settings_of_scores(load(task_schema("ner"), options, variant="ner", variants=TASKS))
-        record = {"task": "ner", "settings": settings, "main": "f1", "scores": {"dev": {"f1": 50.0 + number}},
+        wanted = load(task_schema("ner"), options, variant="ner", variants=TASKS)
+        about = {"settings": settings_of_scores(wanted), "contents": contents_of(wanted)}
+        record = {"task": "ner", **about, "main": "f1", "scores": {"dev": {"f1": 50.0 + number}},
                   "learned": {}, "best_step": 3, "steps": 4, "seconds": 5.0}  # fmt: skip
         run.folder.mkdir(parents=True)
         (run.folder / "result.json").write_text(json.dumps(record))
@@ -91,6 +95,10 @@ def test_results_of_another_study_are_reused_where_the_settings_are_the_same(tmp
     assert [record["dev/f1"] for record in records] == [52.0, 53.0]  # the runs without ELMo have other settings
     log = (tmp_path / "again" / "ner" / "placement=input,seed=1" / "log.txt").read_text()
     assert str(tmp_path / "study" / "ner" / "placement=default,seed=1") in log
+    with (tmp_path / "dev.conll").open("a") as file:
+        file.write("New O\n\n")
+    assert cli.main(["study", *again]) == 2
+    assert "has results of other settings (content of dev)" in capsys.readouterr().err
 
 
 def test_tasks_can_be_given_with_commas() -> None:

@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -98,6 +99,12 @@ class Coreference(TaskNetwork[CorefDocument, CoreferenceBatch, Clusters]):
     def labels_of(examples: Sequence[CorefDocument]) -> tuple[str, ...]:
         """Return the genres."""
         return tuple(sorted({example.genre for example in examples} - {""}))
+
+    @staticmethod
+    def cut(example: CorefDocument, config: CoreferenceConfig, chance: np.random.Generator) -> CorefDocument:
+        """Return a random stretch of a long document (Lee et al. 2017, section 6)."""
+        spare = len(example.sentences) - config.max_sentences
+        return example if spare <= 0 else cut_document(example, int(chance.integers(spare + 1)), config.max_sentences)
 
     @staticmethod
     def make_batch(examples: Sequence[CorefDocument], tables: Tables) -> CoreferenceBatch:

@@ -52,6 +52,11 @@ class TaskNetwork(nn.Module, ABC, Generic[Example, BatchOf, Prediction]):
     def make_batch(examples: Sequence[Example], tables: Tables) -> BatchOf:
         """Turn examples into tensors."""
 
+    @staticmethod
+    def cut(example: Example, config: Any, chance: np.random.Generator) -> Example:
+        """Return what a training step sees of an example. config: of the network. chance: of this step and example."""
+        return example
+
     @abstractmethod
     def loss(self, batch: BatchOf) -> Tensor:
         """Return the loss, without the penalty on ELMo's weights."""

@@ -48,6 +48,7 @@ class Steps(Dataset[tuple[Batch, float]]):
         self,
         examples: Sequence[Any],
         order: TrainingOrder,
+        cut: Callable[[Any, int], Any],
         make_batch: MakeBatch,
         first: int,
         last: int,
@@ -55,8 +56,10 @@ class Steps(Dataset[tuple[Batch, float]]):
         ranks: int,
         sums_loss: bool,
     ) -> None:
-        """last: the step after the last one. sums_loss: the loss is a sum over examples, not a mean."""
-        self._examples, self._order, self._make_batch = examples, order, make_batch
+        """cut: (example, step) to what the step sees of it. last: the step after the last one. sums_loss: the loss is a
+        sum over examples, not a mean.
+        """
+        self._examples, self._order, self._cut, self._make_batch = examples, order, cut, make_batch
         self._first, self._last, self._rank, self._ranks, self._sums_loss = first, last, rank, ranks, sums_loss
 
     def __len__(self) -> int:
@@ -70,7 +73,7 @@ class Steps(Dataset[tuple[Batch, float]]):
         weight = self._ranks * (bool(len(chosen)) if self._sums_loss else len(chosen) / total)
         if not len(chosen):  # every rank has to take part in the step
             chosen = self._order.batch(step)[:1]
-        return self._make_batch([self._examples[number] for number in chosen]), float(weight)
+        return self._make_batch([self._cut(self._examples[number], step) for number in chosen]), float(weight)
 
 
 def training_loader(steps: Steps, workers: int) -> DataLoader[tuple[Batch, float]]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from data_prep.dataset.files import write_json
 from data_prep.dataset.typed_json import Count
@@ -26,11 +26,13 @@ class SavedMix(TypedDict):
 class SavedResult(TypedDict):
     """result.json.
 
-    settings: those that scores depend on. seconds: of training, evaluations on dev included, all starts together.
+    settings: those that scores depend on. contents: hashes of the files and of the biLM, of a task. seconds: of
+    training, evaluations on dev included, all starts together.
     """
 
     task: str
     settings: dict[str, Any]
+    contents: NotRequired[dict[str, str]]
     main: str
     scores: dict[str, Scores]
     learned: dict[str, SavedMix]
@@ -79,11 +81,12 @@ class TaskResult:
         """
         return signals.EXIT_PREEMPTED if self.stopped_by is not None and (rank == 0 or is_torchrun()) else 0
 
-    def save(self, settings: dict[str, Any]) -> None:
+    def save(self, settings: dict[str, Any], contents: dict[str, str] | None = None) -> None:
         """Write result.json, the sign that the training has ended."""
         saved: SavedResult = {
             "task": self.task,
             "settings": settings,
+            "contents": contents or {},
             "main": self.main,
             "scores": self.scores,
             "learned": {place: {"weights": w, "gamma": gamma} for place, (w, gamma) in self.learned.items()},

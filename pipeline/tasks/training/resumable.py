@@ -71,6 +71,10 @@ class ResumableTraining(ABC):
     def make_batch(self, examples: Sequence[Any]) -> Batch:
         """Turn examples into tensors."""
 
+    def cut(self, example: Any, step: int) -> Any:
+        """Return what a step sees of a training example."""
+        return example
+
     @abstractmethod
     def module(self, state: TaskState) -> TaskModule:
         """Return the network with its first weights."""
@@ -139,8 +143,9 @@ class ResumableTraining(ABC):
         """Return the signal that stopped the training, None at its end."""
         training, order, total = self.training, self.order, self.total_steps
         steps = Steps(
-            self.examples, order, self.make_batch, module.state.step, total, self.rank, self.ranks, self._sums_loss
-        )
+            self.examples, order, self.cut, self.make_batch, module.state.step, total, self.rank, self.ranks,
+            self._sums_loss,
+        )  # fmt: skip
         evaluate = EvaluateAndSave(
             self.run_dir,
             self.identity,

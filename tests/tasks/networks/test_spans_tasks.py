@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config.task_networks import ElmoConfig
+from pipeline.config.task_networks import CoreferenceConfig, ElmoConfig
 from pipeline.tasks.examples.types import CorefDocument
 from pipeline.tasks.networks.coreference import Coreference, Kept, cut_document, joined
 from pipeline.tasks.networks.layers.spans import candidate_spans, span_attention
@@ -130,6 +130,10 @@ def test_a_cut_document_keeps_the_mentions_inside_it() -> None:
     assert cut.sentences == (("c", "d"), ("e",)) and cut.speakers == (("y", "y"), ("z",))
     assert cut.clusters == (((0, 1), (2, 2)),)
     assert cut_document(document, 0, 50) == document
+    chance, short = np.random.default_rng(0), CoreferenceConfig(max_sentences=2)
+    stretches = {Coreference.cut(document, short, chance).sentences for _ in range(20)}
+    assert stretches == {document.sentences[:2], document.sentences[1:]}
+    assert Coreference.cut(document, CoreferenceConfig(max_sentences=3), chance) == document
 
 
 # Question answering
