@@ -71,7 +71,7 @@ class ElmoConfig:
     layers: str = option("mix", "mix (learned weights), top, or the number of a single layer, 0 for the token layer")
     dropout: float = option(0.5, "dropout of each mixed vector")
     l2: float = option(0.0, "lambda: factor of the sum of squared mix weights in the loss (the paper's regularisation)")
-    layer_norm: bool = option(False, "normalise each layer over the words of a batch before mixing")
+    layer_norm: bool = option(False, "normalise each layer over the words of a batch, in prediction too, as AllenNLP")
     checkpoint: str = option("", "biLM: checkpoint, run folder, model folder or ORG/NAME [default: the baseline]")
     trained: bool = option(False, "train the biLM with the task; false: its weights stay as they are")
     keep: Literal["float32", "float16", "no"] = option(
