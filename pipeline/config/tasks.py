@@ -183,7 +183,7 @@ class PredictConfig:
     model: str = option("", "model folder of a task: RUN_DIR/model of `elmo task`")
     input: str = option("", "text in the task's format; labels in it are not needed, and not used")
     output: str = option("", "file to write: the input with the predicted column or field")
-    batch_size: int = option(32, "examples computed together; changes memory and speed, with elmo.layer_norm labels too", 1)
+    batch_size: int = option(32, "examples computed together: memory and speed; with elmo.layer_norm labels too", 1)
     accelerator: ApplyingAccelerator = option("auto", APPLYING_ACCELERATOR)
 
     def __post_init__(self) -> None:
