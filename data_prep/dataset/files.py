@@ -29,13 +29,6 @@ class UnreachableError(DataError):
     """Data that cannot be read now, for a fault of a disk, a network or a store: a later try may succeed."""
 
 
-# Faults of a path that the user gave; a failing disk or network is none of them.
-PATH_FAULTS = {
-    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTEMPTY,
-    errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, errno.ENODEV,
-}  # fmt: skip
-
-
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Yield a file that durably becomes `path` when the block ends without an error, and is removed otherwise."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from data_prep.dataset.files import PATH_FAULTS, DataError, HashingFile, UnreachableError, atomic_file, save_npy
+from data_prep.dataset.files import DataError, HashingFile, UnreachableError, atomic_file, save_npy
 from data_prep.dataset.index import (
     TAR_HEADER_BYTES,
     Chunk,
@@ -27,6 +27,7 @@ from data_prep.dataset.index import (
     chunk_numbers,
 )
 from data_prep.dataset.lexicon import BOS_ID, EOS_ID, Lexicon
+from data_prep.path_faults import PATH_FAULTS
 
 _MAX_OPEN_MAPS = 64
 

@@ -115,7 +115,7 @@ class TaskRun(ResumableTraining):
 
     def cut(self, example: Any, step: int) -> Any:
         chance = np.random.default_rng([self.config.run.seed, step])
-        return self.kind.network.cut(example, self.config.network, chance)
+        return self.kind.network.cut(example, self.config.network, chance)  # type: ignore[attr-defined]
 
     def make_batch(self, examples: Sequence[Any]) -> Batch:
         """Return a batch, with the biLM's layers where they are kept."""
