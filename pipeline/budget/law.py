@@ -3,7 +3,7 @@
 loss = E + (A / N^a + B / D)^b, in nats per token, with N parameters and D training tokens each way: equation 1.5 of
 Kaplan et al. 2020, "Scaling Laws for Neural Language Models", with an irreducible part E. Size matters little while
 tokens are few, and more and more with more of them; a sum of two separate terms (Hoffmann et al. 2022) misses that by
-up to 13 % of perplexity here (lab/2026-11.md). N is the parameters of the LSTM layers. The encoder of words is left
+up to 6 % of perplexity here (docs/results.md). N is the parameters of the LSTM layers. The encoder of words is left
 out, as embeddings are by Kaplan et al., section 2.1: a much larger one does not lower the loss (lab/2026-11.md). The
 softmax is left out too.
 
