@@ -1,7 +1,8 @@
-"""What slurm/requeue.py decides, without a Slurm; tests/slurm/ordeals.py has it on a real one."""
+"""What slurm/requeue.py decides and slurm/pin.sh copies, without a Slurm; tests/slurm/ordeals.py has a real one."""
 
 import json
 import runpy
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +39,13 @@ def test_after_a_signal_during_preflight_no_node_is_excluded(
     check.write_text(json.dumps({"faults": [], "signal": "SIGTERM"}))
     requeue |= {"run": lambda *command: "n1\n", "is_current_start": lambda: True}
     assert requeue["exclude_bad_nodes"](tmp_path, 75) == "preemption (SIGTERM), before training"
+
+
+@pytest.mark.parametrize("name", ["my.yaml", "my.yml"])
+def test_configs_of_both_endings_are_copied_at_submission(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("run: {seed: 3}\n")
+    command = ["bash", str(SCRIPT.with_name("pin.sh")), str(SCRIPT.parents[1]), "code", name, "data.path=d"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    copied, other = (tmp_path / "code" / "ARGUMENTS").read_bytes().decode().split("\0")[:2]
+    assert Path(copied).read_text() == "run: {seed: 3}\n" and tmp_path / "code" in Path(copied).parents
+    assert other == "data.path=d"

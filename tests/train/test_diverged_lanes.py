@@ -64,3 +64,11 @@ def test_a_lane_of_few_tokens_is_not_counted():
     corpus = Corpus([[[12] * 2] * LANES], types=7)
     corpus.chunks[2][:] = np.where(corpus.chunks[2] >= 3, 11, EOS_ID)
     assert perplexity(bilm(0, 10), corpus).diverged_lanes == 0
+
+
+def test_the_watchdog_is_told_of_each_window(corpus):
+    """A group of lanes may take longer than the watchdog waits."""
+    config, beats = EvaluateConfig(lanes=LANES, lanes_at_once=LANES, window=4), []
+    windows = evaluation_windows(corpus, corpus.maker(VOCABULARY), config)
+    held_out_perplexity(bilm(10, 12), windows, config, torch.device("cpu"), beat=lambda: beats.append(1))
+    assert len(beats) == windows.lanes.num_windows > 2

@@ -8,9 +8,13 @@ import numpy as np
 import psutil
 import pytest
 
+from data_prep.dataset.files import DataError, UnreachableError
+from data_prep.dataset.shards import Split
 from pipeline.train.cluster import signals, stop_requests
 from pipeline.train.cluster.stop_requests import Request, StopRequests
+from pipeline.train.outcome import DataUnreachable
 from pipeline.train.run_dir.lock import Writer
+from pipeline.train.run_dir.records import read_end
 from tests import processes
 from tests.train import runs
 
@@ -183,3 +187,29 @@ def test_a_signal_that_stopped_a_training_does_not_stop_the_next_training(datase
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
     assert not outcome.stopped and outcome.step == 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "raised", "how"), [(UnreachableError, DataUnreachable, None), (DataError, DataError, "refused")]
+)
+def test_data_that_cannot_be_read_now_is_no_refusal(
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[DataError],
+    raised: type[Exception],
+    how: str | None,
+) -> None:
+    """Slurm queues a job again after a crash, and not after a refusal (slurm/requeue.py)."""
+    whole, calls = Split.chunk, []
+
+    def chunk(split: Split, number: int) -> np.ndarray:
+        calls.append(number)
+        if len(calls) > 4:
+            raise kind("the shard is stale")
+        return whole(split, number)
+
+    monkeypatch.setattr(Split, "chunk", chunk)
+    with pytest.raises(raised, match="the shard is stale; "):
+        runs.train_here(dataset, tmp_path / "run", "train.max_steps=100000", "train.epochs=100000", "data.workers=0")
+    assert read_end(tmp_path / "run").get("how") == how
