@@ -27,7 +27,7 @@ from data_prep.dataset.index import (
     chunk_numbers,
 )
 from data_prep.dataset.lexicon import BOS_ID, EOS_ID, Lexicon
-from data_prep.path_faults import PATH_FAULTS
+from data_prep.dataset.path_faults import PATH_FAULTS
 
 _MAX_OPEN_MAPS = 64
 

@@ -10,7 +10,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from data_prep.path_faults import PATH_FAULTS
+from data_prep.dataset.path_faults import PATH_FAULTS
 from pipeline.config.load import require_text
 from pipeline.config.packaged import config_names
 from pipeline.config.terminal import print_text
