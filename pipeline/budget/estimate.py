@@ -101,7 +101,7 @@ def compare(config: BudgetConfig, arguments: list[str]) -> Comparison:
     """
     law = read_law(config.law)
     require(bool(config.data.path), "data.path= is missing: give a dataset made by `elmo prep`")
-    _require_own_keys_in(arguments, config)
+    _refuse_own_keys_in_files(arguments, config)
     runs = {name: _run_arguments(name, law, config, arguments) for name in config.configs}
     settings = {name: load(PretrainConfig, of_run) for name, of_run in runs.items()}
     new_tokens = open_training_data(config.data, config.data.path).splits["train"].num_tokens
@@ -126,7 +126,7 @@ def compare(config: BudgetConfig, arguments: list[str]) -> Comparison:
     return Comparison(law, estimates, failures)
 
 
-def _require_own_keys_in(arguments: list[str], config: BudgetConfig) -> None:
+def _refuse_own_keys_in_files(arguments: list[str], config: BudgetConfig) -> None:
     """Raise ConfigError for a key of `elmo plan` in a YAML file: `elmo pretrain` reads the same file without it."""
     given, usual = {argument.partition("=")[0] for argument in arguments}, BudgetConfig(hours=math.inf)
     for key in _OWN_KEYS:

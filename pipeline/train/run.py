@@ -51,7 +51,7 @@ from pipeline.version import __version__
 
 log = logging.getLogger(__name__)
 
-_STOPPED_UPLOAD_SECONDS = 60.0  # after a signal; Slurm kills a job three minutes after the one for its time limit
+_STOPPED_UPLOAD_SECONDS = 60.0  # after a signal: Slurm kills a job three minutes after it has sent SIGUSR1
 _KINDS = {"pretrain": "pretraining", "finetune": "fine-tuning"}
 
 

@@ -1,8 +1,7 @@
 """`elmo`, except that rank 1 draws other candidates than rank 0 from some step on.
 
-With ODD=processor instead, rank 1 has other instructions from the start.
-
-Other candidates come of two processors that round differently in the last bits.
+This happens when two processors round differently in the last bits. With ODD=processor in the environment, rank 1
+instead has a processor with other instructions from the start.
 
 python -m tests.train.odd_rank COMMAND [key=value ...]
 """

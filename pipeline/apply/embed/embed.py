@@ -11,7 +11,7 @@ from data_prep.dataset.files import DataError, describe_os_error
 from data_prep.dataset.locations import local_path
 from data_prep.workers import num_workers
 from pipeline.apply.embed.layer_choice import LayerChoice
-from pipeline.apply.embed.vector_files import check_size, format_of, write_vectors
+from pipeline.apply.embed.vector_files import check_sentences, format_of, write_vectors
 from pipeline.apply.embed.vector_parts import Machine, Text, Vectors, make_parts, plan_parts
 from pipeline.apply.embed.vector_plan import Parts
 from pipeline.apply.load import load_trained
@@ -68,7 +68,7 @@ def embed(config: EmbedConfig) -> Embedded:
     try:
         text = Text(config.input, config.tokenize, config.language)
         parts = plan_parts(folder, text, vectors, bilm, output, config.overwrite)
-        check_size(output, parts)
+        check_sentences(output, parts)
         make_parts(parts, bilm, vectors, machine)
         return _finish(parts, output, choice, config)
     except OSError as error:

@@ -48,7 +48,7 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(path.absolute().parent).free
 
 
-def check_size(output: Path, parts: Parts) -> None:
+def check_sentences(output: Path, parts: Parts) -> None:
     """Raise ConfigError for more sentences than the format can hold, before anything is computed."""
     sentences = sum(part.sentences for part in parts.parts)
     is_possible = output.suffix != ".safetensors" or sentences <= _MOST_TENSORS

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 STEP_METRIC = "trainer/global_step"
 DEFAULT_PROJECT = "elmo"
 _INIT_TIMEOUT_SECONDS = 60
-_FINISH_SECONDS = 60.0  # to upload what is left; a job that is preempted has three minutes for all of its end
+_FINISH_SECONDS = 60.0  # to upload what is left; a job at its time limit has three minutes to end
 
 
 class WandbRun(TypedDict):
