@@ -27,7 +27,7 @@ from pipeline.tasks.training.loader import KeptLayers
 from pipeline.tasks.training.module import TaskModule
 from pipeline.tasks.training.result import Scores, TaskResult
 from pipeline.tasks.training.resumable import ResumableTraining, StopRequested
-from pipeline.tasks.training.settings import settings_of_scores
+from pipeline.tasks.training.settings import settings_of_scores, settings_of_steps
 from pipeline.tasks.training.state import TaskState
 from pipeline.train.cluster import signals
 
@@ -94,7 +94,7 @@ class TaskRun(ResumableTraining):
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        return {**super().identity, **self.contents}
+        return {"task": self.name, **settings_of_steps(self.settings), **self.contents}
 
     @cached_property
     def kept(self) -> KeptLayers | None:
