@@ -8,6 +8,11 @@ from typing import Any
 
 import pytest
 
+from data_prep.dataset.files import DataError, UnreachableError
+from pipeline.config.load import load
+from pipeline.config.schema import PretrainConfig
+from pipeline.train.cluster import preflight
+
 SCRIPT = Path(__file__).resolve().parents[2] / "slurm" / "requeue.py"
 
 
@@ -39,6 +44,47 @@ def test_after_a_signal_during_preflight_no_node_is_excluded(
     check.write_text(json.dumps({"faults": [], "signal": "SIGTERM"}))
     requeue |= {"run": lambda *command: "n1\n", "is_current_start": lambda: True}
     assert requeue["exclude_bad_nodes"](tmp_path, 75) == "preemption (SIGTERM), before training"
+
+
+@pytest.mark.parametrize(
+    ("may_pass", "result"),
+    [
+        ((True, True), "no node could read the dataset"),
+        ((True, None), "no node could read the dataset"),
+        ((True, False), 1),
+    ],
+)
+def test_an_outage_that_all_nodes_see_is_a_crash_and_ends_no_job(
+    requeue: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    may_pass: tuple[bool | None, ...],
+    result: str | int,
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")
+    checks = tmp_path / "preflight" / "7.0"
+    checks.mkdir(parents=True)
+    for number, value in enumerate(may_pass, start=1):
+        if value is not None:
+            check = {"faults": ["it cannot read the dataset"], "may_pass": value, "signal": None}
+            (checks / f"n{number}.json").write_text(json.dumps(check))
+    requeue |= {"run": lambda *command: "n1\nn2\n", "is_current_start": lambda: True}
+    assert requeue["exclude_bad_nodes"](tmp_path, 1) == result
+
+
+@pytest.mark.parametrize(("error", "may_pass"), [(UnreachableError("e"), True), (DataError("e"), False)])
+def test_preflight_tells_an_outage_from_a_damaged_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: DataError, may_pass: bool
+) -> None:
+    def cannot_be_opened(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(preflight, "open_dataset", cannot_be_opened)
+    config = load(PretrainConfig, ["data.path=d", f"run.dir={tmp_path}", "train.accelerator=cpu"])
+    check = preflight.preflight(config)
+    (written,) = tmp_path.glob("preflight/*/*.json")
+    assert check.faults == ["it cannot read the dataset: e"]
+    assert json.loads(written.read_text()) == {"faults": check.faults, "may_pass": may_pass, "signal": None}
 
 
 @pytest.mark.parametrize("name", ["my.yaml", "my.yml"])

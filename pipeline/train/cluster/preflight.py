@@ -1,6 +1,7 @@
 """Check each node before a job trains on it, so that a bad node is excluded and does not end the job.
 
-RUN_DIR/preflight/JOB.RESTART/NODE.json holds the result: {"faults": [sentence, ...], "signal": name or null}.
+RUN_DIR/preflight/JOB.RESTART/NODE.json holds the result:
+{"faults": [sentence, ...], "may_pass": true or false, "signal": name or null}.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from data_prep.dataset.files import DataError, write_json
+from data_prep.dataset.files import DataError, UnreachableError, write_json
 from data_prep.dataset.locations import local_path
 from data_prep.dataset.open import open_dataset
 from data_prep.dataset.staging import remove_damaged
@@ -28,10 +29,14 @@ NOW = "ELMO_NOW"  # the batch node's clock when it started the check, in seconds
 
 @dataclass
 class NodeCheck:
-    """The result of the checks on a node. faults: why it should not be used. notes: what was fixed."""
+    """The result of the checks on a node.
+
+    faults: why it should not be used. may_pass: whether a later start may be without them. notes: what was fixed.
+    """
 
     node: str
     faults: list[str] = field(default_factory=list)
+    may_pass: bool = True
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -48,14 +53,20 @@ def preflight(config: PretrainConfig) -> NodeCheck:
             result.notes += check(config)
         except _Fault as fault:
             result.faults.append(str(fault))
+            result.may_pass &= isinstance(fault, _PassingFault)
     folder = local_path(config.run.dir, "run.dir") / "preflight" / _start_name()
     folder.mkdir(parents=True, exist_ok=True)
     signum = signals.received()
-    write_json(folder / f"{result.node}.json", {"faults": result.faults, "signal": signum.name if signum else None})
+    written = {"faults": result.faults, "may_pass": result.may_pass, "signal": signum.name if signum else None}
+    write_json(folder / f"{result.node}.json", written)
     return result
 
 
 class _Fault(Exception):
+    pass
+
+
+class _PassingFault(_Fault):
     pass
 
 
@@ -128,5 +139,6 @@ def _data(config: PretrainConfig) -> list[str]:
                     split.chunk(0)[:1].copy()
             damaged += remove_damaged(dataset.index, stage) if (stage := config.data.staged_at) else []
     except (DataError, OSError) as error:
-        raise _Fault(f"it cannot read the dataset: {error}") from None
+        kind = _PassingFault if isinstance(error, UnreachableError) else _Fault
+        raise kind(f"it cannot read the dataset: {error}") from None
     return [f"{name} on this node was damaged and is copied again" for name in damaged]
