@@ -7,10 +7,12 @@ import threading
 
 import pytest
 
+from data_prep.dataset.files import lock_file
 from pipeline.config.schema import ConfigError
 from pipeline.train.outcome import DataUnreachable
 from pipeline.train.run_dir.checkpoint import CheckpointFolder
 from pipeline.train.run_dir.copies import Copies
+from pipeline.train.run_dir.mirror import Mirror
 from tests.object_store import SECRET, Fault, Store
 from tests.train import runs
 
@@ -155,6 +157,17 @@ def test_ranks_of_a_node_fetch_once_and_resume_together(mirrored, dataset, tmp_p
     assert len(fetched) == 1, "one process fetches"
     records = CheckpointFolder(run_dir / "checkpoints").records()
     assert json.loads(mirrored.get(f"{FOLDER}/{records[-1].file[:-5]}.json"))["sha256"] == records[-1].sha256
+
+
+def test_ranks_that_need_nothing_of_the_mirror_do_not_wait_for_each_other(mirrored, tmp_path):
+    """Each hashes the newest checkpoint: 64 ranks that did so one after the other would take minutes."""
+    folder = CheckpointFolder(tmp_path / "first" / "checkpoints")
+    with open(folder.folder / ".mirror.lock", "ab") as lock:
+        lock_file(lock)
+        fetching = threading.Thread(target=Mirror(URL, folder).fetch, daemon=True)
+        fetching.start()
+        fetching.join(60)
+        assert not fetching.is_alive()
 
 
 def test_the_wait_for_a_silent_store_can_be_limited(tmp_path):

@@ -46,11 +46,13 @@ class Mirror:
         Return the files written. One process of a machine fetches, the others wait. Raises DataError if the store
         cannot be read, ConfigError if it holds damaged checkpoints only.
         """
+        records = self._read_records()
+        if not self._newer(records)[1]:  # without the lock: the processes hash a large checkpoint side by side
+            return []
         self._folder.folder.mkdir(parents=True, exist_ok=True)
         with open(self._folder.folder / ".mirror.lock", "ab") as lock:
             lock_file(lock, wait=True)
-            records, here = self._read_records(), self._folder.newest_good()
-            newer = [record for record in records if here is None or record.step > here.step]
+            here, newer = self._newer(records)
             if not newer:
                 return []
             fetched = self._fetch_first(list(reversed(newer)))
@@ -64,6 +66,11 @@ class Mirror:
             if fetched and here is None:
                 fetched += self._fetch_first(best) + self._fetch_beside()
             return fetched
+
+    def _newer(self, records: list[Record]) -> tuple[Record | None, list[Record]]:
+        """Return the newest good checkpoint of the run's folder, and those of the records that are newer."""
+        here = self._folder.newest_good()
+        return here, [record for record in records if here is None or record.step > here.step]
 
     def _fetch_first(self, records: list[Record]) -> list[Path]:
         """Fetch the first of the records whose bytes are right, and return the files written."""
