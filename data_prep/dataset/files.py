@@ -169,15 +169,16 @@ def is_full_disk(error: OSError) -> bool:
     return error.errno in _FULL_DISK
 
 
-def describe_os_error(error: OSError) -> str:
-    """Return one sentence for the user about a failed read or write, with the remedy if one is known."""
+def describe_os_error(error: OSError, kept: str = ": finished parts are kept") -> str:
+    """Return one sentence for the user about a failed read or write, with the remedy if one is known.
+
+    kept: its end, about what the next call need not do again.
+    """
     where = error.filename or "the output folder"
     if is_full_disk(error):
-        return (
-            f"no room to write {where} ({os.strerror(error.errno or 0)}); free some space and run the same "
-            "command again: finished parts are kept"
-        )
-    return f"{where}: {error.strerror or error}; see to it and run the same command again: finished parts are kept"
+        room = f"no room to write {where} ({os.strerror(error.errno or 0)})"
+        return f"{room}; free some space and run the same command again{kept}"
+    return f"{where}: {error.strerror or error}; see to it and run the same command again{kept}"
 
 
 def _name_aside(path: Path) -> Path:

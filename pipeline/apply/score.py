@@ -127,7 +127,9 @@ def score(config: ScoreConfig) -> Scores:
     """Score the sentences of a text, without empty lines; write each as it comes, and return the totals."""
     require(bool(config.checkpoint), "checkpoint= is missing: give a checkpoint, a run's folder or an exported model")
     require(bool(config.input), "input= is missing: give files, folders or globs, or - for standard input")
-    form = local_path(config.output, "output").suffix
+    output = local_path(config.output, "output")
+    require(output.parent.is_dir(), f"output={output}: there is no folder {output.parent}; make it first")
+    form = output.suffix
     require(form in ("", ".jsonl", ".tsv"), f"output={config.output} must end in .jsonl or .tsv")
     device = choose_device(config.accelerator)
     if config.threads:
@@ -148,7 +150,7 @@ def score(config: ScoreConfig) -> Scores:
                     totals.add(found)
                     _write(file, form, found)
     except OSError as error:
-        raise DataError(describe_os_error(error)) from error
+        raise DataError(describe_os_error(error, kept="")) from error
     return totals
 
 

@@ -33,7 +33,6 @@ class ElmoTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def fit(self, X: Iterable[Sentence], y: Any = None) -> "ElmoTransformer":  # noqa: N803
         """Load the model. Raises ConfigError for wrong parameters."""
-        require(self.batch_size >= 1, f"batch_size={self.batch_size} must be at least 1")
         self._load()
         return self
 
@@ -42,7 +41,7 @@ class ElmoTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         require(not isinstance(X, str), "X is one string, not a list of sentences; write [X]")
         is_table = hasattr(X, "columns") or getattr(X, "ndim", 1) != 1  # its rows would become single words
         require(not is_table, 'X is a table, not a list of sentences; give one column, as X["text"]')
-        sentences = [sentence.split() if isinstance(sentence, str) else list(sentence) for sentence in X]
+        sentences = [_words(row, sentence) for row, sentence in enumerate(X)]
         vectors = self._load()
         means = np.zeros((len(sentences), vectors.width), np.float32)
         for start in range(0, len(sentences), self.batch_size):
@@ -53,6 +52,7 @@ class ElmoTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def _load(self) -> WordVectors:
         """Return the model of the present parameters, loaded once; `set_params` may have changed them."""
+        require(self.batch_size >= 1, f"batch_size={self.batch_size} must be at least 1")
         wanted = (self.model, self.layers, self.device)
         if getattr(self, "_loaded", (None, None))[0] != wanted:
             self._loaded = (wanted, WordVectors(*wanted))
@@ -70,3 +70,16 @@ class ElmoTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         tags = super().__sklearn_tags__()
         tags.input_tags.string, tags.input_tags.two_d_array, tags.requires_fit = True, False, False
         return tags
+
+
+def _words(row: int, sentence: Sentence) -> list[str]:
+    if isinstance(sentence, str):
+        return sentence.split()
+    is_list = isinstance(sentence, Iterable) and not isinstance(sentence, bytes)
+    words = list(sentence) if is_list else []
+    remedy = "fill empty cells with an empty string"
+    require(
+        is_list and all(isinstance(word, str) for word in words),
+        f"row {row} of X is {str(sentence)[:40]}, not a sentence: a string or a list of words; {remedy}",
+    )
+    return words

@@ -1,28 +1,41 @@
 """Vectors of words in context as NumPy arrays, for the pipelines of other libraries."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from pipeline.apply.embed.layer_choice import LayerChoice
 from pipeline.apply.load import load_trained
-from pipeline.config.schema import require
+from pipeline.config.schema import ConfigError, require
 from pipeline.model.elmo.elmo import ElmoModule
+
+
+def _device(name: str) -> torch.device:
+    """Return the device. Raises ConfigError if it is none, or not there."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:  # AssertionError: torch without CUDA
+        raise ConfigError(
+            f"device={name} cannot be used ({str(error).splitlines()[0]}); use cpu, or cuda where torch finds a GPU"
+        ) from None
+    return device
 
 
 class WordVectors:
     """A trained biLM and the layers of it that a pipeline uses."""
 
-    def __init__(self, model: str, layers: str, device: str) -> None:
+    def __init__(self, model: str | Path, layers: str | int, device: str) -> None:
         """model: whatever `load_trained` takes. layers: average, top, a number, or all: side by side.
 
-        Raises ConfigError.
+        device: cpu, cuda (a number may follow, as in cuda:1) or mps. Raises ConfigError.
         """
         require(bool(model), "model= is missing: give a model folder, a run's folder, a checkpoint, or ORG/NAME")
         require(layers != "mix", "layers=mix is for `elmo embed`; use average, top, all, or a layer's number")
-        self._elmo = ElmoModule(load_trained(model, device, softmax=False).bilm, num_outputs=0)
-        self._choice = LayerChoice(layers, self._elmo.bilm.config.num_layers + 1)
+        self._elmo = ElmoModule(load_trained(str(model), _device(device), softmax=False).bilm, num_outputs=0)
+        self._choice = LayerChoice(str(layers), self._elmo.bilm.config.num_layers + 1)
 
     @property
     def width(self) -> int:

@@ -195,8 +195,9 @@ class StudyTable:
         return "\n".join([*lines, *(f"failed: {run.folder}; its log.txt says why" for run in self.failed)])
 
     def write(self, folder: Path) -> None:
-        """Write results.csv, a line a run, and results.json."""
-        records = list(self._records())
+        """Write results.csv, a line a run, and results.json; keep finished runs of other grids in the same folder."""
+        own = {_place(run.folder) for run in self._runs}
+        records = [*self._records(), *(record for record in _recorded(folder) if record["run.dir"] not in own)]
         names = list(dict.fromkeys(name for record in records for name in record))
         text = io.StringIO()
         writer = csv.DictWriter(text, names, lineterminator="\n")
@@ -218,7 +219,8 @@ class StudyTable:
         """Yield a flat record a finished run: its options, scores, steps, seconds, and the mix of each place."""
         for run in self._runs:
             if (result := run.result) is not None:
-                record: dict[str, Any] = {"task": run.task, **dict(run.changes), "main": result["main"]}
+                record: dict[str, Any] = {"task": run.task, **dict(run.changes), "run.dir": _place(run.folder)}
+                record["main"] = result["main"]
                 for part, scores in result["scores"].items():
                     record |= {f"{part}/{name}": value for name, value in scores.items() if "/" not in name}
                 record |= {name: result[name] for name in ("best_step", "steps", "seconds")}
@@ -226,6 +228,21 @@ class StudyTable:
                     record |= {f"{place}/layer{number}": weight for number, weight in enumerate(mix["weights"])}
                     record[f"{place}/gamma"] = mix["gamma"]
                 yield record
+
+
+def _place(folder: Path) -> str:
+    """Return a run's folder as seen from its study's."""
+    return "/".join(folder.parts[-2:])
+
+
+def _recorded(folder: Path) -> list[dict[str, Any]]:
+    """Return the records of results.json whose runs are still there."""
+    try:
+        records: list[dict[str, Any]] = load_json(folder / RESULTS, list[dict[str, Any]], "delete it", ConfigError)
+    except FileNotFoundError:
+        return []
+    there = {_place(path.parent) for path in folder.glob(f"*/*/{RESULT}")}
+    return [record for record in records if record.get("run.dir") in there]
 
 
 def _dev_and_test(results: list[SavedResult]) -> tuple[str, str, str]:

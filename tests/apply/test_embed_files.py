@@ -263,7 +263,7 @@ def test_unfinished_work_with_other_options_and_finished_files_are_not_overwritt
     output = tmp_path / "out.h5"
     assert run(model, text, output, task=0, tasks=2) == 0
     assert run(model, text, output, layers="top") == 2
-    assert "begun with another vectors" in capsys.readouterr().err
+    assert "begun with another layer, dtype or precision; repeat" in capsys.readouterr().err
     text.write_bytes(TEXT.encode() + b" more\n")
     assert run(model, text, output) == 2
     assert "begun with another input" in capsys.readouterr().err

@@ -142,7 +142,7 @@ def test_wrong_options_are_reported_in_one_error(
 
 def test_an_index_of_another_layer_is_refused(model: Path, corpus: Path) -> None:
     find(model, corpus)
-    with pytest.raises(ValueError, match="begun with another vectors"):
+    with pytest.raises(ValueError, match=r"begun with another layer, dtype or precision; .* or another index= folder"):
         find(model, corpus, layer="1")
     assert find(model, corpus, layer="1", overwrite=True).found
     assert not torch.is_inference_mode_enabled()

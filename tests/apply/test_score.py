@@ -116,7 +116,12 @@ def test_the_table_names_its_logarithm_and_marks_unknown_words(
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"output": "x.csv"}, "must end in .jsonl or .tsv"), ({"input": "none.txt"}, "none.txt"), ({}, "has no softmax")],
+    [
+        ({"output": "none/x.tsv"}, "there is no folder none"),
+        ({"output": "x.csv"}, "must end in .jsonl or .tsv"),
+        ({"input": "none.txt"}, "none.txt"),
+        ({}, "has no softmax"),
+    ],
 )
 def test_wrong_options_give_one_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: dict[str, str], message: str

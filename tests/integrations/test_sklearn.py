@@ -88,11 +88,24 @@ def test_it_passes_the_checks_of_scikit_learn_that_need_no_numbers(model: str, c
         ({"layers": "mix"}, "layers=mix is for `elmo embed`"),
         ({"layers": "7"}, "layer 7 must be one of all, top, average"),
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"device": "gpu"}, "device=gpu cannot be used"),
+        ({"device": "cuda:99"}, "device=cuda:99 cannot be used"),
     ],
 )
 def test_wrong_options_are_one_sentence(model: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ElmoTransformer(**{"model": model, **options}).fit(TEXTS)
+
+
+@pytest.mark.parametrize("cell", [None, float("nan"), ["a", None], b"bytes"])
+def test_an_empty_cell_is_named_by_its_row(model: str, cell: object) -> None:
+    with pytest.raises(ConfigError, match=r"row 1 of X is .* not a sentence"):
+        ElmoTransformer(model).transform(["The bank", cell])
+
+
+def test_a_path_and_a_number_are_taken_as_their_text(model: str) -> None:
+    found = ElmoTransformer(Path(model), layers=1).transform(TEXTS)
+    np.testing.assert_array_equal(found, ElmoTransformer(model, layers="1").transform(TEXTS))
 
 
 def test_one_string_is_no_list_of_sentences(model: str) -> None:

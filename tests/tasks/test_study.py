@@ -43,6 +43,13 @@ def test_a_grid_is_run_once_and_shown_in_a_table(tmp_path: Path, capsys: pytest.
     assert cli.main(["report", str(tmp_path / "study")]) == 0
     page = (tmp_path / "study" / "report" / "report.html").read_text("utf-8")
     assert "Table 1" in page and "with ELMo" in page and "Learned weights" in page
+    (tmp_path / "one.yaml").write_text("grid: {run.seed: [1]}")  # beside the placements
+    assert cli.main(["study", arguments[0], str(tmp_path / "one.yaml"), *arguments[1:]]) == 0
+    one_seed = json.loads((tmp_path / "study" / "results.json").read_text())
+    assert len(one_seed) == 4 and [record["run.seed"] for record in one_seed] == [1, 1, 2, 2], "the others are kept"
+    results.popitem()[0].unlink()
+    assert cli.main(["study", arguments[0], str(tmp_path / "one.yaml"), *arguments[1:]]) == 0
+    assert len(json.loads((tmp_path / "study" / "results.json").read_text())) == 3
 
 
 @pytest.mark.slow

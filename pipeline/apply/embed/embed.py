@@ -67,7 +67,7 @@ def embed(config: EmbedConfig) -> Embedded:
     vectors = Vectors(choice, config.dtype, config.precision)
     try:
         text = Text(config.input, config.tokenize, config.language)
-        parts = plan_parts(folder, text, vectors, bilm, output, config.overwrite)
+        parts = plan_parts(folder, text, vectors, bilm, output, config.overwrite, "another output")
         check_sentences(output, parts)
         make_parts(parts, bilm, vectors, machine)
         return _finish(parts, output, choice, config)

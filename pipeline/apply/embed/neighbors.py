@@ -95,7 +95,8 @@ def _index(config: NeighborsConfig, bilm: BiLM, vectors: Vectors, machine: Machi
     first = local_path(config.corpus[0], "corpus")
     folder = local_path(config.index, "index") if config.index else first.with_name(f"{first.name}.neighbors")
     require(bool(config.index) or first.exists(), f"corpus={first} is no single file: give index=, a folder to keep")
-    parts = plan_parts(folder, Text(config.corpus), vectors, bilm, folder, config.overwrite)
+    text, elsewhere = Text(config.corpus), "another index= folder"
+    parts = plan_parts(folder, text, vectors, bilm, folder, config.overwrite, elsewhere)
     if parts.missing():
         (folder / FAISS).unlink(missing_ok=True)
         make_parts(parts, bilm, vectors, machine)

@@ -26,6 +26,7 @@ from pipeline.config.schema import require
 from pipeline.model.bilm import BiLM
 from pipeline.model.elmo.sentence_encoder import SentenceEncoder
 
+_MEANING = {"vectors": "layer, dtype or precision", "model": "biLM", "text": "tokenize or language"}  # for the user
 _PART_SENTENCES, _PART_WORDS = 2048, 1 << 14  # bounds memory: 200 MB of float32 for `original`
 
 
@@ -46,8 +47,12 @@ class Text:
     language: str = "en"
 
 
-def plan_parts(folder: Path, text: Text, vectors: Vectors, bilm: BiLM, output: Path, overwrite: bool) -> Parts:
+def plan_parts(
+    folder: Path, text: Text, vectors: Vectors, bilm: BiLM, output: Path, overwrite: bool, elsewhere: str
+) -> Parts:
     """Return the folder's plan; make it if there is none. Raises ConfigError if the plan has other settings.
+
+    elsewhere: what the user may give so that these vectors come to another folder.
 
     The whole text is read and checked first, so that a fault in its last line shows before hours of work. Of the tasks
     of an array that start together one makes the plan, and the others wait for it.
@@ -56,11 +61,11 @@ def plan_parts(folder: Path, text: Text, vectors: Vectors, bilm: BiLM, output: P
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".plan.lock").open("a") as lock:
         lock_file(lock, wait=True)
-        return _plan_parts(folder, text, sources, vectors, bilm, overwrite)
+        return _plan_parts(folder, text, sources, vectors, bilm, overwrite, elsewhere)
 
 
 def _plan_parts(
-    folder: Path, text: Text, sources: list[Source], vectors: Vectors, bilm: BiLM, overwrite: bool
+    folder: Path, text: Text, sources: list[Source], vectors: Vectors, bilm: BiLM, overwrite: bool, elsewhere: str
 ) -> Parts:
     identity: dict[str, Any] = {
         "input": [source.identity() for source in sources],
@@ -71,7 +76,7 @@ def _plan_parts(
         "part": [_PART_SENTENCES, _PART_WORDS],
     }
     is_read_again = STDIN in text.input
-    before = _begun(folder, identity, overwrite, is_read_again)
+    before = _begun(folder, identity, overwrite, is_read_again, elsewhere)
     if before is not None and not is_read_again:
         return before
     if before is None:
@@ -88,7 +93,9 @@ def _plan_parts(
     return parts
 
 
-def _begun(folder: Path, identity: dict[str, Any], overwrite: bool, is_read_again: bool) -> Parts | None:
+def _begun(
+    folder: Path, identity: dict[str, Any], overwrite: bool, is_read_again: bool, elsewhere: str
+) -> Parts | None:
     """Return the parts of this identity in the folder, None if there are none or they are to be overwritten.
 
     is_read_again: the text may differ from before, so that parts may not match the plan.
@@ -107,10 +114,10 @@ def _begun(folder: Path, identity: dict[str, Any], overwrite: bool, is_read_agai
         if not overwrite:
             raise
         return None
+    what = " and ".join(_MEANING.get(name, name) for name in differing)
     require(
         overwrite,
-        f"{folder} holds work that was begun with another {' and '.join(differing)}; repeat that, or use "
-        "overwrite=true or another output",
+        f"{folder} holds work that was begun with another {what}; repeat that, or use overwrite=true or {elsewhere}",
     )
     return None
 

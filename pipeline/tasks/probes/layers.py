@@ -123,7 +123,7 @@ class Hdf5Layers:
         if len(shape) not in (2, 3) or found.dtype.kind != "f":
             raise DataError(f"{path}: key {key} must hold numbers of (layers, words, width); {_remedy()}")
         layers, words, width = (1, *shape) if len(shape) == 2 else shape
-        if words != len(text) or (known is not None and line_of(text) not in known):
+        if words != len(text) or (known is not None and not _is_of(texts, number, known.get(line_of(text)), key)):
             what = f"{words} words instead of {len(text)}" if words != len(text) else "another sentence"
             raise DataError(f"{path}: key {key} holds {what} for {line_of(text)[:60]!r}; {_remedy()}")
         self._shape = self._shape if number else (layers, width)
@@ -181,6 +181,17 @@ def line_of(text: Text) -> str:
 
 def _arrays(layers: Sequence[Tensor]) -> list[np.ndarray]:
     return [of_text.float().cpu().numpy() for of_text in layers]
+
+
+def _is_of(texts: Sequence[Text], number: int, stored: str | None, key: str) -> bool:
+    """Return whether the sentence of this number, which an index stores under `stored`, is that of the key.
+
+    Of equal sentences the index has one key.
+    """
+    if stored is None or not stored.isdecimal():
+        return False
+    other = number + int(stored) - int(key)
+    return 0 <= other < len(texts) and line_of(texts[other]) == line_of(texts[number])
 
 
 def _sentences_of(path: str, file: Any) -> dict[str, str] | None:

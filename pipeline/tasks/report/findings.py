@@ -125,13 +125,15 @@ class Findings:
 def find_results(folders: Sequence[str]) -> Findings:
     """Read all results under the folders. Raises DataError for a damaged one, ConfigError where there is none."""
     findings = Findings()
+    names = [local_path(given).name for given in folders]
     for given in folders:
         folder = local_path(given)
+        prefix = folder.name if names.count(folder.name) == 1 else given.rstrip("/")
         if not folder.is_dir():
             raise ConfigError(f"{given} is no folder; give one that holds studies, probes' JSON files or fine-tunings")
         for path in _json_files(folder):
             name = str(path.relative_to(folder))
-            _take(findings, path, name if len(folders) == 1 else f"{folder.name}/{name}")
+            _take(findings, path, name if len(folders) == 1 else f"{prefix}/{name}")
     if findings.is_empty:
         raise ConfigError(
             f"{', '.join(folders)} holds no results; give folders in which `elmo study`, `elmo finetune`, or with "

@@ -1,19 +1,20 @@
 """The runs of a study as points: what was varied, and the scores over the seeds."""
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.tasks.study import DEFAULT
 
+_CHECKPOINT = "elmo.checkpoint"
 _KNOWN = {
     "elmo.placement": "placement",
     "elmo.layers": "layers",
     "elmo.l2": "l2",
     "training.share": "share",
-    "elmo.checkpoint": "encoder",
+    _CHECKPOINT: "encoder",
 }
 _NOT_VARIED = ("task", "main", "best_step", "steps", "seconds", "run.seed", "run.dir")
 _OF_SHARE = ("training.max_epochs", "training.patience")  # a small share of the data needs more epochs
@@ -77,16 +78,35 @@ class Point:
         return [statistics.mean(of_layer) for of_layer in zip(*same, strict=True)]
 
 
-def points_of(study: str, runs: Iterable[dict[str, Any]]) -> list[Point]:
-    """Return the points of a study, in the order of its runs."""
+def points_of(study: str, runs: Sequence[dict[str, Any]], encoders: Mapping[str, str] | None = None) -> list[Point]:
+    """Return the points of a study, in the order of its runs. encoders: names by `elmo.checkpoint`, of all studies."""
+    names = encoder_names(runs) if encoders is None else encoders
     points: dict[tuple[str, Varied], Point] = {}
     for run in runs:
-        key = run["task"], _varied(run)
+        key = run["task"], _varied(run, names)
         points.setdefault(key, Point(study, *key)).runs.append(run)
     return list(points.values())
 
 
-def _varied(run: dict[str, Any]) -> Varied:
+def encoder_names(runs: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """Return a name for each `elmo.checkpoint`: the end of its path that no other one has."""
+    paths = {str(run[_CHECKPOINT]): Path(str(run[_CHECKPOINT])) for run in runs if _CHECKPOINT in run}
+    parts = {text: _parts(path) for text, path in paths.items()}
+    names = {}
+    for text, own in parts.items():
+        others = [other for key, other in parts.items() if paths[key] != paths[text]]
+        ends = (own[-number:] for number in range(1, len(own) + 1))
+        end = next((end for end in ends if all(other[-len(end) :] != end for other in others)), None)
+        names[text] = "/".join(end) if end else text
+    return names
+
+
+def _parts(path: Path) -> tuple[str, ...]:
+    """Return the parts of a path, without the `model` that many models' folders are named."""
+    return path.parts[:-1] if path.name == "model" and len(path.parts) > 1 else path.parts
+
+
+def _varied(run: dict[str, Any], encoders: Mapping[str, str]) -> Varied:
     values: dict[str, Any] = {}
     others = []
     not_varied = _NOT_VARIED + (_OF_SHARE if "training.share" in run else ())
@@ -101,8 +121,7 @@ def _varied(run: dict[str, Any]) -> Varied:
     except ValueError:
         others.append(f"share={share}")
     if "encoder" in values:
-        path = Path(values["encoder"])
-        values["encoder"] = (path.parent.name if path.name == "model" else path.name) or str(path)
+        values["encoder"] = encoders[values["encoder"]]
     if "l2" in values and values["l2"] != DEFAULT:
         values["l2"] = f"{float(values['l2']):g}" if _is_number(values["l2"]) else values["l2"]
     return Varied(**values, others=" ".join(others))

@@ -24,22 +24,23 @@ def by_layer(name: str, scores: Scores) -> Table | None:
 
 
 def pos_scores(findings: Findings) -> Scores:
-    """Return the accuracy of each source and layer: on test where it was scored, else on dev."""
-    return {
-        name: {_layer(at["layer"]): at["dev"] if at["test"] is None else at["test"] for at in probe["layers"]}
-        for name, probe in zip(_names(findings.pos), findings.pos.values(), strict=True)
-    }
+    """Return the accuracy of each source and layer: on test where it was scored, else on dev, as the name says."""
+    found: Scores = {}
+    for name, probe in zip(_names(findings.pos), findings.pos.values(), strict=True):
+        on_test = {_layer(at["layer"]): at["test"] for at in probe["layers"] if at["test"] is not None}
+        on_dev = {_layer(at["layer"]): at["dev"] for at in probe["layers"]}
+        found[name if on_test else f"{name} (dev)"] = on_test or on_dev
+    return found
 
 
 def wsd_scores(findings: Findings) -> Scores:
-    """Return F1 of each source and layer: on all sets but SemEval-2007, as the paper has it, else on what there is."""
+    """Return F1 of each source and layer: on all sets but SemEval-2007, as the paper has it, else on a set it names."""
     found: Scores = {}
     for name, probe in zip(_names(findings.wsd), findings.wsd.values(), strict=True):
-        chosen = {
-            layer: next((key for key in (WITHOUT_DEV, ALL, *sets) if key in sets), "")
-            for layer, sets in probe["scores"].items()
-        }
-        found[name] = {_layer(layer): probe["scores"][layer][key]["f1"] for layer, key in chosen.items() if key}
+        sets = list(dict.fromkeys(key for of_layer in probe["scores"].values() for key in of_layer))
+        key = next((key for key in (WITHOUT_DEV, ALL, *sets) if key in sets), "")
+        scores = {_layer(layer): of_layer[key]["f1"] for layer, of_layer in probe["scores"].items() if key in of_layer}
+        found[name if key == WITHOUT_DEV else f"{name} ({key})"] = scores
     return found
 
 

@@ -11,7 +11,7 @@ from pipeline.config.watch import ReportConfig
 from pipeline.tasks.report import figures, probe_tables, tables
 from pipeline.tasks.report.findings import Findings, find_results
 from pipeline.tasks.report.page import Picture, Section, data_link, neighbors, neighbors_table, page
-from pipeline.tasks.report.points import Point, points_of
+from pipeline.tasks.report.points import Point, encoder_names, points_of
 from pipeline.tasks.report.tables import Table
 
 PAGE = "report.html"
@@ -50,13 +50,15 @@ def report(config: ReportConfig) -> Report:
 
 def _sections(findings: Findings) -> Iterator[tuple[Section | None, str]]:
     """Yield each part of the page, None where nothing was found, and what makes it."""
-    points = [point for study, runs in findings.studies.items() for point in points_of(study, runs)]
+    names = encoder_names(run for runs in findings.studies.values() for run in runs)
+    points = [point for study, runs in findings.studies.items() for point in points_of(study, runs, names)]
     yield from _studies(points)
-    scores, text = probe_tables.wsd_scores(findings), f"F1 of the nearest sense, without SemEval-2007. {_LAYER_0}"
+    scores = probe_tables.wsd_scores(findings)
+    text = f"F1 of the nearest sense, without SemEval-2007 unless a set is named. {_LAYER_0}"
     yield _scores("Word senses by layer", text, "word-senses", scores, "F1 (%)"), "elmo probe wsd"
     scores, text = (
         probe_tables.pos_scores(findings),
-        f"Accuracy of a linear softmax layer, on test if given, else on dev. {_LAYER_0}",
+        f"Accuracy of a linear softmax layer on test, or on dev where that is named. {_LAYER_0}",
     )
     yield _scores("Parts of speech by layer", text, "parts-of-speech", scores, "accuracy (%)"), "elmo probe pos"
     pairs = probe_tables.pair_scores(findings)

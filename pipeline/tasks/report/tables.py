@@ -128,13 +128,14 @@ def _compared(
     if not rows:
         return None
     lasts, names = [last for last, _ in rows], [columns[n][0] for n in used]
-    header = ["score on dev", *names, *(["gain", "error reduction"] if is_gain_shown else [])]
+    has_gain = is_gain_shown and columns[used[0]] == BASELINE
+    header = ["score on dev", *names, *(_gain_heads(names[1:]) if has_gain else [])]
     cells: list[list[str]] = []
     plain: list[list[Cell]] = [["task", *(f"{of}{end}" for of in names for end in ("", " deviation", " seeds"))]]
     for last, found in rows:
         chosen = [found[n] for n in used]
         title = task_name(last, lasts, "" if is_gain_shown else last.varied.encoder)
-        cells.append([f"{title}, {last.metric}", *map(shown, chosen), *(_gain(chosen) if is_gain_shown else [])])
+        cells.append([f"{title}, {last.metric}", *map(shown, chosen), *(_gains(chosen) if has_gain else [])])
         plain.append([title, *(number for p in chosen for number in _numbers(p)[:3])])
     return Table(name, header, cells, plain)
 
@@ -146,12 +147,22 @@ def _numbers(point: Point | None) -> list[Cell]:
     return [point.mean, point.deviation, len(point.runs), point.best_step]
 
 
-def _gain(found: Sequence[Point | None]) -> list[str]:
-    """Return the gain of the second column over the first, and its share of the first one's error."""
-    if len(found) < 2 or found[0] is None or found[1] is None:
-        return ["–", "–"]
-    gain, error = found[1].mean - found[0].mean, 100 - found[0].mean
-    return [f"{gain:+.1f}", f"{100 * gain / error:.0f} %" if error > 0 else "–"]
+def _gain_heads(names: Sequence[str]) -> list[str]:
+    """Return the headers of the gains of these columns."""
+    ends = [f" {name}" for name in names] if len(names) > 1 else [""] * len(names)
+    return [head for end in ends for head in (f"gain{end}", f"error reduction{end}")]
+
+
+def _gains(found: Sequence[Point | None]) -> list[str]:
+    """Return the gain of each other column over the first, and its share of the first one's error."""
+    cells = []
+    for point in found[1:]:
+        if found[0] is None or point is None:
+            cells += ["–", "–"]
+            continue
+        gain, error = point.mean - found[0].mean, 100 - found[0].mean
+        cells += [f"{gain:+.1f}", f"{100 * gain / error:.0f} %" if error > 0 else "–"]
+    return cells
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,7 @@ def test_a_linear_layer_finds_what_gradient_descent_finds_in_numpy() -> None:
         ("many", ("holds more sentences than the 101",)),
         ("counts", ("key 3 holds", "words instead of")),
         ("sentences", ("key 1 holds another sentence",)),
+        ("order", ("holds another sentence",)),
         ("width", ("key 2 has 3 layers of 4 values, the first sentence 3 of 10",)),
         ("integers", ("key 0 must hold numbers",)),
         ("names", ("key 0 must hold numbers",)),
@@ -193,6 +194,12 @@ def _damage(path: Path, fault: str) -> None:
         elif fault == "sentences":
             index = json.loads(file["sentence_to_index"][0])
             file["sentence_to_index"][0] = json.dumps({k: v for k, v in index.items() if v != "1"})
+        elif fault == "order":  # two sentences of as many words change places
+            index = json.loads(file["sentence_to_index"][0])
+            (one, a), (two, b) = next(
+                (x, y) for x in index.items() for y in index.items() if x < y and len(x[0].split()) == len(y[0].split())
+            )
+            file["sentence_to_index"][0] = json.dumps({**index, one: b, two: a})
         elif fault == "index":
             file["sentence_to_index"][0] = "no JSON"
 
