@@ -1,6 +1,7 @@
 """A scikit-learn transformer: sentences in, one vector each out. It works in a Pipeline and with GridSearchCV."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,9 @@ class ElmoTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     A sentence is a list of words, or a string with spaces between the words. Nothing is learned from them.
     """
 
-    def __init__(self, model: str = "", *, layers: str = "average", device: str = "cpu", batch_size: int = 256) -> None:
+    def __init__(
+        self, model: str | Path = "", *, layers: str | int = "average", device: str = "cpu", batch_size: int = 256
+    ) -> None:
         """model: a model folder, a run's folder, a checkpoint or ORG/NAME. batch_size: sentences computed at once.
 
         layers: average, top, a layer's number, or all: the layers side by side.
