@@ -127,8 +127,21 @@ def _after_next(pattern: re.Pattern[bytes], read: Any, position: int) -> int:
     return position
 
 
-def differences(before: Identity, now: Identity, except_for: Sequence[str] = ()) -> list[str]:
-    """Return the differences of two identities as "name: before -> now". except_for: options that may differ."""
+def changed_units(before: PrepPlan, now: PrepPlan) -> list[Unit]:
+    """Return the units of `before` whose text is not that of the unit of the same number now."""
+
+    def text_of(plan: PrepPlan, unit: Unit) -> tuple[InputIdentity, Unit]:
+        return plan.source_of(unit).identity(), unit
+
+    same = [text_of(now, unit) for unit in now.units]
+    return [unit for unit in before.units if same[unit.number : unit.number + 1] != [text_of(before, unit)]]
+
+
+def differences(before: Identity, now: Identity, except_for: Sequence[str] = (), may_change: bool = False) -> list[str]:
+    """Return the differences of two identities as "name: before -> now".
+
+    except_for: options that may differ. may_change: whether files of the same names may have other text.
+    """
     found = [
         f"{name}: {before['options'].get(name)} -> {value}"
         for name, value in now["options"].items()
@@ -140,8 +153,8 @@ def differences(before: Identity, now: Identity, except_for: Sequence[str] = ())
     found += [
         f"{split} input {label} has changed (size or time)"
         for split, label in new
-        if (split, label) in old and old[split, label] != new[split, label]
+        if not may_change and (split, label) in old and old[split, label] != new[split, label]
     ]
-    if not found and before["inputs"] != now["inputs"]:
+    if not found and list(old) != list(new):
         found.append("the order of the inputs")
     return found

@@ -32,12 +32,14 @@ from data_prep.options import STEPS, PrepConfig
 from data_prep.passes.assemble import assemble_shard
 from data_prep.passes.encode import FaultWatch, encode_unit, read_record
 from data_prep.passes.merge import merge, read_merge_record
-from data_prep.plan import Identity, PrepPlan, differences, load_identity, make_plan
+from data_prep.plan import Identity, PrepPlan, changed_units, differences, load_identity, make_plan
 from data_prep.progress import Progress
 from data_prep.publish import DatasetInStore
-from data_prep.text.corpus import find_sources
+from data_prep.text.corpus import find_sources, refuse_nested
 from data_prep.workers import num_workers, run_tasks
 from data_prep.workspace import WORK_REMEDY, Workspace
+
+_OF_LATER_PASSES = ("heldout", "chunk_tokens")  # options that do not change the encoded units; nor does on_error
 
 
 def prepare(
@@ -107,6 +109,7 @@ def _make(config: PrepConfig, folder: Path, show_progress: bool) -> Summary:
     begun = time.monotonic()
     work = Workspace(folder)
     alone = config.step is None
+    refuse_nested([*config.input, *config.heldout_input], folder)
     with work.locked(shared=not alone):
         plan = make_plan(find_sources(config.input, config.heldout_input, str(work.output)), config)
         if _is_finished(work, plan):
@@ -142,10 +145,17 @@ def _refuse_stdin(where: object, plan: PrepPlan) -> None:
         )
 
 
-def _refuse_other(where: object, before: Identity | None, plan: PrepPlan, what: str, except_for: Sequence[str]) -> None:
+def _refuse_other(
+    where: object,
+    before: Identity | None,
+    plan: PrepPlan,
+    what: str,
+    except_for: Sequence[str],
+    may_change: bool = False,
+) -> None:
     if before is None:
         raise DataError(f"{where} holds {what} of unknown options; use overwrite=true or another output folder")
-    if found := differences(before, plan.identity(), except_for):
+    if found := differences(before, plan.identity(), except_for, may_change):
         raise DataError(
             f"{where} holds {what} made otherwise ({'; '.join(found[:5])}); repeat those, or use "
             "overwrite=true or another output folder"
@@ -157,14 +167,20 @@ def _begin(work: Workspace, plan: PrepPlan) -> None:
     alone = plan.options.step is None
     if plan.options.overwrite:
         work.clear_dataset()
-    if alone and plan.has_stdin:
-        work.clear_work()
     work.folder.mkdir(parents=True, exist_ok=True)
     if alone:
         work.clear_temporaries()
-    if work.plan.exists():  # on_error may differ: it does not change the encoded units
-        before = PrepPlan.load(work.plan).identity()
-        _refuse_other(work.output, before, plan, "an unfinished preparation", ("on_error",))
+    if work.plan.exists():
+        before, is_merged = PrepPlan.load(work.plan), work.merge_record.exists()
+        may_change = alone and not is_merged
+        may_differ = ("on_error",) if is_merged else ("on_error", *_OF_LATER_PASSES)
+        what = "an unfinished preparation"
+        _refuse_other(work.output, before.identity(), plan, what, may_differ, may_change)
+        if may_change:
+            work.remove_units([unit.number for unit in changed_units(before, plan)])
+    if alone and plan.has_stdin:
+        work.clear_work()
+        work.folder.mkdir()
     plan.save(work.plan)  # with today's paths: the input may have moved
 
 

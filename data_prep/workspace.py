@@ -1,6 +1,6 @@
 """The work folder of a preparation: a hidden folder in the output folder, removed at the end."""
 
-import os
+import logging
 import re
 import shutil
 import tempfile
@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.dataset.files import DataError, lock_file, temporary_of
-from data_prep.dataset.index import INDEX, SPLITS
+from data_prep.dataset.index import FORMAT, INDEX, SPLITS
 from data_prep.dataset.lexicon import FILES as LEXICON_FILES
 
-SKIPPED, IDENTITY = "skipped.tsv", ".prepared.json"
+SKIPPED, IDENTITY, LOCK = "skipped.tsv", ".prepared.json", ".prepare.lock"
 SHARD = re.compile(rf"({'|'.join(SPLITS)})-\d{{6,}}\.tar")
+_WORK_FILES = re.compile(r"(plan|merge)\.json|bounds|unit-\d{6,}(\.json)?|(train|heldout)-\d{6,}\.json|.+\.tmp")
 WORK_REMEDY = "start the preparation again (overwrite=true, or remove the folder)"
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,12 @@ class Workspace:
         """Return the path of a shard's index entry, which exists once the shard is written."""
         return self.folder / f"{split}-{number:06d}.json"
 
+    def remove_units(self, numbers: Sequence[int]) -> None:
+        """Remove what is encoded of these units, the records first."""
+        for number in numbers:
+            self.unit_record(number).unlink(missing_ok=True)
+            shutil.rmtree(self.unit_folder(number), ignore_errors=True)
+
     def temporary_folder(self, name: str) -> Path:
         """Make and return a temporary folder, whose content counts only once it is renamed."""
         return Path(tempfile.mkdtemp(prefix=f"{name}.", suffix=".tmp", dir=self.folder))
@@ -103,25 +113,38 @@ class Workspace:
         self.clear_work()
 
     def refuse_foreign_files(self) -> None:
-        """Raise DataError if the output folder holds files and neither a dataset nor unfinished work."""
-        if self.index.exists() or self.folder.exists() or not self.output.exists():
-            return
-        if names := sorted(path.name for path in self.output.iterdir()):
-            raise DataError(f"output {self.output} holds {names[0]} and is no dataset; name a new or empty folder")
+        """Raise DataError if the output folder holds files and neither a dataset nor unfinished work.
+
+        Nor may it hold an index or a work folder of another program, which overwrite=true would remove.
+        """
+        if self.index.exists():
+            foreign = [] if self.identity.exists() or self._is_our_index() else [INDEX]
+        elif self.folder.exists():
+            names = (path.name for path in self.folder.iterdir())
+            foreign = [f"{self.folder.name}/{name}" for name in names if not _WORK_FILES.fullmatch(name)]
+        else:
+            foreign = [path.name for path in self.output.iterdir() if path.name != LOCK]
+        if foreign:
+            raise DataError(f"output {self.output} holds {min(foreign)} and is no dataset; name a new or empty folder")
+
+    def _is_our_index(self) -> bool:
+        with self.index.open("rb") as file:
+            return FORMAT.encode() in file.read(1 << 12)
 
     @contextmanager
     def locked(self, shared: bool) -> Iterator[None]:
-        """Keep other processes from preparing into this folder (shared: except tasks of the same job array)."""
+        """Keep other processes from preparing into this folder (shared: except tasks of the same job array).
+
+        A file is locked, not the folder: NFS and Lustre keep locks of folders to one machine.
+        """
+        if self.output.exists() and not self.output.is_dir():
+            raise DataError(f"output {self.output} is a file; name a folder for the dataset")
         self.output.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.output, os.O_RDONLY)
-        try:
-            lock_file(handle, shared)
-        except BlockingIOError:
-            os.close(handle)
-            raise DataError(f"another process is preparing into {self.output}; wait for it or stop it") from None
-        except OSError:
-            pass  # some network file systems have no locks: the user must not start two preparations there
-        try:
+        with (self.output / LOCK).open("a+") as file:
+            try:
+                lock_file(file, shared)
+            except BlockingIOError:
+                raise DataError(f"another process is preparing into {self.output}; wait for it or stop it") from None
+            except OSError as error:
+                log.warning("%s has no file locks (%s): prepare into it once at a time", self.output, error.strerror)
             yield
-        finally:
-            os.close(handle)

@@ -17,6 +17,7 @@ done
 [ -n "${input:-}" ] || { echo 'input= is missing: give files, folders or globs' >&2; exit 2; }
 [ -n "${output:-}" ] || { echo 'output= is missing: give the folder of the dataset' >&2; exit 2; }
 output=${output/#\~\//$HOME/} # elmo expands ~ too
+while [[ $output == ?*/ ]]; do output=${output%/}; done # else the code would lie in the output folder
 code=$output.code/$(date -u +%Y%m%dT%H%M%SZ)
 [ -n "$dry" ] || bash "$clone/slurm/pin.sh" "$clone" "$code"
 submit() { # OPTION... -- ARGUMENT...

@@ -42,8 +42,8 @@ def _collect(work: Workspace, plan: PrepPlan, bounds: Bounds, number: int) -> tu
     for index, spill in enumerate(finished_spills(work, plan)[0]):
         first, stop = bounds.sentences[index, number : number + 2].tolist()
         if first < stop:
-            part = spill.tokens(*token_bounds[index].tolist())
-            tokens[filled : filled + len(part)] = spill.read_map()[part]
+            part = spill.merged_tokens(*token_bounds[index].tolist())
+            tokens[filled : filled + len(part)] = part
             filled += len(part)
             lengths.append(spill.lengths[first:stop])
             keys.append(np.zeros(0, np.uint64) if spill.keys is None else spill.keys[first:stop])

@@ -201,6 +201,7 @@ def encode_unit(output: Path, number: int, report: ReportProgress) -> None:
             report(num_bytes, encoder.record.words)
             if plan.options.on_error == "fail" and encoder.has_read_enough:
                 raise error_of(faults_of(plan, unit, encoder.record), SKIP_REMEDY)
+        plan.source_of(unit).refuse_changed()
         record = encoder.finish()
         shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed before it recorded the unit
         os.replace(temporary, folder)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.dataset.files import DataError, atomic_file, map_npy, sha256_of, write_json, write_npy, xxh3_64_of
-from data_prep.dataset.index import FileEntry, LexiconEntry, Xxh3
+from data_prep.dataset.index import MAX_INDEX_BYTES, FileEntry, LexiconEntry, Xxh3
 from data_prep.dataset.lexicon import EOS_ID, SPECIALS, UNK_ID, Lexicon
 from data_prep.dataset.lexicon import FILES as LEXICON_FILES
 from data_prep.dataset.summary import Figures
@@ -24,6 +24,7 @@ VOCABULARY_SIZES = (10_000, 50_000, 100_000, 200_000, 500_000, 793_471)
 CUT_BYTES = 48  # UTF-8 bytes of a word that ELMo reads: 50 character ids less begin and end of word
 _UNK = SPECIALS[UNK_ID].encode()
 _LISTED_FAULTS = 20
+_MOST_CHUNKS = MAX_INDEX_BYTES // 96  # bytes of a chunk in the index
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def _merge(
 ) -> None:
     _check_splits(plan, splits)
     bounds = shard_bounds(spills, splits, plan.options)
+    _check_chunks(sum(bound.num_tokens for bound in bounds.values()), plan.options.chunk_tokens)
     lexicon, heldout_counts = _merge_lexicons(spills, bounds, report)
     lexicon.write(work.output)
     for split, bound in bounds.items():
@@ -121,6 +123,15 @@ def _check_splits(plan: PrepPlan, splits: Sequence[str]) -> None:
             raise DataError(f"there is no {split} text: {names or 'no input'} holds no sentence; name files with text")
 
 
+def _check_chunks(tokens: int, chunk_tokens: int) -> None:
+    """Raise DataError if the index would list more chunks than any index may."""
+    if tokens // chunk_tokens > _MOST_CHUNKS:
+        raise DataError(
+            f"chunk_tokens={chunk_tokens:,} would cut {tokens:,} tokens into more than {_MOST_CHUNKS:,} chunks; use "
+            f"chunk_tokens={-(-tokens // _MOST_CHUNKS)} or more"
+        )
+
+
 def _merge_lexicons(
     spills: Sequence[Spill], bounds: dict[str, Bounds], report: ReportProgress
 ) -> tuple[Lexicon, np.ndarray]:
@@ -161,7 +172,10 @@ def _counts_in(spill: Spill, number: int, bounds: Bounds | None) -> np.ndarray:
     start, stop = int(bounds.tokens[number, 0]), int(bounds.tokens[number, -1])
     if stop - start == counts.sum():
         return counts
-    return np.bincount(spill.tokens(start, stop), minlength=len(counts))
+    found = np.bincount(spill.tokens(start, stop), minlength=len(counts))
+    if len(found) != len(counts):
+        raise spill.damaged("tokens.u24")
+    return found
 
 
 def _order(words: list[bytes], train: np.ndarray, heldout: np.ndarray) -> np.ndarray:

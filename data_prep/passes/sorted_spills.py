@@ -11,7 +11,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from data_prep.dataset.files import atomic_file, map_npy, write_bytes, write_npy
+from data_prep.dataset.files import DataError, atomic_file, map_npy, write_bytes, write_npy
+from data_prep.workspace import WORK_REMEDY
 
 T = TypeVar("T")
 SPILL_TOKENS = 8 << 20  # bounds the memory of a worker, and keeps a spill's ids below 2^24
@@ -50,8 +51,11 @@ class Spill:
         return np.array(map_npy(self.folder / "counts.npy", np.int64))
 
     def words(self) -> list[bytes]:
-        """Return the (local types - 1) spellings of local ids 1, 2, ..."""
-        return (self.folder / "words.txt").read_bytes().split(b"\n")[:-1]
+        """Return the (local types - 1) spellings of local ids 1, 2, ... Raises DataError for another number."""
+        words = (self.folder / "words.txt").read_bytes().split(b"\n")[:-1]
+        if len(words) != len(self.counts) - 1:
+            raise self.damaged("words.txt")
+        return words
 
     def delete_lexicon(self) -> None:
         """Delete words and counts, which only pass 2 reads. With many rare words they take more room than the ids."""
@@ -61,7 +65,20 @@ class Spill:
     def tokens(self, start: int, stop: int) -> np.ndarray:
         """Return (stop - start,) int32: local ids of the spill's tokens start..stop-1."""
         packed = np.fromfile(self.folder / "tokens.u24", np.uint8, 3 * (stop - start), offset=3 * start)
+        if len(packed) != 3 * (stop - start):
+            raise self.damaged("tokens.u24")
         return _unpack(packed)
+
+    def merged_tokens(self, start: int, stop: int) -> np.ndarray:
+        """Return (stop - start,) int32: the same tokens as ids of the lexicon. Raises DataError for unknown ones."""
+        tokens, ids = self.tokens(start, stop), self.read_map()
+        if tokens.max(initial=0) >= len(ids):
+            raise self.damaged("tokens.u24")
+        return ids[tokens]
+
+    def damaged(self, name: str) -> DataError:
+        """Return the error for a file of the spill that is not as it was written."""
+        return DataError(f"{self.folder / name} is damaged; {WORK_REMEDY}")
 
     def write_map(self, global_ids: np.ndarray) -> None:
         """Write (local types,) int32: the lexicon id of each local id. read_map() returns it."""

@@ -62,7 +62,8 @@ def _read(line: bytes, is_raw: bool) -> tuple[str, str, int]:
     if is_raw:
         text, repaired = _REPAIRABLE.subn(lambda found: _REPAIRS[found[0]], text)
     if found := _CONTROL.search(text):
-        return "", f"holds the control character U+{ord(found[0]):04X} at {found.start() + 1}; remove it", 0
+        remedy = "remove it" if found[0] != MARK else "remove it, or convert the file to UTF-8 if it is UTF-16"
+        return "", f"holds the control character U+{ord(found[0]):04X} at {found.start() + 1}; {remedy}", 0
     if b"S>" in line and (forged := sorted(_FORGED.intersection(text.split()))):
         return "", f"holds the word {forged[0]}, which marks sentence bounds; spell it otherwise", 0
     return text, "", repaired

@@ -14,6 +14,8 @@ from data_prep.dataset.files import DataError
 CUT_SHORT = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile)
 _MAGIC = {"gz": b"\x1f\x8b", "xz": b"\xfd7zXZ\0", "bz2": b"BZh", "zst": b"\x28\xb5\x2f\xfd"}
 _BLOCK_BYTES = 1 << 16
+_ZSTD_WINDOW = 1 << 31  # bytes, the most that `zstd --long=31` uses; memory is taken as a file needs it
+_SKIPPABLE = b"\x2a\x4d\x18"  # follows 0x50 to 0x5f: a frame without text, with which pzstd begins a file
 _BZ2_BLOCK = (b"1AY&SY", b"\x17rE8P\x90")  # follow "BZh" and a digit: text may begin with "BZh", not with both
 
 
@@ -32,7 +34,7 @@ def sniff(head: bytes) -> str | None:
     for name, magic in _MAGIC.items():
         if head.startswith(magic) and (name != "bz2" or head[4:10] in _BZ2_BLOCK):
             return name
-    return None
+    return "zst" if head[1:4] == _SKIPPABLE and 0x50 <= head[0] <= 0x5F else None
 
 
 def open_text(path: str, file: Any) -> Any:
@@ -101,7 +103,7 @@ class _ZstdReader(io.RawIOBase):
             import zstandard
         except ImportError:
             raise DataError(f"input {path} is zstd-compressed, which needs a library: pip install zstandard") from None
-        self._new_frame = zstandard.ZstdDecompressor().decompressobj
+        self._new_frame = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).decompressobj
         self._error = zstandard.ZstdError
         self._file, self._frame, self._begun, self._ready = file, self._new_frame(), False, b""
 

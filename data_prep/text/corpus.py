@@ -3,9 +3,10 @@
 import glob
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from typing_extensions import TypedDict
@@ -44,6 +45,16 @@ class Source:
         """Return what identifies the same input in another call, even if it has moved."""
         return {"label": self.label, "split": self.split, "num_bytes": self.num_bytes, "mtime_ns": self.mtime_ns}
 
+    def refuse_changed(self) -> None:
+        """Raise DataError if the file is another one than when it was found."""
+        if self.path == STDIN:
+            return
+        status = os.stat(self.path)
+        if (status.st_size, status.st_mtime_ns) != (self.num_bytes, self.mtime_ns):
+            raise DataError(
+                f"input {self.path} changed while it was read; run the same command again once it is complete"
+            )
+
 
 @dataclass(frozen=True)
 class Block:
@@ -60,7 +71,8 @@ class Block:
 def find_sources(inputs: Sequence[str], heldout_inputs: Sequence[str], output: str) -> list[Source]:
     """Return the files that `inputs` (train) and `heldout_inputs` (heldout) name, in a fixed order.
 
-    A name is a file, a glob, a folder (all files below it except hidden ones, sorted) or "-" (standard input). Raises
+    A name is a file, a folder (all files below it except hidden ones, sorted), a glob of both, or "-" (standard
+    input). Links are followed. Raises
     DataError for an input that does not exist, cannot be read, is named twice, or lies in `output`.
     """
     named = [
@@ -83,29 +95,55 @@ def find_sources(inputs: Sequence[str], heldout_inputs: Sequence[str], output: s
     return sources
 
 
+def refuse_nested(inputs: Sequence[str], output: Path) -> None:
+    """Raise DataError if the output lies in an input folder: its files would be input of the next call."""
+    inside = os.path.realpath(output) + os.sep
+    for name in inputs:
+        folder = os.path.expanduser(name)
+        if os.path.isdir(folder) and inside.startswith(os.path.realpath(folder) + os.sep):
+            raise DataError(f"output {output} lies in the input folder {name}; name a folder outside of it")
+
+
 def _expand(name: str) -> list[str]:
     if name == STDIN:
         return [name]
     local_path(name)
     name = os.path.expanduser(name)
     if os.path.isdir(name):
-        below = [os.path.join(folder, file) for folder, _, files in os.walk(name, onerror=_refuse) for file in files]
-        visible = [path for path in below if not _is_hidden(os.path.relpath(path, name))]
-        return sorted(visible, key=os.fsencode) or _nothing(f"folder {name} holds no files")
+        return _sorted(_files_below(name)) or _nothing(f"folder {name} holds no files")
     if os.path.exists(name):
         return [name]
     if glob.has_magic(name):
-        files = [path for path in glob.glob(name, recursive=True) if os.path.isfile(path)]
-        return sorted(files, key=os.fsencode) or _nothing(f"no file matches {name}")
+        files = {path for found in glob.glob(name, recursive=True) for path in _files_at(found)}
+        return _sorted(files) or _nothing(f"no file matches {name}")
     return _nothing(f"input {name} does not exist")
+
+
+def _sorted(paths: Iterable[str]) -> list[str]:
+    return sorted(paths, key=os.fsencode)
+
+
+def _files_at(path: str) -> list[str]:
+    if os.path.isdir(path):
+        return list(_files_below(path))
+    return [path] if os.path.exists(path) else _nothing(f"input {path} is a link to a file that does not exist")
+
+
+def _files_below(top: str) -> Iterator[str]:
+    """Yield the files below a folder, and below folders that links lead to, each folder once; no hidden ones."""
+    seen = set()
+    for folder, folders, files in os.walk(top, onerror=_refuse, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = _sorted(name for name in folders if not name.startswith("."))
+        yield from (os.path.join(folder, file) for file in files if not file.startswith("."))
 
 
 def _refuse(error: OSError) -> None:
     raise DataError(f"input folder {error.filename} cannot be read ({error.strerror}); change its permissions")
-
-
-def _is_hidden(relative_path: str) -> bool:
-    return any(part.startswith(".") for part in relative_path.split(os.sep))
 
 
 def _nothing(what: str) -> list[str]:
@@ -141,6 +179,8 @@ def _common_folder(paths: list[str]) -> str:
 
 def _source(path: str, split: str, root: str) -> Source:
     if path == STDIN:
+        if sys.stdin is None:
+            raise DataError("standard input, as - asks for, is closed; pipe a text in, or name files")
         return Source(path, "(standard input)", split, 0, 0)
     status = os.stat(path)
     if not os.path.isfile(path):

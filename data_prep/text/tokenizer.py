@@ -3,6 +3,7 @@
 spaCy's own sentencizer is not used: it adds a straight quote that opens a sentence to the sentence before.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,8 +18,9 @@ _CLOSING = frozenset("»”’)]）」』》")  # belong to the sentence before,
 _ENGLISH = "al Capt cf Col Cpl Esq ff Hon Lieut Lt Ltd Maj Messrs Mlle Mme Prof Pvt Sen Sgt vols"
 _ABBREVIATIONS = {"en": frozenset(_ENGLISH.split())}  # spaCy splits their full stop off
 _BEFORE_NUMBERS = frozenset(("No.", "Nos.", "Fig.", "Op.", "Vol.", "p.", "pp."))  # "No. 5", but "No. He did."
-_ALWAYS_APART = frozenset(",;")  # a word followed by one of these is split into the word, often cached, and the mark
+_ALWAYS_APART = ",;"  # a word followed by one of these is split into the word, often cached, and the mark
 _CACHED_CHUNKS = 1 << 19
+_MARKS = re.compile(r"[\W_]{1000}")  # spaCy's time grows with the square of their number
 
 
 class _Chunk(NamedTuple):
@@ -27,6 +29,15 @@ class _Chunk(NamedTuple):
     text: str
     may_begin: bool
     may_end: bool
+
+
+def _spellings(line: str) -> Iterator[str]:
+    """Yield what stands between white space; very long runs of marks in pieces."""
+    for spelling in line.split():
+        if len(spelling) < 1000:
+            yield spelling
+        else:
+            yield from _MARKS.sub(lambda found: f" {found[0]} ", spelling).split()
 
 
 class Tokenizer:
@@ -58,7 +69,7 @@ class Tokenizer:
         """Yield the sentences of a line."""
         words: list[str] = []
         may_end, before = False, ""
-        for spelling in line.split():
+        for spelling in _spellings(line):
             chunk = self._chunks.get(spelling) or self._chunk(spelling)
             if may_end and chunk.may_begin and not (before in _BEFORE_NUMBERS and spelling[0].isdigit()):
                 yield " ".join(words)
@@ -70,9 +81,11 @@ class Tokenizer:
             yield " ".join(words)
 
     def _chunk(self, spelling: str) -> _Chunk:
-        if len(spelling) > 1 and spelling[-1] in _ALWAYS_APART:
-            stem = self._chunks.get(spelling[:-1]) or self._chunk(spelling[:-1])
-            self._chunks[spelling] = chunk = stem._replace(text=f"{stem.text} {spelling[-1]}")
+        stem = spelling[:1] + spelling[1:].rstrip(_ALWAYS_APART)
+        if stem != spelling:
+            before = self._chunks.get(stem) or self._chunk(stem)
+            text = " ".join([before.text, *spelling[len(stem) :]])
+            self._chunks[spelling] = chunk = before._replace(text=text)
             return chunk
         words = self._words(spelling)
         text, ended = "", False

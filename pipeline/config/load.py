@@ -140,10 +140,12 @@ def _read_pairs(schema: type[Any], pairs: list[str]) -> list[dict[str, Any]]:
 
 
 def _type_of(schema: Any, key: str) -> Any:
-    for name in key.split("."):
+    names = key.split(".")
+    for place, name in enumerate(names):
         hints = get_type_hints(schema) if is_dataclass(schema) else {}
         if name not in hints:
-            close = "".join(f"; did you mean {known}?" for known in get_close_matches(name, hints, n=1))
+            known = get_close_matches(name, hints, n=1)
+            close = "".join(f"; did you mean {'.'.join([*names[:place], one])}?" for one in known)
             raise ConfigError(f"there is no key {_short(key)}{close or '; `elmo COMMAND -h` lists those of a command'}")
         schema = hints[name]
     return schema

@@ -236,6 +236,7 @@ def test_many_small_files_and_few_workers_leave_only_the_dataset(tmp_path):
     paths = write_corpus(tmp_path / "corpus", files=30, sentences=3)
     prepare_with_workers(paths, tmp_path / "out", workers=2, show_progress=False)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        ".prepare.lock",
         ".prepared.json",
         "index.json",
         "lexicon.counts.npy",

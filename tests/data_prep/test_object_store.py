@@ -114,7 +114,7 @@ def test_without_credentials_it_is_one_sentence(stored, monkeypatch, tmp_path):
 
 def test_an_uploaded_dataset_is_that_of_a_folder_and_its_index_comes_last(prepare, corpus, folder, store, cache):
     summary = prepare(corpus, URL, **SIZES)
-    files = {name: digest for name, digest in bytes_of(folder).items() if name != ".prepared.json"}
+    files = {name: digest for name, digest in bytes_of(folder).items() if not name.startswith(".prepare")}
     assert summary.location == URL and store.names(FOLDER) == {*files, ".prepared.json"}
     assert all(store.get(f"{FOLDER}/{name}") == (folder / name).read_bytes() for name in files)
     assert store.uploaded()[0].endswith(".prepared.json") and store.uploaded()[-1].endswith("/index.json")

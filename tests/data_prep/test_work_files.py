@@ -91,6 +91,21 @@ def test_a_damaged_array_of_a_spill_is_reported_in_one_sentence(name: str, prepa
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("passes", "name"), [(1, "words.txt"), (2, "tokens.u24")])
+@pytest.mark.parametrize("damage", ["cut", "other ids"])
+def test_damaged_text_of_a_spill_is_reported_in_one_sentence(
+    passes: int, name: str, damage: str, prepare, corpus, tmp_path
+) -> None:
+    begin(prepare, corpus[:1], tmp_path / "out", passes)
+    path = tmp_path / "out/.work/unit-000000/spill-0000" / name
+    data = path.read_bytes()
+    path.write_bytes(data[:-20] if damage == "cut" else data.replace(data[60:66], b"\n\xff\xff\xff\xff\xff"))
+    with pytest.raises(DataError, match=rf"{name} is damaged; start the preparation again") as error:
+        prepare(corpus[:1], tmp_path / "out", **OPTIONS)
+    assert "\n" not in str(error.value)
+    prepare(corpus[:1], tmp_path / "out", **OPTIONS, overwrite=True)
+
+
 @pytest.mark.parametrize("location", ["s3://bucket/x", "gs:x", "http:/host/x", "pipe:touch x"])
 def test_a_url_as_input_or_output_is_refused(location: str, prepare, corpus, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -61,10 +61,11 @@ def test_a_dry_run_prints_what_would_be_submitted_and_submits_nothing(cluster: C
                 "configs/finetune.yaml", "from=f", "data=d", "run.dir=r")  # fmt: skip
     assert "run      elmo finetune configs/finetune.yaml from=f data=d run.dir=r" in printed
     assert re.search(r"submit   sbatch .* r/code/\S+/slurm/finetune.sbatch configs/finetune.yaml", printed)
-    printed = call(cluster, tmp_path, "prep.sh", "--dry-run", "--tasks=3", "input=corpus/*.txt", "output=data/corpus")
+    printed = call(cluster, tmp_path, "prep.sh", "--dry-run", "--tasks=3", "input=corpus/*.txt", "output=data/corpus//")
+    assert "/data/corpus.code/" in printed, "beside the dataset, whose folder holds nothing else"
     assert printed.count("sbatch --parsable") == 3 and "--array=0-2" in printed
     wrong = call(cluster, tmp_path, "submit.sh", "configs/original.yaml", "data.lane=8", "run.dir=r", check=False)
-    assert "there is no key data.lane; did you mean lanes?" in wrong and "Submitted" not in wrong
+    assert "there is no key data.lane; did you mean data.lanes?" in wrong and "Submitted" not in wrong
     wrong = call(cluster, tmp_path, "prep.sh", "output=data/corpus", check=False)
     assert "input= is missing" in wrong and "submitted" not in wrong
     assert list(tmp_path.iterdir()) == [tmp_path / "configs"]

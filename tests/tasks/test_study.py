@@ -160,7 +160,7 @@ def test_a_study_plans_one_run_for_each_point_of_the_grid(tmp_path: Path) -> Non
         ("tasks: []", "tasks= is missing"),
         ("tasks: [nerd]", "there is no task 'nerd'"),
         ("tasks: [ner]\ngrid: {run.seed: 3}", "grid: run.seed needs a list of values"),
-        ("tasks: [ner]\ngrid: {run.sed: [3]}", "there is no key run.sed; did you mean seed?"),
+        ("tasks: [ner]\ngrid: {run.sed: [3]}", "there is no key run.sed; did you mean run.seed?"),
         ("tasks: [ner]\nsettings: {words: {dims: 3}}", "dims"),
         ("tasks: [ner]\nsettings: {ner: 3}", "ner is a section; give its keys"),
         ("part: 2\nparts: 2", "part=2 must be below parts=2"),
