@@ -282,9 +282,11 @@ def _choices(error: Exception) -> str:
         for field in fields(schema):
             hint = get_type_hints(schema)[field.name]
             choices = [choice for part in _parts(hint) if get_origin(part) is Literal for choice in get_args(part)]
-            if field.name == getattr(error, "key", None) and choices:
-                *others, last = ["a number"] * _takes_numbers(hint) + choices
-                return f"{', '.join(others)} or {last} ({field.metadata['meaning']})"
+            numbers = ["a number" if float in _parts(hint) else "a whole number"] * _takes_numbers(hint)
+            wanted = [*numbers, *choices, *["true or false"] * (bool in _parts(hint))]
+            if field.name == getattr(error, "key", None) and wanted:
+                *others, last = wanted
+                return f"{', '.join(others)}{' or ' if others else ''}{last} ({field.metadata['meaning']})"
     return ""
 
 

@@ -78,7 +78,7 @@ def test_the_rate_leaves_out_the_first_interval_and_waits_for_its_seconds() -> N
     [
         (["hours=0"], "hours=0.0 must be positive"),
         (["hours=-1"], "hours=-1.0 must be positive"),
-        (["hours=soon"], "hours: Value 'soon' of type 'str' could not be converted to Float"),
+        (["hours=soon"], "hours='soon' must be a number ("),
         ([], "hours= is missing: give the hours of training, as in hours=8"),
         (["hours=1", "configs=[]"], "configs=[] names no config"),
         (["hours=1", "configs=huge"], "configs=huge is no .yaml file and no config of this package"),
