@@ -1,14 +1,14 @@
 """Train sizes for several budgets of tokens, and fit the law that `elmo plan` predicts held-out perplexity with.
 
-python -m benchmarks.scaling OUT TRAIN HELDOUT [--sizes=nano,micro,mini] [--millions=0.5,1.25,3]
+python -m benchmarks.scaling OUT TRAIN HELDOUT [--sizes=nano,micro,mini] [--millions=0.5,1.25,3] [--also=nano:10]
     [--check=small:1.25] [--text=NAME] [--words=60000] [--lanes=32] [--validate=100000] [--raw] [key=value ...]
 
 Every size is trained once for each budget, in millions of tokens each way, by `elmo pretrain SIZE fast` with one
 thread, one run after the other. Each run decays its learning rate to 0 at the end of its own budget, as the law needs
-(Hoffmann et al. 2022, section 3.1). --check: SIZE:MILLIONS of one more run, which the fit does not use. --words: size
-of the vocabulary. --validate: held-out tokens. --raw: the text is not tokenised. OUT/data is made of TRAIN and HELDOUT
-unless it is there. Killed and started again, the command resumes the run that was under way and repeats none that has
-ended. OUT gets law.json, for configs/ or for `elmo plan law=`.
+(Hoffmann et al. 2022, section 3.1). --also: SIZE:MILLIONS,... of more runs of the fit. --check: SIZE:MILLIONS of one
+more run, which the fit does not use. --words: size of the vocabulary. --validate: held-out tokens. --raw: the text is
+not tokenised. OUT/data is made of TRAIN and HELDOUT unless it is there. Killed and started again, the command resumes
+the run that was under way and repeats none that has ended. OUT gets law.json, for configs/ or for `elmo plan law=`.
 """
 
 import json
@@ -123,17 +123,23 @@ def table_of(law: Law) -> str:
 
 def _trainings(options: dict[str, Any]) -> tuple[list[Training], Training]:
     """Return the runs of the fit, and the one that checks it."""
-    sizes, (check, _, of_check) = options["sizes"].split(","), options["check"].partition(":")
+    sizes = options["sizes"].split(",")
     try:
-        lengths, check_length = sorted(map(_tokens, options["millions"].split(","))), _tokens(of_check)
+        lengths, checked = sorted(map(_tokens, options["millions"].split(","))), _training(options["check"])
+        more = [_training(text) for text in filter(None, options["also"].split(","))]
     except ValueError:
         raise SystemExit("give millions of tokens, as in --millions=0.5,1.25,3 and --check=small:1.25") from None
-    if len(sizes) * len(lengths) < 4:
-        raise SystemExit("give four runs or more by --sizes= and --millions=")
-    fitted, checked = [Training(size, length) for length in lengths for size in sizes], Training(check, check_length)
+    fitted = list(dict.fromkeys([*(Training(size, length) for length in lengths for size in sizes), *more]))
+    if len(fitted) < 4:
+        raise SystemExit("give four runs or more by --sizes=, --millions= and --also=")
     if checked in fitted:
         raise SystemExit(f"--check={options['check']} is one of the runs that the law is fitted to; name another one")
     return fitted, checked
+
+
+def _training(text: str) -> Training:
+    size, _, millions_as_text = text.partition(":")
+    return Training(size, _tokens(millions_as_text))
 
 
 def _tokens(millions_as_text: str) -> int:
@@ -142,9 +148,9 @@ def _tokens(millions_as_text: str) -> int:
 
 def main(arguments: list[str]) -> None:
     """Train what is not trained yet, fit the law; print the table and write law.json."""
-    defaults = {"sizes": "nano,micro,mini", "millions": "0.5,1.25,3", "check": "small:1.25", "text": "text"}
+    defaults = {"sizes": "nano,micro,mini", "millions": "0.5,1.25,3", "also": "", "check": "small:1.25"}
     numbers = {"words": 60_000, "lanes": 32, "validate": 100_000}
-    options, rest = split_options(__doc__, arguments, **defaults, **numbers, raw=False)
+    options, rest = split_options(__doc__, arguments, **defaults, **numbers, text="text", raw=False)
     places, more = [a for a in rest if "=" not in a], [a for a in rest if "=" in a]
     if len(places) != 3:
         raise SystemExit("give three arguments: OUT TRAIN HELDOUT")

@@ -67,7 +67,8 @@ def test_a_killed_command_does_what_is_missing_when_it_is_started_again(tmp_path
     settings = ["data.window=5", "softmax.num_samples=64", "data.workers=0", "train.log_every_steps=5"]
     own = [
         "--sizes=nano,micro",
-        "--millions=0.0002,0.0004",
+        "--millions=0.0002",
+        "--also=nano:0.0004,micro:0.0004",
         "--check=nano:0.0003",
         "--validate=500",
         "--lanes=4",
@@ -101,6 +102,7 @@ def test_a_killed_command_does_what_is_missing_when_it_is_started_again(tmp_path
         ("--millions=1", "four runs or more"),
         ("--millions=one", "millions of tokens"),
         ("--check=nano", "of tokens"),
+        ("--also=nano:10,micro", "of tokens"),
         ("--check=mini:0.5", "is one of the runs"),
     ],
 )
