@@ -15,7 +15,7 @@ from data_prep.dataset.lexicon import FILES as LEXICON_FILES
 
 SKIPPED, IDENTITY, LOCK = "skipped.tsv", ".prepared.json", ".prepare.lock"
 SHARD = re.compile(rf"({'|'.join(SPLITS)})-\d{{6,}}\.tar")
-_WORK_FILES = re.compile(r"(plan|merge)\.json|bounds|unit-\d{6,}(\.json)?|(train|heldout)-\d{6,}\.json|.+\.tmp")
+_WORK_FILES = re.compile(r"(plan|merge)\.json|bounds|unit-\d{6,}(\.json)?|(train|heldout)-\d{6,}\.json|.+\.tmp|\.nfs.+")
 WORK_REMEDY = "start the preparation again (overwrite=true, or remove the folder)"
 
 
