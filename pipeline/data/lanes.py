@@ -45,8 +45,13 @@ class TrainLanes:
         return divmod(step, self.windows_per_epoch)
 
     def steps(self, epochs: float, max_steps: int | None) -> int:
-        """Return the number of steps of `epochs` epochs, at most max_steps."""
+        """Return the number of steps of `epochs` epochs, at most max_steps. Raises ConfigError if there is none."""
         steps = round(epochs * self.windows_per_epoch)
+        if steps == 0:
+            raise ConfigError(
+                f"train.epochs={epochs} is less than a step of this text, of which an epoch has "
+                f"{self.windows_per_epoch:,}; train for more epochs, or with fewer lanes"
+            )
         return steps if max_steps is None else min(steps, max_steps)
 
 

@@ -291,6 +291,7 @@ class HandleRequests(StepCallback):
     def on_step_end(self, trainer: pl.Trainer, module: BiLMModule, end: StepEnd) -> None:
         if module.state.is_over:
             trainer.should_stop = True
+            module.stop_requests.handled(end.request)  # the next start must not find the file `stop`
             return
         if end.request is Request.NONE:
             return

@@ -102,6 +102,17 @@ def a_run(folder: Path, **start: object) -> Path:
     return folder
 
 
+def test_records_between_log_steps_hide_no_figures(tmp_path: Path) -> None:
+    """Norms and validations have steps of their own, and only some of the figures."""
+    run_dir = a_run(tmp_path / "run")
+    between = {"trainer/global_step": 60, "train/tokens": 4800, "val/perplexity": 300.0}
+    with (run_dir / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(between) + "\n")
+    status = read_status(run_dir)
+    assert (status.step, status.tokens, status.epoch) == (60, 4800, 0.5)
+    assert status.eta_hours == pytest.approx(60, abs=0.1) and "2 BAD STEPS" in render(status)
+
+
 def test_a_run_on_another_node_counts_as_running_while_it_logs(tmp_path: Path) -> None:
     run_dir = a_run(tmp_path / "run")
     status = read_status(run_dir)

@@ -5,14 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from pipeline.budget.estimate import Comparison, Estimate
+from pipeline.budget.estimate import Comparison, Estimate, compare
+from pipeline.budget.law import effective_tokens
 from pipeline.budget.speed import steady_rate
 from pipeline.cli import main
+from pipeline.config.commands import BudgetConfig
 from pipeline.config.load import load
 from pipeline.config.schema import PretrainConfig
 from tests.budget.laws import law, write_law
@@ -129,6 +132,56 @@ def test_steps_and_folder_that_the_user_gives_are_kept(
     assert main(["plan", f"data.path={dataset}", *own, "train.max_steps=5", "run.dir=runs/elmo"]) == 0
     config = load(PretrainConfig, capfd.readouterr().out.splitlines()[-1].split()[3:])
     assert (config.train.max_steps, config.run.dir) == (5, "runs/elmo")
+
+
+def compared(dataset: Path, tmp_path: Path, *pairs: str) -> Estimate:
+    """Return the estimate of a config of 16 cells whose speed is 1000 tokens/s."""
+    own = [f"configs=[{tiny(tmp_path, 'narrow', 16)}]", f"law={write_law(tmp_path / 'law.json')}"]
+    arguments = [*own, f"data.path={dataset}", *pairs]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.budget.estimate.measure_speed", lambda arguments, seconds: 1000.0)
+        (found,) = compare(load(BudgetConfig, arguments), arguments).estimates
+    return found
+
+
+def test_the_hours_bound_the_tokens_and_repeats_count_for_less(dataset: Path, tmp_path: Path) -> None:
+    few = compared(dataset, tmp_path, "hours=0.001", "train.epochs=9")
+    assert few.tokens == 5 * 640 == 640 * int(3.6 * 1000 / 640)
+    assert few.prediction == law().predict(few.parameters, few.tokens), "nothing is repeated"
+    many = compared(dataset, tmp_path, "hours=1", "train.epochs=9")
+    assert many.tokens == 640 * round(9 * (many.new_tokens // 640))
+    assert many.prediction == law().predict(many.parameters, effective_tokens(many.tokens, many.new_tokens))
+    assert many.prediction.perplexity > law().predict(many.parameters, many.tokens).perplexity
+
+
+@pytest.mark.parametrize(
+    ("sizes", "tokens", "is_extrapolated"),
+    [((1, 1), (3000, 9000), False), ((2, 3), (3000, 9000), True), ((1, 1), (4000, 9000), True)],
+)
+def test_what_lies_outside_of_the_laws_runs_is_an_extrapolation(
+    dataset: Path,
+    tmp_path: Path,
+    sizes: tuple[int, int],
+    tokens: tuple[int, int],
+    is_extrapolated: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found, made_up = compared(dataset, tmp_path, "hours=0.001"), law()
+    there = [
+        replace(run, parameters=size * found.parameters, tokens=number)
+        for run, size, number in zip(made_up.runs, sizes, tokens, strict=True)
+    ]
+    monkeypatch.setattr("pipeline.budget.estimate.read_law", lambda path: replace(made_up, runs=there))
+    found = compared(dataset, tmp_path, "hours=0.001")
+    assert found.tokens == 3200 and found.is_extrapolated == is_extrapolated
+
+
+def test_less_than_a_step_is_one_sentence(dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    own = [f"configs=[{tiny(tmp_path, 'narrow', 16)}]", f"law={write_law(tmp_path / 'law.json')}", "hours=1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.budget.estimate.measure_speed", lambda arguments, seconds: 1000.0)
+        assert main(["plan", f"data.path={dataset}", *own, "train.epochs=0.05"]) == 2
+    assert "train.epochs=0.05 is less than a step of this text" in capfd.readouterr().err
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data.lanes import TrainLanes, epoch_order, lane_groups, lane_share
+from pipeline.data.lanes import TrainLanes, cold_starts, epoch_order, lane_groups, lane_share
 from tests.data.corpora import many
 
 shard_sizes = st.lists(st.integers(1, 6), min_size=1, max_size=8)
@@ -84,3 +84,24 @@ def test_the_lanes_of_a_rank_are_divided_into_equal_groups(first: int, groups: i
     cut = lane_groups(share, groups)
     assert [lane for group in cut for lane in group] == list(share)
     assert {len(group) for group in cut} == {size}
+
+
+@many
+@given(seeds, st.integers(0, 10**9), st.integers(1, 64), st.integers(0, 63), st.integers(1, 64))
+def test_a_lane_starts_cold_whatever_other_lanes_a_rank_has(
+    seed: int, step: int, num_lanes: int, first: int, length: int
+) -> None:
+    whole = cold_starts(seed, step, range(128), 0.3)
+    assert (cold_starts(seed, step, range(first, first + length), 0.3) == whole[first : first + length]).all()
+    assert (cold_starts(seed, step, range(num_lanes), 0.3) == whole[:num_lanes]).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 1.0])
+def test_lanes_start_cold_as_often_as_is_asked_for(share: float) -> None:
+    cold = np.stack([cold_starts(1, step, range(100), share) for step in range(1000)])
+    assert abs(cold.mean() - share) < 5 * (share * (1 - share) / cold.size) ** 0.5 + 1e-12
+    assert share in (0, 1) or (cold.any(0).all() and len({row.tobytes() for row in cold}) > 100)
+
+
+def test_the_cold_starts_of_a_seed_never_change() -> None:
+    assert np.flatnonzero(cold_starts(1, 2, range(40), 0.1)).tolist() == [1, 5, 6, 32, 33]

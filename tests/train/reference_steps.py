@@ -7,7 +7,7 @@ from torch import Tensor
 
 from data_prep.dataset.open import open_dataset
 from pipeline.config.schema import PretrainConfig
-from pipeline.data.lanes import TrainLanes
+from pipeline.data.lanes import TrainLanes, cold_starts
 from pipeline.data.vocabulary import Vocabulary, choose_vocabulary
 from pipeline.data.windows import Batch, BatchMaker, TrainWindows
 from pipeline.model.bilm import DropoutKey, States, Window
@@ -69,6 +69,9 @@ def reference(dataset: Path, config: PretrainConfig) -> tuple[LanguageModel, lis
     accumulators = [torch.ones_like(p) for p in model.parameters()]
     states, losses, norms = model.initial_states(config.data.lanes), [], []
     for batch in windows:
+        is_cold = cold_starts(config.run.seed, batch.step, range(config.data.lanes), config.data.cold_start_share)
+        warm = torch.from_numpy(~(is_cold | batch.resets_state)).float().unsqueeze(1)
+        states = [LSTMPState(s.h * warm, s.c * warm) for s in states]
         loss, states = loss_of(model, config, batch, states)
         model.zero_grad()
         (loss * config.data.window).backward()

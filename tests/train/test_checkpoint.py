@@ -75,9 +75,7 @@ RECORD_DAMAGE: dict[str, Callable[[Path], None]] = {
     "of wrong types": overwrite(
         b'{"step": "20", "file": 3, "bytes": 1, "sha256": "", "val_perplexity": 1, "unix_time": 0}'
     ),
-    "of another step's file": overwrite(
-        b'{"step": 20, "file": "step-00000010.ckpt", "bytes": 1, "sha256": "", "val_perplexity": 1, "unix_time": 0}'
-    ),
+    "of another step's file": lambda path: path.write_bytes(path.with_name("step-00000010.json").read_bytes()) and None,
 }
 DAMAGE = [(f"checkpoint {name}", ".ckpt", harm) for name, harm in CHECKPOINT_DAMAGE.items()]
 DAMAGE += [(f"record {name}", ".json", harm) for name, harm in RECORD_DAMAGE.items()]

@@ -14,6 +14,7 @@ from pipeline.apply.load import load_trained
 from pipeline.cli import main
 from pipeline.model.bilm import num_parameters
 from pipeline.model.language_model import LanguageModel
+from pipeline.train.pretrain import plan_pretraining
 from tests import corpora
 from tests.train import runs
 
@@ -46,12 +47,29 @@ def test_a_run_learns_the_text(dataset: Path, tmp_path: Path, changes: list[str]
     assert curve[STEPS]["train/bad_steps"] == 0
 
 
-def test_weights_and_states_stay_in_float32_under_bfloat16(dataset: Path, tmp_path: Path) -> None:
+def test_under_bfloat16_losses_are_near_and_weights_and_states_stay_in_float32(dataset: Path, tmp_path: Path) -> None:
     runs.train_here(dataset, tmp_path / "run", "train.max_steps=3", "train.precision=bf16-mixed")
+    runs.train_here(dataset, tmp_path / "float32", "train.max_steps=3")
+    low, full = (list(runs.losses(tmp_path / name).values()) for name in ("run", "float32"))
+    assert low == pytest.approx(full, abs=0.01)
+    assert all(a != b for a, b in zip(low, full, strict=True)), "bfloat16 was not used"
     content = runs.newest(tmp_path / "run")
     values = [*content["state_dict"].values(), *(t for s in content["elmo"]["states"] for t in s.values())]
     values += [v for s in content["optimizer_states"][0]["state"].values() for v in s.values()]
     assert {value.dtype for value in values} == {torch.float32}
+
+
+def test_only_backward_reads_another_order_if_that_is_asked_for(dataset: Path, tmp_path: Path) -> None:
+    shared, other = (
+        plan_pretraining(runs.config_of(dataset, tmp_path / "run", f"data.order={order}")).windows.batch(7, range(8))
+        for order in ("shared", "per_direction")
+    )
+    assert torch.equal(shared.targets[0], other.targets[0]) and not torch.equal(shared.targets[1], other.targets[1])
+
+
+def test_validation_can_be_limited_to_some_tokens(dataset: Path, tmp_path: Path) -> None:
+    runs.train_here(dataset, tmp_path / "run", "train.max_steps=2", "train.validate_tokens=33")
+    assert runs.curve(tmp_path / "run")[2]["val/tokens"] == 33
 
 
 def test_the_logged_learning_rate_follows_the_schedule(dataset: Path, tmp_path: Path) -> None:
@@ -114,6 +132,7 @@ def test_a_dataset_without_held_out_text_is_trained_without_validation(tmp_path:
     [
         ("train.devices=3", "use 1 or 2 or 4 or 8 ranks, or use a multiple of 3 lanes"),
         ("train.lanes_at_once=3", "train.lanes_at_once=3 does not divide the 8 lanes of a rank"),
+        ("train.epochs=0.005", "train.epochs=0.005 is less than a step of this text, of which an epoch has 55"),
         ("data.lanes=4000", "fewer than data.lanes=4000 x data.window=10"),
         ("softmax.num_samples=99999", "softmax.num_samples=99999 is more than the vocabulary"),
         ("data.path=/none", "/none"),

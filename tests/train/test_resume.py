@@ -39,7 +39,7 @@ def test_a_run_resumes_and_prints_the_step_or_that_it_is_finished(
         ("full", "adagrad", 4),
         ("full", "adam", None),
         ("sampled", "muon", None),
-        ("sampled", "muon softmax.affixes=true", 4),
+        ("sampled", "muon softmax.affixes=true data.cold_start_share=0.3", 4),
     ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(
@@ -59,7 +59,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bitwise(
 REFUSED = {
     "model.lstm_dim": "48", "model.dropout": "0.2", "data.lanes": "4", "data.window": "5", "run.seed": "2",
     "data.vocab_size": "100", "optimizer.name": "adam", "softmax.num_samples": "32",
-    "softmax.affixes": "true", "model.filters": "[[1,8],[2,16],[4,16]]",
+    "softmax.affixes": "true", "softmax.kind": "full", "softmax.candidates": "per_direction", "softmax.init": "unigram",
+    "data.order": "per_direction", "model.filters": "[[1,8],[2,16],[4,16]]",
 }  # fmt: skip
 
 

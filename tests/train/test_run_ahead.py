@@ -47,6 +47,7 @@ def test_a_step_learns_as_on_a_cpu_and_waits_only_for_the_previous_result(
     steps, rounding = found[way], 5e-3 if way == "bf16" else 1e-5
     assert steps["losses"] == pytest.approx(steps["expected"], rel=rounding) and len(steps["losses"]) == 3
     assert steps["worst_weight"] < 30 * rounding
+    assert way != "bf16" or steps["worst_weight"] > 1e-5, "bfloat16 was not used"
     assert steps["waits"] == {"finite_check.py:read by tolist": 3}
     assert steps["results"] == [[0, 1], [1, 2], [2, 3]]
     assert 100 < steps["launches"] < (600 if way == "fast" else 400) and steps["recorded"] == 2 * 2 * 3 * 4

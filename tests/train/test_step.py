@@ -18,6 +18,9 @@ from tests.train.reference_steps import STEPS, reference
         ["softmax.kind=full"],
         ["softmax.affixes=true", "optimizer.clip_norm=0.5"],
         ["train.lanes_at_once=2"],
+        ["data.window=250"],  # an epoch has two steps
+        ["data.cold_start_share=0.3"],
+        ["data.cold_start_share=0.3", "train.lanes_at_once=2"],
         ["train.lanes_at_once=4", "softmax.kind=full"],
     ],
     ids=lambda changes: " ".join(changes) or "default",

@@ -20,6 +20,7 @@ OTHERS = {
     "four processes, a lane at a time": (4, ["train.lanes_at_once=1"]),
     "two processes, candidates for each direction": (2, ["softmax.candidates=per_direction"]),
     "two processes, shared rows": (2, ["softmax.affixes=true"]),
+    "two processes, cold starts": (2, ["data.cold_start_share=0.3"]),
     "two processes, full softmax": (2, ["softmax.kind=full"]),
     "two processes, Muon and shared rows": (2, ["softmax.affixes=true", "optimizer.name=muon", "optimizer.lr=0.01"]),
 }
@@ -30,6 +31,8 @@ def test_the_comparisons_have_dropout_and_clip_gradients(dataset: Path, tmp_path
     runs.train_here(dataset, tmp_path / "run", *ONCE)
     runs.train_here(dataset, tmp_path / "bare", *ONCE, "model.dropout=0")
     assert runs.losses(tmp_path / "run") != pytest.approx(runs.losses(tmp_path / "bare"), rel=1e-3)
+    bound = runs.config_of(dataset, tmp_path).optimizer.clip_norm
+    assert bound is not None and max(v["train/gradient_norm"] for v in runs.curve(tmp_path / "run").values()) > bound
 
 
 @pytest.mark.slow
@@ -37,7 +40,7 @@ def test_the_comparisons_have_dropout_and_clip_gradients(dataset: Path, tmp_path
 def test_other_world_sizes_train_with_the_same_losses(
     dataset: Path, tmp_path: Path, ranks: int, changes: list[str]
 ) -> None:
-    model = [pair for pair in changes if pair.startswith(("softmax", "optimizer"))]
+    model = [pair for pair in changes if pair.startswith(("softmax", "optimizer", "data"))]
     runs.train_here(dataset, tmp_path / "one", *ONCE, *model)
     if changes:
         runs.run_ranks(dataset, tmp_path / "other", ranks, *ONCE, *changes)
@@ -55,6 +58,15 @@ def test_other_world_sizes_train_with_the_same_losses(
     for a, b in zip(ours["elmo"]["states"], theirs["elmo"]["states"], strict=True):
         torch.testing.assert_close(b["c"], a["c"], rtol=0, atol=1e-4)
         torch.testing.assert_close(b["h"], a["h"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_gradients_exchanged_in_bfloat16_give_losses_near_those_of_one_process(dataset: Path, tmp_path: Path) -> None:
+    runs.train_here(dataset, tmp_path / "one", *ONCE)
+    runs.run_ranks(dataset, tmp_path / "other", 2, *ONCE, "train.exchange=bfloat16")
+    one, other = (list(runs.losses(tmp_path / name).values()) for name in ("one", "other"))
+    assert other == pytest.approx(one, abs=2e-3)
+    assert max(abs(a - b) for a, b in zip(one, other, strict=True)) > 1e-6, "float32 was exchanged"
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 4])

@@ -109,9 +109,12 @@ def _fill_metrics(status: Status, run_dir: Path, now: float) -> None:
     trained = {step: values for step, values in steps.items() if "train/tokens" in values}
     if trained:
         status.step = max(trained)
-        last = status.metrics = trained[status.step]
-        status.epoch, status.tokens = last.get("train/epoch"), int(last["train/tokens"])
+        status.tokens = int(trained[status.step]["train/tokens"])
         status.silent_seconds = now - (run_dir / "metrics.jsonl").stat().st_mtime
+        # Validations and norms are recorded at steps of their own, without what a log step has.
+        logged = [step for step, values in trained.items() if "train/bad_steps" in values]
+        last = status.metrics = trained[max(logged, default=status.step)]
+        status.epoch = last.get("train/epoch")
         if "speed/eta_hours" in last:
             status.eta_hours = max(0.0, last["speed/eta_hours"] - status.silent_seconds / 3600)
     rated = {step: values["val/perplexity"] for step, values in steps.items() if "val/perplexity" in values}
