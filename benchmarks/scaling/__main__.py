@@ -115,7 +115,8 @@ def table_of(law: Law) -> str:
     curve = law.fit
     formula = (
         f"loss = {curve.irreducible:.3g} + ({curve.size_factor:.3g} / parameters^{curve.size_exponent:.3g} + "
-        f"{curve.token_factor:.3g} / tokens)^{curve.token_exponent:.3g}, exponent of the parameters {law.exponent}"
+        f"{curve.token_factor:.3g} / tokens^{curve.token_exponent:.3g})^{curve.sum_exponent:.3g}, exponents of "
+        f"parameters and tokens {law.exponent}"
     )
     heads = ["run", "LSTM parameters", "tokens", "perplexity", "predicted", "error", "seconds a step"]
     return f"{table(heads, rows)}\n\n{formula}"

@@ -1,11 +1,11 @@
 """The law that predicts held-out perplexity from the parameters of a biLM and the tokens it learns from.
 
-loss = E + (A / N^a + B / D)^b, in nats per token, with N parameters and D training tokens each way: equation 1.5 of
-Kaplan et al. 2020, "Scaling Laws for Neural Language Models", with an irreducible part E. Size matters little while
-tokens are few, and more and more with more of them; a sum of two separate terms (Hoffmann et al. 2022) misses that by
-up to 6 % of perplexity here (docs/results.md). N is the parameters of the LSTM layers. The encoder of words is left
-out, as embeddings are by Kaplan et al., section 2.1: a much larger one does not lower the loss (lab/2026-11.md). The
-softmax is left out too.
+loss = E + (A / N^a + B / D^b)^s, in nats per token, with N parameters and D training tokens each way: equation 1.5 of
+Kaplan et al. 2020, "Scaling Laws for Neural Language Models", with an irreducible part E and an exponent b, which is 1
+there. Size matters little while tokens are few, and more and more with more of them; a sum of two separate terms
+(Hoffmann et al. 2022) misses that, and b = 1 expects too little of more tokens (docs/results.md). N is the parameters
+of the LSTM layers. The encoder of words is left out, as embeddings are by Kaplan et al., section 2.1: a much larger one
+does not lower the loss (lab/2026-11.md). The softmax is left out too.
 
 `python -m benchmarks.scaling` trains the runs, fits the law and writes law.json.
 """
@@ -33,19 +33,23 @@ _Number = Annotated[int, Ge(1), Le(1 << 60)]
 
 @dataclass(frozen=True)
 class Curve:
-    """The terms of the law. irreducible: E in nats. residual: of one run, relative to the loss; 0 in the best fit."""
+    """The terms of the law. irreducible: E in nats. residual: of one run, relative to the loss; 0 in the best fit.
+
+    sum_exponent: s of the sum of both terms.
+    """
 
     irreducible: _Factor
     size_factor: _Factor
     size_exponent: _Exponent
     token_factor: _Factor
     token_exponent: _Exponent
+    sum_exponent: _Exponent
     residual: Annotated[float, Ge(-1), Le(1)] = 0.0
 
     def loss(self, parameters: float, tokens: float) -> float:
         """Return the mean loss in nats per token."""
-        reducible = self.size_factor / parameters**self.size_exponent + self.token_factor / tokens
-        return (self.irreducible + reducible**self.token_exponent) * (1 + self.residual)
+        reducible = self.size_factor / parameters**self.size_exponent + self.token_factor / tokens**self.token_exponent
+        return (self.irreducible + reducible**self.sum_exponent) * (1 + self.residual)
 
     def perplexity(self, parameters: float, tokens: float) -> float:
         return math.exp(min(self.loss(parameters, tokens), 700.0))
@@ -87,8 +91,8 @@ class Prediction:
 class Law:
     """The content of law.json. text, words: the text and the size of the vocabulary that perplexities are over.
 
-    exponent: that of the size is fitted, or the published one if the runs do not determine it. resampled: fits of
-    resampled residuals (benchmarks/scaling/fit.py).
+    exponent: those of size and tokens are fitted, or the published ones if the runs do not determine them. resampled:
+    fits of resampled residuals (benchmarks/scaling/fit.py).
     """
 
     text: str

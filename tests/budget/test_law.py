@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.budget.law import effective_tokens, millions, read_law
+from pipeline.budget.law import Curve, effective_tokens, millions, read_law
 from pipeline.config.schema import ConfigError
 from tests.budget.laws import law, write_law
 
 
 def test_the_loss_is_that_of_kaplan_and_an_irreducible_part() -> None:
+    general = 1.5 + (2e9 / 10_000**0.8 + 3e6 / 100_000**0.5) ** 0.2
+    assert Curve(1.5, 2e9, 0.8, 3e6, 0.5, 0.2).loss(10_000, 100_000) == pytest.approx(general)
     expected = 2.0 + (2e9 / 10_000**0.8 + 2e10 / 100_000) ** 0.1
     prediction = law().predict(10_000, 100_000)
     assert prediction.perplexity == pytest.approx(math.exp(expected))
