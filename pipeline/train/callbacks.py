@@ -290,10 +290,9 @@ class HandleRequests(StepCallback):
 
     def on_step_end(self, trainer: pl.Trainer, module: BiLMModule, end: StepEnd) -> None:
         if module.state.is_over:
-            trainer.should_stop = True
             module.stop_requests.handled(end.request)  # the next start must not find the file `stop`
-            return
-        if end.request is Request.NONE:
+            trainer.should_stop = True
+        if module.state.is_over or end.request is Request.NONE:
             return
         self._checkpointing.save(module)
         module.stop_requests.handled(end.request)

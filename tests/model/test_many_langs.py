@@ -58,7 +58,7 @@ def test_a_sentence_alone_and_cached_words_have_the_same_vectors(name: str, impo
     assert_theirs(alone, name, "first")
     elmo.cache_vocabulary(["bank", "the", "bankbankbank"])
     cached = elmo.embed(SENTENCES)
-    assert all(torch.allclose(a, b, rtol=0, atol=1e-6) for a, b in zip(cached, alone, strict=True))
+    assert all(torch.allclose(a, b, rtol=1e-6, atol=1e-5) for a, b in zip(cached, alone, strict=True))
     elmo.bilm.encoder.char_embed.mul_(2)  # the cache notices, and is filled again
     elmo_of_changed = ElmoModule(elmo.bilm, 0)
     assert torch.allclose(elmo.embed(SENTENCES[:1])[0], elmo_of_changed.embed(SENTENCES[:1])[0], atol=1e-6)
@@ -277,4 +277,4 @@ def edit_config(folder: Path, change: Callable[[dict[str, Any]], object]) -> Non
 def test_words_are_encoded_alike_in_every_batch() -> None:
     bilm = load_many_langs(HERE / "words")
     rows = torch.from_numpy(bilm.encoder.alphabet.rows(["<bos>", "<eos>", "bank", "a"], bilm.config.max_characters))
-    assert torch.equal(bilm.encoder(rows)[2:3], bilm.encoder(rows[2:3]))
+    torch.testing.assert_close(bilm.encoder(rows)[2:3], bilm.encoder(rows[2:3]), rtol=1e-6, atol=1e-5)

@@ -108,11 +108,9 @@ def _fill_metrics(status: Status, run_dir: Path, now: float) -> None:
     steps = read_metrics(run_dir)
     trained = {step: values for step, values in steps.items() if "train/tokens" in values}
     if trained:
-        status.step = max(trained)
-        status.tokens = int(trained[status.step]["train/tokens"])
+        status.step, status.tokens = max(trained), int(trained[max(trained)]["train/tokens"])
         status.silent_seconds = now - (run_dir / "metrics.jsonl").stat().st_mtime
-        # Validations and norms are recorded at steps of their own, without what a log step has.
-        logged = [step for step, values in trained.items() if "train/bad_steps" in values]
+        logged = [step for step in trained if "train/bad_steps" in trained[step]]  # not for a validation or norms alone
         last = status.metrics = trained[max(logged, default=status.step)]
         status.epoch = last.get("train/epoch")
         if "speed/eta_hours" in last:
