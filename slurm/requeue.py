@@ -67,7 +67,8 @@ def exclude_bad_nodes(run_dir: Path, code: int) -> int:
         log(f"{node}: {'; '.join(faults)}")
     if not any(checks.values()) and code != EXIT_USER_ERROR:
         return after_crash(run_dir, "no node answered", "preflight")  # perhaps Slurm could not start the step
-    if len(bad) == len(nodes) and all(check is None or check.get("may_pass") is True for check in checks.values()):
+    may_pass = code != EXIT_USER_ERROR and all(not check or check.get("may_pass") is True for check in checks.values())
+    if len(bad) == len(nodes) and may_pass:
         return after_crash(run_dir, "no node could read the dataset", "preflight")
     if len(bad) == len(nodes):
         log("no node is fit: every node reported a fault, so the job ends; fix the faults listed above")

@@ -47,11 +47,13 @@ def test_after_a_signal_during_preflight_no_node_is_excluded(
 
 
 @pytest.mark.parametrize(
-    ("may_pass", "result"),
+    ("may_pass", "code", "result"),
     [
-        ((True, True), "no node could read the dataset"),
-        ((True, None), "no node could read the dataset"),
-        ((True, False), 1),
+        ((True, True), 1, "no node could read the dataset"),
+        ((True, None), 1, "no node could read the dataset"),
+        ((True, False), 1, 1),
+        ((None, None), 1, "no node answered"),
+        ((None, None), 2, 1),  # the config is refused
     ],
 )
 def test_an_outage_that_all_nodes_see_is_a_crash_and_ends_no_job(
@@ -59,6 +61,7 @@ def test_an_outage_that_all_nodes_see_is_a_crash_and_ends_no_job(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     may_pass: tuple[bool | None, ...],
+    code: int,
     result: str | int,
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")
@@ -69,7 +72,7 @@ def test_an_outage_that_all_nodes_see_is_a_crash_and_ends_no_job(
             check = {"faults": ["it cannot read the dataset"], "may_pass": value, "signal": None}
             (checks / f"n{number}.json").write_text(json.dumps(check))
     requeue |= {"run": lambda *command: "n1\nn2\n", "is_current_start": lambda: True}
-    assert requeue["exclude_bad_nodes"](tmp_path, 1) == result
+    assert requeue["exclude_bad_nodes"](tmp_path, code) == result
 
 
 @pytest.mark.parametrize(("error", "may_pass"), [(UnreachableError("e"), True), (DataError("e"), False)])
