@@ -71,8 +71,8 @@ class Block:
 def find_sources(inputs: Sequence[str], heldout_inputs: Sequence[str], output: str) -> list[Source]:
     """Return the files that `inputs` (train) and `heldout_inputs` (heldout) name, in a fixed order.
 
-    A name is a file, a folder (all files below it except hidden ones, sorted), a glob of both, or "-" (standard
-    input). Links are followed. Raises
+    A name is a file, a folder (all files below it except hidden ones, sorted), a glob of both, or "-" (standard input).
+    Links are followed. Raises
     DataError for an input that does not exist, cannot be read, is named twice, or lies in `output`.
     """
     named = [

@@ -64,8 +64,8 @@ def test_an_output_that_is_a_file_is_refused(prepare, corpus, tmp_path: Path) ->
         prepare(corpus, tmp_path / "out")
 
 
-def test_two_machines_share_the_lock_of_a_file(tmp_path: Path) -> None:
-    """NFS keeps a lock of a folder to the machine that took it; this was one."""
+def test_a_file_is_locked_and_not_the_folder(tmp_path: Path) -> None:
+    """NFS keeps a lock of a folder to the machine that took it."""
     with Workspace(tmp_path).locked(shared=False):
         assert (tmp_path / ".prepare.lock").is_file()
         with pytest.raises(DataError, match="another process is preparing"), Workspace(tmp_path).locked(shared=True):
@@ -90,10 +90,8 @@ def test_a_file_that_changes_while_it_is_read_is_an_error_and_is_read_again(
         patch.setattr(encode, "_blocks", blocks)
         with pytest.raises(DataError, match=r"b\.txt changed while it was read; run the same command again"):
             prepare([str(first), str(second)], tmp_path / "out", workers=1)
-    done = tmp_path / "out" / ".work" / "unit-000000.json"
-    before = done.stat().st_mtime_ns
     summary = prepare([str(first), str(second)], tmp_path / "out", workers=1)
-    assert summary.sentences == {"train": 70} and not done.exists() and before
+    assert summary.sentences == {"train": 70}
     prepare([str(first), str(second)], tmp_path / "fresh", workers=1)
     assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "fresh")
 

@@ -20,14 +20,13 @@ def named(*paths: str) -> list[str]:
     [
         (["old/general", "new/general"], ["old/general", "new/general"]),
         (["runs/a/model", "runs/b/model", "elmo"], ["a", "b", "elmo"]),
-        (["runs/a/checkpoints/step-1.ckpt", "runs/b/checkpoints/step-1.ckpt"], None),
+        (["runs/a/steps/1.ckpt", "runs/b/steps/1.ckpt"], ["a/steps/1.ckpt", "b/steps/1.ckpt"]),
         (["a/b", "b"], ["a/b", "b"]),
         (["x/general", "x/general/"], ["general", "general"]),
     ],
 )
-def test_names_of_bilms_are_as_short_as_they_stay_apart(paths: list[str], names: list[str] | None) -> None:
-    wanted = ["a/checkpoints/step-1.ckpt", "b/checkpoints/step-1.ckpt"] if names is None else names
-    assert named(*paths) == wanted
+def test_names_of_bilms_are_as_short_as_they_stay_apart(paths: list[str], names: list[str]) -> None:
+    assert named(*paths) == names
 
 
 def test_two_bilms_of_one_name_are_no_seeds_of_each_other() -> None:
